@@ -1,0 +1,181 @@
+"""An agent: encoder, memory and heads put together. No algorithm in it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from seqrl.errors import UserError
+from seqrl.memory.base import Memory, State
+from seqrl.nets import ACTION_MASK, Encoder
+from seqrl.trajectory import AgentInput, Trajectory, Tree, tree_leaves, tree_map
+
+
+class Agent(nn.Module):
+    """Reads a history row by row and says, at each row, what its heads say.
+
+        x_t = tanh(encode(o_t) + embed(a_{t−1}) + embed(r_{t−1})),   y_t = memory(x_{≤t}),   output_t = heads(y_t)
+
+    Training calls `unroll` on [T, B] rows, acting calls `step`, which is `unroll` with T = 1. A person with a trained
+    agent calls `act`, which keeps the memory between calls, and `reset`.
+
+    `heads` maps a name to a module called as head(features, allowed). The previous action and reward are two separate
+    inputs, each on only where asked for; both are zero at the first row of an episode.
+    """
+
+    def __init__(
+        self,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        encoder: Encoder,
+        memory: Memory,
+        heads: Mapping[str, nn.Module],
+        *,
+        use_previous_action: bool = False,
+        use_previous_reward: bool = False,
+    ):
+        super().__init__()
+        self.observation_space, self.action_space = observation_space, action_space
+        self.encoder, self.memory, self.heads = encoder, memory, nn.ModuleDict(heads)
+        size = encoder.output_size
+        self.previous_action = Encoder(action_space, size) if use_previous_action else None
+        self.previous_reward = nn.Linear(1, size, bias=False) if use_previous_reward else None
+        self._session: _Session | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def initial_state(self, batch_size: int) -> State:
+        return self.memory.initial_state(batch_size)
+
+    def initial_input(self, observation: Tree) -> AgentInput:
+        """The input for the first rows of a batch of episodes: observation leaves [B, ...]."""
+        batch_size = next(tree_leaves(observation)).shape[0]
+        continuous = isinstance(self.action_space, gym.spaces.Box)
+        return AgentInput(
+            observation,
+            torch.zeros(
+                batch_size,
+                *(self.action_space.shape or ()),
+                dtype=torch.float32 if continuous else torch.int64,
+                device=self.device,
+            ),
+            torch.zeros(batch_size, device=self.device),
+            torch.ones(batch_size, dtype=torch.bool, device=self.device),
+        )
+
+    def unroll(self, inputs: AgentInput, state: State) -> tuple[dict[str, Any], State]:
+        """What each head says at each of T rows (leaves [T, B, ...]), and the memory's state after them."""
+        x = self.encoder.project(inputs.observation)
+        going_on = (~inputs.is_first).unsqueeze(-1)
+        if self.previous_action is not None:
+            x = x + self.previous_action.project(inputs.previous_action) * going_on
+        if self.previous_reward is not None:
+            x = x + self.previous_reward(inputs.previous_reward.unsqueeze(-1)) * going_on
+        y, state = self.memory.unroll(torch.tanh(x), state, inputs.is_first)
+        observation = inputs.observation
+        allowed = observation.get(ACTION_MASK) if isinstance(observation, dict) else None
+        return {name: head(y, allowed) for name, head in self.heads.items()}, state
+
+    def step(self, inputs: AgentInput, state: State) -> tuple[dict[str, Any], State]:
+        """`unroll` on one row: leaves [B, ...]; the heads' outputs keep a leading time axis of 1."""
+        return self.unroll(tree_map(lambda leaf: leaf.unsqueeze(0), inputs), state)
+
+    def update_statistics(self, trajectory: Trajectory) -> None:
+        """Take a rollout's observations into the encoder's running statistics. Only between updates: see RunningNorm."""
+        observation = tree_map(lambda leaf: leaf[:-1], trajectory.inputs.observation)
+        self.encoder.update_statistics(observation, trajectory.mask)
+
+    def reset(self) -> None:
+        """Forget: the next `act` begins new episodes."""
+        self._session = None
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: Any,
+        *,
+        reward: Any = None,
+        is_first: Any = None,
+        sample: bool = False,
+    ) -> np.ndarray:
+        """The action for an observation as the environment gives it, for one environment or a batch of them.
+
+        The agent keeps its memory from call to call. `is_first` (bool, one a row of the batch) begins new episodes for
+        some rows; `reset` does so for all. `reward` is what the last action brought, needed only by an agent that was
+        trained with the previous reward as an input. The likeliest action is returned, or a draw with `sample`.
+
+        Raises UserError when the observation does not fit the space that the agent was trained on.
+        """
+        observation, single = _as_batch(observation, self.observation_space, self.device)
+        inputs = self.initial_input(observation)
+        batch_size = inputs.is_first.shape[0]
+        session = self._session
+        if session is None:
+            session = _Session(self.initial_state(batch_size), inputs.previous_action)
+        else:
+            if session.action.shape[0] != batch_size:
+                raise UserError(
+                    f"act: a batch of {batch_size} follows one of {session.action.shape[0]}: call reset() in between"
+                )
+            if reward is None and self.previous_reward is not None:
+                raise UserError("act: this agent reads the previous reward: pass reward=..., or reset() between episodes")
+            first = torch.zeros(batch_size, dtype=torch.bool) if is_first is None else torch.as_tensor(is_first)
+            given = 0.0 if reward is None else reward
+            inputs = inputs._replace(
+                previous_action=session.action,
+                previous_reward=torch.as_tensor(given, dtype=torch.float32, device=self.device).expand(batch_size),
+                is_first=first.to(self.device).expand(batch_size),
+            )
+        outputs, state = self.step(inputs, session.state)
+        distribution = outputs["policy"]
+        raw = distribution.sample() if sample else distribution.mode()
+        action = self.environment_action(distribution, raw[0])
+        self._session = _Session(state, action)
+        array = action.cpu().numpy()
+        if isinstance(self.action_space, gym.spaces.Discrete):
+            array = array + self.action_space.start
+        return array[0] if single else array
+
+    def environment_action(self, distribution: Any, raw: Tensor) -> Tensor:
+        """A raw action [B, ...] of the policy as the environment takes it, [B, *action shape]."""
+        return distribution.to_environment(raw).reshape(-1, *(self.action_space.shape or ()))
+
+
+class _Session:
+    """What `act` remembers between calls."""
+
+    def __init__(self, state: State, action: Tensor):
+        self.state, self.action = state, action
+
+
+def _as_batch(observation: Any, space: gym.Space, device: torch.device) -> tuple[Tree, bool]:
+    """A Gymnasium observation as tensors with a batch axis, and whether it came without one."""
+    if isinstance(space, gym.spaces.Dict):
+        if not isinstance(observation, dict) or not set(space.spaces) <= set(observation):
+            raise UserError(f"act: the observation is not a dict with the keys {list(space.spaces)}")
+        parts = {key: _as_batch(observation[key], child, device) for key, child in space.spaces.items()}
+        return {key: leaf for key, (leaf, _) in parts.items()}, all(single for _, single in parts.values())
+    if isinstance(space, gym.spaces.Tuple):
+        if not isinstance(observation, tuple) or len(observation) != len(space.spaces):
+            raise UserError(f"act: the observation is not a tuple of {len(space.spaces)}")
+        pairs = [_as_batch(o, child, device) for o, child in zip(observation, space.spaces, strict=True)]
+        return tuple(leaf for leaf, _ in pairs), all(single for _, single in pairs)
+    leaf = torch.as_tensor(np.asarray(observation) if not isinstance(observation, Tensor) else observation)
+    if leaf.is_floating_point():
+        leaf = leaf.float()
+    elif leaf.dtype not in (torch.uint8, torch.bool):
+        leaf = leaf.long()
+    shape = tuple(space.shape or ())
+    if isinstance(space, gym.spaces.Discrete):
+        leaf = leaf - int(space.start)
+    single = tuple(leaf.shape) == shape
+    if not single and tuple(leaf.shape[1:]) != shape:
+        raise UserError(f"act: an observation of shape {tuple(leaf.shape)} does not fit {space}, nor a batch of them")
+    if leaf.is_floating_point() and not leaf.isfinite().all():
+        raise UserError("act: the observation holds NaN or infinity: mend the environment or the sensor")
+    return (leaf.unsqueeze(0) if single else leaf).to(device), single

@@ -1,0 +1,238 @@
+"""Recurrent PPO.
+
+Source: Schulman et al. 2017, arXiv 1707.06347; Huang et al. 2022, "The 37 Implementation Details of PPO", for what the
+paper leaves open. Where this differs:
+
+- The agent has a memory. Minibatches are whole sequences, each unrolled from the state its memory had when it was acted.
+- Rollout length, BPTT length and burn-in are three settings. A rollout is cut into sequences of the BPTT length; burn-in
+  rows before a sequence are unrolled without a gradient, to make its first state anew with today's weights.
+- A truncation bootstraps from the value of the episode's own final observation, which stays in the sequence as a row
+  without loss; a termination bootstraps from nothing.
+- Rewards are divided by the standard deviation of the discounted return; the value loss is not clipped.
+- Actor and critic share encoder and memory.
+"""
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqrl.agent import Agent
+from seqrl.config import RunConfig, make_agent, make_environment, require
+from seqrl.data import Batch, Rollout, Sequences
+from seqrl.learner import Learner
+from seqrl.nets import PolicyHead, RewardScale, ValueHead
+from seqrl.objectives import approximate_kl, clipped_surrogate, gae, masked_mean, masked_standardize, squared_error
+from seqrl.run import Run
+from seqrl.training_state import TrainingState
+from seqrl.trajectory import Trajectory, tree_map
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    """Recurrent PPO. The defaults serve small problems of any kind; the recipes hold what was tuned."""
+
+    rollout_length: int = 128
+    """Steps of each environment between two updates."""
+    bptt_length: int = 0
+    """Steps that gradients flow back; must divide the rollout length. 0 for the whole rollout."""
+    burn_in: int = 0
+    """Steps before each sequence that are unrolled only to warm up its first state."""
+    refresh_states: bool = False
+    """Whether the first state of each sequence is computed anew at every epoch after the first."""
+
+    learning_rate: float = 2e-3
+    """Adam's step size at the start."""
+    learning_rate_schedule: str = "linear"
+    """linear (to 0 at the last step) or constant."""
+    num_epochs: int = 6
+    """Passes over each rollout."""
+    num_minibatches: int = 4
+    """Parts of the sequences that each pass takes one after the other."""
+    gamma: float = 0.99
+    """Discount of a step."""
+    gae_lambda: float = 0.95
+    """λ of generalised advantage estimation."""
+    clip: float = 0.2
+    """ε of the clipped surrogate."""
+    value_weight: float = 0.5
+    """Weight of the value's squared error."""
+    entropy_weight: float = 0.003
+    """Weight of the policy's entropy."""
+    max_grad_norm: float = 0.5
+    """Gradients are clipped to this norm."""
+    target_kl: float = 0.0
+    """An epoch whose mean KL from the acting policy exceeds this is the update's last; 0 for no limit."""
+    normalize_advantages: bool = True
+    """Whether each minibatch's advantages are standardised."""
+    normalize_rewards: bool = True
+    """Whether rewards are divided by the running standard deviation of the discounted return."""
+
+    squash: bool = False
+    """Whether continuous actions go through a tanh; else they are clipped."""
+    initial_log_std: float = 0.0
+    """Logarithm of a continuous policy's first standard deviation, in units of the action's half-range."""
+    noise_correlation: float = 0.0
+    """Correlation of a continuous policy's noise from step to step, for exploration that is smooth in time."""
+
+    checkpoint_every: int = 20
+    """Updates between checkpoints. Environments that cannot be saved begin new episodes at each."""
+
+
+def loss(agent: Agent, batch: Batch, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
+    """Clipped surrogate + value_weight · ½ (v − target)² − entropy_weight · entropy, over the rows that count.
+
+    `batch` has `config.burn_in` rows before those that are learnt from. The metrics are detached scalars.
+    """
+    inputs, state = batch.inputs, batch.state
+    if config.burn_in:
+        with torch.no_grad():
+            _, state = agent.unroll(tree_map(lambda leaf: leaf[: config.burn_in], inputs), state)
+        inputs = tree_map(lambda leaf: leaf[config.burn_in :], inputs)
+    outputs, _ = agent.unroll(inputs, state)
+    action, behaviour_log_prob, advantage, target, mask = (leaf[config.burn_in :] for leaf in batch[1:6])
+    log_prob = outputs["policy"].log_prob(action)
+    if config.normalize_advantages:
+        advantage = masked_standardize(advantage, mask)
+    policy_loss = masked_mean(clipped_surrogate(log_prob, behaviour_log_prob, advantage, config.clip), mask)
+    value_loss = masked_mean(squared_error(outputs["value"], target), mask)
+    entropy = masked_mean(outputs["policy"].entropy(), mask)
+    total = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy
+    with torch.no_grad():
+        clipped = ((log_prob - behaviour_log_prob).exp() - 1).abs() > config.clip
+        metrics = {
+            "policy_loss": policy_loss.detach(),
+            "value_loss": value_loss.detach(),
+            "entropy": entropy.detach(),
+            "kl": masked_mean(approximate_kl(log_prob, behaviour_log_prob), mask),
+            "clipped_fraction": masked_mean(clipped.float(), mask),
+        }
+    return total, metrics
+
+
+def advantages(trajectory: Trajectory, reward: Tensor, config: Config) -> tuple[Tensor, Tensor]:
+    """(target, advantage) of each row. The trace is cut exactly where the next row is masked: after an episode's end."""
+    next_mask = torch.cat([trajectory.mask[1:], torch.ones_like(trajectory.mask[:1])])
+    return gae(
+        reward,
+        config.gamma * (~trajectory.terminated).float(),
+        trajectory.value[:-1],
+        trajectory.value[1:],
+        config.gae_lambda * next_mask.float(),
+    )
+
+
+def learn(
+    agent: Agent, learner: Learner, sequences: Sequences, trajectory: Trajectory, reward: Tensor, config: Config
+) -> dict[str, float]:
+    """One update: epochs of minibatches over one rollout. Returns the metrics' means."""
+    target, advantage = advantages(trajectory, reward, config)
+    inputs = tree_map(lambda leaf: leaf[:-1], trajectory.inputs)
+    rows = (trajectory.action, trajectory.behaviour_log_prob, advantage, target, trajectory.mask)
+    batch = sequences.cut(Batch(inputs, *rows, state=trajectory.states))
+    history: list[dict[str, Tensor]] = []
+    for epoch in range(config.num_epochs):
+        if epoch and config.refresh_states:
+            batch = sequences.refresh(agent, batch, config.num_envs)
+        epoch_start = len(history)
+        for minibatch in sequences.minibatches(batch, config.num_minibatches):
+            total, metrics = loss(agent, minibatch, config)
+            history.append({**metrics, "grad_norm": learner.update(total)})
+        if config.target_kl and torch.stack([m["kl"] for m in history[epoch_start:]]).mean() > config.target_kl:
+            break
+    means = torch.stack([torch.stack(list(metrics.values())) for metrics in history]).mean(0).tolist()
+    return {**dict(zip(history[0], means, strict=True)), "epochs": float(epoch + 1)}
+
+
+def check(config: Config) -> None:
+    """Raise UserError for settings that contradict each other or make no sense."""
+    length = config.bptt_length or config.rollout_length
+    require(config.rollout_length >= 1, f"--rollout-length is {config.rollout_length}: it must be at least 1")
+    require(
+        length <= config.rollout_length,
+        f"--bptt-length {length} is longer than --rollout-length {config.rollout_length}: shorten it, or roll out longer",
+    )
+    require(
+        length >= 1 and config.rollout_length % length == 0,
+        f"--bptt-length {length} does not divide --rollout-length {config.rollout_length}: choose a divisor of it",
+    )
+    require(
+        0 <= config.burn_in <= config.rollout_length,
+        f"--burn-in {config.burn_in} lies outside 0 to --rollout-length {config.rollout_length}: shorten it",
+    )
+    sequences = config.num_envs * config.rollout_length // length
+    require(
+        1 <= config.num_minibatches <= sequences,
+        f"--num-minibatches {config.num_minibatches} for {sequences} sequences a rollout: choose 1 to {sequences}",
+    )
+    require(
+        config.learning_rate_schedule in ("linear", "constant"),
+        f"--learning-rate-schedule '{config.learning_rate_schedule}': choose linear or constant",
+    )
+    require(
+        config.autoreset_mode == "next_step" or (length == config.rollout_length and config.burn_in == 0),
+        f"--autoreset-mode {config.autoreset_mode} makes rollouts of varying length: "
+        "use it without --bptt-length and --burn-in, or use next_step",
+    )
+    for name in ("num_steps", "num_epochs", "checkpoint_every"):
+        value = getattr(config, name)
+        require(value >= 1, f"--{name.replace('_', '-')} is {value}: it must be at least 1")
+    for name in ("learning_rate", "gamma", "gae_lambda", "clip", "max_grad_norm"):
+        value = getattr(config, name)
+        require(value > 0, f"--{name.replace('_', '-')} is {value}: it must be above 0")
+    require(0 <= config.noise_correlation < 1, f"--noise-correlation is {config.noise_correlation}: choose 0 to below 1")
+
+
+def build(config: Config, observation_space: Any, action_space: Any) -> Agent:
+    """The untrained agent: a policy and a value on one memory. Weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        heads = {
+            "policy": PolicyHead(
+                config.hidden_size, action_space, squash=config.squash, initial_log_std=config.initial_log_std
+            ),
+            "value": ValueHead(config.hidden_size),
+        }
+        return make_agent(config, observation_space, action_space, heads)
+
+
+def train(config: Config, resume: bool = False) -> Agent:
+    """Train in `config.run_dir`, and return the agent. With `resume`, continue what the folder holds, bit for bit.
+
+    Raises UserError for bad settings, an existing folder, NaN from the environment, or a loss that is not finite.
+    """
+    check(config)
+    environment = make_environment(config)
+    agent = build(config, environment.single_observation_space, environment.single_action_space)
+    length = config.bptt_length or config.rollout_length
+    require(
+        agent.memory.stores_state or length == config.rollout_length,
+        f"--bptt-length {length} would store the {config.memory}'s large state inside each rollout: leave it out",
+    )
+    run = Run.open("ppo", config, agent.observation_space, agent.action_space, resume)
+    learner = Learner(agent, config.learning_rate, config.max_grad_norm)
+    rollout = Rollout(environment, agent, config.seed, config.noise_correlation)
+    sequences = Sequences(config.rollout_length, length, config.burn_in, config.seed)
+    scale = RewardScale(config.num_envs, config.gamma).to(agent.device)
+    state = TrainingState(config.seed, agent, environment, rollout, learner=learner, sequences=sequences, scale=scale)
+    step = state.restore(run)
+    with run, contextlib.closing(environment):
+        run.begin(step)
+        while step < config.num_steps and not run.interrupted:
+            if config.learning_rate_schedule == "linear":
+                learner.set_learning_rate(config.learning_rate * (1 - step / config.num_steps))
+            trajectory, episodes = rollout.collect(config.rollout_length, sequences.state_rows)
+            scaled = scale(trajectory.reward, trajectory.mask)
+            reward = scaled if config.normalize_rewards else trajectory.reward
+            metrics = learn(agent, learner, sequences, trajectory, reward, config)
+            agent.update_statistics(trajectory)
+            step += config.rollout_length * config.num_envs
+            run.log(step, {**episodes.metrics(), **metrics})
+            state.updates += 1
+            if state.updates % config.checkpoint_every == 0 or step >= config.num_steps:
+                state.save(run, step)
+        if run.interrupted:
+            state.save_interrupted(run, step)
+    return agent

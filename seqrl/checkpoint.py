@@ -1,0 +1,71 @@
+"""A tree of tensors in one safetensors file. Nothing is ever unpickled, and a write is whole or did not happen."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from seqrl.errors import UserError
+from seqrl.trajectory import Tree, tree_flatten
+
+FORMAT = "seqrl-1"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a temporary neighbour, flush it to disk, and rename it over `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def save_checkpoint(path: Path, tree: Tree, counters: dict[str, Any]) -> None:
+    """Save a tree of dicts, tuples and tensors, and counters that JSON can hold."""
+    tensors = {key: leaf.detach().cpu().clone().contiguous() for key, leaf in tree_flatten(tree).items()}
+    metadata = {"format": FORMAT, "structure": json.dumps(_structure(tree)), "counters": json.dumps(counters)}
+    write_atomically(path, save(tensors, metadata))
+
+
+def load_checkpoint(path: Path, device: str = "cpu") -> tuple[Tree, dict[str, Any]]:
+    """The tree and the counters of `save_checkpoint`; named tuples come back as plain ones.
+
+    Raises UserError for a file that is missing, cut short, pickled, or not written by seqrl.
+    """
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}: give a run folder that `seqrl train` wrote")
+    with open(path, "rb") as file:
+        start = file.read(2)
+    if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise UserError(f"{path} holds a pickle, which could run code and is never loaded: give a safetensors checkpoint")
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                found = metadata.get("format", "no seqrl format")
+                raise UserError(f"{path} is not a checkpoint of this seqrl ({found}, not {FORMAT}): train the run again")
+            leaves = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return _rebuild(json.loads(metadata["structure"]), leaves), json.loads(metadata["counters"])
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is damaged or not a checkpoint ({error}): restore it from a copy, or train again") from None
+
+
+def _structure(tree: Tree) -> Any:
+    """What JSON keeps of a tree: objects for dicts, lists for tuples, null for tensors."""
+    if isinstance(tree, dict):
+        return {str(key): _structure(value) for key, value in tree.items()}
+    if isinstance(tree, tuple):
+        return [_structure(value) for value in tree]
+    return None
+
+
+def _rebuild(structure: Any, leaves: dict[str, Any], prefix: str = "") -> Tree:
+    if structure is None:
+        return leaves[prefix]
+    items = structure.items() if isinstance(structure, dict) else enumerate(structure)
+    children = {key: _rebuild(value, leaves, f"{prefix}.{key}" if prefix else str(key)) for key, value in items}
+    return children if isinstance(structure, dict) else tuple(children.values())

@@ -1,0 +1,134 @@
+"""What every algorithm that acts in an environment is configured by, and what is built from it."""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import gymnasium as gym
+import torch
+import tyro
+from torch import nn
+
+from seqrl.agent import Agent
+from seqrl.envs import Environment, make
+from seqrl.errors import UserError
+from seqrl.memory import make_memory
+from seqrl.nets import Encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Settings that mean the same for every algorithm."""
+
+    env: str = ""
+    """Gymnasium id of the environment, such as seqrl/TMaze-v0 or CartPole-v1."""
+    memory: str = "gru"
+    """What the agent remembers with: none, frame_stack, gru, lstm, linear or transformer."""
+    num_steps: int = 300_000
+    """Environment steps to train for, over all environments."""
+    seed: int = 0
+    """Seeds the weights, the environments, the actions and the order of minibatches."""
+    run_dir: str = ""
+    """Folder to write; must not exist yet. By default runs/ENV_MEMORY_sSEED, numbered if that is taken."""
+    device: str = "cpu"
+    """cpu, cuda, or cuda:N."""
+
+    num_envs: int = 64
+    """Environments that act side by side."""
+    env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Arguments of the environment, such as length=30 active=true; values are JSON."""
+    hide: tuple[int, ...] = ()
+    """Entries of a vector observation to hide from the agent."""
+    flicker: float = 0.0
+    """Probability that an observation is blanked."""
+    noise: float = 0.0
+    """Standard deviation of Gaussian noise added to observations."""
+    vectorization: str = "auto"
+    """auto, sync or async: how environments that are not batched tensors run side by side."""
+    autoreset_mode: str = "next_step"
+    """next_step, same_step or disabled: Gymnasium's three ways to begin a new episode."""
+
+    hidden_size: int = 64
+    """Width of the encoder and of the memory."""
+    num_frames: int = 4
+    """Observations that a frame stack holds, the current one included."""
+    memory_horizon: int = 0
+    """Steps that a GRU or LSTM should bridge from the start, by its gates' biases; 0 for the usual initialisation."""
+    previous_action: bool = False
+    """Whether the agent reads its previous action."""
+    previous_reward: bool = False
+    """Whether the agent reads its previous reward."""
+    normalize_observations: bool = False
+    """Whether vector observations are standardised by running statistics."""
+
+
+def make_environment(config: RunConfig, num_envs: int | None = None) -> Environment:
+    """The batch of environments that `config` describes; `num_envs` overrides its number."""
+    if not config.env:
+        raise UserError("no environment given: name one with --env (`seqrl envs` lists ours; any Gymnasium id works)")
+    count = config.num_envs if num_envs is None else num_envs
+    require(count >= 1, f"--num-envs is {count}: it must be at least 1")
+    return make(
+        config.env,
+        count,
+        device=device(config),
+        vectorization=config.vectorization,  # type: ignore[arg-type]
+        autoreset_mode=config.autoreset_mode,  # type: ignore[arg-type]
+        hide=config.hide,
+        flicker=config.flicker,
+        noise=config.noise,
+        env_kwargs=parse_env_kwargs(config.env_kwargs),
+    )
+
+
+def device(config: RunConfig) -> str:
+    """The device of `config`, checked."""
+    try:
+        kind = torch.device(config.device).type
+    except RuntimeError:
+        raise UserError(f"unknown device '{config.device}' (--device): use cpu, cuda or cuda:N") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch finds no CUDA device here: use --device cpu")
+    return config.device
+
+
+def parse_env_kwargs(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """key=value pairs to keyword arguments; a value that is not JSON is a string."""
+    kwargs: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        require(bool(equals) and key.isidentifier(), f"--env-kwargs {pair!r} is not KEY=VALUE, such as length=30")
+        try:
+            kwargs[key] = json.loads(value)
+        except json.JSONDecodeError:
+            kwargs[key] = value
+    return kwargs
+
+
+def make_agent(
+    config: RunConfig, observation_space: gym.Space, action_space: gym.Space, heads: dict[str, nn.Module]
+) -> Agent:
+    """Encoder and memory as `config` says, with the algorithm's heads."""
+    require(config.hidden_size >= 1, f"--hidden-size is {config.hidden_size}: it must be at least 1")
+    memory = make_memory(
+        config.memory,
+        config.hidden_size,
+        config.hidden_size,
+        num_frames=config.num_frames,
+        memory_horizon=config.memory_horizon or None,
+    )
+    return Agent(
+        observation_space,
+        action_space,
+        Encoder(observation_space, config.hidden_size, normalize=config.normalize_observations),
+        memory,
+        heads,
+        use_previous_action=config.previous_action,
+        use_previous_reward=config.previous_reward,
+    ).to(device(config))
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise UserError with `message` unless `condition`."""
+    if not condition:
+        raise UserError(message)

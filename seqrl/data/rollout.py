@@ -1,0 +1,203 @@
+"""Acting: an agent and a batch of environments make trajectories."""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqrl.agent import Agent
+from seqrl.envs import Environment
+from seqrl.errors import UserError
+from seqrl.nets import Gaussian
+from seqrl.trajectory import AgentInput, TimeStep, Trajectory, Tree, to_device, tree_leaves, tree_map, tree_stack
+
+
+class Episodes(NamedTuple):
+    """The episodes that ended while collecting, in order of their ends."""
+
+    returns: list[float]
+    lengths: list[int]
+
+    def metrics(self) -> dict[str, float]:
+        """Mean return and length and the number of episodes, for the log; nothing when none ended."""
+        if not self.returns:
+            return {}
+        return {
+            "episode_return": float(np.mean(self.returns)),
+            "episode_length": float(np.mean(self.lengths)),
+            "episodes": float(len(self.returns)),
+        }
+
+
+class Rollout:
+    """Carries the environments, the memory's state and the last row from one `collect` to the next.
+
+    `seed` seeds the environments and the draws of actions, which come from a generator of their own. With
+    `noise_correlation` ρ, a Gaussian policy's noise is ε_t = ρ ε_{t−1} + √(1 − ρ²) ξ_t: each draw is still standard
+    normal, as its log-probability says, but the exploration is smooth in time (Hollenstein et al. 2024,
+    arXiv 2312.11091, with an AR(1) process in place of coloured noise).
+    """
+
+    def __init__(self, environment: Environment, agent: Agent, seed: int, noise_correlation: float = 0.0):
+        self.environment, self.agent, self.noise_correlation = environment, agent, noise_correlation
+        self.generator = torch.Generator(agent.device).manual_seed(seed)
+        self.restart(seed)
+
+    def restart(self, seed: int) -> None:
+        """Reset every environment with `seed`, and begin new episodes."""
+        batch_size = self.environment.num_envs
+        step = self.environment.reset(seed)
+        self.inputs = self.agent.initial_input(step.observation)
+        self.state = self.agent.initial_state(batch_size)
+        self.mask = step.mask
+        self.noise: Tensor | None = None
+        self.episode_return = np.zeros(batch_size)
+        self.episode_length = np.zeros(batch_size, dtype=np.int64)
+
+    @torch.no_grad()
+    def collect(self, num_steps: int, state_rows: Collection[int] = (0,)) -> tuple[Trajectory, Episodes]:
+        """Act for `num_steps` steps of all environments, and keep the memory's state before each row of `state_rows`.
+
+        Environments that start a new episode within the same step give a longer trajectory: their final observations
+        are put back as masked rows, and shorter columns are filled up with masked rows at the end.
+
+        Raises UserError where the environment returned NaN or infinity.
+        """
+        rows: list[Tree] = []
+        states: list[Tree] = []
+        finals: list[tuple[AgentInput, Tensor]] = []
+        for t in range(num_steps):
+            if t in state_rows:
+                states.append(self.state)
+            inputs = self.inputs
+            outputs, self.state = self.agent.step(inputs, self.state)
+            distribution, value = outputs["policy"], outputs["value"][0]
+            raw = self._sample(distribution)
+            action = self.agent.environment_action(distribution, raw[0])
+            step = self.environment.step(action)
+            log_prob = distribution.log_prob(raw)[0]
+            rows.append(
+                (inputs, raw[0], step.reward, step.terminated, step.truncated, self.mask, log_prob, value)
+            )
+            self.inputs, self.mask = _next_input(step, action), step.mask
+            if step.final_observation is not None:
+                final = AgentInput(step.final_observation, action, step.reward, torch.zeros_like(step.is_first))
+                finals.append((final, self.agent.step(final, self.state)[0]["value"][0]))
+        bootstrap = self.agent.step(self.inputs, self.state)[0]["value"][0]
+        inputs, *rest, value = tree_stack(rows)
+        trajectory = Trajectory(
+            tree_map(lambda rows, last: torch.cat([rows, last.unsqueeze(0)]), inputs, self.inputs),
+            *rest,
+            value=torch.cat([value, bootstrap.unsqueeze(0)]),
+            states=tree_stack(states) if states else (),
+        )
+        _refuse_nan(trajectory)
+        episodes = self._track(trajectory)
+        if finals:
+            trajectory = insert_final_observations(trajectory, *tree_stack(finals))
+        return trajectory, episodes
+
+    def _sample(self, distribution: object) -> Tensor:
+        if self.noise_correlation == 0.0 or not isinstance(distribution, Gaussian):
+            return distribution.sample(self.generator)  # type: ignore[attr-defined]
+        fresh = torch.empty_like(distribution.mean).normal_(generator=self.generator)
+        if self.noise is not None:
+            rho = self.noise_correlation
+            fresh = rho * self.noise + (1 - rho**2) ** 0.5 * fresh
+        self.noise = fresh
+        return distribution.from_noise(fresh)
+
+    def _track(self, trajectory: Trajectory) -> Episodes:
+        """Follow each environment's return and length, and give those of the episodes that ended."""
+        episodes = Episodes([], [])
+        ended = (trajectory.terminated | trajectory.truncated).cpu().numpy()
+        reward, mask = trajectory.reward.double().cpu().numpy(), trajectory.mask.cpu().numpy()
+        for t in range(len(reward)):
+            self.episode_return += reward[t]
+            self.episode_length += mask[t]
+            if ended[t].any():
+                episodes.returns.extend(self.episode_return[ended[t]].tolist())
+                episodes.lengths.extend(self.episode_length[ended[t]].tolist())
+                self.episode_return[ended[t]] = 0.0
+                self.episode_length[ended[t]] = 0
+        return episodes
+
+    def state_dict(self) -> dict[str, Tree]:
+        """What the next `collect` depends on besides the environments and the weights."""
+        return {
+            "generator": self.generator.get_state(),
+            "inputs": self.inputs,
+            "state": self.state,
+            "mask": self.mask,
+            "episode_return": torch.from_numpy(self.episode_return.copy()),
+            "episode_length": torch.from_numpy(self.episode_length.copy()),
+            **({} if self.noise is None else {"noise": self.noise}),
+        }
+
+    def load_state_dict(self, state: dict[str, Tree]) -> None:
+        self.generator.set_state(state["generator"].cpu())
+        state = to_device(state, self.agent.device)
+        self.inputs, self.state, self.mask = AgentInput(*state["inputs"]), state["state"], state["mask"]
+        self.noise = state.get("noise")
+        self.episode_return = state["episode_return"].cpu().numpy().copy()
+        self.episode_length = state["episode_length"].cpu().numpy().copy()
+
+
+def _next_input(step: TimeStep, action: Tensor) -> AgentInput:
+    """The next row's input: what came before an episode's first row is hidden."""
+    going_on = ~step.is_first
+    previous = action * going_on.view(-1, *[1] * (action.ndim - 1))
+    return AgentInput(step.observation, previous, step.reward * going_on, step.is_first)
+
+
+def insert_final_observations(trajectory: Trajectory, final: AgentInput, final_value: Tensor) -> Trajectory:
+    """Bring rows collected under same-step resets to the one layout: a masked row after each end of an episode.
+
+    `trajectory` has T rows and its resets within the step: row t + 1 is already the next episode's first. `final` and
+    `final_value` have T rows; row t is what row t + 1 would have been without the reset. Column b grows by its number of
+    ends; all columns are filled up to the longest with masked rows, which begin with the column's bootstrap row.
+    """
+    num_steps, batch_size = trajectory.reward.shape
+    ended = trajectory.terminated | trajectory.truncated
+    before = ended.long().cumsum(0) - ended.long()  # how many rows were put in above row t
+    length = num_steps + int(ended.sum(0).max())
+    step, column = torch.arange(num_steps, device=ended.device)[:, None], torch.arange(batch_size, device=ended.device)
+    # For each row of the result, the row of `rows ++ finals` that it shows; first all show the bootstrap row.
+    source = torch.full((length + 1, batch_size), num_steps, device=ended.device)
+    source[step + before, column] = step.expand(-1, batch_size)
+    rows, columns = ended.nonzero(as_tuple=True)
+    source[(rows + before[rows, columns] + 1), columns] = num_steps + 1 + rows
+    played = source < num_steps
+    filled = (source == num_steps).cumsum(0) > 1
+
+    def lay_out(leaf: Tensor, last: Tensor) -> Tensor:
+        return torch.cat([leaf, last])[source, column]
+
+    def lay_out_played(leaf: Tensor) -> Tensor:
+        return lay_out(leaf, leaf.new_zeros(num_steps + 1, *leaf.shape[1:]))[:-1]
+
+    inputs = tree_map(lay_out, trajectory.inputs, final)
+    return Trajectory(
+        inputs._replace(is_first=inputs.is_first | filled),
+        *(lay_out_played(leaf) for leaf in trajectory[1:5]),
+        mask=(lay_out_played(trajectory.mask) & played[:-1]),
+        behaviour_log_prob=lay_out_played(trajectory.behaviour_log_prob),
+        value=lay_out(trajectory.value, final_value),
+        states=trajectory.states,
+    )
+
+
+def _refuse_nan(trajectory: Trajectory) -> None:
+    leaves = [("observation", leaf) for leaf in tree_leaves(trajectory.inputs.observation)]
+    for name, leaf in [*leaves, ("reward", trajectory.reward)]:
+        # One pass without a copy: a sum is finite only if every entry is.
+        if leaf.is_floating_point() and not torch.isfinite(leaf.sum()):
+            bad = (~torch.isfinite(leaf)).flatten(2).any(-1) if leaf.ndim > 2 else ~torch.isfinite(leaf)
+            if bad.any():
+                step, index = bad.nonzero()[0].tolist()
+                raise UserError(
+                    f"environment {index} returned a {name} that is NaN or infinite, at step {step} of the rollout: "
+                    "mend the environment; the last checkpoint is kept"
+                )

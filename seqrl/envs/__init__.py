@@ -1,0 +1,65 @@
+"""Partially observed problems as batches of tensors, registered with Gymnasium.
+
+`gym.make_vec("seqrl/TMaze-v0", num_envs=64, device="cuda")` gives the batch, `gym.make("seqrl/TMaze-v0")` a single one.
+"""
+
+from functools import partial
+
+import gymnasium
+
+from seqrl.envs.adapters import Environment, GymnasiumEnvironment, TorchEnvironment
+from seqrl.envs.base import TorchVectorEnv
+from seqrl.envs.key_to_door import KeyToDoor
+from seqrl.envs.make import known_ids, make
+from seqrl.envs.masked_cartpole import MaskedCartPole
+from seqrl.envs.masked_mountain_car import MaskedMountainCarContinuous
+from seqrl.envs.masked_pendulum import MaskedPendulum
+from seqrl.envs.repeat_previous import RepeatPrevious
+from seqrl.envs.single import SingleEnv
+from seqrl.envs.tiger import Tiger
+from seqrl.envs.tmaze import TMaze
+
+__all__ = [
+    "ENVIRONMENTS",
+    "Environment",
+    "GymnasiumEnvironment",
+    "KeyToDoor",
+    "MaskedCartPole",
+    "MaskedMountainCarContinuous",
+    "MaskedPendulum",
+    "RepeatPrevious",
+    "SingleEnv",
+    "TMaze",
+    "Tiger",
+    "TorchEnvironment",
+    "TorchVectorEnv",
+    "known_ids",
+    "make",
+]
+
+ENVIRONMENTS: dict[str, type[TorchVectorEnv]] = {
+    "seqrl/MaskedCartPole-v0": MaskedCartPole,
+    "seqrl/MaskedPendulum-v0": MaskedPendulum,
+    "seqrl/MaskedMountainCarContinuous-v0": MaskedMountainCarContinuous,
+    "seqrl/TMaze-v0": TMaze,
+    "seqrl/RepeatPrevious-v0": RepeatPrevious,
+    "seqrl/Tiger-v0": Tiger,
+    "seqrl/KeyToDoor-v0": KeyToDoor,
+}
+"""seqrl's environments by Gymnasium id. The first line of a class's docstring is its summary."""
+
+# Only these have a time limit from outside; the other tasks end by themselves.
+_MAX_EPISODE_STEPS: dict[type[TorchVectorEnv], int] = {
+    MaskedCartPole: 500,
+    MaskedPendulum: 200,
+    MaskedMountainCarContinuous: 999,
+}
+
+for _id, _class in ENVIRONMENTS.items():
+    if _id not in gymnasium.registry:  # a second import, say by importlib.reload, registers nothing twice
+        gymnasium.register(
+            id=_id,
+            entry_point=partial(SingleEnv, _class),
+            vector_entry_point=f"{_class.__module__}:{_class.__name__}",
+            max_episode_steps=_MAX_EPISODE_STEPS.get(_class),
+        )

@@ -1,0 +1,324 @@
+"""What the rollout sees of an environment, and the two ways to get it from a Gymnasium `VectorEnv`.
+
+Gymnasium's vector environments start the next episode in one of three ways (https://farama.org/Vector-Autoreset-Mode).
+Both adapters bring them to the rows that `seqrl.trajectory` describes. For an episode that ends with o_T, before p_0:
+
+=============  ========================================================  ===============================================
+mode           the step that ends the episode returns                    the step after it returns
+=============  ========================================================  ===============================================
+next step      observation o_T, mask False                               p_0, is_first True, reward 0; action ignored
+same step      observation p_0, is_first True, final_observation o_T     p_1
+disabled       the same: the adapter resets the ended rows               p_1
+=============  ========================================================  ===============================================
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, final
+
+import numpy as np
+import torch
+from gymnasium import Space, spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from torch import Tensor
+
+from seqrl.envs.base import TorchVectorEnv
+from seqrl.errors import UserError
+from seqrl.trajectory import TimeStep, Tree, tree_map, where_rows
+
+
+class Environment(ABC):
+    """B environments stepped together; observations, actions and flags are tensors on `device`.
+
+    `single_observation_space` and `single_action_space` describe what the agent sees and does: floats are float32,
+    integers int64 (images stay uint8), binary leaves bool, and every discrete value counts from 0.
+    """
+
+    num_envs: int
+    single_observation_space: Space
+    single_action_space: Space
+    device: torch.device
+
+    @abstractmethod
+    def reset(self, seed: int | None = None) -> TimeStep:
+        """Start a new episode in every row. With the same `seed`, the same episodes follow the same actions."""
+
+    @abstractmethod
+    def step(self, action: Tensor) -> TimeStep:
+        """Take `action`, [B] for a Discrete action space, else [B, *shape]. Call `reset` or `load_state_dict` first."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the environments hold, worker processes included. May be called twice."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Tensor] | None:
+        """All that decides what the environments do next, or None where they cannot be saved."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from where `state_dict` was called. Raises UserError where the environments cannot be saved."""
+
+
+@final
+class TorchEnvironment(Environment):
+    """A `TorchVectorEnv`, which gives tensors already: adds `is_first` and `mask`, and nothing that costs time.
+
+    Its observations are not checked for NaN, because the check would wait for the device at every step.
+    """
+
+    def __init__(self, vector_env: TorchVectorEnv) -> None:
+        self._env = vector_env
+        self.num_envs = vector_env.num_envs
+        self.single_observation_space = vector_env.single_observation_space
+        self.single_action_space = vector_env.single_action_space
+        self.device = vector_env.device
+        self._ended = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+
+    def reset(self, seed: int | None = None) -> TimeStep:
+        observation, _ = self._env.reset(seed=seed)
+        self._ended = torch.zeros_like(self._ended)
+        return _first(observation, self._ended)
+
+    def step(self, action: Tensor) -> TimeStep:
+        observation, reward, terminated, truncated, _ = self._env.step(action)
+        is_first, self._ended = self._ended, terminated | truncated
+        return TimeStep(observation, reward, terminated, truncated, is_first, ~self._ended)
+
+    def close(self) -> None:
+        self._env.close()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        inner = {f"env.{name}": value for name, value in self._env.state_dict().items()}
+        return inner | {"ended": self._ended.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._ended = state["ended"].to(self.device, copy=True)
+        self._env.load_state_dict(
+            {name.removeprefix("env."): value for name, value in state.items() if name.startswith("env.")}
+        )
+
+
+@final
+class GymnasiumEnvironment(Environment):
+    """Any Gymnasium `VectorEnv` (synchronous, asynchronous or a user's own), in any autoreset mode.
+
+    Observations may be nested Dict and Tuple spaces of Box, Discrete, MultiDiscrete and MultiBinary; actions are one of
+    these four, Box actions in the space's own units. Where a Discrete action space comes with `info["action_mask"]` at
+    reset, as in Taxi, observations become `{"observation": ..., "action_mask": bool [B, n]}`; to find that out, the
+    environments are reset once here. A Dict observation with an `action_mask` of its own has it turned to bool. A row
+    whose mask is missing, or allows nothing (as some give after the end), allows everything.
+
+    Such environments have no state that can be saved: `state_dict` is None.
+
+    Raises:
+        UserError: for an unsupported space or an unknown autoreset mode; from `reset` and `step`, for an observation or
+            a reward that is NaN or infinite.
+    """
+
+    def __init__(self, vector_env: VectorEnv, device: torch.device | str = "cpu") -> None:
+        self._env = vector_env
+        self._name = vector_env.spec.id if vector_env.spec is not None else type(vector_env.unwrapped).__name__
+        self._mode = _autoreset_mode(vector_env, self._name)
+        self.num_envs = vector_env.num_envs
+        self.device = torch.device(device)
+        self.single_action_space = _agent_space(vector_env.single_action_space, "action")
+        self._inner_space = _agent_space(vector_env.single_observation_space, "observation")
+        self.single_observation_space = self._inner_space
+        self._num_masked_actions = self._probe_action_mask()
+        if self._num_masked_actions:
+            mask_space = spaces.MultiBinary(self._num_masked_actions)
+            self.single_observation_space = spaces.Dict(observation=self._inner_space, action_mask=mask_space)
+        self._num_steps = 0
+        self._ended = np.zeros(self.num_envs, dtype=bool)
+
+    def reset(self, seed: int | None = None) -> TimeStep:
+        self._num_steps = 0
+        self._ended = np.zeros(self.num_envs, dtype=bool)
+        observation = self._observation(*self._env.reset(seed=seed))
+        return _first(observation, self._flags(self._ended))
+
+    def step(self, action: Tensor) -> TimeStep:
+        values, reward, terminated, truncated, infos = self._env.step(self._numpy_action(action))
+        self._num_steps += 1
+        reward = np.array(reward, dtype=np.float32)
+        was_ended, self._ended = self._ended, np.logical_or(terminated, truncated)
+        observation = self._observation(values, infos)
+        final_observation = None
+        if self._mode is AutoresetMode.NEXT_STEP:
+            is_first, mask = was_ended, ~self._ended
+            reward[was_ended] = 0  # not all environments see to it themselves: Gymnasium's JAX ones do not
+        else:
+            is_first, mask = self._ended, np.ones(self.num_envs, dtype=bool)
+            observation, final_observation = self._split_at_end(observation, values, infos)
+        self._check_finite(reward, "reward")
+        return TimeStep(
+            observation,
+            torch.from_numpy(reward).to(self.device),
+            self._flags(terminated),
+            self._flags(truncated),
+            self._flags(is_first),
+            self._flags(mask),
+            final_observation,
+        )
+
+    def close(self) -> None:
+        self._env.close()
+
+    def state_dict(self) -> None:
+        return None
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        raise UserError(f"'{self._name}' cannot be restored: Gymnasium environments do not save their state")
+
+    def _split_at_end(self, observation: Tree, values: Any, infos: dict[str, Any]) -> tuple[Tree, Tree]:
+        """The observations after the reset of the ended rows, and before it."""
+        if not self._ended.any():
+            return observation, observation
+        ended = self._flags(self._ended)
+        if self._mode is AutoresetMode.DISABLED:
+            # What the other rows hold after a partial reset is up to the environment, so they are not read from it.
+            first = self._observation(*self._env.reset(options={"reset_mask": self._ended.copy()}))
+            return where_rows(ended, first, observation), observation
+        if "final_obs" not in infos:
+            raise UserError(
+                f"'{self._name}' resets within the step but gives no info['final_obs'], which the value of a truncated "
+                "episode needs: set its autoreset mode to next_step"
+            )
+        values = tree_map(np.array, values)
+        for row in np.flatnonzero(self._ended).tolist():
+            _write_row(values, row, _read_row(infos["final_obs"], row))
+        last = self._observation(values, infos.get("final_info", {}))
+        return observation, where_rows(ended, last, observation)
+
+    def _observation(self, values: Any, infos: dict[str, Any]) -> Tree:
+        """The batched numpy `values`, with the action mask in `infos`, as the agent sees them."""
+        observation = self._tensors(self._env.single_observation_space, self._inner_space, values)
+        if self._num_masked_actions:
+            mask = self._info_action_mask(infos, self._num_masked_actions)
+            observation = {"observation": observation, "action_mask": mask}
+        if isinstance(observation, dict) and "action_mask" in observation:
+            mask = observation["action_mask"]
+            observation["action_mask"] = mask | ~mask.any(-1, keepdim=True)  # nothing allowed: no distribution over it
+        return observation
+
+    def _tensors(self, env_space: Space, agent_space: Space, values: Any) -> Tree:
+        """`values` of `env_space`, batched, as tensors of `agent_space` that share no memory with the environment."""
+        if isinstance(env_space, spaces.Dict) and isinstance(agent_space, spaces.Dict):
+            return {key: self._tensors(env_space[key], agent_space[key], values[key]) for key in env_space}
+        if isinstance(env_space, spaces.Tuple) and isinstance(agent_space, spaces.Tuple):
+            parts = zip(env_space, agent_space, values, strict=True)
+            return tuple(self._tensors(env, agent, value) for env, agent, value in parts)
+        values = np.asarray(values)
+        if isinstance(env_space, spaces.Discrete | spaces.MultiDiscrete):
+            values = values - env_space.start
+        dtype = np.bool_ if isinstance(agent_space, spaces.MultiBinary) else agent_space.dtype
+        array = np.array(values, dtype=dtype, order="C")
+        if array.dtype == np.float32:
+            self._check_finite(array, "observation")
+        return torch.from_numpy(array).to(self.device)
+
+    def _check_finite(self, array: np.ndarray, what: str) -> None:
+        finite = np.isfinite(array)
+        if finite.all():
+            return
+        row = int(np.argmin(finite.reshape(self.num_envs, -1).all(axis=1)))
+        kind = "a NaN" if np.isnan(array[row]).any() else "an infinite"
+        raise UserError(
+            f"environment {row} returned {kind} {what} at step {self._num_steps} after the reset of '{self._name}': "
+            "mend the environment, or wrap it to clip what it returns"
+        )
+
+    def _numpy_action(self, action: Tensor) -> np.ndarray:
+        space = self._env.single_action_space
+        values = action.detach().cpu().numpy().astype(space.dtype).reshape(self.num_envs, *(space.shape or ()))
+        return values + space.start if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else values
+
+    def _flags(self, values: Any) -> Tensor:
+        return torch.from_numpy(np.array(values, dtype=bool)).to(self.device)
+
+    def _probe_action_mask(self) -> int:
+        """The number of actions that `info["action_mask"]` speaks of, 0 where it is not given."""
+        space = self.single_action_space
+        own_mask = isinstance(self._inner_space, spaces.Dict) and "action_mask" in self._inner_space.spaces
+        if own_mask or not isinstance(space, spaces.Discrete):
+            return 0
+        _, infos = self._env.reset()
+        if "action_mask" not in infos:
+            return 0
+        shape = np.shape(infos["action_mask"][0])
+        if shape != (space.n,):
+            raise UserError(
+                f"'{self._name}' gives info['action_mask'] of shape {shape} for {space.n} actions: give one each"
+            )
+        return int(space.n)
+
+    def _info_action_mask(self, infos: dict[str, Any], num_actions: int) -> Tensor:
+        mask = np.ones((self.num_envs, num_actions), dtype=bool)
+        # Gymnasium marks under `_key` which rows have given `key`; the others hold zeros there.
+        given = infos.get("_action_mask", np.full(self.num_envs, "action_mask" in infos))
+        for row in np.flatnonzero(given):
+            mask[row] = infos["action_mask"][row]
+        return torch.from_numpy(mask).to(self.device)
+
+
+def _first(observation: Tree, zeros: Tensor) -> TimeStep:
+    """The row after a reset of all environments. `zeros` is [B], all False."""
+    return TimeStep(observation, zeros.float(), zeros, zeros, ~zeros, ~zeros)
+
+
+def _autoreset_mode(vector_env: VectorEnv, name: str) -> AutoresetMode:
+    mode = vector_env.metadata.get("autoreset_mode")
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        raise UserError(
+            f"'{name}' has metadata['autoreset_mode'] {mode!r}, so when it resets is unknown: "
+            "set it to a gymnasium.vector.AutoresetMode"
+        ) from None
+
+
+def _agent_space(space: Space, path: str) -> Space:
+    """What the agent sees of the environment's `space`; `path` names it in messages."""
+    if path.startswith("observation") and isinstance(space, spaces.Dict):
+        return spaces.Dict({key: _agent_space(child, f"{path}.{key}") for key, child in space.items()})
+    if path.startswith("observation") and isinstance(space, spaces.Tuple):
+        return spaces.Tuple([_agent_space(child, f"{path}.{index}") for index, child in enumerate(space)])
+    if isinstance(space, spaces.MultiBinary) or (path == "observation.action_mask" and isinstance(space, spaces.Box)):
+        return spaces.MultiBinary(space.shape[0] if len(space.shape) == 1 else space.shape)
+    if isinstance(space, spaces.Discrete):
+        return spaces.Discrete(int(space.n))
+    if isinstance(space, spaces.MultiDiscrete):
+        return spaces.MultiDiscrete(space.nvec.astype(np.int64))
+    if isinstance(space, spaces.Box):
+        return _agent_box(space)
+    where = ", alone or in Dict and Tuple" if path.startswith("observation") else ""
+    raise UserError(
+        f"the {path} space {type(space).__name__} is not supported: "
+        f"wrap the environment so that it gives Box, Discrete, MultiDiscrete or MultiBinary{where}"
+    )
+
+
+def _agent_box(space: spaces.Box) -> spaces.Box:
+    if space.dtype in (np.dtype(np.uint8), np.dtype(bool)):
+        return space
+    dtype = np.float32 if np.issubdtype(space.dtype, np.floating) else np.int64
+    with np.errstate(over="ignore"):  # the largest float64 becomes infinity, which means the same
+        return spaces.Box(space.low.astype(dtype), space.high.astype(dtype), dtype=dtype)
+
+
+def _read_row(batch: Any, row: int) -> Any:
+    """Row `row` of an object array of rows (Gymnasium's own vector environments) or of a tree of batched arrays."""
+    if isinstance(batch, np.ndarray) and batch.dtype == object:
+        return batch[row]
+    return tree_map(lambda leaf: leaf[row], batch)
+
+
+def _write_row(batch: Any, row: int, value: Any) -> None:
+    if isinstance(batch, dict):
+        for key in batch:
+            _write_row(batch[key], row, value[key])
+    elif isinstance(batch, tuple):
+        for part, part_value in zip(batch, value, strict=True):
+            _write_row(part, row, part_value)
+    else:
+        batch[row] = value

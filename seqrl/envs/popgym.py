@@ -1,0 +1,19 @@
+"""POPGym's environments: the one file that imports popgym.
+
+Source: Morad et al., 2023, "POPGym: Benchmarking Partially Observable Reinforcement Learning" (arXiv 2303.01859).
+"""
+
+from importlib.util import find_spec
+
+from seqrl.errors import UserError
+
+
+def register(env_id: str) -> None:
+    """Register POPGym's environments with Gymnasium, `env_id` among them. Raises UserError where it is missing."""
+    try:
+        import popgym  # noqa: F401  (its import registers them)
+    except ImportError as error:
+        raise UserError(f"'{env_id}' needs popgym ({error}): pip install 'seqrl[popgym]'") from error
+    # popgym leaves its labyrinths out when their maze generator is missing.
+    if "labyrinth" in env_id.lower() and find_spec("mazelib") is None:
+        raise UserError(f"'{env_id}' needs mazelib: pip install 'seqrl[popgym]'")

@@ -1,0 +1,179 @@
+"""Wrappers that turn a fully observed environment into one that needs memory.
+
+They act on the tensors of an `Environment`, so they serve batched torch environments and Gymnasium's alike. An action
+mask is left as it is: it says what may be done, not what is seen.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import final
+
+import numpy as np
+import torch
+from gymnasium import Space, spaces
+from torch import Tensor
+
+from seqrl.envs.adapters import Environment
+from seqrl.errors import UserError
+from seqrl.trajectory import TimeStep, Tree, tree_map, where_rows
+
+
+class ObservationWrapper(Environment):
+    """Shows the agent `observe(observation)` in place of each observation of `env`, the final ones included.
+
+    Random draws come from `self.generator`, which `reset(seed)` seeds anew (from `seed` and the wrapper's own seed, so
+    that two wrappers do not draw the same numbers) and which `state_dict` holds. To vary, write `observe`.
+    """
+
+    def __init__(self, env: Environment, observation_space: Space, seed: int = 0) -> None:
+        self.env = env
+        self.num_envs = env.num_envs
+        self.single_observation_space = observation_space
+        self.single_action_space = env.single_action_space
+        self.device = env.device
+        self.generator = torch.Generator(device=env.device).manual_seed(seed)
+        self._seed = seed
+
+    @abstractmethod
+    def observe(self, observation: Tree) -> Tree:
+        """What the agent sees of `observation`, leaves [B, ...]. Must not write into it."""
+
+    @final
+    def reset(self, seed: int | None = None) -> TimeStep:
+        if seed is not None:
+            self.generator.manual_seed(int(np.random.SeedSequence((self._seed, seed)).generate_state(1)[0]))
+        return self._seen(self.env.reset(seed))
+
+    @final
+    def step(self, action: Tensor) -> TimeStep:
+        return self._seen(self.env.step(action))
+
+    @final
+    def close(self) -> None:
+        self.env.close()
+
+    @final
+    def state_dict(self) -> dict[str, Tensor] | None:
+        inner = self.env.state_dict()
+        if inner is None:
+            return None
+        return {f"env.{name}": value for name, value in inner.items()} | {"generator": self.generator.get_state()}
+
+    @final
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.env.load_state_dict(
+            {name.removeprefix("env."): value for name, value in state.items() if name.startswith("env.")}
+        )
+        self.generator.set_state(state["generator"].cpu())
+
+    def _seen(self, step: TimeStep) -> TimeStep:
+        observation = self.observe(step.observation)
+        if step.final_observation is None:
+            return step._replace(observation=observation)
+        # Rows that go on show one observation, not two draws of it.
+        final_observation = where_rows(
+            step.terminated | step.truncated, self.observe(step.final_observation), observation
+        )
+        return step._replace(observation=observation, final_observation=final_observation)
+
+
+@final
+class Hide(ObservationWrapper):
+    """Removes the entries `indices` from a one-dimensional Box observation, such as a pole's velocities.
+
+    Raises:
+        UserError: if the observation is anything else, if an index is outside it, or if nothing would be left.
+    """
+
+    def __init__(self, env: Environment, indices: Sequence[int]) -> None:
+        space = env.single_observation_space
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+            raise UserError(f"hide needs a one-dimensional Box observation, but the environment gives {space}")
+        size = space.shape[0]
+        if outside := [index for index in indices if not 0 <= index < size]:
+            raise UserError(
+                f"hide={tuple(indices)}: {outside[0]} is not an entry of the observation, use 0 to {size - 1}"
+            )
+        kept = [index for index in range(size) if index not in indices]
+        if not kept:
+            raise UserError(f"hide={tuple(indices)} hides all {size} entries of the observation: leave at least one")
+        super().__init__(env, spaces.Box(space.low[kept], space.high[kept], dtype=space.dtype.type))
+        self._kept = torch.tensor(kept, device=env.device)
+
+    def observe(self, observation: Tree) -> Tree:
+        return observation[:, self._kept]
+
+
+@final
+class Flicker(ObservationWrapper):
+    """Shows zeros in place of the whole observation with `probability`, drawn for each row and step on its own.
+
+    In a discrete observation, zero is its first value. Source: Hausknecht and Stone, 2015 (arXiv 1507.06527), section
+    4.1, where the probability is 0.5.
+
+    Raises:
+        UserError: if `probability` is not in [0, 1].
+    """
+
+    def __init__(self, env: Environment, probability: float, seed: int = 0) -> None:
+        if not 0 <= probability <= 1:
+            raise UserError(f"flicker={probability} is not a probability: give a number from 0 to 1")
+        super().__init__(env, _map_boxes(_with_zero, env.single_observation_space), seed)
+        self._probability = probability
+
+    def observe(self, observation: Tree) -> Tree:
+        hidden = torch.rand(self.num_envs, generator=self.generator, device=self.device) < self._probability
+        return _map_seen(lambda leaf: where_rows(hidden, torch.zeros_like(leaf), leaf), observation)
+
+
+@final
+class Noise(ObservationWrapper):
+    """Adds Gaussian noise of standard deviation `scale`, in the observation's units, to every float observation.
+
+    Raises:
+        UserError: if `scale` is negative, or if no part of the observation is a Box of floats.
+    """
+
+    def __init__(self, env: Environment, scale: float, seed: int = 0) -> None:
+        if not 0 <= scale < float("inf"):
+            raise UserError(f"noise={scale} is not a standard deviation: give a number from 0")
+        space = _map_boxes(_unbounded, env.single_observation_space)
+        if scale and space == env.single_observation_space:
+            raise UserError(f"noise needs a Box of floats, but the environment gives {space}")
+        super().__init__(env, space, seed)
+        self._scale = scale
+
+    def observe(self, observation: Tree) -> Tree:
+        return _map_seen(self._add_noise, observation)
+
+    def _add_noise(self, leaf: Tensor) -> Tensor:
+        if not leaf.is_floating_point():
+            return leaf
+        noise = torch.randn(leaf.shape, generator=self.generator, device=self.device, dtype=leaf.dtype)
+        return leaf + self._scale * noise
+
+
+def _map_seen(function: Callable[[Tensor], Tensor], observation: Tree) -> Tree:
+    """`function` of each leaf of `observation`, its action mask apart."""
+    if isinstance(observation, dict) and "action_mask" in observation:
+        seen = {key: value for key, value in observation.items() if key != "action_mask"}
+        return tree_map(function, seen) | {"action_mask": observation["action_mask"]}
+    return tree_map(function, observation)
+
+
+def _map_boxes(function: Callable[[spaces.Box], spaces.Box], space: Space) -> Space:
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({key: _map_boxes(function, child) for key, child in space.items()})
+    if isinstance(space, spaces.Tuple):
+        return spaces.Tuple([_map_boxes(function, child) for child in space])
+    return function(space) if isinstance(space, spaces.Box) else space
+
+
+def _with_zero(space: spaces.Box) -> spaces.Box:
+    return spaces.Box(np.minimum(space.low, 0), np.maximum(space.high, 0), dtype=space.dtype.type)
+
+
+def _unbounded(space: spaces.Box) -> spaces.Box:
+    if not np.issubdtype(space.dtype, np.floating):
+        return space
+    return spaces.Box(-np.inf, np.inf, space.shape, space.dtype.type)

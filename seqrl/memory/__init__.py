@@ -1,0 +1,25 @@
+"""Memories: modules that carry what happened before, under one contract.
+
+A language model is a memory too: `seqrl.memory.hugging_face`, which needs the optional package transformers.
+"""
+
+from seqrl.memory.base import Memory, State
+from seqrl.memory.frame_stack import FrameStack
+from seqrl.memory.linear import LinearRecurrence
+from seqrl.memory.make import MEMORIES, make_memory
+from seqrl.memory.none import NoMemory
+from seqrl.memory.recurrent import GRU, LSTM
+from seqrl.memory.transformer import Transformer
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "MEMORIES",
+    "FrameStack",
+    "LinearRecurrence",
+    "Memory",
+    "NoMemory",
+    "State",
+    "Transformer",
+    "make_memory",
+]

@@ -1,0 +1,80 @@
+"""Heads: what an agent says about the history, read off the memory's output. Each takes features [..., H]."""
+
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from seqrl.errors import UserError
+from seqrl.nets.distributions import Categorical, Distribution, Gaussian, MultiCategorical
+
+
+def _linear(input_size: int, output_size: int, gain: float) -> nn.Linear:
+    layer = nn.Linear(input_size, output_size)
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class PolicyHead(nn.Module):
+    """A distribution over the actions of a space.
+
+    Discrete and multi-discrete spaces give categoricals, with an optional mask of allowed actions [..., Σ n_i].
+    Box spaces give a Gaussian whose log standard deviation is one learned number an action; bounded ones may be squashed
+    by a tanh, else actions are clipped; in unbounded ones the draw is the action.
+
+    The last layer starts near zero, so that the first policy is nearly uniform.
+    """
+
+    def __init__(
+        self, input_size: int, space: gym.Space, *, squash: bool = False, initial_log_std: float = 0.0
+    ):
+        super().__init__()
+        self.space, self.squash = space, squash
+        if isinstance(space, gym.spaces.Discrete):
+            self.sizes: tuple[int, ...] = (int(space.n),)
+        elif isinstance(space, gym.spaces.MultiDiscrete) and space.nvec.ndim == 1:
+            self.sizes = tuple(int(n) for n in space.nvec)
+        elif isinstance(space, gym.spaces.MultiBinary) and len(space.shape) == 1:
+            self.sizes = (2,) * space.shape[0]
+        elif isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
+            self._init_gaussian(space, initial_log_std)
+        else:
+            raise UserError(
+                f"no policy head for the action space {space}: "
+                "use Discrete, MultiDiscrete, MultiBinary or a floating-point Box, or wrap the environment"
+            )
+        self.linear = _linear(input_size, sum(self.sizes), gain=0.01)
+
+    def _init_gaussian(self, space: gym.spaces.Box, initial_log_std: float) -> None:
+        bounded = space.is_bounded()
+        if self.squash and not bounded:
+            raise UserError(f"a squashed policy needs a bounded action space, not {space}: use clipped actions")
+        self.sizes = (int(np.prod(space.shape)),)
+        self.bound: Literal["clip", "squash", "none"] = ("squash" if self.squash else "clip") if bounded else "none"
+        self.register_buffer("low", torch.as_tensor(space.low, dtype=torch.float32).flatten())
+        self.register_buffer("high", torch.as_tensor(space.high, dtype=torch.float32).flatten())
+        self.log_std = nn.Parameter(torch.full(self.sizes, initial_log_std))
+
+    def forward(self, features: Tensor, allowed: Tensor | None = None) -> Distribution:
+        out = self.linear(features)
+        if isinstance(self.space, gym.spaces.Box):
+            if allowed is not None:
+                raise UserError(f"an action mask needs discrete actions, not {self.space}: remove `action_mask`")
+            return Gaussian(out, self.log_std, self.low, self.high, self.bound)
+        if isinstance(self.space, gym.spaces.Discrete):
+            return Categorical(out, allowed)
+        return MultiCategorical(out, self.sizes, allowed)
+
+
+class ValueHead(nn.Module):
+    """The expected return of the history: features [..., H] to a value [...]."""
+
+    def __init__(self, input_size: int):
+        super().__init__()
+        self.linear = _linear(input_size, 1, gain=1.0)
+
+    def forward(self, features: Tensor, allowed: Tensor | None = None) -> Tensor:
+        return self.linear(features).squeeze(-1)

@@ -1,0 +1,68 @@
+"""Running statistics, so that inputs and rewards of any scale reach the network near unit scale."""
+
+import torch
+from torch import Tensor, nn
+
+
+class RunningNorm(nn.Module):
+    """Standardises by the mean and variance of all rows seen by `update`, clipped to ±10.
+
+    Statistics change only in `update`, which training calls between collecting and learning, never while acting: the
+    policy that learns is the policy that acted. They are buffers, so they travel with the weights.
+    Source of the merge: Chan, Golub, LeVeque 1979, parallel variance.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("variance", torch.ones(size))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Take in rows x [N, size]."""
+        rows = x.shape[0]
+        if rows == 0:
+            return
+        total = self.count + rows
+        mean, variance = x.mean(0), x.var(0, correction=0)
+        delta = mean - self.mean
+        old, new = (self.count / total).to(x.dtype), (rows / total).to(x.dtype)
+        self.variance.copy_(old * self.variance + new * variance + old * new * delta.square())
+        self.mean.add_(delta * new)
+        self.count.copy_(total)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x - self.mean) * (self.variance + 1e-8).rsqrt()).clamp(-10.0, 10.0)
+
+
+class RewardScale(nn.Module):
+    """Divides rewards by the standard deviation of the discounted return, so that any problem's values are near unit size.
+
+    R_t = γ R_{t−1} + r_t, begun anew with each episode; the scale is 1 / std(R) over all rows so far. The mean stays:
+    shifting rewards would change the task. Source: Engstrom et al. 2020, arXiv 2005.12729, section 3 (2).
+    """
+
+    carry: Tensor
+
+    def __init__(self, num_envs: int, gamma: float):
+        super().__init__()
+        self.gamma = gamma
+        self.norm = RunningNorm(1)
+        self.register_buffer("carry", torch.zeros(num_envs))
+
+    @torch.no_grad()
+    def forward(self, reward: Tensor, mask: Tensor) -> Tensor:
+        """Take in rewards [T, B] (rows where `mask` is False lie between episodes) and return them scaled."""
+        returns = torch.empty_like(reward)
+        carry = self.carry
+        for t in range(reward.shape[0]):
+            carry = (self.gamma * carry + reward[t]) * mask[t]
+            returns[t] = carry
+        self.carry.copy_(carry)
+        self.norm.update(returns[mask].unsqueeze(-1))
+        return (reward * (self.norm.variance + 1e-8).rsqrt()).clamp(-10.0, 10.0)

@@ -1,0 +1,8 @@
+"""Objectives: pure functions of [T, B] tensors, unreduced; `masked_mean` is the only reducer."""
+
+from seqrl.objectives.masked import masked_mean, masked_standardize
+from seqrl.objectives.policy import approximate_kl, clipped_surrogate
+from seqrl.objectives.returns import gae
+from seqrl.objectives.value import squared_error
+
+__all__ = ["approximate_kl", "clipped_surrogate", "gae", "masked_mean", "masked_standardize", "squared_error"]

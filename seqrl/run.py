@@ -1,0 +1,233 @@
+"""A run is a folder: config.json, spaces.json, checkpoint.safetensors, metrics.jsonl and tensorboard/."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Protocol, Self
+
+import gymnasium as gym
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from torch.utils.tensorboard import SummaryWriter
+
+from seqrl.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from seqrl.errors import UserError
+from seqrl.spaces import space_from_json, space_to_json
+from seqrl.trajectory import Tree
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+class Stateful(Protocol):
+    """A part of a training run that a checkpoint holds."""
+
+    def state_dict(self) -> Any: ...
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+class Run:
+    """The folder of one training run, its log and its progress bar.
+
+    Used as a context manager around training: Ctrl-C sets `interrupted`, so that the loop ends between two updates and
+    saves; a second Ctrl-C stops at once.
+    """
+
+    def __init__(self, folder: Path, num_steps: int, label: str):
+        self.folder, self.num_steps, self.label = folder, num_steps, label
+        self.interrupted = False
+
+    @classmethod
+    def open(
+        cls, algorithm: str, config: Any, observation_space: gym.Space, action_space: gym.Space, resume: bool
+    ) -> "Run":
+        """Create the run's folder, or with `resume` reopen it.
+
+        Raises UserError when a new run's folder exists, or a reopened one's spaces differ from the environment's.
+        """
+        spaces = {"observation": space_to_json(observation_space), "action": space_to_json(action_space)}
+        folder = Path(config.run_dir)
+        label = f"{algorithm} {config.memory} {config.env}"
+        if resume:
+            check_spaces(folder, spaces)
+        else:
+            _create(folder, {"config.json": config_to_json(algorithm, config), "spaces.json": spaces})
+        return cls(folder, config.num_steps, label)
+
+    def restore(self, parts: dict[str, Stateful]) -> dict[str, Any]:
+        """Bring every part to where the last checkpoint left it, and return its counters.
+
+        Without `parts` the counters alone are read. Without a checkpoint the counters are empty. Raises UserError for a
+        checkpoint that is damaged or of another agent.
+        """
+        path = self.folder / CHECKPOINT
+        tree, counters = load_checkpoint(path) if path.exists() else ({}, {})
+        for name, part in parts.items():
+            try:
+                part.load_state_dict(tree[name])
+            except (KeyError, RuntimeError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(f"{path} does not fit this run ({name}: {reason}): resume with the run's own config") from None
+        self._truncate_metrics(counters.get("step", 0))
+        return counters
+
+    def save(self, parts: dict[str, Stateful], counters: dict[str, Any]) -> None:
+        """Write the checkpoint, whole or not at all."""
+        tree: Tree = {name: dict(part.state_dict()) for name, part in parts.items()}
+        save_checkpoint(self.folder / CHECKPOINT, tree, counters)
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """One line of metrics.jsonl, the same scalars for TensorBoard, and the progress bar."""
+        self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._metrics.flush()
+        for name, value in metrics.items():
+            self._tensorboard.add_scalar(name, value, step)
+        steps_per_second = (step - self._start_step) / max(time.monotonic() - self._start_time, 1e-9)
+        self._progress.update(
+            self._task, completed=step, episode_return=metrics.get("episode_return"), steps_per_second=steps_per_second
+        )
+
+    def begin(self, step: int) -> None:
+        """Say from which step training goes on: the bar's start, and the origin of steps per second."""
+        self._start_step, self._start_time = step, time.monotonic()
+        self._tensorboard = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step or None)
+        self._progress.update(self._task, completed=step)
+
+    def __enter__(self) -> Self:
+        self._metrics = open(self.folder / "metrics.jsonl", "a")  # noqa: SIM115
+        self._progress = _progress_bar()
+        self._task = self._progress.add_task(
+            self.label, total=self.num_steps, episode_return=None, steps_per_second=0.0
+        )
+        self._progress.start()
+        self._main_thread = threading.current_thread() is threading.main_thread()
+        if self._main_thread:
+            self._previous_handler = signal.signal(signal.SIGINT, self._on_interrupt)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._main_thread:
+            signal.signal(signal.SIGINT, self._previous_handler)
+        self._progress.stop()
+        self._metrics.close()
+        if hasattr(self, "_tensorboard"):
+            self._tensorboard.close()
+
+    def _on_interrupt(self, signum: int, frame: FrameType | None) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+
+    def _truncate_metrics(self, step: int) -> None:
+        """Drop what was logged after the checkpoint: those updates are about to be repeated."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _logged_step(line) <= step]
+            write_atomically(path, "".join(line + "\n" for line in kept).encode())
+
+
+def _logged_step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")  # a line cut short by a kill
+
+
+def _create(folder: Path, files: dict[str, Any]) -> None:
+    """Make `folder` with JSON files in it, whole or not at all."""
+    if folder.exists():
+        raise UserError(f"{folder} exists already (--run-dir): choose another, or continue it with --resume {folder}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for name, content in files.items():
+            (temporary / name).write_text(json.dumps(content, indent=2) + "\n")
+        temporary.chmod(0o755)
+        os.rename(temporary, folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(f"cannot create the run folder {folder}: {error.strerror}; choose another --run-dir") from None
+
+
+def default_run_dir(env: str, memory: str, seed: int) -> str:
+    """runs/ENV_MEMORY_sSEED, with a number behind it if that exists."""
+    base = Path("runs") / f"{env.replace('/', '-').replace(':', '-')}_{memory}_s{seed}"
+    candidates = (base if k == 1 else base.with_name(f"{base.name}_{k}") for k in range(1, 1_000_000))
+    return str(next(path for path in candidates if not path.exists()))
+
+
+def config_to_json(algorithm: str, config: Any) -> dict[str, Any]:
+    """A config with its type beside its fields."""
+    return {"type": algorithm, **dataclasses.asdict(config)}
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON file of a run folder. Raises UserError when `folder` is not one."""
+    path = folder / name
+    if not path.is_file():
+        raise UserError(f"{folder} is not a run folder (it has no {name}): give one that `seqrl train` wrote")
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}): restore it from a copy") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged (not an object): restore it from a copy")
+    return content
+
+
+def config_from_json(data: dict[str, Any], kind: type, path: Path) -> Any:
+    """The config of class `kind` that `config_to_json` wrote. Raises UserError for fields it does not know."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key != "type"}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise UserError(f"{path} has unknown settings {unknown}: it was written by another version of seqrl")
+    return kind(**values)
+
+
+def read_spaces(folder: Path) -> tuple[gym.Space, gym.Space]:
+    """The observation and the action space that the run's agent was made for."""
+    spaces = read_json(folder, "spaces.json")
+    return space_from_json(spaces["observation"]), space_from_json(spaces["action"])
+
+
+def check_spaces(folder: Path, spaces: dict[str, Any]) -> None:
+    """Raise UserError when an environment's spaces (as JSON) differ from those of the run's agent."""
+    trained = read_json(folder, "spaces.json")
+    for name, space in spaces.items():
+        if trained.get(name) != space:
+            raise UserError(
+                f"the {name} space does not fit the agent in {folder}: it was trained on "
+                f"{space_from_json(trained[name])}, the environment has {space_from_json(space)}: "
+                "give the environment it was trained on, with the same --hide and --env-kwargs"
+            )
+
+
+class _ReturnColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        value = task.fields["episode_return"]
+        return Text("return     –" if value is None else f"return {value:7.2f}", style="green")
+
+
+class _SpeedColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.fields['steps_per_second']:8,.0f} steps/s", style="cyan")
+
+
+def _progress_bar() -> Progress:
+    """On standard error, and silent where nobody watches."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"),
+        _ReturnColumn(), _SpeedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())

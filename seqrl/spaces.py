@@ -1,0 +1,52 @@
+"""Gymnasium spaces as JSON, so that an agent can be rebuilt without its environment."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from seqrl.errors import UserError
+
+
+def space_to_json(space: gym.Space) -> dict[str, Any]:
+    """A description that JSON can hold. Raises UserError for spaces seqrl has no encoder or head for."""
+    match space:
+        case gym.spaces.Box():
+            bounds = {"low": _bound(space.low), "high": _bound(space.high)}
+            return {"type": "Box", "shape": list(space.shape), "dtype": np.dtype(space.dtype).name, **bounds}
+        case gym.spaces.Discrete():
+            return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+        case gym.spaces.MultiDiscrete():
+            return {"type": "MultiDiscrete", "nvec": space.nvec.tolist()}
+        case gym.spaces.MultiBinary():
+            return {"type": "MultiBinary", "shape": list(space.shape)}
+        case gym.spaces.Dict():
+            return {"type": "Dict", "spaces": {key: space_to_json(child) for key, child in space.spaces.items()}}
+        case gym.spaces.Tuple():
+            return {"type": "Tuple", "spaces": [space_to_json(child) for child in space.spaces]}
+    raise UserError(f"the space {space} is not supported: use Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple")
+
+
+def space_from_json(data: dict[str, Any]) -> gym.Space:
+    """The space that `space_to_json` described."""
+    match data["type"]:
+        case "Box":
+            shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
+            low, high = (np.broadcast_to(np.asarray(data[k], dtype=dtype), shape) for k in ("low", "high"))
+            return gym.spaces.Box(low, high, shape, dtype.type)
+        case "Discrete":
+            return gym.spaces.Discrete(data["n"], start=data["start"])
+        case "MultiDiscrete":
+            return gym.spaces.MultiDiscrete(data["nvec"])
+        case "MultiBinary":
+            return gym.spaces.MultiBinary(data["shape"])
+        case "Dict":
+            return gym.spaces.Dict({key: space_from_json(child) for key, child in data["spaces"].items()})
+        case "Tuple":
+            return gym.spaces.Tuple([space_from_json(child) for child in data["spaces"]])
+    raise UserError(f"unknown space type {data['type']!r} in the run folder: it was written by another version of seqrl")
+
+
+def _bound(bound: np.ndarray) -> Any:
+    """One number where all are equal (an image's bounds need no list of pixels), else a nested list."""
+    return bound.flat[0].item() if bound.size and (bound == bound.flat[0]).all() else bound.tolist()

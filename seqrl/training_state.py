@@ -1,0 +1,46 @@
+"""Everything that a training run's next update depends on, saved and restored together."""
+
+from seqrl.agent import Agent
+from seqrl.data import Rollout
+from seqrl.envs import Environment
+from seqrl.run import Run, Stateful
+
+
+class TrainingState:
+    """The parts of a run that a checkpoint holds, and the number of updates so far.
+
+    An environment that can be saved is a part itself. One that cannot begins new episodes at every checkpoint, with a
+    seed made of the run's seed and the update: so an interrupted run and an uninterrupted one see the same episodes.
+    """
+
+    def __init__(self, seed: int, agent: Agent, environment: Environment, rollout: Rollout, **parts: Stateful):
+        self.seed, self.rollout, self.updates = seed, rollout, 0
+        self.saves_environment = environment.state_dict() is not None
+        self.parts: dict[str, Stateful] = {"agent": agent, "rollout": rollout, **parts}
+        if self.saves_environment:
+            self.parts["environment"] = environment  # type: ignore[assignment]
+
+    def save(self, run: Run, step: int) -> None:
+        """Write a checkpoint."""
+        if not self.saves_environment:
+            self._begin_new_episodes()
+        run.save(self.parts, {"step": step, "updates": self.updates})
+
+    def save_interrupted(self, run: Run, step: int) -> None:
+        """Save between two checkpoints, if that does not change what an uninterrupted run would have done."""
+        if self.saves_environment:
+            self.save(run, step)
+
+    def restore(self, run: Run) -> int:
+        """Go back to the run's last checkpoint, if it has one, and return its step."""
+        counters = run.restore({})
+        if not counters:
+            return 0
+        self.updates = counters["updates"]
+        if not self.saves_environment:
+            self._begin_new_episodes()
+        run.restore(self.parts)
+        return counters["step"]
+
+    def _begin_new_episodes(self) -> None:
+        self.rollout.restart(self.seed * 1_000_003 + self.updates)

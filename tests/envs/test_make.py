@@ -1,0 +1,148 @@
+"""From ids to environments, ours and other packages'."""
+
+import multiprocessing
+import sys
+
+import gymnasium as gym
+import pytest
+import torch
+from gymnasium.vector.utils import batch_space
+
+from seqrl.envs.adapters import GymnasiumEnvironment, TorchEnvironment
+from seqrl.envs.make import known_ids, make
+from seqrl.envs.wrappers import Noise
+from seqrl.errors import UserError
+from seqrl.trajectory import tree_leaves
+
+
+def run(env, num_steps, seed=0):
+    """Time steps under random actions."""
+    actions = batch_space(env.single_action_space, env.num_envs)
+    actions.seed(seed)
+    return [env.reset(seed)] + [env.step(torch.as_tensor(actions.sample())) for _ in range(num_steps)]
+
+
+def flat(steps):
+    return torch.cat([leaf.flatten().double() for step in steps for leaf in tree_leaves(step[:6])])
+
+
+def test_ours_are_one_batch_unless_asked_otherwise():
+    assert isinstance(make("seqrl/MaskedCartPole-v0", 2), TorchEnvironment)
+    env = make("seqrl/MaskedCartPole-v0", 2, vectorization="sync", autoreset_mode="same_step")
+    assert isinstance(env, GymnasiumEnvironment)
+    assert run(env, 30)[-1].final_observation is not None
+
+
+def test_wrappers_and_keyword_arguments_are_applied():
+    env = make("CartPole-v1", 3, hide=(1, 3), flicker=0.5, noise=0.1, env_kwargs={"max_episode_steps": 5})
+    steps = run(env, 5)
+    assert isinstance(env, Noise)
+    assert steps[-1].observation.shape == (3, 2)
+    assert steps[-1].truncated.all()
+
+
+def test_async_gives_the_same_and_leaves_no_process():
+    steps = {}
+    for vectorization in ("sync", "async"):
+        env = make("CartPole-v1", 2, vectorization=vectorization, autoreset_mode="disabled")
+        steps[vectorization] = flat(run(env, 40))
+        env.close()
+    assert torch.equal(steps["sync"], steps["async"])
+    assert not multiprocessing.active_children()
+
+
+def test_an_error_leaves_no_process():
+    with pytest.raises(UserError, match=r"hide=\(9,\)") as error:
+        make("CartPole-v1", 2, vectorization="async", hide=(9,))
+    assert not multiprocessing.active_children()
+    del error  # its traceback kept the vector environment, which closes itself when it is collected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"env_id": "CartPol-v1"}, r"^unknown environment 'CartPol-v1' \(--env\): did you mean 'CartPole-v1'\?$"),
+        ({"env_id": "CartPole-v99"}, r"did you mean 'CartPole-v[01]'\?$"),
+        ({"env_id": "zzzqqq"}, r"^unknown environment 'zzzqqq' \(--env\): known: seqrl/"),
+        ({"env_id": "no_package:A-v0"}, "^cannot make environment 'no_package:A-v0': No module named 'no_package'"),
+        (
+            {"env_kwargs": {"colour": 1}},
+            "^cannot make environment 'CartPole-v1': .*unexpected keyword argument 'colour'",
+        ),
+        ({"num_envs": 0}, "num_envs=0: give at least 1"),
+        ({"vectorization": "asink"}, "unknown vectorization 'asink': did you mean 'async'"),
+        ({"autoreset_mode": "same"}, "unknown autoreset_mode 'same': did you mean 'same_step'"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+        ({"env_id": "seqrl/TMaze-v0", "autoreset_mode": "disabled"}, "resets at the next step; give next_step"),
+        ({"flicker": 2.0}, "flicker=2.0 is not a probability"),
+    ],
+)
+def test_bad_input(options, message):
+    with pytest.raises(UserError, match=message) as error:
+        make(**({"env_id": "CartPole-v1", "num_envs": 2} | options))
+    assert "\n" not in str(error.value)
+
+
+class Failing(gym.Env):
+    def __init__(self):
+        raise gym.error.DependencyNotInstalled("physics is missing\nsecond line")
+
+
+def test_an_environment_that_cannot_be_made_says_why_in_one_line():
+    gym.register("seqrl-test/Failing-v0", Failing)
+    try:
+        with pytest.raises(UserError, match=r"^cannot make environment 'seqrl-test/Failing-v0': physics is missing$"):
+            make("seqrl-test/Failing-v0", 1)
+    finally:
+        del gym.registry["seqrl-test/Failing-v0"]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "module", "extra"),
+    [
+        ("popgym-RepeatPreviousEasy-v0", "popgym", "popgym"),
+        ("popgym-LabyrinthEscapeEasy-v0", "mazelib", "popgym"),
+        ("BabyAI-GoToObj-v0", "minigrid", "minigrid"),
+    ],
+)
+def test_missing_package(env_id, module, extra, monkeypatch):
+    if module != "mazelib":
+        monkeypatch.setitem(sys.modules, module, None)
+    elif gym.registry.get(env_id) is not None:
+        pytest.skip("mazelib is installed")
+    with pytest.raises(UserError, match=rf"^'{env_id}' needs {module}.*pip install 'seqrl\[{extra}\]'$"):
+        make(env_id, 1)
+
+
+@pytest.mark.parametrize(
+    "env_id", ["popgym-RepeatPreviousEasy-v0", "popgym-AutoencodeEasy-v0", "popgym-BattleshipEasy-v0"]
+)
+def test_popgym(env_id):
+    pytest.importorskip("popgym")
+    env = make(env_id, 2)
+    steps = run(env, 120)
+    assert torch.equal(flat(run(env, 120)), flat(steps))
+    assert any(step.is_first.any() for step in steps[1:])
+    assert env_id in known_ids()
+
+
+def test_popgym_observations():
+    pytest.importorskip("popgym")
+    phase, card = run(make("popgym-AutoencodeEasy-v0", 2), 1)[-1].observation
+    assert (phase.shape, card.shape, card.dtype) == ((2,), (2,), torch.int64)
+
+
+@pytest.mark.parametrize("env_id", ["MiniGrid-MemoryS7-v0", "BabyAI-GoToObj-v0"])
+def test_minigrid(env_id):
+    pytest.importorskip("minigrid")
+    env = make(env_id, 2, env_kwargs={"max_episode_steps": 10})
+    space = env.single_observation_space
+    assert sorted(space) == ["direction", "image"]
+    assert (space["image"].nvec == [11, 6, 3]).all()
+    steps = run(env, 15)
+    for step in steps:
+        image = step.observation["image"]
+        assert (image.shape, image.dtype) == ((2, 7, 7, 3), torch.int64)
+        assert (image < torch.tensor([11, 6, 3])).all()
+    assert any(step.truncated.any() for step in steps)
+    assert torch.equal(flat(run(env, 15)), flat(steps))

@@ -1,0 +1,170 @@
+"""What the wrappers take away from observations that are known."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from seqrl.envs.adapters import Environment, TorchEnvironment
+from seqrl.envs.masked_cartpole import MaskedCartPole
+from seqrl.envs.wrappers import Flicker, Hide, Noise
+from seqrl.errors import UserError
+from seqrl.trajectory import TimeStep, tree_leaves
+
+NUM_ENVS = 4
+
+
+class Still(Environment):
+    """Observes [1, 2, 3] in every row; row 0 ends at every step, and is started anew within it."""
+
+    num_envs, device = NUM_ENVS, torch.device("cpu")
+    single_observation_space: spaces.Space = spaces.Box(1, 9, (3,))
+    single_action_space = spaces.Discrete(2)
+
+    def observe(self):
+        return torch.tensor([1.0, 2, 3]).repeat(NUM_ENVS, 1)
+
+    def reset(self, seed=None):
+        zeros = torch.zeros(NUM_ENVS)
+        return TimeStep(self.observe(), zeros, zeros.bool(), zeros.bool(), ~zeros.bool(), ~zeros.bool())
+
+    def step(self, action):
+        ended = torch.arange(NUM_ENVS) == 0
+        return self.reset()._replace(terminated=ended, is_first=ended, final_observation=self.observe())
+
+    def close(self):
+        self.closed = True
+
+    def state_dict(self):
+        return None
+
+    def load_state_dict(self, state):
+        raise UserError("no state")
+
+
+class Mixed(Still):
+    """The same beside a category and an action mask."""
+
+    single_observation_space = spaces.Dict(
+        x=spaces.Box(1, 9, (3,)), kind=spaces.Tuple([spaces.Discrete(3)]), action_mask=spaces.MultiBinary(2)
+    )
+
+    def observe(self):
+        ones = torch.ones(NUM_ENVS, dtype=torch.int64)
+        mask = torch.tensor([True, False]).expand(NUM_ENVS, 2)
+        return {"x": super().observe(), "kind": (ones,), "action_mask": mask}
+
+
+def run(env, num_steps, seed=0):
+    action = torch.zeros(env.num_envs, dtype=torch.int64)
+    return [env.reset(seed)] + [env.step(action) for _ in range(num_steps)]
+
+
+def observations(steps):
+    return torch.cat([leaf.flatten().float() for step in steps for leaf in tree_leaves(step.observation)])
+
+
+# Must break: in Hide.__init__, `index not in indices` turned to `index in indices`.
+def test_hide():
+    env = Hide(Still(), [1])
+    step = run(env, 1)[-1]
+    assert step.observation.tolist() == step.final_observation.tolist() == [[1, 3]] * NUM_ENVS
+    assert env.single_observation_space == spaces.Box(1, 9, (2,))
+    env.close()
+    assert env.env.closed
+
+
+@pytest.mark.parametrize(
+    ("env", "indices", "message"),
+    [
+        (Still(), [3], "3 is not an entry of the observation, use 0 to 2"),
+        (Still(), [-1], "-1 is not an entry"),
+        (Still(), [0, 1, 2], "hides all 3 entries"),
+        (Mixed(), [0], "hide needs a one-dimensional Box observation, but"),
+    ],
+)
+def test_hide_refuses(env, indices, message):
+    with pytest.raises(UserError, match=message):
+        Hide(env, indices)
+
+
+def test_flicker_hides_whole_rows_as_often_as_asked():
+    steps = run(Flicker(Mixed(), 0.3), 500)
+    x = torch.stack([step.observation["x"] for step in steps])
+    hidden = (x == 0).all(-1)
+    assert torch.equal(hidden, (x == 0).any(-1))
+    # 2004 draws: the standard deviation of the share is 0.01.
+    assert hidden.float().mean().item() == pytest.approx(0.3, abs=0.05)
+    kind = torch.stack([step.observation["kind"][0] for step in steps])
+    assert torch.equal(kind == 0, hidden)
+    assert all(step.observation["action_mask"][:, 0].all() for step in steps)
+
+
+# Must break: in ObservationWrapper._seen, `self.observe(step.final_observation)` given without `where_rows`.
+def test_rows_that_go_on_show_one_observation():
+    steps = run(Flicker(Still(), 0.5), 50)[1:]
+    assert all(torch.equal(step.observation[1:], step.final_observation[1:]) for step in steps)
+    assert any((step.observation[0] != step.final_observation[0]).any() for step in steps)
+
+
+def test_noise_has_its_scale_and_leaves_the_rest():
+    clean, noisy = run(Mixed(), 500), run(Noise(Mixed(), 2.0), 500)
+    noise = torch.stack([b.observation["x"] - a.observation["x"] for a, b in zip(clean, noisy, strict=True)])
+    # 6012 draws: the standard deviations of the mean and of the deviation are 0.026 and 0.018.
+    assert noise.mean().item() == pytest.approx(0, abs=0.13)
+    assert noise.std().item() == pytest.approx(2, abs=0.1)
+    assert torch.equal(noisy[0].observation["kind"][0], clean[0].observation["kind"][0])
+    assert torch.equal(noisy[0].observation["action_mask"], clean[0].observation["action_mask"])
+
+
+def test_spaces_hold_what_is_seen():
+    assert Flicker(Still(), 0.5).single_observation_space == spaces.Box(0, 9, (3,))
+    space = Noise(Mixed(), 1.0).single_observation_space
+    assert space["x"] == spaces.Box(-np.inf, np.inf, (3,))
+    assert space["kind"] == Mixed.single_observation_space["kind"]
+
+
+@pytest.mark.parametrize("wrap", [lambda env: Flicker(env, 0.5, seed=1), lambda env: Noise(env, 1.0, seed=1)])
+def test_seed_reproduces_and_state_goes_on(wrap):
+    env = wrap(TorchEnvironment(MaskedCartPole(NUM_ENVS)))
+    first = observations(run(env, 30, seed=5))
+    assert torch.equal(observations(run(env, 30, seed=5)), first)
+    assert not torch.equal(observations(run(env, 30, seed=6)), first)
+    state, action = env.state_dict(), torch.zeros(NUM_ENVS, dtype=torch.int64)
+    expected = [env.step(action) for _ in range(20)]
+    restored = wrap(TorchEnvironment(MaskedCartPole(NUM_ENVS)))
+    restored.load_state_dict(state)
+    assert torch.equal(observations([restored.step(action) for _ in range(20)]), observations(expected))
+
+
+def test_wrappers_of_one_environment_draw_apart():
+    def draws(seed):
+        return observations(run(Noise(Still(), 1.0, seed), 5))
+
+    assert not torch.equal(draws(1), draws(2))
+
+
+def test_an_environment_without_state_stays_without():
+    env = Flicker(Still(), 0.5)
+    assert env.state_dict() is None
+    with pytest.raises(UserError, match="no state"):
+        env.load_state_dict({"generator": env.generator.get_state()})
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.1, float("nan")])
+def test_flicker_refuses(probability):
+    with pytest.raises(UserError, match="is not a probability: give a number from 0 to 1"):
+        Flicker(Still(), probability)
+
+
+@pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
+def test_noise_refuses(scale):
+    with pytest.raises(UserError, match="is not a standard deviation"):
+        Noise(Still(), scale)
+
+
+def test_noise_needs_floats():
+    env = Still()
+    env.single_observation_space = spaces.Discrete(3)
+    with pytest.raises(UserError, match=r"noise needs a Box of floats, but the environment gives Discrete\(3\)"):
+        Noise(env, 1.0)
