@@ -2,8 +2,8 @@
 
     python -m benchmarks.recurrent --threads 2 --output benchmarks/results/recurrent.json
 
-Ours and theirs take turns, forward and backward, float32 on the CPU; the quickest of `--repeats` turns counts, since what
-else runs on a machine only ever adds. `share_of_peak` holds our speed against the same machine's matrix products.
+Ours and theirs take turns, forward and backward, float32 on the CPU; the quickest of `--repeats` turns counts, since
+what else runs on a machine only ever adds. `share_of_peak` holds our speed against the same machine's matrix products.
 """
 
 import argparse
@@ -111,7 +111,9 @@ def main() -> None:
             )
         seconds = acting(kind, args.repeats)
         result["acting"].append({"kind": kind, "seconds": seconds})
-        print(f"{kind:4} acting, B 64, H 64: ours {1e6 * seconds['ours']:.0f} µs, torch {1e6 * seconds['torch']:.0f} µs")
+        print(
+            f"{kind:4} acting, B 64, H 64: ours {1e6 * seconds['ours']:.0f} µs, torch {1e6 * seconds['torch']:.0f} µs"
+        )
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(result, indent=2) + "\n")

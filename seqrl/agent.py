@@ -123,7 +123,9 @@ class Agent(nn.Module):
                     f"act: a batch of {batch_size} follows one of {session.action.shape[0]}: call reset() in between"
                 )
             if reward is None and self.previous_reward is not None:
-                raise UserError("act: this agent reads the previous reward: pass reward=..., or reset() between episodes")
+                raise UserError(
+                    "act: this agent reads the previous reward: pass reward=..., or reset() between episodes"
+                )
             first = torch.zeros(batch_size, dtype=torch.bool) if is_first is None else torch.as_tensor(is_first)
             given = 0.0 if reward is None else reward
             inputs = inputs._replace(

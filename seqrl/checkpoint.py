@@ -41,17 +41,23 @@ def load_checkpoint(path: Path, device: str = "cpu") -> tuple[Tree, dict[str, An
     with open(path, "rb") as file:
         start = file.read(2)
     if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise UserError(f"{path} holds a pickle, which could run code and is never loaded: give a safetensors checkpoint")
+        raise UserError(
+            f"{path} holds a pickle, which could run code and is never loaded: give a safetensors checkpoint"
+        )
     try:
         with safe_open(path, framework="pt", device=device) as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 found = metadata.get("format", "no seqrl format")
-                raise UserError(f"{path} is not a checkpoint of this seqrl ({found}, not {FORMAT}): train the run again")
+                raise UserError(
+                    f"{path} is not a checkpoint of this seqrl ({found}, not {FORMAT}): train the run again"
+                )
             leaves = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         return _rebuild(json.loads(metadata["structure"]), leaves), json.loads(metadata["counters"])
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is damaged or not a checkpoint ({error}): restore it from a copy, or train again") from None
+        raise UserError(
+            f"{path} is damaged or not a checkpoint ({error}): restore it from a copy, or train again"
+        ) from None
 
 
 def _structure(tree: Tree) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
@@ -75,7 +77,9 @@ class Run:
                 part.load_state_dict(tree[name])
             except (KeyError, RuntimeError, ValueError) as error:
                 reason = str(error).splitlines()[0]
-                raise UserError(f"{path} does not fit this run ({name}: {reason}): resume with the run's own config") from None
+                raise UserError(
+                    f"{path} does not fit this run ({name}: {reason}): resume with the run's own config"
+                ) from None
         self._truncate_metrics(counters.get("step", 0))
         return counters
 
@@ -85,15 +89,25 @@ class Run:
         save_checkpoint(self.folder / CHECKPOINT, tree, counters)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """One line of metrics.jsonl, the same scalars for TensorBoard, and the progress bar."""
+        """One line of metrics.jsonl, the same scalars for TensorBoard, and the progress bar.
+
+        Raises UserError where a metric is not finite: the update went wrong, and the last checkpoint is still good.
+        """
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise UserError(
+                    f"{name} is {value} at step {step}: the update diverged; the last checkpoint in {self.folder} is kept; "
+                    "lower --learning-rate or --max-grad-norm"
+                )
+        rate = (step - self._start_step) / max(time.monotonic() - self._start_time, 1e-9)
+        metrics = {**metrics, "steps_per_second": rate}
         self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
         self._metrics.flush()
         for name, value in metrics.items():
             self._tensorboard.add_scalar(name, value, step)
-        steps_per_second = (step - self._start_step) / max(time.monotonic() - self._start_time, 1e-9)
-        self._progress.update(
-            self._task, completed=step, episode_return=metrics.get("episode_return"), steps_per_second=steps_per_second
-        )
+        self._progress.update(self._task, completed=step, steps_per_second=rate)
+        if "episode_return" in metrics:
+            self._progress.update(self._task, episode_return=metrics["episode_return"])
 
     def begin(self, step: int) -> None:
         """Say from which step training goes on: the bar's start, and the origin of steps per second."""
@@ -103,7 +117,7 @@ class Run:
 
     def __enter__(self) -> Self:
         self._metrics = open(self.folder / "metrics.jsonl", "a")  # noqa: SIM115
-        self._progress = _progress_bar()
+        self._progress = progress_bar()
         self._task = self._progress.add_task(
             self.label, total=self.num_steps, episode_return=None, steps_per_second=0.0
         )
@@ -141,6 +155,21 @@ def _logged_step(line: str) -> float:
         return json.loads(line)["step"]
     except (json.JSONDecodeError, KeyError, TypeError):
         return float("inf")  # a line cut short by a kill
+
+
+def read_metrics(folder: Path) -> Iterator[dict[str, float]]:
+    """The lines of a run's metrics.jsonl; a line that is still being written is left out."""
+    path = folder / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            return
+
+
+def read_finished_step(folder: Path) -> int:
+    """The step up to which a run was trained, 0 if it has logged nothing."""
+    return int(max((line["step"] for line in read_metrics(folder)), default=0))
 
 
 def _create(folder: Path, files: dict[str, Any]) -> None:
@@ -224,7 +253,7 @@ class _SpeedColumn(ProgressColumn):
         return Text(f"{task.fields['steps_per_second']:8,.0f} steps/s", style="cyan")
 
 
-def _progress_bar() -> Progress:
+def progress_bar() -> Progress:
     """On standard error, and silent where nobody watches."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"),

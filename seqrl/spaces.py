@@ -44,7 +44,9 @@ def space_from_json(data: dict[str, Any]) -> gym.Space:
             return gym.spaces.Dict({key: space_from_json(child) for key, child in data["spaces"].items()})
         case "Tuple":
             return gym.spaces.Tuple([space_from_json(child) for child in data["spaces"]])
-    raise UserError(f"unknown space type {data['type']!r} in the run folder: it was written by another version of seqrl")
+    raise UserError(
+        f"unknown space type {data['type']!r} in the run folder: it was written by another version of seqrl"
+    )
 
 
 def _bound(bound: np.ndarray) -> Any:

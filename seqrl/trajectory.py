@@ -112,6 +112,13 @@ class AgentInput(NamedTuple):
     previous_reward: Tensor
     is_first: Tensor
 
+    @staticmethod
+    def following(step: TimeStep, action: Tensor) -> "AgentInput":
+        """The next row's input, after `action` [B, ...] led to `step`. What came before a first row is hidden."""
+        going_on = ~step.is_first
+        previous = action * going_on.view(-1, *[1] * (action.ndim - 1))
+        return AgentInput(step.observation, previous, step.reward * going_on, step.is_first)
+
 
 class Trajectory(NamedTuple):
     """T rows of B environments, as written by the rollout.

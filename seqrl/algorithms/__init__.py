@@ -64,4 +64,6 @@ def _module_of(config: Any) -> ModuleType:
     for module in ALGORITHMS.values():
         if type(config) is module.Config:
             return module
-    raise UserError(f"{type(config).__name__} is not a Config of an algorithm: use for example seqrl.algorithms.ppo.Config")
+    raise UserError(
+        f"{type(config).__name__} is not a Config of an algorithm: use for example seqrl.algorithms.ppo.Config"
+    )

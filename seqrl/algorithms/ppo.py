@@ -182,7 +182,9 @@ def check(config: Config) -> None:
     for name in ("learning_rate", "gamma", "gae_lambda", "clip", "max_grad_norm"):
         value = getattr(config, name)
         require(value > 0, f"--{name.replace('_', '-')} is {value}: it must be above 0")
-    require(0 <= config.noise_correlation < 1, f"--noise-correlation is {config.noise_correlation}: choose 0 to below 1")
+    require(
+        0 <= config.noise_correlation < 1, f"--noise-correlation is {config.noise_correlation}: choose 0 to below 1"
+    )
 
 
 def build(config: Config, observation_space: Any, action_space: Any) -> Agent:

@@ -11,7 +11,7 @@ from seqrl.agent import Agent
 from seqrl.envs import Environment
 from seqrl.errors import UserError
 from seqrl.nets import Gaussian
-from seqrl.trajectory import AgentInput, TimeStep, Trajectory, Tree, to_device, tree_leaves, tree_map, tree_stack
+from seqrl.trajectory import AgentInput, Trajectory, Tree, to_device, tree_leaves, tree_map, tree_stack
 
 
 class Episodes(NamedTuple):
@@ -78,10 +78,8 @@ class Rollout:
             action = self.agent.environment_action(distribution, raw[0])
             step = self.environment.step(action)
             log_prob = distribution.log_prob(raw)[0]
-            rows.append(
-                (inputs, raw[0], step.reward, step.terminated, step.truncated, self.mask, log_prob, value)
-            )
-            self.inputs, self.mask = _next_input(step, action), step.mask
+            rows.append((inputs, raw[0], step.reward, step.terminated, step.truncated, self.mask, log_prob, value))
+            self.inputs, self.mask = AgentInput.following(step, action), step.mask
             if step.final_observation is not None:
                 final = AgentInput(step.final_observation, action, step.reward, torch.zeros_like(step.is_first))
                 finals.append((final, self.agent.step(final, self.state)[0]["value"][0]))
@@ -143,13 +141,6 @@ class Rollout:
         self.noise = state.get("noise")
         self.episode_return = state["episode_return"].cpu().numpy().copy()
         self.episode_length = state["episode_length"].cpu().numpy().copy()
-
-
-def _next_input(step: TimeStep, action: Tensor) -> AgentInput:
-    """The next row's input: what came before an episode's first row is hidden."""
-    going_on = ~step.is_first
-    previous = action * going_on.view(-1, *[1] * (action.ndim - 1))
-    return AgentInput(step.observation, previous, step.reward * going_on, step.is_first)
 
 
 def insert_final_observations(trajectory: Trajectory, final: AgentInput, final_value: Tensor) -> Trajectory:

@@ -12,6 +12,7 @@ import gymnasium
 from seqrl.envs import tiger
 from seqrl.envs.base import TorchVectorEnv
 from seqrl.envs.key_to_door import KeyToDoor
+from seqrl.envs.masked_cartpole import MaskedCartPole
 from seqrl.envs.repeat_previous import RepeatPrevious
 from seqrl.envs.tiger import Tiger
 from seqrl.envs.tmaze import TMaze
@@ -20,14 +21,17 @@ from seqrl.envs.tmaze import TMaze
 def optimal_return(env: str | gymnasium.Env | gymnasium.vector.VectorEnv, **kwargs: Any) -> float | None:
     """The best policy's expected return, or None where it is not known.
 
-    `env` is an id, with `kwargs` for its constructor, or an environment, single, batched or wrapped. A time limit or a
-    change of reward that a wrapper brings in is not looked at.
+    `env` is an id, with `kwargs` for its constructor, or an environment, single, batched or wrapped. What a wrapper
+    changes is not looked at.
     """
     match _unwrap(env, kwargs):
         case TMaze() | RepeatPrevious() | KeyToDoor():
             return 1.0
         case Tiger(horizon=horizon):
             return tiger_optimal_return(horizon)
+        case MaskedCartPole(max_episode_steps=limit):
+            # Every step pays 1, and a linear law of x, θ and their differences never falls (the tests run it).
+            return float(limit or 500)  # a single copy has its limit, 500, in Gymnasium's wrapper
     return None
 
 
@@ -73,29 +77,38 @@ def repeat_previous_memoryless_return(num_symbols: int) -> float:
 
 
 def tiger_optimal_return(horizon: int) -> float:
-    """The best return within `horizon` decisions, by backward induction over beliefs.
+    """The best return within `horizon` decisions: V_horizon(0) of `tiger_plan`."""
+    return tiger_plan(horizon)[0]
+
+
+def tiger_plan(horizon: int) -> tuple[float, list[list[bool]]]:
+    """The best return within `horizon` decisions and a policy that attains it, by backward induction over beliefs.
 
     The belief depends on d = (times heard left) − (times heard right) since the last opening alone. With accuracy p,
     b(d) = P(tiger left | d) = p^d / (p^d + (1 − p)^d), and by symmetry d ≥ 0 is enough. With h decisions left:
 
-        V_h(d) = max( −1 + q V_{h−1}(d + 1) + (1 − q) V_{h−1}(d − 1),  10 b(d) − 100 (1 − b(d)) + V_{h−1}(0) )
-        q = b(d) p + (1 − b(d)) (1 − p)  is the chance to hear left,    V_0 = 0
+        V_h(d) = max( −1 + q V_{h−1}(d + 1) + (1 − q) V_{h−1}(|d − 1|),  10 b(d) − 100 (1 − b(d)) + V_{h−1}(0) )
+        q = b(d) p + (1 − b(d)) (1 − p)  is the chance to hear left again,    V_0 = 0
 
-    where the second term opens the right door, the likelier safe one. Source: Kaelbling, Littman and Cassandra 1998.
+    where the first term listens and the second opens the right door, the likelier safe one. The policy is opens[h][d].
+    Source: Kaelbling, Littman and Cassandra 1998.
     """
     p = tiger.ACCURACY
     odds = (1 - p) / p
     left = [1 / (1 + odds**d) for d in range(horizon + 1)]
     value = [0.0] * (horizon + 2)
+    opens = [[False] * (horizon + 1)]
     for remaining in range(1, horizon + 1):
         new = [0.0] * (horizon + 2)
+        opens.append([False] * (horizon + 1))
         for d in range(horizon - remaining + 1):  # no more can have been heard by then
-            hear_left = left[d] * p + (1 - left[d]) * (1 - p)
-            listen = tiger.LISTEN_REWARD + hear_left * value[d + 1] + (1 - hear_left) * value[abs(d - 1)]
+            again = left[d] * p + (1 - left[d]) * (1 - p)
+            listen = tiger.LISTEN_REWARD + again * value[d + 1] + (1 - again) * value[abs(d - 1)]
             open_right = left[d] * tiger.SAFE_REWARD + (1 - left[d]) * tiger.TIGER_REWARD + value[0]
             new[d] = max(listen, open_right)
+            opens[remaining][d] = open_right > listen
         value = new
-    return value[0]
+    return value[0], opens
 
 
 def tiger_memoryless_return(horizon: int) -> float:

@@ -17,7 +17,7 @@ class KeyToDoor(TorchVectorEnv):
     each at a uniformly drawn cell other than the centre; walking onto the key takes it. Nothing shows whether it was
     taken: the key stays in sight for as long as the agent is in the first room.
 
-    Observation: float32 [room 0, room 1, room 2 (one-hot), agent's row, agent's column, target in sight, target's row,
+    Observation: float32 [room 0, room 1, room 2 (one-hot), target in sight, agent's row, agent's column, target's row,
     target's column], where the target is the key or the door and is 0, 0, 0 in the empty room; rows and columns count
     from the centre and are scaled to [−1, 1]. Action: 0 up, 1 down, 2 left, 3 right; bumping into a wall is staying.
     Reward: 1 on reaching the door with the key, else 0. End: `terminated` at the door or, by the task's own clock,
@@ -42,26 +42,29 @@ class KeyToDoor(TorchVectorEnv):
             raise UserError(f"room_size={room_size}: give an odd number, so that the room has a centre")
         if room_steps < room_size - 1:
             raise UserError(f"room_steps={room_steps}: give at least room_size - 1 = {room_size - 1}, the longest way")
-        low = np.array([0, 0, 0, -1, -1, 0, -1, -1], np.float32)
+        low = np.array([0, 0, 0, 0, -1, -1, -1, -1], np.float32)
         super().__init__(Box(low, np.ones(8, np.float32)), Discrete(4), num_envs, device, max_episode_steps)
         self.room_size = room_size
         self.room_steps = room_steps
         self._reach = room_size // 2
-        self._move = torch.tensor([[-1, 0], [1, 0], [0, -1], [0, 1]], device=self.device)
-        side = torch.arange(-self._reach, self._reach + 1, device=self.device)
+        # Positions count from the room's centre: small whole numbers, exact in float32.
+        self._move = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]], device=self.device)
+        side = torch.arange(-self._reach, self._reach + 1.0, device=self.device)
         cells = torch.cartesian_prod(side, side)
         self._cells = cells[cells.abs().sum(1) > 0]  # all but the centre
         self._rows = torch.arange(num_envs, device=self.device)
-        self._rooms = torch.arange(3, device=self.device)
-        near = 1.0 / self._reach
-        self._scale = torch.tensor([1, 1, 1, near, near, 1, near, near], device=self.device)
+        # By room: the first four numbers of the observation, of which the fourth says whether there is a target.
+        self._room_features = torch.tensor(
+            [[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]], device=self.device
+        )
+        self._scale = torch.tensor([1.0] * 4 + [1 / self._reach] * 4, device=self.device)
 
     def _room(self, state: State) -> Tensor:
         return (state["steps"] // self.room_steps).clamp(max=2)
 
     def _start(self) -> State:
         draws = torch.randint(len(self._cells), (self.num_envs, 3), generator=self.generator, device=self.device)
-        target = self._cells[draws] * (self._rooms != 1)[:, None]  # by room; the empty one shows 0, 0
+        target = self._cells[draws] * self._room_features[:, 3:]  # by room; the empty one shows 0, 0
         has_key = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         return {"agent": torch.zeros_like(target[:, 0]), "target": target, "has_key": has_key}
 
@@ -77,6 +80,5 @@ class KeyToDoor(TorchVectorEnv):
 
     def _observe(self, state: State) -> Tensor:
         room = self._room(state)
-        one_hot = room[:, None] == self._rooms
         target = state["target"][self._rows, room]
-        return torch.cat([one_hot, state["agent"], ~one_hot[:, 1:2], target], 1) * self._scale
+        return torch.cat([self._room_features[room], state["agent"], target], 1) * self._scale

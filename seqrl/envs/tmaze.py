@@ -27,8 +27,9 @@ class TMaze(TorchVectorEnv):
     so an agent that falls behind the shortest way pays for each step until the end, at most 1 in all (active: not much
     more), and walking past the oracle costs nothing. Optimal return: 1. Without memory: ½, since at the junction the
     observation says nothing about the goal (`seqrl.envs.exact`).
-    Source: Ni et al. 2023 (arXiv 2307.03864), with the agent's row left out of the observation and an arm ending the
-    episode at once. First in Bakker 2001.
+    Source: Ni et al. 2023 (arXiv 2307.03864), whose clock and reward these are. What differs: an arm ends the episode
+    at once and is not observed, the oracle has a flag of its own, and the active one shows its cue at every visit. The
+    task is Bakker's (2001).
 
     Raises: UserError if `length` is below 1.
     """

@@ -43,9 +43,11 @@ class HuggingFace(Memory):
 
     stores_state = False
 
-    def __init__(self, model: PreTrainedModel, input_size: int, window: int = 64) -> None:
+    def __init__(self, model: nn.Module, input_size: int, window: int = 64) -> None:
         super().__init__()
         check_sizes("HuggingFace", input_size=input_size, window=window)
+        if not isinstance(model, PreTrainedModel):
+            raise UserError(f"model is a {type(model).__name__} in HuggingFace: give a transformers.PreTrainedModel")
         _check_model(model)
         token_table: Any = model.get_input_embeddings()
         embedding_size = token_table.weight.shape[1]
@@ -113,8 +115,6 @@ class HuggingFace(Memory):
 
 def _check_model(model: PreTrainedModel) -> None:
     """Raise UserError for a model that a mask and positions of ours would not reach, or would break."""
-    if not isinstance(model, PreTrainedModel):
-        raise UserError(f"model is a {type(model).__name__} in HuggingFace: give a transformers.PreTrainedModel")
     name, config = type(model).__name__, model.config
     if config.is_encoder_decoder:
         raise UserError(f"{name} is an encoder-decoder in HuggingFace: give a model that only decodes, such as Llama")

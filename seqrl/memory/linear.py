@@ -90,33 +90,34 @@ class _LinearScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a, h, initial = ctx.saved_tensors
-        # Read backwards, row t's gate is a_{t+1}; after the last row comes nothing.
-        reversed_a = torch.cat([torch.zeros_like(a[:1]), a[1:].flip(0)])
-        g = _scan(reversed_a, grad.flip(0), torch.zeros_like(initial)).flip(0)
+        # Backwards, row t's gate is a_{t+1}. The last row's, which rolls round from the first, meets a zero.
+        g = _scan(a.roll(-1, 0), grad, torch.zeros_like(initial), reverse=True)
         previous_h = torch.cat([initial[None], h[:-1]])
         return g * previous_h, g, a[0] * g[0]
 
 
-def _scan(a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
+def _scan(a: Tensor, b: Tensor, initial: Tensor, reverse: bool = False) -> Tensor:
+    """`linear_scan`, and with `reverse` the solution of h_t = a_t ⊙ h_{t+1} + b_t, with h_T = `initial`."""
     # A CPU is fastest in T short steps, which read memory once; where launching a step costs more than it, log₂ T win.
-    return _scan_by_steps(a, b, initial) if a.device.type == "cpu" else _scan_by_doubling(a, b, initial)
+    return (_scan_by_steps if a.device.type == "cpu" else _scan_by_doubling)(a, b, initial, reverse)
 
 
-def _scan_by_steps(a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
+def _scan_by_steps(a: Tensor, b: Tensor, initial: Tensor, reverse: bool = False) -> Tensor:
     h = torch.empty_like(b)
+    rows = list(zip(a, b, h, strict=True))
     previous = initial
-    for a_t, b_t, h_t in zip(a, b, h, strict=True):
+    for a_t, b_t, h_t in reversed(rows) if reverse else rows:
         previous = torch.addcmul(b_t, a_t, previous, out=h_t)
     return h
 
 
-def _scan_by_doubling(a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
+def _scan_by_doubling(a: Tensor, b: Tensor, initial: Tensor, reverse: bool = False) -> Tensor:
     """Two steps h → a h + b make one of the same form. After k rounds, row t holds its last 2^k steps made into one."""
-    a, b = a.clone(), b.clone()
+    a, b = (a.flip(0), b.flip(0)) if reverse else (a.clone(), b.clone())
     b[0] += a[0] * initial
     reach = 1
     while reach < len(a):
         b[reach:] += a[reach:] * b[:-reach]
         a[reach:] = a[reach:] * a[:-reach]
         reach *= 2
-    return b
+    return b.flip(0) if reverse else b

@@ -11,8 +11,8 @@ from seqrl.memory.sizes import check_sizes
 class NoMemory(Memory):
     """y_t = tanh(W x_t + b): the output depends on the row at hand alone.
 
-    As wide as the other memories, so that what a memory adds is not mistaken for what width adds. The state is the empty
-    tuple.
+    As wide as the other memories, so that what a memory adds is not mistaken for what width adds. The state is the
+    empty tuple.
 
     Shapes: x [T, B, input_size] -> y [T, B, hidden_size]. Raises UserError where a size is below 1.
     """

@@ -15,8 +15,8 @@ from seqrl.memory.sizes import check_sizes
 class GRU(Memory):
     """One layer of gated recurrent units, by the equations of `torch.nn.GRU` (see `seqrl.memory.kernels.gru`).
 
-    Weights are stacked and named as in `torch.nn.GRUCell`. They start orthogonal from state to state, Xavier-uniform from
-    the input, and with zero biases.
+    Weights are stacked and named as in `torch.nn.GRUCell`. They start orthogonal from state to state, Xavier-uniform
+    from the input, and with zero biases.
 
     With `memory_horizon` T, the update gate z, which keeps the state, starts with the bias log U(1, T − 1): the units
     then forget over 1 to T steps, and gradients reach that far back before anything is learned (chrono initialisation,
@@ -55,8 +55,8 @@ class LSTM(Memory):
     Weights are stacked and named as in `torch.nn.LSTMCell`. They start orthogonal from state to state, Xavier-uniform
     from the input, and with zero biases but the forget gate's, which is one (Jozefowicz et al. 2015).
 
-    With `memory_horizon` T, the forget gate starts with the bias log U(1, T − 1) and the input gate with minus that: the
-    cells then forget over 1 to T steps, and gradients reach that far back before anything is learned (chrono
+    With `memory_horizon` T, the forget gate starts with the bias log U(1, T − 1) and the input gate with minus that:
+    the cells then forget over 1 to T steps, and gradients reach that far back before anything is learned (chrono
     initialisation, Tallec & Ollivier 2018, arXiv 1804.11188).
 
     Shapes: x [T, B, input_size] -> y [T, B, hidden_size], y_t = h_t. The state is (h, c), each [B, hidden_size].
@@ -87,7 +87,8 @@ class LSTM(Memory):
         self, x: Float[Tensor, "T B D"], state: State, is_first: Bool[Tensor, "T B"]
     ) -> tuple[Float[Tensor, "T B H"], tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]]:
         """Read T rows; see `Memory.unroll`."""
-        y, h, c = kernels.lstm(x, *state, is_first, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        h, c = state
+        y, h, c = kernels.lstm(x, h, c, is_first, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         return y, (h, c)
 
 

@@ -28,9 +28,7 @@ class PolicyHead(nn.Module):
     The last layer starts near zero, so that the first policy is nearly uniform.
     """
 
-    def __init__(
-        self, input_size: int, space: gym.Space, *, squash: bool = False, initial_log_std: float = 0.0
-    ):
+    def __init__(self, input_size: int, space: gym.Space, *, squash: bool = False, initial_log_std: float = 0.0):
         super().__init__()
         self.space, self.squash = space, squash
         if isinstance(space, gym.spaces.Discrete):

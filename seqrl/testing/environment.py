@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from seqrl.trajectory import Tree, tree_leaves, tree_map
+from seqrl.trajectory import Tree, tree_leaves, tree_map, where_rows
 
 
 class _Row(NamedTuple):
@@ -25,7 +26,7 @@ def check_environment(env: VectorEnv, num_steps: int = 1000, seed: int = 0) -> N
     1. It declares next-step autoreset.
     2. Observations lie in its space; rewards are floats [B], flags bools [B]; nothing is NaN; all on one device.
     3. The step after an episode's end returns reward 0 and False flags, and its action is ignored. An environment with
-       `max_episode_steps` ends no episode later than that, which it would if the step count were not reset.
+       `max_episode_steps` truncates an episode after just so many steps, counted from the episode's own start.
     4. The same seed and actions give the same trajectory.
     5. What it returned belongs to the caller: later steps do not overwrite it, and writing into it changes nothing.
     6. If it has a `state_dict`, loading one continues bit for bit.
@@ -40,6 +41,9 @@ def check_environment(env: VectorEnv, num_steps: int = 1000, seed: int = 0) -> N
 
     rows = [_reset(env, seed)]
     kept = [_copy(rows[0])]
+    first = next(tree_leaves(rows[0].observation))
+    if isinstance(first, Tensor):  # tensors in where tensors come out
+        actions, others = ([torch.as_tensor(a, device=first.device) for a in some] for some in (actions, others))
     for action in actions:
         rows.append(_step(env, action))
         kept.append(_copy(rows[-1]))
@@ -147,7 +151,9 @@ def _scribble(row: _Row) -> None:
             leaf[...] = 1
 
 
-def _choose(rows: np.ndarray, new: np.ndarray, old: np.ndarray) -> np.ndarray:
+def _choose(rows: np.ndarray, new: Any, old: Any) -> Any:
+    if isinstance(old, Tensor):
+        return where_rows(torch.as_tensor(rows, device=old.device), new, old)
     return np.where(rows.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
 

@@ -20,8 +20,8 @@ def check_memory(
     `unroll` gives the same result twice and writes into none of its arguments.
     *Causality*: new values of x_{≥t} leave y_{<t} as it was, and no gradient flows from y_{<t} to x_{≥t}.
     *Independence*: each batch row equals that row alone, and so do its gradients.
-    *Reset*: from each `is_first` on, outputs equal those of a fresh start, whatever the state held; no gradient flows to
-    what came before.
+    *Reset*: from each `is_first` on, outputs equal those of a fresh start, whatever the state held; no gradient flows
+    to what came before.
     *Chunking*: two chunks, cut anywhere, and T chunks of one step equal the whole, in outputs, states and gradients.
 
     Each law is tried under resets that come never, at the start, periodically, at random, in a row and at every step,
@@ -140,7 +140,7 @@ def _check_state(bench: _Bench) -> None:
     is_first = torch.zeros(T, B, dtype=torch.bool, device=x.device)
     for path, leaf in tree_flatten(fresh).items():
         assert isinstance(leaf, Tensor), f"state: initial_state {path} is a {type(leaf).__name__}, but not a tensor"
-        assert leaf.ndim and leaf.shape[0] == B, f"state: initial_state {path} is {list(leaf.shape)}, but not [{B}, ...]"
+        assert leaf.shape[:1] == (B,), f"state: initial_state {path} is {list(leaf.shape)}, but not [{B}, ...]"
         assert leaf.device == x.device, f"state: initial_state {path} is on {leaf.device}, but parameters on {x.device}"
     for name, state in {
         "initial_state of one row": tree_map(lambda leaf: leaf.expand(B, *leaf.shape[1:]), memory.initial_state(1)),
@@ -153,7 +153,9 @@ def _check_state(bench: _Bench) -> None:
     before = tree_map(torch.clone, (x, bench.state, is_first))
     y, state = memory.unroll(x, bench.state, is_first)
     shape = [T, B, memory.output_size]
-    assert list(y.shape) == shape, f"state: y is {list(y.shape)}, but not [num_steps, batch_size, output_size] = {shape}"
+    assert list(y.shape) == shape, (
+        f"state: y is {list(y.shape)}, but not [num_steps, batch_size, output_size] = {shape}"
+    )
     bench.equal_trees("state", "an argument of unroll", (x, bench.state, is_first), before, "before the call")
     again, state_again = memory.unroll(x, bench.state, is_first)
     bench.equal("state", "y", again, y, "from the same call before: what it remembers must be in the state")
@@ -180,10 +182,11 @@ def _check_independence(bench: _Bench, is_first: Tensor, resets: str) -> None:
     y, state = bench.unroll(bench.x, bench.state, is_first)
     for b in range(y.shape[1]):
         row = slice(b, b + 1)
-        alone, alone_state = bench.unroll(bench.x[:, row], tree_map(lambda s: s[row], bench.state), is_first[:, row])
+        start = tree_map(lambda s, row=row: s[row], bench.state)
+        alone, alone_state = bench.unroll(bench.x[:, row], start, is_first[:, row])
         why = f"when row {b} is alone{resets}"
         bench.equal("independence", "y", y, torch.cat([y[:, :b], alone, y[:, b + 1 :]], 1), why)
-        together = tree_map(lambda s, a: torch.cat([s[:b], a, s[b + 1 :]]), state, alone_state)
+        together = tree_map(lambda s, a, b=b: torch.cat([s[:b], a, s[b + 1 :]]), state, alone_state)
         bench.equal_trees("independence", "the state", state, together, why)
         expected = bench.gradients((bench.y_weight[:, row] * alone).sum())
         for name, gradient in bench.gradients(bench.loss(y, row)).items():

@@ -36,7 +36,7 @@ def test_laws() -> None:
     check_memory(LinearRecurrence(3, 8))
 
 
-# Break: `a[reach:] * a[:-reach]` to `a[reach:]`; in backward, `a[1:]` to `a[:-1]`, or `previous_h` to `h`.
+# Break: `a[reach:] * a[:-reach]` to `a[reach:]`; in backward, `a.roll(-1, 0)` to `a`, or `previous_h` to `h`.
 @pytest.mark.parametrize("T", [1, 2, 7, 8, 33])
 @pytest.mark.usefixtures("each_scan")
 def test_scan_equals_a_loop(T: int) -> None:

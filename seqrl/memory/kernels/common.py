@@ -1,4 +1,6 @@
-"""What both kernels share."""
+"""What both kernels share: time in blocks, memory that is used again, a quicker tanh."""
+
+import threading
 
 import torch
 from torch import Tensor
@@ -6,27 +8,65 @@ from torch import Tensor
 sigmoid_backward = torch.ops.aten.sigmoid_backward
 tanh_backward = torch.ops.aten.tanh_backward
 
-_BLOCK_ROWS = 4096
+BLOCK_ROWS = 2048
+MAX_POOLED = 8
 
 
-def blocks(num_steps: int, batch_size: int) -> list[range]:
-    """Time, cut so that what a block computes is still in the cache when its steps read it."""
-    size = max(1, _BLOCK_ROWS // batch_size)
-    return [range(start, min(start + size, num_steps)) for start in range(0, num_steps, size)]
+def blocks(num_steps: int, batch_size: int) -> list[slice]:
+    """Time in pieces small enough that what is computed for all steps of one is still in the cache at each step."""
+    size = max(1, BLOCK_ROWS // batch_size)
+    return [slice(start, min(start + size, num_steps)) for start in range(0, num_steps, size)]
 
 
-def keep_mask(is_first: Tensor, x: Tensor) -> Tensor:
-    return (~is_first).unsqueeze(2).to(x.dtype)
+def keep_mask(is_first: Tensor, like: Tensor) -> Tensor:
+    """1 − is_first as [T, B, 1]: what the carried state is multiplied by."""
+    return (~is_first).unsqueeze(2).to(like.dtype)
 
 
 def needs_grad(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
-def cast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Under autocast, all in its type, as `torch.nn.GRU` and `torch.nn.LSTM` have it; else as they are."""
+def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Under autocast all in its type, as `torch.nn.GRU` and `torch.nn.LSTM` have it; else as they are."""
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(t.to(dtype) for t in tensors)
+
+
+def tanh_into(a: Tensor, out: Tensor) -> Tensor:
+    """tanh a, as 2 σ(2a) − 1 where that is quicker: in float32 on the CPU, tanh takes PyTorch six times as long as σ."""
+    if a.dtype != torch.float32 or a.device.type != "cpu":
+        return torch.tanh(a, out=out)
+    return torch.mul(a, 2, out=out).sigmoid_().mul_(2).sub_(1)
+
+
+class Workspace:
+    """Uninitialised memory, which goes back to a pool when the last graph that holds this object is gone.
+
+    Large tensors that are freshly allocated on the CPU cost a page fault every 4 KiB, a tenth of the time of forward and
+    backward. A workspace has one owner while it lives, so that graphs may be kept, and run backward in any order.
+    """
+
+    _pool: list[Tensor] = []  # noqa: RUF012  (meant to be shared)
+    _lock = threading.Lock()
+
+    def __init__(self, like: Tensor, *shape: int) -> None:
+        pooled = self._pooled(like, shape)
+        self.tensor = like.new_empty(shape) if pooled is None else pooled
+
+    @classmethod
+    def _pooled(cls, like: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+        with cls._lock:
+            for i, tensor in enumerate(cls._pool):
+                if tensor.shape == shape and tensor.dtype == like.dtype and tensor.device == like.device:
+                    return cls._pool.pop(i)
+        return None
+
+    def __del__(self) -> None:
+        if self.tensor.device.type == "cpu":  # other devices have pools of their own
+            with self._lock:
+                self._pool.append(self.tensor)
+                del self._pool[:-MAX_POOLED]

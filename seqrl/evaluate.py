@@ -1,0 +1,67 @@
+"""How well an agent does: whole episodes, an equal number from every environment."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from seqrl.agent import Agent
+from seqrl.envs import Environment
+from seqrl.errors import UserError
+from seqrl.trajectory import AgentInput
+
+
+class Evaluation(NamedTuple):
+    """Returns and lengths of episodes, one entry each."""
+
+    returns: np.ndarray
+    lengths: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        return float(self.returns.mean())
+
+    @property
+    def half_width(self) -> float:
+        """Half the 95 % interval of the mean (normal approximation); NaN for one episode."""
+        n = len(self.returns)
+        return 1.96 * float(self.returns.std(ddof=1)) / math.sqrt(n) if n > 1 else float("nan")
+
+
+@torch.no_grad()
+def evaluate(
+    agent: Agent, environment: Environment, num_episodes: int = 100, seed: int = 0, sample: bool = False
+) -> Evaluation:
+    """Play `num_episodes` and give their returns. The agent takes its likeliest action, or draws it with `sample`.
+
+    Each environment gives its first episodes, as many as every other (one more for some): taking whichever episodes end
+    first would favour the short ones. Raises UserError for fewer than one episode.
+    """
+    if num_episodes < 1:
+        raise UserError(f"--num-episodes is {num_episodes}: it must be at least 1")
+    batch_size = environment.num_envs
+    wanted = np.full(batch_size, num_episodes // batch_size) + (np.arange(batch_size) < num_episodes % batch_size)
+    generator = torch.Generator(agent.device).manual_seed(seed)
+    total, length = np.zeros(batch_size), np.zeros(batch_size, dtype=np.int64)
+    returns: list[list[float]] = [[] for _ in range(batch_size)]
+    lengths: list[list[int]] = [[] for _ in range(batch_size)]
+    step = environment.reset(seed)
+    inputs, state, mask = agent.initial_input(step.observation), agent.initial_state(batch_size), step.mask
+    while any(len(done) < want for done, want in zip(returns, wanted, strict=True)):
+        outputs, state = agent.step(inputs, state)
+        distribution = outputs["policy"]
+        raw = distribution.sample(generator) if sample else distribution.mode()
+        action = agent.environment_action(distribution, raw[0])
+        step = environment.step(action)
+        total += step.reward.double().cpu().numpy()
+        length += mask.cpu().numpy()
+        for index in (step.terminated | step.truncated).nonzero().flatten().tolist():
+            returns[index].append(total[index])
+            lengths[index].append(int(length[index]))
+            total[index], length[index] = 0.0, 0
+        inputs, mask = AgentInput.following(step, action), step.mask
+    first = [
+        (r, n) for rs, ns, w in zip(returns, lengths, wanted, strict=True) for r, n in zip(rs[:w], ns[:w], strict=True)
+    ]
+    return Evaluation(np.array([r for r, _ in first]), np.array([n for _, n in first]))

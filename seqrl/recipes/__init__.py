@@ -1,0 +1,63 @@
+"""Recipes: functions that return a Config with what was tuned for a problem. `seqrl train NAME` runs one.
+
+`seqrl compare ENV` starts from the recipe of ENV where there is one, so that every memory gets the same settings.
+"""
+
+from collections.abc import Callable
+
+from seqrl.algorithms import ppo
+
+
+def masked_cartpole() -> ppo.Config:
+    """CartPole without velocities."""
+    return ppo.Config(env="seqrl/MaskedCartPole-v0", num_steps=200_000)
+
+
+def masked_pendulum() -> ppo.Config:
+    """Pendulum without its velocity."""
+    return ppo.Config(env="seqrl/MaskedPendulum-v0", num_steps=600_000)
+
+
+def masked_mountain_car() -> ppo.Config:
+    """Continuous mountain car without its velocity."""
+    return ppo.Config(env="seqrl/MaskedMountainCarContinuous-v0", num_steps=600_000)
+
+
+def tmaze() -> ppo.Config:
+    """The passive T-maze with a corridor of 30."""
+    return ppo.Config(env="seqrl/TMaze-v0", env_kwargs=("length=30",), num_steps=300_000)
+
+
+def repeat_previous() -> ppo.Config:
+    """Repeat the symbol of four steps ago."""
+    return ppo.Config(env="seqrl/RepeatPrevious-v0", num_steps=500_000)
+
+
+def popgym_repeat_previous_easy() -> ppo.Config:
+    """POPGym's RepeatPreviousEasy."""
+    return ppo.Config(env="popgym-RepeatPreviousEasy-v0", num_steps=500_000)
+
+
+def minigrid_memory() -> ppo.Config:
+    """MiniGrid's MemoryS7."""
+    return ppo.Config(env="MiniGrid-MemoryS7-v0", num_steps=500_000)
+
+
+RECIPES: dict[str, Callable[[], ppo.Config]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        masked_cartpole,
+        masked_pendulum,
+        masked_mountain_car,
+        tmaze,
+        repeat_previous,
+        popgym_repeat_previous_easy,
+        minigrid_memory,
+    )
+}
+
+
+def settings_for(env: str) -> ppo.Config:
+    """The settings to start from on `env`: its recipe's, or the defaults."""
+    recipes = (recipe() for recipe in RECIPES.values())
+    return next((config for config in recipes if config.env == env), ppo.Config(env=env))
