@@ -24,7 +24,7 @@ from seqrl.errors import UserError, nearest
 from seqrl.evaluate import evaluate
 from seqrl.recipes import RECIPES, settings_for
 from seqrl.report import advice
-from seqrl.run import check_spaces, default_run_dir, read_finished_step, read_json
+from seqrl.run import check_spaces, default_run_dir, read_finished_step
 from seqrl.spaces import space_to_json
 
 USAGE = """\

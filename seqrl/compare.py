@@ -23,7 +23,7 @@ from seqrl.envs.exact import memoryless_return, optimal_return
 from seqrl.errors import UserError, nearest
 from seqrl.evaluate import evaluate
 from seqrl.memory import MEMORIES
-from seqrl.report import Comparison, Row, advice, plot_comparison
+from seqrl.report import Comparison, Row, plot_comparison
 from seqrl.run import config_from_json, config_to_json, progress_bar, read_json, read_metrics
 from seqrl.statistics import mean_and_half_width
 

@@ -52,8 +52,8 @@ class RunConfig:
     """Width of the encoder and of the memory."""
     num_frames: int = 4
     """Observations that a frame stack holds, the current one included."""
-    memory_horizon: int = 0
-    """Steps that a GRU or LSTM should bridge from the start, by its gates' biases; 0 for the usual initialisation."""
+    memory_horizon: int = 64
+    """Steps that half of a GRU's or LSTM's units bridge from the start, by their gates' biases; 0 for none."""
     previous_action: bool = False
     """Whether the agent reads its previous action."""
     previous_reward: bool = False

@@ -116,7 +116,7 @@ class Run:
         self._progress.update(self._task, completed=step)
 
     def __enter__(self) -> Self:
-        self._metrics = open(self.folder / "metrics.jsonl", "a")  # noqa: SIM115
+        self._metrics = open(self.folder / "metrics.jsonl", "a")
         self._progress = progress_bar()
         self._task = self._progress.add_task(
             self.label, total=self.num_steps, episode_return=None, steps_per_second=0.0

@@ -18,7 +18,7 @@ class TrainingState:
         self.saves_environment = environment.state_dict() is not None
         self.parts: dict[str, Stateful] = {"agent": agent, "rollout": rollout, **parts}
         if self.saves_environment:
-            self.parts["environment"] = environment  # type: ignore[assignment]
+            self.parts["environment"] = environment
 
     def save(self, run: Run, step: int) -> None:
         """Write a checkpoint."""

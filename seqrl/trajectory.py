@@ -11,8 +11,8 @@ Every sequence is time first, [T, B, ...]. Four flags have four jobs, and nothin
 
 Row t holds the observation o_t, the action a_t taken on it, and what that action caused: r_t, terminated_t and
 truncated_t. When a step ends an episode, the next row holds the final observation, with `mask` False: its action is
-ignored, but its value is the bootstrap of a truncation. The row after it holds the new episode's first observation, with
-`is_first` True. (This is Gymnasium's next-step autoreset, seen as a sequence.)
+ignored, but its value is the bootstrap of a truncation. The row after it holds the new episode's first observation,
+with `is_first` True. (This is Gymnasium's next-step autoreset, seen as a sequence.)
 """
 
 from collections.abc import Callable, Iterator

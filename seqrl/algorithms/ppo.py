@@ -34,7 +34,7 @@ from seqrl.trajectory import Trajectory, tree_map
 class Config(RunConfig):
     """Recurrent PPO. The defaults serve small problems of any kind; the recipes hold what was tuned."""
 
-    rollout_length: int = 128
+    rollout_length: int = 64
     """Steps of each environment between two updates."""
     bptt_length: int = 0
     """Steps that gradients flow back; must divide the rollout length. 0 for the whole rollout."""
@@ -49,7 +49,7 @@ class Config(RunConfig):
     """linear (to 0 at the last step) or constant."""
     num_epochs: int = 6
     """Passes over each rollout."""
-    num_minibatches: int = 4
+    num_minibatches: int = 2
     """Parts of the sequences that each pass takes one after the other."""
     gamma: float = 0.99
     """Discount of a step."""
@@ -59,7 +59,7 @@ class Config(RunConfig):
     """ε of the clipped surrogate."""
     value_weight: float = 0.5
     """Weight of the value's squared error."""
-    entropy_weight: float = 0.003
+    entropy_weight: float = 0.005
     """Weight of the policy's entropy."""
     max_grad_norm: float = 0.5
     """Gradients are clipped to this norm."""

@@ -84,12 +84,12 @@ class Rollout:
                 final = AgentInput(step.final_observation, action, step.reward, torch.zeros_like(step.is_first))
                 finals.append((final, self.agent.step(final, self.state)[0]["value"][0]))
         bootstrap = self.agent.step(self.inputs, self.state)[0]["value"][0]
-        inputs, *rest, value = tree_stack(rows)
+        inputs, action, reward, terminated, truncated, mask, log_prob, value = tree_stack(rows)
         trajectory = Trajectory(
             tree_map(lambda rows, last: torch.cat([rows, last.unsqueeze(0)]), inputs, self.inputs),
-            *rest,
-            value=torch.cat([value, bootstrap.unsqueeze(0)]),
-            states=tree_stack(states) if states else (),
+            *(action, reward, terminated, truncated, mask, log_prob),
+            torch.cat([value, bootstrap.unsqueeze(0)]),
+            tree_stack(states) if states else (),
         )
         _refuse_nan(trajectory)
         episodes = self._track(trajectory)
@@ -170,13 +170,12 @@ def insert_final_observations(trajectory: Trajectory, final: AgentInput, final_v
         return lay_out(leaf, leaf.new_zeros(num_steps + 1, *leaf.shape[1:]))[:-1]
 
     inputs = tree_map(lay_out, trajectory.inputs, final)
+    action, reward, terminated, truncated, mask, log_prob = (lay_out_played(leaf) for leaf in trajectory[1:7])
     return Trajectory(
         inputs._replace(is_first=inputs.is_first | filled),
-        *(lay_out_played(leaf) for leaf in trajectory[1:5]),
-        mask=(lay_out_played(trajectory.mask) & played[:-1]),
-        behaviour_log_prob=lay_out_played(trajectory.behaviour_log_prob),
-        value=lay_out(trajectory.value, final_value),
-        states=trajectory.states,
+        *(action, reward, terminated, truncated, mask & played[:-1], log_prob),
+        lay_out(trajectory.value, final_value),
+        trajectory.states,
     )
 
 

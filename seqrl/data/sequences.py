@@ -54,10 +54,10 @@ class Sequences:
             tree_map(lambda leaf, c=c: leaf[c * length : (c + 1) * length + self.burn_in], columns)
             for c in range(num_rows // length)
         ]
-        *leaves, mask = tree_cat(pieces, dim=1)
+        leaves = tree_cat(pieces, dim=1)
         if self.burn_in:
-            mask[: self.burn_in] = False
-        return Batch(*leaves, mask=mask, state=tree_map(lambda leaf: leaf.flatten(0, 1), states))
+            leaves[-1][: self.burn_in] = False  # the mask
+        return Batch._make((*leaves, tree_map(lambda leaf: leaf.flatten(0, 1), states)))
 
     def _behind_earlier_rows(self, columns: Tree, states: Tree) -> tuple[Tree, Tree]:
         if self.carried is None:
@@ -79,7 +79,7 @@ class Sequences:
         order = torch.randperm(batch.mask.shape[1], generator=self.generator).to(batch.mask.device)
         for index in order.chunk(number):
             rows = tree_map(lambda leaf, index=index: leaf[:, index], tuple(batch[:-1]))
-            yield Batch(*rows, state=tree_map(lambda leaf, index=index: leaf[index], batch.state))
+            yield Batch._make((*rows, tree_map(lambda leaf, index=index: leaf[index], batch.state)))
 
     @torch.no_grad()
     def refresh(self, agent: Agent, batch: Batch, batch_size: int) -> Batch:

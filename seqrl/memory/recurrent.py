@@ -18,9 +18,10 @@ class GRU(Memory):
     Weights are stacked and named as in `torch.nn.GRUCell`. They start orthogonal from state to state, Xavier-uniform
     from the input, and with zero biases.
 
-    With `memory_horizon` T, the update gate z, which keeps the state, starts with the bias log U(1, T − 1): the units
-    then forget over 1 to T steps, and gradients reach that far back before anything is learned (chrono initialisation,
-    Tallec & Ollivier 2018, arXiv 1804.11188).
+    With `memory_horizon` T, half of the update gates z, which keep the state, start with the bias log U(1, T − 1): those
+    units forget over 1 to T steps, and gradients reach that far back before anything is learned (chrono initialisation,
+    Tallec & Ollivier 2018, arXiv 1804.11188). The other half stays quick: with all units slow, problems that need a
+    short memory train more slowly (docs/log.md).
 
     Shapes: x [T, B, input_size] -> y [T, B, hidden_size], y_t = h_t. The state is h [B, hidden_size].
     Raises UserError where a size is below 1 or `memory_horizon` below 2.
@@ -36,7 +37,8 @@ class GRU(Memory):
         self.bias_hh = nn.Parameter(torch.zeros(3 * hidden_size))
         if memory_horizon is not None:
             _reset, update, _new = self.bias_ih.data.chunk(3)
-            update.copy_(_chrono_bias("GRU", memory_horizon, hidden_size))
+            slow = update[: hidden_size // 2]
+            slow.copy_(_chrono_bias("GRU", memory_horizon, len(slow)))
 
     def initial_state(self, batch_size: int) -> Float[Tensor, "B H"]:
         """h = 0."""
@@ -72,11 +74,11 @@ class LSTM(Memory):
         self.bias_ih = nn.Parameter(torch.zeros(4 * hidden_size))
         self.bias_hh = nn.Parameter(torch.zeros(4 * hidden_size))
         input_gate, forget_gate, _cell, _output = self.bias_ih.data.chunk(4)
-        if memory_horizon is None:
-            forget_gate.fill_(1.0)
-        else:
-            forget_gate.copy_(_chrono_bias("LSTM", memory_horizon, hidden_size))
-            input_gate.copy_(-forget_gate)
+        forget_gate.fill_(1.0)
+        if memory_horizon is not None:
+            slow = forget_gate[: hidden_size // 2]
+            slow.copy_(_chrono_bias("LSTM", memory_horizon, len(slow)))
+            input_gate[: len(slow)].copy_(-slow)
 
     def initial_state(self, batch_size: int) -> tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]:
         """h = 0 and c = 0."""
@@ -97,7 +99,7 @@ def _stacked(init: Callable[[Tensor], Tensor], num_gates: int, rows: int, column
     return nn.Parameter(torch.cat([init(torch.empty(rows, columns)) for _ in range(num_gates)]))
 
 
-def _chrono_bias(owner: str, memory_horizon: int, hidden_size: int) -> Tensor:
+def _chrono_bias(owner: str, memory_horizon: int, num_units: int) -> Tensor:
     if memory_horizon < 2:
         raise UserError(f"memory_horizon is {memory_horizon} in {owner}: give at least 2 steps, or None")
-    return torch.empty(hidden_size).uniform_(1, memory_horizon - 1).log()
+    return torch.empty(num_units).uniform_(1, memory_horizon - 1).log()

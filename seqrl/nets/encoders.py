@@ -45,7 +45,7 @@ class DiscreteEncoder(nn.Module):
     def __init__(self, space: gym.spaces.Discrete | gym.spaces.MultiDiscrete, hidden_size: int):
         super().__init__()
         sizes = np.asarray([space.n] if isinstance(space, gym.spaces.Discrete) else space.nvec).flatten()
-        self.ndim = len(space.shape)
+        self.ndim = len(space.shape or ())
         self.register_buffer("offsets", torch.as_tensor(np.concatenate([[0], np.cumsum(sizes)[:-1]])), persistent=False)
         self.embedding = nn.EmbeddingBag(int(sizes.sum()), hidden_size, mode="sum")
         nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(len(sizes)))
@@ -118,6 +118,7 @@ class Encoder(nn.Module):
 
 
 def _leaves(space: gym.Space, path: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], gym.Space]]:
+    items: list[tuple[Any, gym.Space]]
     if isinstance(space, gym.spaces.Dict):
         items = [(k, s) for k, s in space.spaces.items() if path or k != ACTION_MASK]
     elif isinstance(space, gym.spaces.Tuple):

@@ -28,6 +28,9 @@ class PolicyHead(nn.Module):
     The last layer starts near zero, so that the first policy is nearly uniform.
     """
 
+    low: Tensor
+    high: Tensor
+
     def __init__(self, input_size: int, space: gym.Space, *, squash: bool = False, initial_log_std: float = 0.0):
         super().__init__()
         self.space, self.squash = space, squash
