@@ -86,7 +86,7 @@ class Agent(nn.Module):
         return self.unroll(tree_map(lambda leaf: leaf.unsqueeze(0), inputs), state)
 
     def update_statistics(self, trajectory: Trajectory) -> None:
-        """Take a rollout's observations into the encoder's running statistics. Only between updates: see RunningNorm."""
+        """Take a rollout's observations into the running statistics. Only between updates: see RunningNorm."""
         observation = tree_map(lambda leaf: leaf[:-1], trajectory.inputs.observation)
         self.encoder.update_statistics(observation, trajectory.mask)
 

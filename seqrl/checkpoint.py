@@ -9,24 +9,29 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from seqrl.errors import UserError
-from seqrl.trajectory import Tree, tree_flatten
+from seqrl.trajectory import Tree, tree_flatten, tree_leaves
 
 FORMAT = "seqrl-1"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a temporary neighbour, flush it to disk, and rename it over `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Write a temporary neighbour, flush it to disk, and rename it over `path`. One process at a time."""
+    temporary = path.with_name(f".{path.name}.tmp")  # always this name: what a killed process left is written over
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def save_checkpoint(path: Path, tree: Tree, counters: dict[str, Any]) -> None:
     """Save a tree of dicts, tuples and tensors, and counters that JSON can hold."""
     tensors = {key: leaf.detach().cpu().clone().contiguous() for key, leaf in tree_flatten(tree).items()}
+    assert len(tensors) == sum(1 for _ in tree_leaves(tree)), "two leaves have the same dotted path"
     metadata = {"format": FORMAT, "structure": json.dumps(_structure(tree)), "counters": json.dumps(counters)}
     write_atomically(path, save(tensors, metadata))
 
@@ -37,13 +42,7 @@ def load_checkpoint(path: Path, device: str = "cpu") -> tuple[Tree, dict[str, An
     Raises UserError for a file that is missing, cut short, pickled, or not written by seqrl.
     """
     if not path.is_file():
-        raise UserError(f"no checkpoint at {path}: give a run folder that `seqrl train` wrote")
-    with open(path, "rb") as file:
-        start = file.read(2)
-    if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise UserError(
-            f"{path} holds a pickle, which could run code and is never loaded: give a safetensors checkpoint"
-        )
+        raise UserError(f"no checkpoint at {path}: if this is a run that was stopped early, continue it with --resume")
     try:
         with safe_open(path, framework="pt", device=device) as file:
             metadata = file.metadata() or {}
@@ -55,9 +54,19 @@ def load_checkpoint(path: Path, device: str = "cpu") -> tuple[Tree, dict[str, An
             leaves = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         return _rebuild(json.loads(metadata["structure"]), leaves), json.loads(metadata["counters"])
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        if _looks_pickled(path):
+            raise UserError(
+                f"{path} holds a pickle, which could run code and is never loaded: give a safetensors checkpoint"
+            ) from None
         raise UserError(
             f"{path} is damaged or not a checkpoint ({error}): restore it from a copy, or train again"
         ) from None
+
+
+def _looks_pickled(path: Path) -> bool:
+    """Whether a file that is not safetensors starts as torch.save's do, a zip or a pickle of protocol 2 to 5."""
+    with open(path, "rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def _structure(tree: Tree) -> Any:

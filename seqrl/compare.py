@@ -50,8 +50,8 @@ class Config:
 def compare(config: Config, resumed: bool = False) -> Comparison:
     """Train every memory on every seed, evaluate each run, and write results.json, table.md and compare.png.
 
-    Everything goes under `settings.run_dir`, one run folder for each memory and seed. With `resumed`, runs that are done
-    are kept and the others continued. Raises UserError for bad settings or an existing folder.
+    Everything goes under `settings.run_dir`, one run folder for each memory and seed. With `resumed`, runs that are
+    done are kept and the others continued. Raises UserError for bad settings or an existing folder.
     """
     check(config)
     folder = Path(config.settings.run_dir)

@@ -1,7 +1,8 @@
 """What every algorithm that acts in an environment is configured by, and what is built from it."""
 
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 import gymnasium as gym
@@ -68,6 +69,11 @@ def make_environment(config: RunConfig, num_envs: int | None = None) -> Environm
         raise UserError("no environment given: name one with --env (`seqrl envs` lists ours; any Gymnasium id works)")
     count = config.num_envs if num_envs is None else num_envs
     require(count >= 1, f"--num-envs is {count}: it must be at least 1")
+    require(0 <= config.seed < 2**31, f"--seed is {config.seed}: it must be from 0 to {2**31 - 1}")
+    for field in fields(config):
+        value = getattr(config, field.name)
+        flag = f"--{field.name.replace('_', '-')}"
+        require(not isinstance(value, float) or math.isfinite(value), f"{flag} is {value}: it must be a finite number")
     return make(
         config.env,
         count,

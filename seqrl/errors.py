@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Bad input. The message is one line: what is wrong, where, and the way out. The command line exits with status 2."""
+    """Bad input. The message is one line: what is wrong, where, and the way out. The command line exits with 2."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

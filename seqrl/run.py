@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -61,7 +62,7 @@ class Run:
         if resume:
             check_spaces(folder, spaces)
         else:
-            _create(folder, {"config.json": config_to_json(algorithm, config), "spaces.json": spaces})
+            create_folder(folder, {"config.json": config_to_json(algorithm, config), "spaces.json": spaces})
         return cls(folder, config.num_steps, label)
 
     def restore(self, parts: dict[str, Stateful]) -> dict[str, Any]:
@@ -76,11 +77,10 @@ class Run:
             try:
                 part.load_state_dict(tree[name])
             except (KeyError, RuntimeError, ValueError) as error:
-                reason = str(error).splitlines()[0]
+                reason = str(error).splitlines()[-1].strip()  # torch puts what differs below a headline
                 raise UserError(
                     f"{path} does not fit this run ({name}: {reason}): resume with the run's own config"
                 ) from None
-        self._truncate_metrics(counters.get("step", 0))
         return counters
 
     def save(self, parts: dict[str, Stateful], counters: dict[str, Any]) -> None:
@@ -96,8 +96,8 @@ class Run:
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise UserError(
-                    f"{name} is {value} at step {step}: the update diverged; the last checkpoint in {self.folder} is kept; "
-                    "lower --learning-rate or --max-grad-norm"
+                    f"{name} is {value} at step {step}: the update diverged; "
+                    f"the last checkpoint in {self.folder} is kept; lower --learning-rate or --max-grad-norm"
                 )
         rate = (step - self._start_step) / max(time.monotonic() - self._start_time, 1e-9)
         metrics = {**metrics, "steps_per_second": rate}
@@ -110,13 +110,14 @@ class Run:
             self._progress.update(self._task, episode_return=metrics["episode_return"])
 
     def begin(self, step: int) -> None:
-        """Say from which step training goes on: the bar's start, and the origin of steps per second."""
+        """Say from which step training goes on. What was logged after it is dropped: it is about to be repeated."""
         self._start_step, self._start_time = step, time.monotonic()
-        self._tensorboard = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step or None)
+        self._truncate_metrics(step)
+        self._metrics = open(self.folder / "metrics.jsonl", "a")
+        self._tensorboard = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
         self._progress.update(self._task, completed=step)
 
     def __enter__(self) -> Self:
-        self._metrics = open(self.folder / "metrics.jsonl", "a")
         self._progress = progress_bar()
         self._task = self._progress.add_task(
             self.label, total=self.num_steps, episode_return=None, steps_per_second=0.0
@@ -133,9 +134,9 @@ class Run:
         if self._main_thread:
             signal.signal(signal.SIGINT, self._previous_handler)
         self._progress.stop()
-        self._metrics.close()
-        if hasattr(self, "_tensorboard"):
-            self._tensorboard.close()
+        for log in ("_metrics", "_tensorboard"):
+            if hasattr(self, log):  # begin() was reached
+                getattr(self, log).close()
 
     def _on_interrupt(self, signum: int, frame: FrameType | None) -> None:
         if self.interrupted:
@@ -143,7 +144,6 @@ class Run:
         self.interrupted = True
 
     def _truncate_metrics(self, step: int) -> None:
-        """Drop what was logged after the checkpoint: those updates are about to be repeated."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _logged_step(line) <= step]
@@ -167,25 +167,39 @@ def read_metrics(folder: Path) -> Iterator[dict[str, float]]:
             return
 
 
+def read_last_metrics(folder: Path) -> dict[str, float]:
+    """The newest value of each metric among the last lines of metrics.jsonl: cheap, however long it has become."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return {}
+    with open(path, "rb") as file:
+        start = max(0, os.path.getsize(path) - 8192)
+        file.seek(start)
+        lines = file.read().split(b"\n")[bool(start) : -1]  # the first may have lost its head, the last be unfinished
+    return {name: value for line in lines for name, value in json.loads(line).items()}
+
+
 def read_finished_step(folder: Path) -> int:
     """The step up to which a run was trained, 0 if it has logged nothing."""
     return int(max((line["step"] for line in read_metrics(folder)), default=0))
 
 
-def _create(folder: Path, files: dict[str, Any]) -> None:
-    """Make `folder` with JSON files in it, whole or not at all."""
+def create_folder(folder: Path, files: dict[str, Any]) -> None:
+    """Make `folder` with JSON files in it, whole or not at all. Raises UserError when it exists or cannot be made."""
     if folder.exists():
         raise UserError(f"{folder} exists already (--run-dir): choose another, or continue it with --resume {folder}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary = None
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         for name, content in files.items():
-            (temporary / name).write_text(json.dumps(content, indent=2) + "\n")
+            (temporary / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
         temporary.chmod(0o755)
         os.rename(temporary, folder)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(f"cannot create the run folder {folder}: {error.strerror}; choose another --run-dir") from None
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(f"cannot create the run folder {folder} ({error.strerror}): choose another --run-dir") from None
 
 
 def default_run_dir(env: str, memory: str, seed: int) -> str:
@@ -215,12 +229,19 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 
 def config_from_json(data: dict[str, Any], kind: type, path: Path) -> Any:
-    """The config of class `kind` that `config_to_json` wrote. Raises UserError for fields it does not know."""
+    """The config of class `kind` that `config_to_json` wrote.
+
+    Raises UserError for fields it does not know, and for values of another type than the default's.
+    """
     fields = {field.name: field for field in dataclasses.fields(kind)}
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key != "type"}
     unknown = sorted(set(values) - set(fields))
     if unknown:
         raise UserError(f"{path} has unknown settings {unknown}: it was written by another version of seqrl")
+    for key, value in values.items():
+        known = type(fields[key].default)
+        if not (type(value) is known or (known is float and type(value) is int)):
+            raise UserError(f"{path} has {key} {value!r}, which is no {known.__name__}: restore it from a copy")
     return kind(**values)
 
 
@@ -254,9 +275,10 @@ class _SpeedColumn(ProgressColumn):
 
 
 def progress_bar() -> Progress:
-    """On standard error, and silent where nobody watches."""
+    """On standard error, and silent where nobody watches: in a file, or in a worker whose parent shows its progress."""
+    silent = not sys.stderr.isatty() or multiprocessing.parent_process() is not None
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"),
         _ReturnColumn(), _SpeedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+    return Progress(*columns, console=Console(stderr=True), disable=silent)

@@ -1,5 +1,6 @@
 """Gymnasium spaces as JSON, so that an agent can be rebuilt without its environment."""
 
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -9,7 +10,10 @@ from seqrl.errors import UserError
 
 
 def space_to_json(space: gym.Space) -> dict[str, Any]:
-    """A description that JSON can hold. Raises UserError for spaces seqrl has no encoder or head for."""
+    """A description that JSON can hold; infinite bounds are the strings "inf" and "-inf", since JSON has no infinity.
+
+    Raises UserError for spaces seqrl has no encoder or head for.
+    """
     match space:
         case gym.spaces.Box():
             bounds = {"low": _bound(space.low), "high": _bound(space.high)}
@@ -39,7 +43,8 @@ def space_from_json(data: dict[str, Any]) -> gym.Space:
         case "MultiDiscrete":
             return gym.spaces.MultiDiscrete(data["nvec"])
         case "MultiBinary":
-            return gym.spaces.MultiBinary(data["shape"])
+            shape = tuple(data["shape"])
+            return gym.spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
         case "Dict":
             return gym.spaces.Dict({key: space_from_json(child) for key, child in data["spaces"].items()})
         case "Tuple":
@@ -51,4 +56,11 @@ def space_from_json(data: dict[str, Any]) -> gym.Space:
 
 def _bound(bound: np.ndarray) -> Any:
     """One number where all are equal (an image's bounds need no list of pixels), else a nested list."""
-    return bound.flat[0].item() if bound.size and (bound == bound.flat[0]).all() else bound.tolist()
+    uniform = bound.size and (bound == bound.flat[0]).all()
+    return _finite(bound.flat[0].item() if uniform else bound.tolist())
+
+
+def _finite(bound: Any) -> Any:
+    if isinstance(bound, list):
+        return [_finite(entry) for entry in bound]
+    return bound if math.isfinite(bound) else str(bound)

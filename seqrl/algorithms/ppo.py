@@ -3,9 +3,9 @@
 Source: Schulman et al. 2017, arXiv 1707.06347; Huang et al. 2022, "The 37 Implementation Details of PPO", for what the
 paper leaves open. Where this differs:
 
-- The agent has a memory. Minibatches are whole sequences, each unrolled from the state its memory had when it was acted.
-- Rollout length, BPTT length and burn-in are three settings. A rollout is cut into sequences of the BPTT length; burn-in
-  rows before a sequence are unrolled without a gradient, to make its first state anew with today's weights.
+- The agent has a memory. Minibatches are whole sequences, each unrolled from the state its memory had while acting.
+- Rollout length, BPTT length and burn-in are three settings. A rollout is cut into sequences of the BPTT length;
+  burn-in rows before a sequence are unrolled without a gradient, to make its first state anew with today's weights.
 - A truncation bootstraps from the value of the episode's own final observation, which stays in the sequence as a row
   without loss; a termination bootstraps from nothing.
 - Rewards are divided by the standard deviation of the discounted return; the value loss is not clipped.
@@ -113,7 +113,7 @@ def loss(agent: Agent, batch: Batch, config: Config) -> tuple[Tensor, dict[str, 
 
 
 def advantages(trajectory: Trajectory, reward: Tensor, config: Config) -> tuple[Tensor, Tensor]:
-    """(target, advantage) of each row. The trace is cut exactly where the next row is masked: after an episode's end."""
+    """(target, advantage) of each row. The trace is cut where the next row is masked: after an episode's end."""
     next_mask = torch.cat([trajectory.mask[1:], torch.ones_like(trajectory.mask[:1])])
     return gae(
         reward,
@@ -152,7 +152,7 @@ def check(config: Config) -> None:
     require(config.rollout_length >= 1, f"--rollout-length is {config.rollout_length}: it must be at least 1")
     require(
         length <= config.rollout_length,
-        f"--bptt-length {length} is longer than --rollout-length {config.rollout_length}: shorten it, or roll out longer",
+        f"--bptt-length {length} is longer than --rollout-length {config.rollout_length}: shorten it or raise the other",
     )
     require(
         length >= 1 and config.rollout_length % length == 0,

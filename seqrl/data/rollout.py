@@ -147,8 +147,8 @@ def insert_final_observations(trajectory: Trajectory, final: AgentInput, final_v
     """Bring rows collected under same-step resets to the one layout: a masked row after each end of an episode.
 
     `trajectory` has T rows and its resets within the step: row t + 1 is already the next episode's first. `final` and
-    `final_value` have T rows; row t is what row t + 1 would have been without the reset. Column b grows by its number of
-    ends; all columns are filled up to the longest with masked rows, which begin with the column's bootstrap row.
+    `final_value` have T rows; row t is what row t + 1 would have been without the reset. Column b grows by its number
+    of ends; all columns are filled up to the longest with masked rows, which begin with the column's bootstrap row.
     """
     num_steps, batch_size = trajectory.reward.shape
     ended = trajectory.terminated | trajectory.truncated

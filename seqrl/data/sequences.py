@@ -41,7 +41,7 @@ class Sequences:
         self.state_rows = tuple(t for t in range(rollout_length) if (t + burn_in) % length == 0)
 
     def cut(self, rows: Batch) -> Batch:
-        """The sequences of one rollout: `rows` [T, B, ...] with the memory's states before each of `state_rows`, [C, B, ...].
+        """The sequences of one rollout: `rows` [T, B, ...], with the states before each of `state_rows`, [C, B, ...].
 
         A rollout of another length than `rollout_length` (its environments reset within the step) is one sequence.
         """

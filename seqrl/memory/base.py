@@ -26,7 +26,7 @@ class Memory(nn.Module, ABC):
     input_size: int
     output_size: int
     stores_state: bool = True
-    """Whether the state is small enough to be kept in replay. A key/value cache is inference state, never replay data."""
+    """Whether the state is small enough for replay. A key/value cache is inference state, never replay data."""
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:

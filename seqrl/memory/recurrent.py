@@ -18,10 +18,10 @@ class GRU(Memory):
     Weights are stacked and named as in `torch.nn.GRUCell`. They start orthogonal from state to state, Xavier-uniform
     from the input, and with zero biases.
 
-    With `memory_horizon` T, half of the update gates z, which keep the state, start with the bias log U(1, T − 1): those
-    units forget over 1 to T steps, and gradients reach that far back before anything is learned (chrono initialisation,
-    Tallec & Ollivier 2018, arXiv 1804.11188). The other half stays quick: with all units slow, problems that need a
-    short memory train more slowly (docs/log.md).
+    With `memory_horizon` T, half of the update gates z, which keep the state, start with the bias log U(1, T − 1):
+    those units forget over 1 to T steps, and gradients reach that far back before anything is learned (chrono
+    initialisation, Tallec & Ollivier 2018, arXiv 1804.11188). The other half stays quick: with all units slow,
+    problems that need a short memory train more slowly (docs/log.md).
 
     Shapes: x [T, B, input_size] -> y [T, B, hidden_size], y_t = h_t. The state is h [B, hidden_size].
     Raises UserError where a size is below 1 or `memory_horizon` below 2.

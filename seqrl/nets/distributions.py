@@ -75,7 +75,7 @@ class MultiCategorical:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A continuous action, diagonal. `mean` and `log_std` [..., A]; `low` and `high` [A] bound the environment's action.
+    """A continuous action, diagonal. `mean`, `log_std` [..., A]; `low` and `high` [A] bound the environment's action.
 
     `bound` says how the raw action u ~ N(mean, std) gets into the box; in its units the box is [−1, 1]:
     "clip": clipped, and the density is that of u. "squash": by tanh(u), and the density is that of tanh(u); its entropy

@@ -1,7 +1,7 @@
 """Encoders: an observation of any supported space becomes a vector [..., hidden_size].
 
-Each leaf of a space is projected to the hidden size by the encoder that fits it, and the projections are added: the same
-as one linear layer over all leaves side by side. Leading axes are free, so one encoder serves [B, ...] and [T, B, ...].
+Each leaf of a space is projected to the hidden size by the encoder that fits it, and the projections are added: the
+same as one linear layer over all leaves side by side. Leading axes are free: [B, ...] and [T, B, ...] both do.
 """
 
 import math
@@ -59,8 +59,8 @@ class DiscreteEncoder(nn.Module):
 class ImageEncoder(nn.Module):
     """A uint8 image, [H, W, C] or [C, H, W], scaled to [0, 1].
 
-    From 36 pixels on, the three convolutions of Mnih et al. 2015 (doi 10.1038/nature14236); below that three of 3 × 3 and
-    stride 1, 2, 2, since the large kernels would not fit.
+    From 36 pixels on, the three convolutions of Mnih et al. 2015 (doi 10.1038/nature14236); below that three of 3 × 3
+    and stride 1, 2, 2, since the large kernels would not fit.
     """
 
     def __init__(self, space: gym.spaces.Box, hidden_size: int):

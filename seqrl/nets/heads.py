@@ -22,8 +22,8 @@ class PolicyHead(nn.Module):
     """A distribution over the actions of a space.
 
     Discrete and multi-discrete spaces give categoricals, with an optional mask of allowed actions [..., Σ n_i].
-    Box spaces give a Gaussian whose log standard deviation is one learned number an action; bounded ones may be squashed
-    by a tanh, else actions are clipped; in unbounded ones the draw is the action.
+    Box spaces give a Gaussian whose log standard deviation is one learned number an action; bounded ones may be
+    squashed by a tanh, else actions are clipped; in unbounded ones the draw is the action.
 
     The last layer starts near zero, so that the first policy is nearly uniform.
     """

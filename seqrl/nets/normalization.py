@@ -41,7 +41,7 @@ class RunningNorm(nn.Module):
 
 
 class RewardScale(nn.Module):
-    """Divides rewards by the standard deviation of the discounted return, so that any problem's values are near unit size.
+    """Divides rewards by the standard deviation of the discounted return: any problem's values come near unit size.
 
     R_t = γ R_{t−1} + r_t, begun anew with each episode; the scale is 1 / std(R) over all rows so far. The mean stays:
     shifting rewards would change the task. Source: Engstrom et al. 2020, arXiv 2005.12729, section 3 (2).

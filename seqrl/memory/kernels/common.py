@@ -37,7 +37,7 @@ def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def tanh_into(a: Tensor, out: Tensor) -> Tensor:
-    """tanh a, as 2 σ(2a) − 1 where that is quicker: in float32 on the CPU, tanh takes PyTorch six times as long as σ."""
+    """tanh a, as 2 σ(2a) − 1 where that is quicker: in float32 on the CPU, where tanh takes six times as long as σ."""
     if a.dtype != torch.float32 or a.device.type != "cpu":
         return torch.tanh(a, out=out)
     return torch.mul(a, 2, out=out).sigmoid_().mul_(2).sub_(1)
@@ -46,8 +46,8 @@ def tanh_into(a: Tensor, out: Tensor) -> Tensor:
 class Workspace:
     """Uninitialised memory, which goes back to a pool when the last graph that holds this object is gone.
 
-    Large tensors that are freshly allocated on the CPU cost a page fault every 4 KiB, a tenth of the time of forward and
-    backward. A workspace has one owner while it lives, so that graphs may be kept, and run backward in any order.
+    Large tensors that are freshly allocated on the CPU cost a page fault every 4 KiB, a tenth of the time of forward
+    and backward. A workspace has one owner while it lives, so that graphs may be kept, and run backward in any order.
     """
 
     _pool: list[Tensor] = []  # noqa: RUF012  (meant to be shared)

@@ -1,0 +1,33 @@
+# Two commands: `make demo` shows what seqrl does, `make test` checks all of it. Each needs only Python and make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow lint clean
+
+# The stamp is made anew when what is to be installed changes.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("seqrl needs Python 3.11 or later: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: .venv/installed
+	rm -rf demo
+	$(BIN)/seqrl compare seqrl/MaskedCartPole-v0 --run-dir demo/masked_cartpole
+	$(BIN)/seqrl compare seqrl/TMaze-v0 --env-kwargs length=30 --run-dir demo/tmaze
+
+test: lint
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv demo build *.egg-info
