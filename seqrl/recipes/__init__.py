@@ -14,13 +14,26 @@ def masked_cartpole() -> ppo.Config:
 
 
 def masked_pendulum() -> ppo.Config:
-    """Pendulum without its velocity."""
-    return ppo.Config(env="seqrl/MaskedPendulum-v0", num_steps=600_000)
+    """Pendulum without its velocity. Many small updates on whole episodes; a short horizon, as the reward is dense."""
+    return ppo.Config(
+        env="seqrl/MaskedPendulum-v0",
+        num_steps=500_000,
+        num_envs=16,
+        rollout_length=200,
+        num_minibatches=4,
+        num_epochs=8,
+        learning_rate=1e-3,
+        gamma=0.95,
+        entropy_weight=0.0,
+        memory_horizon=0,
+        previous_action=True,
+        normalize_observations=True,
+    )
 
 
 def masked_mountain_car() -> ppo.Config:
-    """Continuous mountain car without its velocity."""
-    return ppo.Config(env="seqrl/MaskedMountainCarContinuous-v0", num_steps=600_000)
+    """Continuous mountain car without its velocity. Only noise that is smooth in time finds the goal."""
+    return ppo.Config(env="seqrl/MaskedMountainCarContinuous-v0", num_steps=400_000, noise_correlation=0.95)
 
 
 def tmaze() -> ppo.Config:
@@ -28,19 +41,32 @@ def tmaze() -> ppo.Config:
     return ppo.Config(env="seqrl/TMaze-v0", env_kwargs=("length=30",), num_steps=300_000)
 
 
+def tmaze_100() -> ppo.Config:
+    """The passive T-maze with a corridor of 100: a large batch, as only few episodes reach the junction at first."""
+    return ppo.Config(
+        env="seqrl/TMaze-v0",
+        env_kwargs=("length=100",),
+        num_steps=2_000_000,
+        num_envs=128,
+        rollout_length=128,
+        num_minibatches=4,
+        memory_horizon=128,
+    )
+
+
 def repeat_previous() -> ppo.Config:
     """Repeat the symbol of four steps ago."""
-    return ppo.Config(env="seqrl/RepeatPrevious-v0", num_steps=500_000)
+    return ppo.Config(env="seqrl/RepeatPrevious-v0", num_steps=500_000, gae_lambda=0.8)
 
 
 def popgym_repeat_previous_easy() -> ppo.Config:
     """POPGym's RepeatPreviousEasy."""
-    return ppo.Config(env="popgym-RepeatPreviousEasy-v0", num_steps=500_000)
+    return ppo.Config(env="popgym-RepeatPreviousEasy-v0", num_steps=500_000, gae_lambda=0.8)
 
 
 def minigrid_memory() -> ppo.Config:
     """MiniGrid's MemoryS7."""
-    return ppo.Config(env="MiniGrid-MemoryS7-v0", num_steps=500_000)
+    return ppo.Config(env="MiniGrid-MemoryS7-v0", num_steps=1_000_000)
 
 
 RECIPES: dict[str, Callable[[], ppo.Config]] = {
@@ -50,6 +76,7 @@ RECIPES: dict[str, Callable[[], ppo.Config]] = {
         masked_pendulum,
         masked_mountain_car,
         tmaze,
+        tmaze_100,
         repeat_previous,
         popgym_repeat_previous_easy,
         minigrid_memory,
