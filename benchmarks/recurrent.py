@@ -50,12 +50,14 @@ def training(kind: str, batch_size: int, repeats: int, resets: tuple[float, ...]
     weight = torch.randn(T, batch_size, H)
     state = memory.initial_state(batch_size)
 
-    def run(share: float) -> Callable[[], None]:
+    def run(share: float) -> Callable[[], Any]:
         is_first = torch.rand(T, batch_size) < share
-        return lambda: memory.unroll(x, state, is_first)[0].backward(weight)
+        inputs = [x, *memory.parameters()]
+        return lambda: torch.autograd.grad(memory.unroll(x, state, is_first)[0], inputs, weight)
 
     calls = {f"resets {share:.0%}": run(share) for share in resets}
-    return quickest(calls | {"torch": lambda: module(x)[0].backward(weight)}, repeats)
+    calls["torch"] = lambda: torch.autograd.grad(module(x)[0], [x, *module.parameters()], weight)
+    return quickest(calls, repeats)
 
 
 def acting(kind: str, repeats: int) -> dict[str, float]:

@@ -57,9 +57,9 @@ class LSTM(Memory):
     Weights are stacked and named as in `torch.nn.LSTMCell`. They start orthogonal from state to state, Xavier-uniform
     from the input, and with zero biases but the forget gate's, which is one (Jozefowicz et al. 2015).
 
-    With `memory_horizon` T, the forget gate starts with the bias log U(1, T − 1) and the input gate with minus that:
-    the cells then forget over 1 to T steps, and gradients reach that far back before anything is learned (chrono
-    initialisation, Tallec & Ollivier 2018, arXiv 1804.11188).
+    With `memory_horizon` T, half of the forget gates start with the bias log U(1, T − 1) and their input gates with
+    minus that: those cells forget over 1 to T steps, and gradients reach that far back before anything is learned
+    (chrono initialisation, Tallec & Ollivier 2018, arXiv 1804.11188). The other half stays quick, as in `GRU`.
 
     Shapes: x [T, B, input_size] -> y [T, B, hidden_size], y_t = h_t. The state is (h, c), each [B, hidden_size].
     Raises UserError where a size is below 1 or `memory_horizon` below 2.
