@@ -114,6 +114,8 @@ class Agent(nn.Module):
         observation, single = _as_batch(observation, self.observation_space, self.device)
         inputs = self.initial_input(observation)
         batch_size = inputs.is_first.shape[0]
+        if any(leaf.shape[0] != batch_size for leaf in tree_leaves(observation)):
+            raise UserError("act: some parts of the observation have a batch axis of another size than others")
         session = self._session
         if session is None:
             session = _Session(self.initial_state(batch_size), inputs.previous_action)
@@ -126,12 +128,10 @@ class Agent(nn.Module):
                 raise UserError(
                     "act: this agent reads the previous reward: pass reward=..., or reset() between episodes"
                 )
-            first = torch.zeros(batch_size, dtype=torch.bool) if is_first is None else torch.as_tensor(is_first)
-            given = 0.0 if reward is None else reward
             inputs = inputs._replace(
                 previous_action=session.action,
-                previous_reward=torch.as_tensor(given, dtype=torch.float32, device=self.device).expand(batch_size),
-                is_first=first.to(self.device).expand(batch_size),
+                previous_reward=_rows("reward", 0.0 if reward is None else reward, inputs.previous_reward),
+                is_first=_rows("is_first", False if is_first is None else is_first, inputs.is_first),
             )
         outputs, state = self.step(inputs, session.state)
         distribution = outputs["policy"]
@@ -139,7 +139,7 @@ class Agent(nn.Module):
         action = self.environment_action(distribution, raw[0])
         self._session = _Session(state, action)
         array = action.cpu().numpy()
-        if isinstance(self.action_space, gym.spaces.Discrete):
+        if isinstance(self.action_space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
             array = array + self.action_space.start
         return array[0] if single else array
 
@@ -173,11 +173,26 @@ def _as_batch(observation: Any, space: gym.Space, device: torch.device) -> tuple
     elif leaf.dtype not in (torch.uint8, torch.bool):
         leaf = leaf.long()
     shape = tuple(space.shape or ())
-    if isinstance(space, gym.spaces.Discrete):
-        leaf = leaf - int(space.start)
     single = tuple(leaf.shape) == shape
     if not single and tuple(leaf.shape[1:]) != shape:
         raise UserError(f"act: an observation of shape {tuple(leaf.shape)} does not fit {space}, nor a batch of them")
     if leaf.is_floating_point() and not leaf.isfinite().all():
         raise UserError("act: the observation holds NaN or infinity: mend the environment or the sensor")
+    if isinstance(space, gym.spaces.MultiBinary):
+        leaf = leaf.bool()
+    elif isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        leaf = leaf - torch.as_tensor(space.start, device=leaf.device)
+        sizes = torch.as_tensor(space.n if isinstance(space, gym.spaces.Discrete) else space.nvec, device=leaf.device)
+        if not ((leaf >= 0) & (leaf < sizes)).all():
+            raise UserError(f"act: the observation lies outside {space}")
     return (leaf.unsqueeze(0) if single else leaf).to(device), single
+
+
+def _rows(name: str, value: Any, like: Tensor) -> Tensor:
+    """`value` as one entry a row of the batch, in the type of `like` [B]."""
+    rows = torch.as_tensor(value).to(like)
+    if rows.shape not in ((), like.shape):
+        raise UserError(f"act: {name} has the shape {tuple(rows.shape)}: give one value, or {len(like)}")
+    if not rows.isfinite().all():
+        raise UserError(f"act: {name} is NaN or infinite: mend the environment")
+    return rows.expand(len(like))

@@ -17,14 +17,14 @@ from rich.table import Table
 import seqrl
 from seqrl import compare as comparison
 from seqrl.algorithms import ALGORITHMS, load, read_config, resume, train
-from seqrl.config import make_environment
+from seqrl.config import make_environment, require
 from seqrl.envs import ENVIRONMENTS
 from seqrl.envs.exact import memoryless_return, optimal_return
 from seqrl.errors import UserError, nearest
 from seqrl.evaluate import evaluate
 from seqrl.recipes import RECIPES, settings_for
-from seqrl.report import advice
-from seqrl.run import check_spaces, default_run_dir, read_finished_step
+from seqrl.report import advice, mean_and_interval
+from seqrl.run import check_spaces, default_run_dir, read_finished_step, read_saved_step
 from seqrl.spaces import space_to_json
 
 USAGE = """\
@@ -51,9 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "compare": _compare,
         "envs": _envs,
     }
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without ± or … shows ? instead
     if not args or args[0] in ("-h", "--help"):
         print(USAGE.format(recipes=", ".join(RECIPES), algorithms=", ".join(ALGORITHMS)), end="")
-        return 0 if args else 2
+        return 0
     if args[0] == "--version":
         print(f"seqrl {seqrl.__version__}")
         return 0
@@ -65,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"seqrl: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("seqrl: interrupted; continue with --resume", file=sys.stderr)
+        print("seqrl: interrupted; a run folder that was begun can be continued with --resume", file=sys.stderr)
         return 130
 
 
@@ -78,7 +81,7 @@ def _train(args: list[str]) -> int:
         if "-h" in args or "--help" in args:
             print(USAGE.format(recipes=", ".join(RECIPES), algorithms=", ".join(ALGORITHMS)), end="")
             return 0
-        raise UserError(f"train needs a recipe or an algorithm: {', '.join([*ALGORITHMS, *RECIPES])}")
+        raise UserError(f"train needs a recipe or an algorithm, named first: {', '.join([*ALGORITHMS, *RECIPES])}")
     if name in ALGORITHMS:
         default = ALGORITHMS[name].Config()
     elif name in RECIPES:
@@ -103,14 +106,19 @@ class Resume:
 def _resume(run: str, args: list[str]) -> int:
     options = _parse(Resume, args, Resume(), "seqrl train --resume RUN")
     resume(run, options.num_steps or None)
-    return _finish(run, options.num_steps or read_config(run).num_steps)
+    flags = f" --num-steps {options.num_steps}" if options.num_steps else ""
+    return _finish(run, options.num_steps or read_config(run).num_steps, flags)
 
 
-def _finish(run: str, num_steps: int) -> int:
-    """Say what is in the run folder now. A run that stopped early was interrupted."""
-    step = read_finished_step(Path(run))
+def _finish(run: str, num_steps: int, flags: str = "") -> int:
+    """Say what is in the run folder now. A run that stopped early was interrupted. `flags` are those to resume with."""
+    step, saved = read_finished_step(Path(run)), read_saved_step(Path(run))
     if step < num_steps:
-        print(f"seqrl: interrupted at step {step:,}; continue with: seqrl train --resume {run}", file=sys.stderr)
+        kept = "" if saved == step else f", saved at step {saved:,}"
+        print(
+            f"seqrl: interrupted at step {step:,}{kept}; continue with: seqrl train --resume {run}{flags}",
+            file=sys.stderr,
+        )
         return 130
     print(f"{run}: trained for {step:,} steps. See how well: seqrl evaluate {run}")
     return 0
@@ -138,7 +146,9 @@ def _evaluate(args: list[str]) -> int:
     run, args = _positional(args)
     options = _parse(Evaluate, args, Evaluate(), "seqrl evaluate RUN")
     if run is None:
-        raise UserError("evaluate needs a run folder: seqrl evaluate RUN")
+        raise UserError("evaluate needs a run folder, named first: seqrl evaluate RUN")
+    for flag, value in (("--num-episodes", options.num_episodes), ("--num-envs", options.num_envs)):
+        require(value >= 1, f"{flag} is {value}: it must be at least 1")
     config = read_config(run)
     changes: dict[str, Any] = {"device": "cpu"}
     if options.env:
@@ -159,7 +169,7 @@ def _evaluate(args: list[str]) -> int:
     table = Table(title=f"{run} on {' '.join([config.env, *config.env_kwargs])}")
     columns = {
         "episodes": str(len(result.returns)),
-        "return (95 %)": f"{result.mean:.4g} ± {result.half_width:.3g}",
+        "return (95 %)": mean_and_interval(result.mean, result.half_width),
         "lowest": f"{result.returns.min():.4g}",
         "highest": f"{result.returns.max():.4g}",
         "mean length": f"{result.lengths.mean():.1f}",
@@ -175,23 +185,33 @@ def _compare(args: list[str]) -> int:
     env, args = _positional(args)
     run, args = _take_flag(args, "--resume")
     if run is not None:
+        _parse(ResumeComparison, args, ResumeComparison(), "seqrl compare --resume RUN")
         config, resumed = comparison.read_comparison(Path(run)), True
-        _parse(Resume, args, Resume(), "seqrl compare --resume RUN")
     else:
+        if memory := _take_flag(args, "--memory")[0]:
+            raise UserError(f"compare takes several memories: give --memories {memory} and others, not --memory")
         settings = settings_for(env) if env else settings_for("")
         default = comparison.Config(settings=settings)
         config, resumed = _parse(comparison.Config, args, default, "seqrl compare ENV"), False
         if not config.settings.run_dir:
             run_dir = default_run_dir(config.settings.env, "compare", config.settings.seed)
             config = dataclasses.replace(config, settings=dataclasses.replace(config.settings, run_dir=run_dir))
-        if config.settings.memory != settings.memory:
-            raise UserError(f"compare takes several memories: use --memories {config.settings.memory} …")
-    result = comparison.compare(config, resumed)
+    try:
+        result = comparison.compare(config, resumed)
+    except KeyboardInterrupt:
+        folder = config.settings.run_dir
+        print(f"seqrl: interrupted; continue with: seqrl compare --resume {folder}", file=sys.stderr)
+        return 130
     console = Console()
     console.print(result.table())
     console.print(advice(result))
     console.print(f"Plot and figures: {Path(config.settings.run_dir) / 'compare.png'}, table.md, results.json")
     return 0
+
+
+@dataclass(frozen=True)
+class ResumeComparison:
+    """Continue a comparison: runs that are done are kept, the others go on where they were."""
 
 
 def _envs(args: list[str]) -> int:
@@ -244,17 +264,21 @@ def _parse(kind: type[T], args: list[str], default: T, program: str) -> T:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UserError(f"{_one_line(errors.getvalue())}: see {program} --help") from None
+        raise UserError(f"{_one_line(errors.getvalue())} (see {program} --help)") from None
 
 
 def _one_line(box: str) -> str:
-    """The first paragraph inside tyro's box of several lines."""
+    """The first paragraph inside tyro's box of several lines, and the flag that it takes to be meant."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    inside = [line.strip("│ ") for line in plain.splitlines() if line.startswith("│")]
-    words = " ".join(line for line in inside if not set(line) <= set("─ "))
-    return (
-        re.split(r" (?:Argument helptext|For full helptext)", words)[0].rstrip(".: ") or "the flags could not be read"
-    )
+    paragraphs = [""]
+    for line in plain.splitlines()[1:]:  # below the title
+        words = line.strip("│ ")
+        is_rule = set(words) <= set("─-╰╯")  # tyro draws with dashes where the terminal is not UTF-8
+        paragraphs = [*paragraphs, ""] if is_rule else [*paragraphs[:-1], f"{paragraphs[-1]} {words}".strip()]
+    problem, *rest = filter(None, [*paragraphs, "the flags could not be read"])
+    problem = problem[:1].lower() + problem[1:].rstrip(".: ")
+    similar = re.search(r"(?:Perhaps you meant|Arguments similar to [^:]*): (--[\w-]+)", " ".join(rest))
+    return f"{problem}: did you mean {similar[1]}?" if similar else problem
 
 
 def _split_commas(args: list[str]) -> list[str]:
@@ -263,8 +287,14 @@ def _split_commas(args: list[str]) -> list[str]:
     result: list[str] = []
     flag = ""
     for arg in args:
-        flag = arg if arg.startswith("--") else flag
-        result.extend(arg.split(",") if flag in lists and not arg.startswith("-") and "{" not in arg else [arg])
+        name, equals, value = arg.partition("=")
+        if name in lists and equals:
+            result.append(name)
+            flag, arg = name, value
+        elif arg.startswith("--"):
+            flag = arg
+        is_list = flag in lists and not arg.startswith("--") and not set(arg) & set('{["')  # these open JSON
+        result.extend(arg.split(",") if is_list else [arg])
     return result
 
 

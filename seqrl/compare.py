@@ -3,13 +3,18 @@
 import contextlib
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -24,7 +29,15 @@ from seqrl.errors import UserError, nearest
 from seqrl.evaluate import evaluate
 from seqrl.memory import MEMORIES
 from seqrl.report import Comparison, Row, plot_comparison
-from seqrl.run import config_from_json, config_to_json, progress_bar, read_json, read_metrics
+from seqrl.run import (
+    config_from_json,
+    config_to_json,
+    create_folder,
+    progress_bar,
+    read_json,
+    read_last_metrics,
+    read_metrics,
+)
 from seqrl.statistics import mean_and_half_width
 
 EVALUATION = "evaluation.json"
@@ -44,7 +57,7 @@ class Config:
     """Evaluation episodes of each run."""
     workers: int = 0
     """Runs that train at the same time; 0 for one on each processor."""
-    settings: Annotated[ppo.Config, tyro.conf.arg(prefix_name=False)] = field(default_factory=ppo.Config)
+    settings: Annotated[ppo.Config, tyro.conf.arg(name="")] = field(default_factory=ppo.Config)
 
 
 def compare(config: Config, resumed: bool = False) -> Comparison:
@@ -56,7 +69,7 @@ def compare(config: Config, resumed: bool = False) -> Comparison:
     check(config)
     folder = Path(config.settings.run_dir)
     if not resumed:
-        _create(folder, config)
+        create_folder(folder, {"config.json": config_to_json("compare", config)})
     runs = [
         dataclasses.replace(
             config.settings, memory=memory, seed=config.settings.seed + k, run_dir=str(folder / f"{memory}_s{k}")
@@ -67,7 +80,8 @@ def compare(config: Config, resumed: bool = False) -> Comparison:
     with progress_bar() as progress:
         _run_all(runs, config, progress)
     result = summarise(config)
-    write_atomically(folder / "results.json", json.dumps(dataclasses.asdict(result), indent=2).encode())
+    figures = json.dumps(_null_for_nan(dataclasses.asdict(result)), indent=2, allow_nan=False)
+    write_atomically(folder / "results.json", figures.encode())
     write_atomically(folder / "table.md", result.markdown().encode())
     plot_comparison(result, folder / "compare.png")
     return result
@@ -92,16 +106,10 @@ def check(config: Config) -> None:
     require(config.num_seeds >= 1, f"--num-seeds is {config.num_seeds}: it must be at least 1")
     require(config.num_episodes >= 2, f"--num-episodes is {config.num_episodes}: an interval needs at least 2")
     ppo.check(config.settings)
-    environment = make_environment(config.settings, 1)
-    ppo.build(config.settings, environment.single_observation_space, environment.single_action_space)
-    environment.close()
-
-
-def _create(folder: Path, config: Config) -> None:
-    if folder.exists():
-        raise UserError(f"{folder} exists already (--run-dir): choose another, or continue it with --resume {folder}")
-    folder.mkdir(parents=True)
-    write_atomically(folder / "config.json", json.dumps(config_to_json("compare", config), indent=2).encode())
+    with contextlib.closing(make_environment(config.settings, 1)) as environment:
+        for memory in config.memories:
+            settings = dataclasses.replace(config.settings, memory=memory)
+            ppo.build(settings, environment.single_observation_space, environment.single_action_space)
 
 
 def _run_all(runs: Sequence[ppo.Config], config: Config, progress: Progress) -> None:
@@ -114,8 +122,10 @@ def _run_all(runs: Sequence[ppo.Config], config: Config, progress: Progress) -> 
     }
     workers = min(config.workers or os.cpu_count() or 1, len(runs))
     context = multiprocessing.get_context("spawn")  # forking a process that has used torch's threads may deadlock
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        pending: set[Future[None]] = {pool.submit(_train_and_evaluate, run, config.num_episodes) for run in runs}
+    stop = context.Event()
+    with ProcessPoolExecutor(workers, context, _begin_worker, (stop,)) as pool:
+        with _interrupts_ignored():  # processes begun here ignore them too
+            pending: set[Future[None]] = {pool.submit(_train_and_evaluate, run, config.num_episodes) for run in runs}
         try:
             while pending:
                 done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -123,38 +133,75 @@ def _run_all(runs: Sequence[ppo.Config], config: Config, progress: Progress) -> 
                     _show(progress, task, Path(run_dir))
                 for future in done:
                     future.result()
-        except BaseException:
-            for future in pending:
-                future.cancel()
+        except BaseException as error:
+            stop.set()
+            for process in multiprocessing.active_children():
+                if process.pid is not None:
+                    os.kill(process.pid, signal.SIGINT)  # its run saves itself
+            if isinstance(error, BrokenProcessPool):
+                raise UserError(
+                    "a worker process was killed, perhaps for want of memory: "
+                    f"continue with --resume {config.settings.run_dir}"
+                ) from None
             raise
+
+
+_stop: Event
+"""Set, in a worker process, when no further run should begin."""
+
+
+def _begin_worker(stop: Event) -> None:
+    """What a worker process does first: hear of Ctrl-C through its parent alone, and end when its parent ends."""
+    global _stop
+    _stop = stop
+    os.setpgrp()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)  # or it would go on writing to a run that `--resume` may have begun again
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python delivers them to the main thread alone
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _show(progress: Progress, task: TaskID, folder: Path) -> None:
     """Bring a run's bar up to the last line of its metrics."""
-    lines = list(read_metrics(folder))
-    if lines:
-        last = lines[-1]
-        returns = [line["episode_return"] for line in lines if "episode_return" in line]
-        progress.update(
-            task,
-            completed=last["step"],
-            episode_return=returns[-1] if returns else None,
-            steps_per_second=last.get("steps_per_second", 0.0),
-        )
+    last = read_last_metrics(folder)
+    if last:
+        progress.update(task, completed=last["step"], steps_per_second=last["steps_per_second"])
+    if "episode_return" in last:
+        progress.update(task, episode_return=last["episode_return"])
 
 
 def _train_and_evaluate(run: ppo.Config, num_episodes: int) -> None:
     """One run, in a process and on a thread of its own; nothing is done again that its folder already holds."""
     folder = Path(run.run_dir)
-    if (folder / EVALUATION).exists():
+    if (folder / EVALUATION).exists() or _stop.is_set():
         return
     torch.set_num_threads(1)
-    agent = resume(folder) if folder.exists() else train(run)
-    last = list(read_metrics(folder))[-1]
-    if last["step"] < run.num_steps:
-        raise KeyboardInterrupt  # the run was interrupted, and has saved itself
-    with contextlib.closing(make_environment(run, min(num_episodes, 50))) as environment:
-        evaluation = evaluate(agent, environment, num_episodes, run.seed + EVALUATION_SEED)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        agent = resume(folder) if folder.exists() else train(run)
+        last = read_last_metrics(folder)
+        if last["step"] < run.num_steps:
+            raise KeyboardInterrupt  # the run was interrupted, and has saved itself
+        with contextlib.closing(make_environment(run, min(num_episodes, 50))) as environment:
+            evaluation = evaluate(agent, environment, num_episodes, run.seed + EVALUATION_SEED)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # between runs, the parent's word is enough
     result = {
         "returns": evaluation.returns.tolist(),
         "lengths": evaluation.lengths.tolist(),
@@ -197,6 +244,15 @@ def summarise(config: Config) -> Comparison:
         memoryless=None if masked else memoryless_return(settings.env, **kwargs),
         rows=rows,
     )
+
+
+def _null_for_nan(value: Any) -> Any:
+    """`value` as strict JSON can hold it. The interval of a single seed is NaN."""
+    if isinstance(value, dict):
+        return {key: _null_for_nan(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_null_for_nan(child) for child in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _curve(folder: Path) -> list[tuple[float, float]]:

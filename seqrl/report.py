@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import EngFormatter
 from rich.table import Table
 
 from seqrl.memory import MEMORIES
@@ -79,10 +80,14 @@ class Comparison:
 
 
 def _figures(row: Row, optimal: float | None) -> list[str]:
-    percent = f"{100 * row.mean / optimal:.0f} %" if optimal else "–"
-    interval = "" if math.isnan(row.half_width) else f" ± {row.half_width:.3g}"
+    percent = f"{100 * row.mean / optimal:.0f} %" if optimal and optimal > 0 and row.mean >= 0 else "–"
     speed, parameters = f"{row.steps_per_second:,.0f}", f"{row.num_parameters:,}"
-    return [row.memory, f"{row.mean:.4g}{interval}", percent, speed, parameters, f"{row.seconds:.1f}"]
+    return [row.memory, mean_and_interval(row.mean, row.half_width), percent, speed, parameters, f"{row.seconds:.1f}"]
+
+
+def mean_and_interval(mean: float, half_width: float) -> str:
+    """`mean ± half_width`; without the second where it is NaN, for want of samples."""
+    return f"{mean:.4g}" if math.isnan(half_width) else f"{mean:.4g} ± {half_width:.3g}"
 
 
 def advice(result: Comparison) -> str:
@@ -91,13 +96,13 @@ def advice(result: Comparison) -> str:
     best = max(ordered, key=lambda row: row.mean)
     spread = best.mean - min(row.mean for row in ordered)
     enough = next(row for row in ordered if row.mean >= best.mean - max(0.05 * spread, _noise(row, best)))
+    short = result.optimal is not None and result.optimal - best.mean > 0.1 * abs(result.optimal)
     sentences = []
     if len(ordered) == 1:
         sentences.append(f"Only {best.memory} was tried: compare others with --memories.")
     elif enough.memory == "none":
-        sentences.append(
-            "No memory is needed here within this budget: the agent without memory is as good as the best."
-        )
+        need = "Nothing shows a need for memory yet" if short else "No memory is needed here within this budget"
+        sentences.append(f"{need}: the agent without memory is as good as the best.")
     else:
         worse = [row for row in ordered if MEMORIES.index(row.memory) < MEMORIES.index(enough.memory)]
         against = ", ".join(f"{row.memory} reaches {row.mean:.4g}" for row in worse)
@@ -107,10 +112,9 @@ def advice(result: Comparison) -> str:
         beyond = [row.memory for row in ordered if MEMORIES.index(row.memory) > MEMORIES.index(enough.memory)]
         if beyond:
             sentences.append(f"Nothing is gained by {' or '.join(beyond)}.")
-    if result.optimal and best.mean < 0.9 * result.optimal:
+    if short:
         sentences.append(
-            f"The best is at {100 * best.mean / result.optimal:.0f} % of the optimum: "
-            "give more --num-steps, or try other --memories."
+            f"The optimum, {result.optimal:.4g}, is not reached: give more --num-steps, or try other --memories."
         )
     sentences.append(f"Its best run is {enough.best_run}.")
     return " ".join(sentences)
@@ -137,16 +141,25 @@ def plot_comparison(result: Comparison, path: Path) -> None:
         colour = COLOURS[row.memory]
         axes.plot(grid, stack.mean(0), color=colour, label=f"{row.memory} ({row.mean:.3g})", linewidth=2)
         axes.fill_between(grid, stack.min(0), stack.max(0), color=colour, alpha=0.18, linewidth=0)
-    for value, name in ((result.optimal, "optimal"), (result.memoryless, "best without memory")):
+    same = result.optimal == result.memoryless
+    levels = [(result.optimal, "optimal, even without memory" if same else "optimal", "--")]
+    levels += [] if same else [(result.memoryless, "best without memory", ":")]
+    for value, name, linestyle in levels:
         if value is not None:
-            axes.axhline(value, color="black", linewidth=1, linestyle="--" if name == "optimal" else ":")
-            axes.annotate(name, (result.num_steps, value), ha="right", va="bottom", fontsize=8)
-    axes.set(title=result.env, xlabel="environment steps", ylabel="return of training episodes")
+            axes.axhline(value, color="black", linewidth=1, linestyle=linestyle, label=f"{name} ({value:.3g})")
+    figure.suptitle(result.env, fontsize=12, wrap=True)
+    axes.set(xlabel="environment steps", ylabel="return of training episodes")
     axes.set_xlim(0, result.num_steps)
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    axes.legend(title="memory (return when evaluated)", frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(
+            title="return when evaluated", fontsize=9, title_fontsize=9, frameon=False,
+            loc="center left", bbox_to_anchor=(1.0, 0.5),
+        )  # fmt: skip
+    if not any(curve for row in result.rows for curve in row.curves):
+        axes.text(0.5, 0.5, "no training episode has ended", transform=axes.transAxes, ha="center")
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, format="png")
     plt.close(figure)

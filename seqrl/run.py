@@ -19,6 +19,7 @@ from typing import Any, Protocol, Self
 import gymnasium as gym
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
@@ -77,7 +78,7 @@ class Run:
             try:
                 part.load_state_dict(tree[name])
             except (KeyError, RuntimeError, ValueError) as error:
-                reason = str(error).splitlines()[-1].strip()  # torch puts what differs below a headline
+                reason = str(error).rpartition("\n")[2].strip()  # torch puts what differs below a headline
                 raise UserError(
                     f"{path} does not fit this run ({name}: {reason}): resume with the run's own config"
                 ) from None
@@ -113,7 +114,7 @@ class Run:
         """Say from which step training goes on. What was logged after it is dropped: it is about to be repeated."""
         self._start_step, self._start_time = step, time.monotonic()
         self._truncate_metrics(step)
-        self._metrics = open(self.folder / "metrics.jsonl", "a")
+        self._metrics = (self.folder / "metrics.jsonl").open("a")
         self._tensorboard = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
         self._progress.update(self._task, completed=step)
 
@@ -182,6 +183,12 @@ def read_last_metrics(folder: Path) -> dict[str, float]:
 def read_finished_step(folder: Path) -> int:
     """The step up to which a run was trained, 0 if it has logged nothing."""
     return int(max((line["step"] for line in read_metrics(folder)), default=0))
+
+
+def read_saved_step(folder: Path) -> int:
+    """The step of a run's last checkpoint, 0 before the first."""
+    path = folder / CHECKPOINT
+    return load_checkpoint(path)[1]["step"] if path.exists() else 0
 
 
 def create_folder(folder: Path, files: dict[str, Any]) -> None:
@@ -263,6 +270,11 @@ def check_spaces(folder: Path, spaces: dict[str, Any]) -> None:
             )
 
 
+class _LabelColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(task.description, no_wrap=True, overflow="ellipsis")  # the only column that a narrow terminal cuts
+
+
 class _ReturnColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         value = task.fields["episode_return"]
@@ -277,8 +289,9 @@ class _SpeedColumn(ProgressColumn):
 def progress_bar() -> Progress:
     """On standard error, and silent where nobody watches: in a file, or in a worker whose parent shows its progress."""
     silent = not sys.stderr.isatty() or multiprocessing.parent_process() is not None
+    whole = Column(no_wrap=True)
     columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"),
-        _ReturnColumn(), _SpeedColumn(), TimeRemainingColumn(),
+        _LabelColumn(), BarColumn(15, table_column=whole), TextColumn("{task.percentage:3.0f}%", table_column=whole),
+        _ReturnColumn(whole), _SpeedColumn(whole), TimeRemainingColumn(compact=True, table_column=whole),
     )  # fmt: skip
     return Progress(*columns, console=Console(stderr=True), disable=silent)

@@ -226,7 +226,7 @@ def train(config: Config, resume: bool = False) -> Agent:
             if config.learning_rate_schedule == "linear":
                 learner.set_learning_rate(config.learning_rate * (1 - step / config.num_steps))
             trajectory, episodes = rollout.collect(config.rollout_length, sequences.state_rows)
-            scaled = scale(trajectory.reward, trajectory.mask)
+            scaled = scale(trajectory.reward, trajectory.inputs.is_first[:-1], trajectory.mask)
             reward = scaled if config.normalize_rewards else trajectory.reward
             metrics = learn(agent, learner, sequences, trajectory, reward, config)
             agent.update_statistics(trajectory)

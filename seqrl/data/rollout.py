@@ -180,14 +180,14 @@ def insert_final_observations(trajectory: Trajectory, final: AgentInput, final_v
 
 
 def _refuse_nan(trajectory: Trajectory) -> None:
-    leaves = [("observation", leaf) for leaf in tree_leaves(trajectory.inputs.observation)]
-    for name, leaf in [*leaves, ("reward", trajectory.reward)]:
+    leaves = [("an observation", leaf) for leaf in tree_leaves(trajectory.inputs.observation)]
+    for name, leaf in [*leaves, ("a reward", trajectory.reward)]:
         # One pass without a copy: a sum is finite only if every entry is.
         if leaf.is_floating_point() and not torch.isfinite(leaf.sum()):
             bad = (~torch.isfinite(leaf)).flatten(2).any(-1) if leaf.ndim > 2 else ~torch.isfinite(leaf)
             if bad.any():
                 step, index = bad.nonzero()[0].tolist()
                 raise UserError(
-                    f"environment {index} returned a {name} that is NaN or infinite, at step {step} of the rollout: "
+                    f"environment {index} returned {name} that is NaN or infinite, at step {step} of the rollout: "
                     "mend the environment; the last checkpoint is kept"
                 )

@@ -77,7 +77,7 @@ class Sequences:
     def minibatches(self, batch: Batch, number: int) -> Iterator[Batch]:
         """The sequences in a new random order, in `number` parts of whole sequences."""
         order = torch.randperm(batch.mask.shape[1], generator=self.generator).to(batch.mask.device)
-        for index in order.chunk(number):
+        for index in order.tensor_split(number):
             rows = tree_map(lambda leaf, index=index: leaf[:, index], tuple(batch[:-1]))
             yield Batch._make((*rows, tree_map(lambda leaf, index=index: leaf[index], batch.state)))
 

@@ -113,7 +113,8 @@ class Gaussian:
         if self.bound == "none":
             return action
         unit = torch.tanh(action) if self.bound == "squash" else action.clamp(-1.0, 1.0)
-        return self.low + 0.5 * (unit + 1.0) * (self.high - self.low)
+        inside = self.low + 0.5 * (unit + 1.0) * (self.high - self.low)
+        return inside.clamp(self.low, self.high)  # rounding may lead out of the box, which environments refuse
 
     def _log_slope(self, action: Tensor) -> Tensor | float:
         """log d tanh(u)/du = 2 (log 2 − u − softplus(−2u)), stable for large |u|; 0 without squashing."""

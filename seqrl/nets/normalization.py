@@ -56,12 +56,13 @@ class RewardScale(nn.Module):
         self.register_buffer("carry", torch.zeros(num_envs))
 
     @torch.no_grad()
-    def forward(self, reward: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, reward: Tensor, is_first: Tensor, mask: Tensor) -> Tensor:
         """Take in rewards [T, B] (rows where `mask` is False lie between episodes) and return them scaled."""
         returns = torch.empty_like(reward)
         carry = self.carry
         for t in range(reward.shape[0]):
-            carry = (self.gamma * carry + reward[t]) * mask[t]
+            following = self.gamma * carry.masked_fill(is_first[t], 0.0) + reward[t]
+            carry = torch.where(mask[t], following, carry)
             returns[t] = carry
         self.carry.copy_(carry)
         self.norm.update(returns[mask].unsqueeze(-1))

@@ -51,6 +51,7 @@ def tmaze_100() -> ppo.Config:
         rollout_length=128,
         num_minibatches=4,
         memory_horizon=128,
+        entropy_weight=0.01,
     )
 
 

@@ -1,0 +1,54 @@
+"""The reducers: values under a False mask reach neither the result nor its gradient."""
+
+import numpy as np
+import pytest
+import torch
+
+from seqrl.objectives import masked_mean, masked_standardize
+
+MASK = torch.tensor([[True, False, True], [True, False, False]])
+
+
+def garbage(bad):
+    x = torch.tensor([[1.0, bad, 2.0], [6.0, bad, bad]], requires_grad=True)
+    return x
+
+
+# Breaks if the fill becomes a product, `(x * mask).sum()`.
+@pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf"), -float("inf")])
+def test_masked_mean(bad):
+    x = garbage(bad)
+    mean = masked_mean(x, MASK)
+    assert mean.item() == 3.0
+    mean.backward()
+    torch.testing.assert_close(x.grad, MASK / 3)
+
+
+# Breaks without `.clamp(min=1)`.
+@pytest.mark.parametrize("reduce", [masked_mean, masked_standardize])
+def test_when_no_row_counts(reduce):
+    x = garbage(float("nan"))
+    result = reduce(x, torch.zeros_like(MASK))
+    assert torch.equal(result, torch.zeros_like(result))
+    result.sum().backward()
+    assert torch.equal(x.grad, torch.zeros_like(x))
+
+
+# Breaks if the standard deviation is taken over all rows: `centered.square().mean().sqrt()`.
+@pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
+def test_masked_standardize(bad):
+    x = garbage(bad)
+    result = masked_standardize(x, MASK)
+    rows = np.array([1.0, 2.0, 6.0])
+    expected = (rows - rows.mean()) / rows.std()
+    np.testing.assert_allclose(result[MASK].detach(), expected, rtol=1e-6)
+    assert not result[~MASK].any()
+    result[0, 0].backward()
+    assert x.grad[MASK].isfinite().all()
+    assert not x.grad[~MASK].any()
+
+
+# Breaks without the `1e-8` in the denominator.
+def test_standardizing_without_spread_gives_zero():
+    x = torch.full((4, 2), 3.25)
+    assert torch.equal(masked_standardize(x, torch.ones(4, 2, dtype=torch.bool)), torch.zeros(4, 2))

@@ -1,0 +1,410 @@
+"""The command line as a person meets it: help, bad input in one line, and runs from one end to the other."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import seqrl
+from seqrl.algorithms import ppo, train
+from seqrl.cli import _one_line, main
+
+TINY = ["--num-envs", "4", "--rollout-length", "8", "--hidden-size", "8", "--num-epochs", "1", "--num-minibatches", "2"]
+TINY += ["--num-steps", "64"]
+
+
+class Spoilt(gym.Env):
+    """Observations or rewards are NaN from step `after` on (0: from the reset); episodes last 5 steps."""
+
+    observation_space = gym.spaces.Box(-1.0, 1.0, (2,))
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, what: str = "observation", after: int = 1):
+        self.what, self.after, self.steps = what, after, 0
+
+    def _observation(self) -> np.ndarray:
+        spoilt = self.what == "observation" and self.steps >= self.after
+        return np.array([0.0, np.nan if spoilt else 0.5], np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        return self._observation(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        reward = float("nan") if self.what == "reward" and self.steps >= self.after else 1.0
+        return self._observation(), reward, self.steps % 5 == 0, False, {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def spoilt() -> Iterator[None]:
+    gym.register("Spoilt-v0", Spoilt)
+    yield
+    del gym.registry["Spoilt-v0"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run. Tests only read it."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    config = ppo.Config(env="seqrl/TMaze-v0", env_kwargs=("length=3",), num_envs=4, rollout_length=8, hidden_size=8,
+                        num_epochs=1, num_minibatches=2, num_steps=64, run_dir=str(folder))  # fmt: skip
+    train(config)
+    return folder
+
+
+def files(folder: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def refuse(capsys: pytest.CaptureFixture[str], folder: Path, args: list[str], *words: str) -> str:
+    """Status 2, one line on stderr with these words in it, and nothing in `folder` changed or created."""
+    before = files(folder)
+    assert main(args) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("seqrl: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+    assert files(folder) == before
+    return err
+
+
+ENV = ["train", "ppo", "--env", "seqrl/TMaze-v0"]
+BAD: list[tuple[list[str], list[str]]] = [
+    (["trian"], ["unknown command 'trian'", "'train'"]),
+    (["train"], ["needs a recipe or an algorithm", "ppo", "tmaze"]),
+    (["train", "masked_cartpol"], ["'masked_cartpol'", "'masked_cartpole'"]),
+    (["train", "--env", "CartPole-v1"], ["named first"]),
+    (["train", "ppo"], ["no environment given", "--env"]),
+    (["train", "ppo", "--env", "seqrl/TMaz-v0"], ["'seqrl/TMaz-v0'", "did you mean 'seqrl/TMaze-v0'?"]),
+    (["train", "ppo", "--env", "CartPol-v1"], ["did you mean 'CartPole-v1'?"]),
+    ([*ENV, "--memory", "gruu"], ["unknown memory 'gruu'", "did you mean 'gru'?"]),
+    ([*ENV, "--memory", "elephant"], ["known: frame_stack, gru"]),
+    ([*ENV, "--numenvs", "3"], ["--numenvs", "did you mean --num-envs?", "seqrl train ppo --help"]),
+    ([*ENV, "--zzz"], ["unrecognized", "--zzz"]),
+    ([*ENV, "elsewhere"], ["unrecognized", "elsewhere"]),
+    ([*ENV, "--num-envs", "four"], ["--num-envs", "four"]),
+    ([*ENV, "--num-envs"], ["--num-envs", "missing value"]),
+    ([*ENV, "--hide", "1,x"], ["--hide", "x"]),
+    ([*ENV, "--num-steps", "0"], ["--num-steps is 0"]),
+    ([*ENV, "--num-epochs", "0"], ["--num-epochs is 0"]),
+    ([*ENV, "--hidden-size", "0"], ["--hidden-size is 0"]),
+    ([*ENV, "--num-minibatches", "9999"], ["--num-minibatches 9999", "choose 1 to"]),
+    ([*ENV, "--rollout-length", "8", "--bptt-length", "16"], ["--bptt-length 16", "longer", "8"]),
+    ([*ENV, "--rollout-length", "8", "--bptt-length", "3"], ["--bptt-length 3 does not divide", "8"]),
+    ([*ENV, "--rollout-length", "8", "--burn-in", "9"], ["--burn-in 9", "8"]),
+    ([*ENV, "--memory", "transformer", "--rollout-length", "8", "--bptt-length", "4"], ["--bptt-length 4"]),
+    ([*ENV, "--burn-in", "-1"], ["--burn-in -1"]),
+    ([*ENV, "--learning-rate", "nan"], ["--learning-rate is nan"]),
+    ([*ENV, "--learning-rate", "inf"], ["--learning-rate is inf"]),
+    ([*ENV, "--learning-rate-schedule", "square"], ["'square'", "linear or constant"]),
+    ([*ENV, "--noise-correlation", "1"], ["--noise-correlation is 1"]),
+    ([*ENV, "--seed", "-1"], ["--seed is -1"]),
+    ([*ENV, "--seed", str(10**30)], ["--seed is"]),
+    ([*ENV, "--hide", "7"], ["7", "0 to 2"]),
+    ([*ENV, "--hide", "0,1,2"], ["leave at least one"]),
+    ([*ENV, "--flicker", "2"], ["flicker=2", "0 to 1"]),
+    ([*ENV, "--noise", "-1"], ["noise=-1"]),
+    ([*ENV, "--env-kwargs", "length"], ["'length'", "KEY=VALUE"]),
+    ([*ENV, "--env-kwargs", "length=0"], ["length=0"]),
+    ([*ENV, "--env-kwargs", "lenght=3"], ["cannot make environment", "lenght"]),
+    ([*ENV, "--env-kwargs", "num_envs=3"], ["cannot make environment", "num_envs"]),
+    ([*ENV, "--vectorization", "threads"], ["'threads'", "sync"]),
+    ([*ENV, "--autoreset-mode", "same_step"], ["same_step", "next_step"]),
+    ([*ENV, "--device", "abacus"], ["'abacus'", "cpu"]),
+    (["train", "--resume"], ["--resume needs a run folder"]),
+    (["train", "--resume", "nowhere"], ["nowhere is not a run folder", "seqrl train"]),
+    (["train", "--resume", "nowhere", "--hidden-size", "3"], ["--hidden-size"]),
+    (["evaluate"], ["needs a run folder"]),
+    (["evaluate", "nowhere"], ["nowhere is not a run folder"]),
+    (["evaluate", "nowhere", "--num-episodes", "0"], ["--num-episodes is 0"]),
+    (["evaluate", "nowhere", "--num-envs", "0"], ["--num-envs is 0"]),
+    (["compare"], ["no environment given"]),
+    (["compare", "seqrl/TMaz-v0"], ["did you mean 'seqrl/TMaze-v0'?"]),
+    (["compare", "seqrl/TMaze-v0", "--memories", "gru,lstmm"], ["'lstmm'", "did you mean 'lstm'?"]),
+    (["compare", "seqrl/TMaze-v0", "--memories", "gru,gru"], ["twice"]),
+    (["compare", "seqrl/TMaze-v0", "--memories"], ["--memories is empty"]),
+    (["compare", "seqrl/TMaze-v0", "--memory", "lstm"], ["--memories lstm"]),
+    (["compare", "seqrl/TMaze-v0", "--memory", "gru"], ["--memories gru"]),
+    (["compare", "seqrl/TMaze-v0", "--num-seeds", "0"], ["--num-seeds is 0"]),
+    (["compare", "seqrl/TMaze-v0", "--num-episodes", "1"], ["--num-episodes is 1"]),
+    (["compare", "--resume", "nowhere"], ["nowhere is not a run folder"]),
+    (["compare", "--resume", "nowhere", "--num-steps", "5"], ["--num-steps"]),
+    (["envs", "--all"], ["--all"]),
+]
+
+
+@pytest.mark.parametrize(("args", "words"), BAD, ids=lambda value: " ".join(value) if value[:1] else None)
+def test_bad_input_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: list[str],
+    words: list[str],
+) -> None:  # fmt: skip
+    # Breaks when ppo.train opens the run's folder before it builds, or main does not catch UserError.
+    monkeypatch.chdir(tmp_path)
+    refuse(capsys, tmp_path, args, *words)
+
+
+@pytest.mark.xfail(strict=True, reason="ppo.check divides by what --num-envs gives before it is checked")
+def test_no_environments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refuse(capsys, tmp_path, [*ENV, "--num-envs", "0", "--run-dir", str(tmp_path / "x")], "--num-envs is 0")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_without_cuda(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refuse(capsys, tmp_path, [*ENV, "--device", "cuda", "--run-dir", str(tmp_path / "x")], "no CUDA device", "cpu")
+
+
+def test_a_run_folder_that_exists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("dear diary")
+    for command in (ENV, ["compare", "seqrl/TMaze-v0"]):
+        message = refuse(capsys, tmp_path, [*command, *TINY, "--run-dir", str(tmp_path / "mine")], "exists already")
+        assert f"--resume {tmp_path / 'mine'}" in message
+
+
+def test_a_run_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    for parent in (str(tmp_path / "file"), "/proc"):  # the second refuses even an administrator
+        for command in (ENV, ["compare", "seqrl/TMaze-v0"]):
+            refuse(capsys, tmp_path, [*command, *TINY, "--run-dir", f"{parent}/x"], "cannot create", "--run-dir")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="an administrator may write everywhere")
+def test_a_parent_that_is_read_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path.chmod(0o555)
+    refuse(capsys, tmp_path, [*ENV, *TINY, "--run-dir", str(tmp_path / "x")], "Permission denied")
+    tmp_path.chmod(0o755)
+
+
+COPY = ("config.json", "spaces.json", "checkpoint.safetensors", "metrics.jsonl")
+
+
+def copy_of(run: Path, folder: Path) -> Path:
+    folder.mkdir()
+    for name in COPY:
+        (folder / name).write_bytes((run / name).read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("{", ["config.json is damaged"]),
+        ("[]", ["config.json is damaged"]),
+        ({"type": "pqo"}, ["unknown algorithm 'pqo'", "did you mean 'ppo'?"]),
+        ({"colour": "red"}, ["unknown settings ['colour']"]),
+        ({"num_envs": "four"}, ["num_envs 'four'", "int"]),
+        ({"squash": 1}, ["squash 1", "bool"]),
+        ({"memory": "gruu"}, ["'gruu'"]),
+    ],
+)
+def test_a_config_that_is_damaged(
+    tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str], change: Any, words: list[str]
+) -> None:
+    folder = copy_of(run, tmp_path / "run")
+    text = change if isinstance(change, str) else json.dumps(json.loads((run / "config.json").read_text()) | change)
+    (folder / "config.json").write_text(text)
+    refuse(capsys, tmp_path, ["evaluate", str(folder)], *words)
+    refuse(capsys, tmp_path, ["train", "--resume", str(folder)], *words)
+
+
+def write_pickle(path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return os.mkdir, (str(path.parent / "proof"),)
+
+    path.write_bytes(pickle.dumps(Payload()))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda path: path.write_bytes(b"nonsense, and more of it"), ["damaged"]),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), ["damaged"]),
+        (lambda path: path.write_bytes(b""), ["damaged"]),
+        (lambda path: save_file({"x": torch.ones(1)}, path), ["not a checkpoint of this seqrl"]),
+        (lambda path: torch.save({}, path), ["pickle", "never loaded"]),
+        (lambda path: torch.save({}, path, _use_new_zipfile_serialization=False), ["pickle", "never loaded"]),
+        (write_pickle, ["pickle", "never loaded"]),
+    ],
+    ids=["nonsense", "cut short", "empty", "foreign", "torch zip", "torch legacy", "payload"],
+)
+def test_a_checkpoint_that_is_damaged(
+    tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str], damage: Any, words: list[str]
+) -> None:
+    folder = copy_of(run, tmp_path / "run")
+    damage(folder / "checkpoint.safetensors")
+    refuse(capsys, tmp_path, ["evaluate", str(folder)], "checkpoint.safetensors", *words)
+    refuse(capsys, tmp_path, ["train", "--resume", str(folder)], "checkpoint.safetensors", *words)
+    assert not (folder / "proof").exists()
+
+
+def test_the_checkpoint_of_another_agent(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copy_of(run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 16}))
+    for command in (["evaluate", str(folder)], ["train", "--resume", str(folder)]):
+        refuse(capsys, tmp_path, command, "does not fit")
+
+
+def test_an_environment_that_does_not_fit(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refuse(capsys, tmp_path, ["evaluate", str(run), "--env", "CartPole-v1"], "observation space does not fit", str(run))
+    refuse(capsys, tmp_path, ["evaluate", str(run), "--env", "Nope-v0"], "unknown environment 'Nope-v0'")
+    refuse(capsys, tmp_path, ["evaluate", str(run), "--env-kwargs", "lenght=5"], "lenght")
+
+
+def test_a_run_before_its_first_checkpoint(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copy_of(run, tmp_path / "run")
+    (folder / "checkpoint.safetensors").unlink()
+    refuse(capsys, tmp_path, ["evaluate", str(folder)], "no checkpoint", "--resume")
+
+
+def test_a_run_is_no_comparison(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refuse(capsys, tmp_path, ["compare", "--resume", str(run)], "no comparison", f"seqrl train --resume {run}")
+
+
+@pytest.mark.parametrize("what", ["observation", "reward"])
+def test_nan_from_the_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str) -> None:
+    """Which environment, what, at which step; the last checkpoint is kept."""
+    folder = tmp_path / "run"
+    args = ["train", "ppo", "--env", "Spoilt-v0", *TINY, "--env-kwargs", f"what={what},after=13"]
+    assert main([*args, "--checkpoint-every", "1", "--run-dir", str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    for word in ("environment 0", f"NaN {what}", "'Spoilt-v0'", "mend the environment"):
+        assert word in err
+    assert main(["evaluate", str(folder), "--env", "Spoilt-v0", "--env-kwargs", "after=1000"]) == 0
+
+
+@pytest.mark.xfail(strict=True, reason="ppo.train opens the run's folder before it resets the environments")
+def test_nan_from_the_first_observation_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["train", "ppo", "--env", "Spoilt-v0", *TINY, "--env-kwargs", "after=0", "--run-dir", str(tmp_path / "run")]
+    refuse(capsys, tmp_path, args, "NaN observation", "step 0")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [[], ["--help"], ["-h"], ["train", "--help"], ["train", "ppo", "--help"], ["train", "tmaze", "-h"],
+     ["compare", "--help"], ["compare", "seqrl/TMaze-v0", "--help"], ["evaluate", "--help"], ["envs", "--help"],
+     ["train", "--resume", "RUN", "--help"], ["compare", "--resume", "RUN", "--help"], ["--version"]],
+    ids=lambda args: " ".join(["seqrl", *args]),
+)  # fmt: skip
+def test_help(capsys: pytest.CaptureFixture[str], args: list[str]) -> None:
+    status: Any = None
+    try:
+        status = main(args)
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "seqrl" in out
+    assert "settings." not in out  # flags of nested settings go without a prefix
+    if args[:2] in (["train", "ppo"], ["compare", "--help"]):
+        for flag in ("--env ", "--num-steps", "--seed", "--run-dir", "--hide", "--env-kwargs", "--burn-in"):
+            assert flag in out
+
+
+def test_every_flag_of_compare_has_its_plain_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Golden: `--num-steps`, not `--settings.num-steps`."""
+    # Breaks with tyro.conf.arg(prefix_name=False) in place of arg(name="") in compare.Config.
+    args = ["compare", "seqrl/TMaze-v0", "--num-steps", "64", "--env-kwargs", "length=3", "--run-dir", str(tmp_path)]
+    refuse(capsys, tmp_path, args, "exists already")  # so all of the flags were read
+
+
+def test_the_module_runs_by_itself() -> None:
+    """Where the terminal is not UTF-8 too: what it cannot show becomes a question mark."""
+    # Breaks without `reconfigure` in main.
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "seqrl.cli", "envs"]
+    result = subprocess.run(command, capture_output=True, text=True, env=ascii_only)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "seqrl/TMaze-v0" in result.stdout
+
+
+BOX = """\
+╭─ Unrecognized options ───────────────╮
+│ Unrecognized options: --numenvs, 3   │
+│ ──────────────────────────────────── │
+│ Perhaps you meant:                   │
+│     --num-envs INT                   │
+│         Environments that act side   │
+│         by side. (default: 64)       │
+│ ──────────────────────────────────── │
+│ For full helptext, run - --help      │
+╰──────────────────────────────────────╯
+"""
+
+
+def test_a_box_becomes_one_line() -> None:
+    """As tyro draws it in a terminal, in colour, and where the terminal is not UTF-8."""
+    # Breaks when _one_line counts on │ and ─, or keeps the colours.
+    plain = BOX.translate(str.maketrans("│─╭╮╰╯", " -    ")).replace("- Unrecognized options ---------------", "")
+    for box in (BOX, BOX.replace("│", "\x1b[31m│\x1b[0m"), "  Unrecognized options  \n ------ \n" + plain[1:]):
+        assert _one_line(box) == "unrecognized options: --numenvs, 3: did you mean --num-envs?"
+    assert _one_line("") == "the flags could not be read"
+
+
+@pytest.mark.parametrize("hide", [["--hide", "1,3"], ["--hide", "1", "3"], ["--hide=1,3"], ["--hide=1", "3"]])
+def test_lists_with_commas_or_blanks(tmp_path: Path, hide: list[str]) -> None:
+    folder = tmp_path / "run"
+    assert main(["train", "ppo", "--env", "CartPole-v1", *hide, *TINY, "--run-dir", str(folder)]) == 0
+    assert json.loads((folder / "config.json").read_text())["hide"] == [1, 3]
+
+
+def test_env_kwargs_with_json_in_them(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    kwargs = ["--env-kwargs", "length=3,active=true", "max_episode_steps=9"]
+    assert main([*ENV, *kwargs, *TINY, "--run-dir", str(folder)]) == 0
+    config = json.loads((folder / "config.json").read_text())
+    assert config["env_kwargs"] == ["length=3", "active=true", "max_episode_steps=9"]
+
+
+def test_from_training_to_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("seqrl-TMaze-v0_lstm_s0", "seqrl-TMaze-v0_lstm_s0_2"):  # numbered where the first is taken
+        assert main(["train", "tmaze", *TINY, "--memory", "lstm", "--env-kwargs", "length=3"]) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        assert out == f"runs/{name}: trained for 64 steps. See how well: seqrl evaluate runs/{name}\n"
+        run = Path("runs") / name
+        assert {path.name for path in run.iterdir()} == {*COPY, "tensorboard"}
+    config = json.loads((run / "config.json").read_text())
+    assert (config["type"], config["memory"], config["hidden_size"]) == ("ppo", "lstm", 8)
+
+    assert main(["evaluate", str(run), "--num-episodes", "20", "--sample"]) == 0
+    first = capsys.readouterr().out
+    assert main(["evaluate", str(run), "--num-episodes", "20", "--sample"]) == 0
+    assert capsys.readouterr().out == first  # the same seed
+    assert "±" in first
+    assert main(["evaluate", str(run), "--num-episodes", "1", "--env-kwargs", "length=30"]) == 0
+    out = capsys.readouterr().out
+    assert "length=30" in out
+    assert "nan" not in out
+
+
+def test_resume_with_more_steps(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copy_of(run, tmp_path / "run")
+    assert main(["train", f"--resume={folder}", "--num-steps", "128"]) == 0
+    assert "trained for 128 steps" in capsys.readouterr().out
+
+
+def test_envs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["envs"]) == 0
+    out = capsys.readouterr().out
+    for name in seqrl.envs.ENVIRONMENTS:
+        assert name in out

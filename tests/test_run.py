@@ -1,0 +1,207 @@
+"""A run's folder: what is in it, what is read back, and the bar that is shown meanwhile."""
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import seqrl
+from seqrl import run as run_module
+from seqrl.agent import Agent
+from seqrl.algorithms import load, ppo, read_config, resume, train
+from seqrl.config import make_environment
+from seqrl.errors import UserError
+from seqrl.run import (
+    Run,
+    config_from_json,
+    config_to_json,
+    create_folder,
+    default_run_dir,
+    read_finished_step,
+    read_last_metrics,
+    read_metrics,
+    read_saved_step,
+)
+
+CONFIG = ppo.Config(
+    env="seqrl/MaskedPendulum-v0", num_envs=4, rollout_length=8, hidden_size=8, num_epochs=1, num_minibatches=2,
+    num_steps=96, checkpoint_every=2, previous_action=True, normalize_observations=True,
+    env_kwargs=("max_episode_steps=9",),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Agent]:
+    """A finished run, which tests only read, and the agent that training returned."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    return folder, train(replace(CONFIG, run_dir=str(folder)))
+
+
+def actions(agent: Agent) -> np.ndarray:
+    """What an agent does over twenty steps of its environments: one wrong bit changes all that follows."""
+    environment = make_environment(CONFIG)
+    step = environment.reset(5)
+    agent.reset()
+    taken = []
+    for _ in range(20):
+        taken.append(agent.act(step.observation, is_first=step.is_first))
+        step = environment.step(torch.from_numpy(taken[-1]))
+    return np.stack(taken)
+
+
+def test_what_is_in_the_folder(trained: tuple[Path, Agent]) -> None:
+    folder, _ = trained
+    config = json.loads((folder / "config.json").read_text())
+    assert config["type"] == "ppo"
+    assert config["env"] == CONFIG.env
+    spaces = json.loads((folder / "spaces.json").read_text())
+    assert spaces["action"]["type"] == "Box"
+    assert read_config(folder) == replace(CONFIG, run_dir=str(folder))
+    lines = list(read_metrics(folder))
+    assert [line["step"] for line in lines] == [32, 64, 96]
+    assert {"episode_return", "policy_loss", "kl", "grad_norm", "steps_per_second"} <= set(lines[-1])
+    assert read_finished_step(folder) == read_saved_step(folder) == 96
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+    assert os.stat(folder).st_mode & 0o777 == 0o755
+
+
+def test_a_loaded_agent_acts_as_the_trained_one(trained: tuple[Path, Agent], tmp_path: Path) -> None:
+    # Breaks when the encoder's running statistics are not buffers, or `build` forgets a setting of the config.
+    folder, agent = trained
+    expected = actions(agent)
+    assert np.array_equal(actions(load(folder)), expected)
+    moved = shutil.copytree(folder, tmp_path / "elsewhere" / "run")
+    assert np.array_equal(actions(seqrl.load(str(moved))), expected)
+    assert np.array_equal(actions(resume(moved)), expected)
+    assert not np.array_equal(actions(ppo.build(CONFIG, agent.observation_space, agent.action_space)), expected)
+
+
+def test_a_moved_run_goes_on_where_it_is(trained: tuple[Path, Agent], tmp_path: Path) -> None:
+    folder, _ = trained
+    before = (folder / "metrics.jsonl").read_bytes()
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    resume(moved, num_steps=128)
+    assert read_finished_step(moved) == 128
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_tensorboard_shows_each_step_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Breaks with purge_step=None in Run.begin: what was repeated shows twice.
+    folder, log = tmp_path / "run", Run.log
+
+    def crash_at_the_end(self: Run, step: int, metrics: dict[str, float]) -> None:
+        log(self, step, metrics)
+        if step == 96:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "log", crash_at_the_end)
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(CONFIG, run_dir=str(folder)))
+    monkeypatch.undo()
+    resume(folder)
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("policy_loss")] == [32, 64, 96]
+
+
+@pytest.mark.parametrize("num_lines", [0, 1, 3, 500])
+@pytest.mark.parametrize("unfinished", ["", '{"step": 7, "episode_ret'])
+def test_the_last_metrics(tmp_path: Path, num_lines: int, unfinished: str) -> None:
+    """As read from all lines; an episode's return may be some lines back."""
+    lines = [
+        {"step": k, "x": 0.5 * k} | ({"episode_return": -float(k)} if k % 3 == 0 else {}) for k in range(num_lines)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + unfinished)
+    expected: dict[str, float] = {}
+    for line in read_metrics(tmp_path):
+        expected |= line
+    assert read_last_metrics(tmp_path) == expected
+    assert read_last_metrics(tmp_path / "nothing yet") == {}
+
+
+def test_a_metric_that_is_not_finite(trained: tuple[Path, Agent], tmp_path: Path) -> None:
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    before = (folder / "metrics.jsonl").read_bytes()
+    with Run(folder, 200, "test") as run:
+        run.begin(96)
+        with pytest.raises(UserError, match=r"kl is nan at step 128: .*--learning-rate"):
+            run.log(128, {"kl": float("nan")})
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_folder_is_made_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(UserError, match="No space left"):
+        create_folder(tmp_path / "deep" / "run", {"config.json": {}})
+    monkeypatch.undo()
+    assert os.listdir(tmp_path / "deep") == []
+    create_folder(tmp_path / "deep" / "run", {"config.json": {}})
+    with pytest.raises(UserError, match="exists already"):
+        create_folder(tmp_path / "deep" / "run", {})
+
+
+def test_config_round_trip() -> None:
+    for config in (ppo.Config(), CONFIG, ppo.Config(hide=(1, 3), clip=1)):
+        data = json.loads(json.dumps(config_to_json("ppo", config), allow_nan=False))
+        assert data["type"] == "ppo"
+        assert config_from_json(data, ppo.Config, Path("x")) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"speed": 3}, "unknown settings"), ({"num_envs": "4"}, "num_envs '4'"), ({"num_envs": 4.0}, "num_envs 4.0"),
+     ({"squash": 0}, "squash 0"), ({"hide": 3}, "hide 3"), ({"env": None}, "env None"),
+     ({"gamma": True}, "gamma True")],
+)  # fmt: skip
+def test_a_config_with_other_types(change: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        config_from_json(config_to_json("ppo", CONFIG) | change, ppo.Config, Path("x"))
+
+
+def test_default_run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("seqrl-TMaze-v0_gru_s3", "seqrl-TMaze-v0_gru_s3_2", "seqrl-TMaze-v0_gru_s3_3"):
+        assert default_run_dir("seqrl/TMaze-v0", "gru", 3) == f"runs/{name}"
+        (tmp_path / "runs" / name).mkdir(parents=True)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", [72, 80, 120])
+def test_a_bar_is_one_line(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """Golden: in a narrow terminal the label alone is cut; return, speed and time left stay whole."""
+    # Breaks without no_wrap on the columns, or with TextColumn in place of _LabelColumn.
+    terminal = Terminal()
+    console: Callable[..., Console] = Console
+    monkeypatch.setattr(run_module.sys, "stderr", terminal)
+    monkeypatch.setattr(run_module, "Console", lambda **_: console(file=terminal, width=width, force_terminal=True))
+    with run_module.progress_bar() as bar:
+        name = "ppo gru seqrl/MaskedMountainCarContinuous-v0"
+        task = bar.add_task(name, total=1000, episode_return=-1234.56, steps_per_second=123456.0)
+        bar.update(task, completed=250)
+        lines = console(width=width).render_lines(bar.get_renderable(), pad=False)
+    assert len(lines) == 1
+    text = "".join(segment.text for segment in lines[0])
+    assert len(text) <= width
+    assert text.startswith("ppo")
+    for words in ("25%", "return -1234.56", "123,456 steps/s"):
+        assert words in text
+
+
+def test_no_bar_where_nobody_watches(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    train(replace(CONFIG, run_dir=str(tmp_path / "run")))
+    assert capsys.readouterr() == ("", "")
