@@ -21,7 +21,7 @@ def space_to_json(space: gym.Space) -> dict[str, Any]:
         case gym.spaces.Discrete():
             return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
         case gym.spaces.MultiDiscrete():
-            return {"type": "MultiDiscrete", "nvec": space.nvec.tolist()}
+            return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
         case gym.spaces.MultiBinary():
             return {"type": "MultiBinary", "shape": list(space.shape)}
         case gym.spaces.Dict():
@@ -41,7 +41,7 @@ def space_from_json(data: dict[str, Any]) -> gym.Space:
         case "Discrete":
             return gym.spaces.Discrete(data["n"], start=data["start"])
         case "MultiDiscrete":
-            return gym.spaces.MultiDiscrete(data["nvec"])
+            return gym.spaces.MultiDiscrete(data["nvec"], start=data["start"])
         case "MultiBinary":
             shape = tuple(data["shape"])
             return gym.spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)

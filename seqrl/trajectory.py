@@ -47,6 +47,11 @@ def tree_leaves(tree: Tree) -> Iterator[Tensor]:
         yield tree
 
 
+def tree_like(like: Tree, tree: Tree) -> Tree:
+    """`tree` with the types of `like`: a checkpoint gives named tuples back as plain ones."""
+    return tree_map(lambda _, leaf: leaf, like, tree)
+
+
 def tree_stack(trees: list[Tree], dim: int = 0) -> Tree:
     """Stack trees of one structure, leaf by leaf, along a new axis."""
     return tree_map(lambda *leaves: torch.stack(leaves, dim), *trees)

@@ -156,7 +156,6 @@ def test_bad_input_is_refused_in_one_line(
     refuse(capsys, tmp_path, args, *words)
 
 
-@pytest.mark.xfail(strict=True, reason="ppo.check divides by what --num-envs gives before it is checked")
 def test_no_environments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refuse(capsys, tmp_path, [*ENV, "--num-envs", "0", "--run-dir", str(tmp_path / "x")], "--num-envs is 0")
 
@@ -288,7 +287,6 @@ def test_nan_from_the_environment(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["evaluate", str(folder), "--env", "Spoilt-v0", "--env-kwargs", "after=1000"]) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="ppo.train opens the run's folder before it resets the environments")
 def test_nan_from_the_first_observation_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = ["train", "ppo", "--env", "Spoilt-v0", *TINY, "--env-kwargs", "after=0", "--run-dir", str(tmp_path / "run")]
     refuse(capsys, tmp_path, args, "NaN observation", "step 0")

@@ -97,13 +97,9 @@ def crash_in_log(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[
 
 MOMENTS = [(name, number) for name in (SAVED, NOT_SAVED) for number in range(1, NUM_UPDATES + 1)]
 MOMENTS += [(name, number) for name in CONFIGS if name not in (SAVED, NOT_SAVED) for number in (2, 5)]
-PLAIN_TUPLES = pytest.mark.xfail(
-    strict=True, reason="a restored state is a plain tuple, the transformer's a SlidingCache"
-)
-MARKED = [pytest.param(*m, marks=PLAIN_TUPLES) if "transformer" in m[0] and m[1] == 5 else m for m in MOMENTS]
 
 
-@pytest.mark.parametrize(("name", "number"), MARKED)
+@pytest.mark.parametrize(("name", "number"), MOMENTS)
 def test_crash_after_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
     # Each of these breaks some of the cases: leaving `learner`, `sequences`, `scale` or `environment` out of the parts
     # in TrainingState; leaving `noise`, `mask`, `state` or `generator` out of Rollout.state_dict; `restart` without a

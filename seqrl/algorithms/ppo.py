@@ -149,10 +149,11 @@ def learn(
 def check(config: Config) -> None:
     """Raise UserError for settings that contradict each other or make no sense."""
     length = config.bptt_length or config.rollout_length
+    require(config.num_envs >= 1, f"--num-envs is {config.num_envs}: it must be at least 1")
     require(config.rollout_length >= 1, f"--rollout-length is {config.rollout_length}: it must be at least 1")
     require(
         length <= config.rollout_length,
-        f"--bptt-length {length} is longer than --rollout-length {config.rollout_length}: shorten it or raise the other",
+        f"--bptt-length {length} is longer than --rollout-length {config.rollout_length}: shorten it",
     )
     require(
         length >= 1 and config.rollout_length % length == 0,
@@ -213,11 +214,11 @@ def train(config: Config, resume: bool = False) -> Agent:
         agent.memory.stores_state or length == config.rollout_length,
         f"--bptt-length {length} would store the {config.memory}'s large state inside each rollout: leave it out",
     )
-    run = Run.open("ppo", config, agent.observation_space, agent.action_space, resume)
     learner = Learner(agent, config.learning_rate, config.max_grad_norm)
     rollout = Rollout(environment, agent, config.seed, config.noise_correlation)
     sequences = Sequences(config.rollout_length, length, config.burn_in, config.seed)
     scale = RewardScale(config.num_envs, config.gamma).to(agent.device)
+    run = Run.open("ppo", config, agent.observation_space, agent.action_space, resume)
     state = TrainingState(config.seed, agent, environment, rollout, learner=learner, sequences=sequences, scale=scale)
     step = state.restore(run)
     with run, contextlib.closing(environment):

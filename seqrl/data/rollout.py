@@ -11,7 +11,7 @@ from seqrl.agent import Agent
 from seqrl.envs import Environment
 from seqrl.errors import UserError
 from seqrl.nets import Gaussian
-from seqrl.trajectory import AgentInput, Trajectory, Tree, to_device, tree_leaves, tree_map, tree_stack
+from seqrl.trajectory import AgentInput, Trajectory, Tree, to_device, tree_leaves, tree_like, tree_map, tree_stack
 
 
 class Episodes(NamedTuple):
@@ -137,7 +137,8 @@ class Rollout:
     def load_state_dict(self, state: dict[str, Tree]) -> None:
         self.generator.set_state(state["generator"].cpu())
         state = to_device(state, self.agent.device)
-        self.inputs, self.state, self.mask = AgentInput(*state["inputs"]), state["state"], state["mask"]
+        self.inputs, self.state = tree_like(self.inputs, state["inputs"]), tree_like(self.state, state["state"])
+        self.mask = state["mask"]
         self.noise = state.get("noise")
         self.episode_return = state["episode_return"].cpu().numpy().copy()
         self.episode_length = state["episode_length"].cpu().numpy().copy()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from seqrl.agent import Agent
-from seqrl.trajectory import AgentInput, Tree, tree_cat, tree_map
+from seqrl.trajectory import AgentInput, Tree, tree_cat, tree_like, tree_map
 
 
 class Batch(NamedTuple):
@@ -65,14 +65,14 @@ class Sequences:
             inputs = inputs._replace(is_first=torch.ones_like(inputs.is_first))
             kept = sum(t >= self.rollout_length - self.burn_in for t in self.state_rows)
             self.carried = (inputs, *rest), tree_map(lambda leaf: torch.zeros_like(leaf[:kept]), states)
-        result = tree_cat([self.carried[0], columns]), self.carried[1]
+        rows, before = tree_cat([self.carried[0], columns]), tree_like(states, self.carried[1])
         used = sum(t < self.rollout_length - self.burn_in for t in self.state_rows)
         now = tree_map(lambda leaf: leaf[:used], states)
         self.carried = (
             tree_map(lambda leaf: leaf[self.rollout_length - self.burn_in :].clone(), columns),
             tree_map(lambda leaf: leaf[used:].clone(), states),
         )
-        return result[0], tree_cat([result[1], now])
+        return rows, tree_cat([before, now])
 
     def minibatches(self, batch: Batch, number: int) -> Iterator[Batch]:
         """The sequences in a new random order, in `number` parts of whole sequences."""

@@ -30,7 +30,8 @@ class Environment(ABC):
     """B environments stepped together; observations, actions and flags are tensors on `device`.
 
     `single_observation_space` and `single_action_space` describe what the agent sees and does: floats are float32,
-    integers int64 (images stay uint8), binary leaves bool, and every discrete value counts from 0.
+    integers int64 (images stay uint8), binary leaves bool. Discrete spaces keep their `start`, for those who later act
+    in the environment itself; in tensors every discrete value counts from 0.
     """
 
     num_envs: int
@@ -286,9 +287,9 @@ def _agent_space(space: Space, path: str) -> Space:
     if isinstance(space, spaces.MultiBinary) or (path == "observation.action_mask" and isinstance(space, spaces.Box)):
         return spaces.MultiBinary(space.shape[0] if len(space.shape) == 1 else space.shape)
     if isinstance(space, spaces.Discrete):
-        return spaces.Discrete(int(space.n))
+        return spaces.Discrete(int(space.n), start=int(space.start))
     if isinstance(space, spaces.MultiDiscrete):
-        return spaces.MultiDiscrete(space.nvec.astype(np.int64))
+        return spaces.MultiDiscrete(space.nvec.astype(np.int64), start=space.start.astype(np.int64))
     if isinstance(space, spaces.Box):
         return _agent_box(space)
     where = ", alone or in Dict and Tuple" if path.startswith("observation") else ""

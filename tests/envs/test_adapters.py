@@ -238,7 +238,10 @@ def test_nested_observations(vector):
         assert observation["image"].flatten(1).tolist() == [[200 + time] * 4 for _, time in counts]
         assert observation["small"].tolist() == [[-time] for _, time in counts]
         for row in range(2):
-            assert env.single_observation_space.contains(numpy_row(observation, row))
+            shown = numpy_row(observation, row)  # tensors count from 0, the space from its start
+            shown["counts"] = shown["counts"] + env.single_observation_space["counts"].start
+            shown["parts"] = (shown["parts"][0] + env.single_observation_space["parts"][0].start, shown["parts"][1])
+            assert env.single_observation_space.contains(shown)
 
 
 def numpy_row(tree, row):
