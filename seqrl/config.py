@@ -59,7 +59,7 @@ class RunConfig:
     """Whether the agent reads its previous action."""
     previous_reward: bool = False
     """Whether the agent reads its previous reward."""
-    normalize_observations: bool = False
+    normalize_observations: bool = True
     """Whether vector observations are standardised by running statistics."""
 
 

@@ -95,6 +95,14 @@ def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         assert row["seed_means"] == other["seed_means"]  # the run that was lost came back as it was
         assert row["curves"] == other["curves"]
 
+    # Nothing is left to train, and a single seed has no interval: null, since NaN is not JSON.
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_seeds": 1}))
+    assert main(["compare", "--resume", str(folder)]) == 0
+    single = strict((folder / "results.json").read_text())
+    assert isinstance(single, dict)
+    assert [row["half_width"] for row in single["rows"]] == [None, None]
+
 
 def start(args: list[str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "seqrl.cli", "compare", *args]

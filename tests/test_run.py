@@ -75,7 +75,7 @@ def test_what_is_in_the_folder(trained: tuple[Path, Agent]) -> None:
 
 
 def test_a_loaded_agent_acts_as_the_trained_one(trained: tuple[Path, Agent], tmp_path: Path) -> None:
-    # Breaks when the encoder's running statistics are not buffers, or `build` forgets a setting of the config.
+    # Breaks when the encoder's running statistics are not buffers that are saved.
     folder, agent = trained
     expected = actions(agent)
     assert np.array_equal(actions(load(folder)), expected)

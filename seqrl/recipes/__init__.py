@@ -10,7 +10,7 @@ from seqrl.algorithms import ppo
 
 def masked_cartpole() -> ppo.Config:
     """CartPole without velocities."""
-    return ppo.Config(env="seqrl/MaskedCartPole-v0", num_steps=200_000)
+    return ppo.Config(env="seqrl/MaskedCartPole-v0", num_steps=150_000)
 
 
 def masked_pendulum() -> ppo.Config:
@@ -27,7 +27,6 @@ def masked_pendulum() -> ppo.Config:
         entropy_weight=0.0,
         memory_horizon=0,
         previous_action=True,
-        normalize_observations=True,
     )
 
 
@@ -37,8 +36,14 @@ def masked_mountain_car() -> ppo.Config:
 
 
 def tmaze() -> ppo.Config:
-    """The passive T-maze with a corridor of 30."""
-    return ppo.Config(env="seqrl/TMaze-v0", env_kwargs=("length=30",), num_steps=300_000)
+    """The passive T-maze with a corridor of 30. Each step's reward follows at once, so that a small λ keeps noise away."""
+    return ppo.Config(
+        env="seqrl/TMaze-v0",
+        env_kwargs=("length=30",),
+        num_steps=300_000,
+        gae_lambda=0.5,
+        normalize_observations=False,
+    )
 
 
 def tmaze_100() -> ppo.Config:
@@ -52,6 +57,7 @@ def tmaze_100() -> ppo.Config:
         num_minibatches=4,
         memory_horizon=128,
         entropy_weight=0.01,
+        normalize_observations=False,
     )
 
 
@@ -69,7 +75,7 @@ def minigrid_memory() -> ppo.Config:
     """MiniGrid's MemoryS7. Without a large entropy bonus the agent never learns to look back at the object."""
     return ppo.Config(
         env="MiniGrid-MemoryS7-v0",
-        num_steps=1_500_000,
+        num_steps=1_200_000,
         num_minibatches=8,
         num_epochs=4,
         learning_rate=1e-3,
