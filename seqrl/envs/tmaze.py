@@ -18,18 +18,18 @@ class TMaze(TorchVectorEnv):
     stands there. The cue is +1 (goal up) or −1 (goal down), each with probability ½. Bumping into a wall is staying.
 
     Observation: float32 [cue or 0, at the oracle, at the junction]. Action: 0 left, 1 right, 2 up, 3 down.
-    End: `terminated` when an arm is entered, or by the clock after T = length + 1 decisions (active: length + 3), which
-    the shortest way takes; the clock belongs to the task. Reward of decision t = 1 … T, which led to x:
+    End: `terminated` when an arm is entered, or by the clock after 2 (length + 1) decisions (active: two more), twice
+    what the shortest way takes; the clock belongs to the task. Reward of a decision:
 
-        at the end:  1 in the goal's arm, else 0
-        before it:   −1/length if x < t (active: x < t − 2), else 0
+        into an arm:  1 if it is the goal's, else 0
+        elsewhere:    0 for a step to the right, or (active) to the left until the oracle has been seen; else −1/length
 
-    so an agent that falls behind the shortest way pays for each step until the end, at most 1 in all (active: not much
-    more), and walking past the oracle costs nothing. Optimal return: 1. Without memory: ½, since at the junction the
-    observation says nothing about the goal (`seqrl.envs.exact`).
-    Source: Ni et al. 2023 (arXiv 2307.03864), whose clock and reward these are. What differs: an arm ends the episode
-    at once and is not observed, the oracle has a flag of its own, and the active one shows its cue at every visit. The
-    task is Bakker's (2001).
+    so walking past the oracle costs nothing, and waiting at the junction does. Optimal return: 1. Without memory: ½,
+    since at the junction the observation says nothing about the goal (`seqrl.envs.exact`).
+    Source: Ni et al. 2023 (arXiv 2307.03864). Differs: their clock leaves no step to spare, and they charge every step
+    of an agent that is late, so that one slip leaves nothing to learn from in the rest of the episode; here each step
+    is charged for itself. The agent's row is left out of the observation, and an arm ends the episode at once. First in
+    Bakker 2001.
 
     Raises: UserError if `length` is below 1.
     """
@@ -48,21 +48,22 @@ class TMaze(TorchVectorEnv):
         self.length = length
         self.active = active
         self._oracle = -1 if active else 0
-        self._detour = 2 if active else 0  # steps to the oracle and back
+        self._clock = 2 * (length + 1) + (2 if active else 0)  # to the oracle and back takes two steps
         self._move = torch.tensor([-1, 1, 0, 0], device=self.device)
 
     def _start(self) -> State:
         cue = 2 * torch.randint(2, (self.num_envs,), generator=self.generator, device=self.device) - 1
-        return {"x": torch.zeros_like(cue), "cue": cue}
+        seen = torch.full_like(cue, not self.active, dtype=torch.bool)
+        return {"x": torch.zeros_like(cue), "cue": cue, "seen": seen}
 
     def _transition(self, state: State, action: Tensor) -> Transition:
         enters = (state["x"] == self.length) & (action >= UP)
         at_goal = enters & ((action == UP) == (state["cue"] > 0))
         x = (state["x"] + self._move[action]).clamp(self._oracle, self.length)
-        t = state["steps"] + 1
-        terminated = enters | (t > self.length + self._detour)
-        penalty = (x < t - self._detour) * (-1.0 / self.length)
-        return {"x": x, "cue": state["cue"]}, torch.where(terminated, at_goal.float(), penalty), terminated
+        terminated = enters | (state["steps"] + 1 >= self._clock)
+        on_the_way = (x > state["x"]) | ((action == LEFT) & ~state["seen"])
+        reward = torch.where(enters, at_goal.float(), torch.where(on_the_way, 0.0, -1.0 / self.length))
+        return {"x": x, "cue": state["cue"], "seen": state["seen"] | (x == self._oracle)}, reward, terminated
 
     def _observe(self, state: State) -> Tensor:
         at_oracle = state["x"] == self._oracle

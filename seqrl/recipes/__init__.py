@@ -36,22 +36,21 @@ def masked_mountain_car() -> ppo.Config:
 
 
 def tmaze() -> ppo.Config:
-    """The passive T-maze with a corridor of 30. Each step's reward follows at once, so that a small λ keeps noise away."""
+    """The passive T-maze with a corridor of 30. Its rare flags would be blown up by standardising observations."""
     return ppo.Config(
         env="seqrl/TMaze-v0",
         env_kwargs=("length=30",),
         num_steps=300_000,
-        gae_lambda=0.5,
         normalize_observations=False,
     )
 
 
 def tmaze_100() -> ppo.Config:
-    """The passive T-maze with a corridor of 100: a large batch, as only few episodes reach the junction at first."""
+    """The passive T-maze with a corridor of 100: longer rollouts, and more of them, as an episode is a hundred steps."""
     return ppo.Config(
         env="seqrl/TMaze-v0",
         env_kwargs=("length=100",),
-        num_steps=2_000_000,
+        num_steps=1_500_000,
         num_envs=128,
         rollout_length=128,
         num_minibatches=4,

@@ -99,7 +99,7 @@ def tmaze_memoryless_returns(active: bool) -> torch.Tensor:
     env.state["cue"] = torch.tensor([1, -1]).repeat(len(policy) // 2)
     observation, total = env._observe(env.state), torch.zeros(env.num_envs)
     running = torch.ones(env.num_envs, dtype=torch.bool)
-    for _ in range(5):
+    for _ in range(8):
         kind = (observation[:, None] == kinds).all(2).int().argmax(1)
         observation, reward, terminated, _, _ = env.step(policy.gather(1, kind[:, None])[:, 0])
         total += reward * running

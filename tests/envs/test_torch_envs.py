@@ -157,7 +157,7 @@ def run_tmaze(env: TMaze, actions: list[int], turn: Tensor) -> Tensor:
 @pytest.mark.parametrize("active", [False, True])
 @pytest.mark.parametrize("length", [1, 10, 1000])
 def test_tmaze_optimal_policy_gets_1_and_its_opposite_0(length, active):
-    # Broken by `x <= t - detour` in the penalty.
+    # Broken by `x < state["x"]` for a step on the way.
     env = TMaze(16, length=length, active=active)
     for up, down, expected in [(UP, DOWN, 1.0), (DOWN, UP, 0.0)]:
         observation, _ = env.reset(seed=0)
@@ -183,17 +183,21 @@ def test_tmaze_observations():
 
 
 def test_tmaze_penalty_by_hand():
-    # length 4: staying costs 1/4 in each of the decisions 1 … 4 and nothing in decision 5, where the clock ends it.
+    # length 4: staying costs 1/4 in each of the ten decisions; the clock ends the tenth.
     env = TMaze(2, length=4)
     env.reset(seed=0)
-    steps = [env.step(constant(env, UP)) for _ in range(5)]
-    assert [s[1][0].item() for s in steps] == [-0.25] * 4 + [0.0]
-    assert [s[2][0].item() for s in steps] == [False] * 4 + [True]
-    # Active: x = −1, 0, 1, … keeps up with t − 2; one step lost on the way is paid for until the end.
+    steps = [env.step(constant(env, UP)) for _ in range(10)]
+    assert [s[1][0].item() for s in steps] == [-0.25] * 10
+    assert [s[2][0].item() for s in steps] == [False] * 9 + [True]
+    # Active: to the left costs nothing until the oracle is seen; each step lost later is charged for itself.
     env = TMaze(2, length=3, active=True)
     env.reset(seed=0)
-    rewards = [env.step(constant(env, a))[1][0].item() for a in (LEFT, RIGHT, UP, RIGHT, RIGHT, RIGHT)]
-    np.testing.assert_allclose(rewards, [0, 0, -1 / 3, -1 / 3, -1 / 3, 0])
+    rewards = [env.step(constant(env, a))[1][0].item() for a in (LEFT, RIGHT, UP, LEFT, RIGHT, RIGHT)]
+    np.testing.assert_allclose(rewards, [0, 0, -1 / 3, -1 / 3, 0, 0])
+    # At the junction, a step to the right leads nowhere.
+    env = TMaze(2, length=1)
+    env.reset(seed=0)
+    assert [env.step(constant(env, RIGHT))[1][0].item() for _ in range(2)] == [0, -1]
 
 
 # ------------------------------------------------------------------------------------------ the other memory tasks
