@@ -115,7 +115,6 @@ def make_agent(
     config: RunConfig, observation_space: gym.Space, action_space: gym.Space, heads: dict[str, nn.Module]
 ) -> Agent:
     """Encoder and memory as `config` says, with the algorithm's heads."""
-    require(config.hidden_size >= 1, f"--hidden-size is {config.hidden_size}: it must be at least 1")
     memory = make_memory(
         config.memory,
         config.hidden_size,

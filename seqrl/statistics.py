@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit  # Student's quantile; scipy.stats would add a second to every start
 
 
 def mean_and_half_width(samples: Sequence[float]) -> tuple[float, float]:
@@ -12,4 +12,4 @@ def mean_and_half_width(samples: Sequence[float]) -> tuple[float, float]:
     n = len(samples)
     if n < 2:
         return float(np.mean(samples)), math.nan
-    return float(np.mean(samples)), float(student.ppf(0.975, n - 1) * np.std(samples, ddof=1) / math.sqrt(n))
+    return float(np.mean(samples)), float(stdtrit(n - 1, 0.975) * np.std(samples, ddof=1) / math.sqrt(n))

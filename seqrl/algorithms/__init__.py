@@ -55,6 +55,8 @@ def read_config(run: str | Path) -> Any:
     """The config of a run folder."""
     data = read_json(Path(run), "config.json")
     name = str(data.get("type"))
+    if name == "compare":
+        raise UserError(f"{run} is a comparison, not a run: name a folder inside it, or seqrl compare --resume {run}")
     if name not in ALGORITHMS:
         raise UserError(f"{run}/config.json is of the unknown algorithm '{name}': {nearest(name, ALGORITHMS)}")
     return config_from_json(data, ALGORITHMS[name].Config, Path(run) / "config.json")

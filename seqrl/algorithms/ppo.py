@@ -22,6 +22,7 @@ from torch import Tensor
 from seqrl.agent import Agent
 from seqrl.config import RunConfig, make_agent, make_environment, require
 from seqrl.data import Batch, Rollout, Sequences
+from seqrl.envs import Environment
 from seqrl.learner import Learner
 from seqrl.nets import PolicyHead, RewardScale, ValueHead
 from seqrl.objectives import approximate_kl, clipped_surrogate, gae, masked_mean, masked_standardize, squared_error
@@ -149,6 +150,7 @@ def learn(
 def check(config: Config) -> None:
     """Raise UserError for settings that contradict each other or make no sense."""
     length = config.bptt_length or config.rollout_length
+    require(config.hidden_size >= 1, f"--hidden-size is {config.hidden_size}: it must be at least 1")
     require(config.num_envs >= 1, f"--num-envs is {config.num_envs}: it must be at least 1")
     require(config.rollout_length >= 1, f"--rollout-length is {config.rollout_length}: it must be at least 1")
     require(
@@ -207,7 +209,11 @@ def train(config: Config, resume: bool = False) -> Agent:
     Raises UserError for bad settings, an existing folder, NaN from the environment, or a loss that is not finite.
     """
     check(config)
-    environment = make_environment(config)
+    with contextlib.closing(make_environment(config)) as environment:
+        return _train(config, environment, resume)
+
+
+def _train(config: Config, environment: Environment, resume: bool) -> Agent:
     agent = build(config, environment.single_observation_space, environment.single_action_space)
     length = config.bptt_length or config.rollout_length
     require(
@@ -221,7 +227,7 @@ def train(config: Config, resume: bool = False) -> Agent:
     run = Run.open("ppo", config, agent.observation_space, agent.action_space, resume)
     state = TrainingState(config.seed, agent, environment, rollout, learner=learner, sequences=sequences, scale=scale)
     step = state.restore(run)
-    with run, contextlib.closing(environment):
+    with run:
         run.begin(step)
         while step < config.num_steps and not run.interrupted:
             if config.learning_rate_schedule == "linear":

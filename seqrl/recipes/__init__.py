@@ -46,7 +46,7 @@ def tmaze() -> ppo.Config:
 
 
 def tmaze_100() -> ppo.Config:
-    """The passive T-maze with a corridor of 100: longer rollouts, and more of them, as an episode is a hundred steps."""
+    """The passive T-maze with a corridor of 100: longer rollouts, and more of them."""
     return ppo.Config(
         env="seqrl/TMaze-v0",
         env_kwargs=("length=100",),
