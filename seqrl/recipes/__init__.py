@@ -36,13 +36,8 @@ def masked_mountain_car() -> ppo.Config:
 
 
 def tmaze() -> ppo.Config:
-    """The passive T-maze with a corridor of 30. Its rare flags would be blown up by standardising observations."""
-    return ppo.Config(
-        env="seqrl/TMaze-v0",
-        env_kwargs=("length=30",),
-        num_steps=300_000,
-        normalize_observations=False,
-    )
+    """The passive T-maze with a corridor of 30."""
+    return ppo.Config(env="seqrl/TMaze-v0", env_kwargs=("length=30",), num_steps=300_000)
 
 
 def tmaze_100() -> ppo.Config:
@@ -56,7 +51,6 @@ def tmaze_100() -> ppo.Config:
         num_minibatches=4,
         memory_horizon=128,
         entropy_weight=0.01,
-        normalize_observations=False,
     )
 
 
