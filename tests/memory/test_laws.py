@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from clock import Counter
 from torch import nn
 
 from seqrl.errors import UserError
@@ -35,22 +36,6 @@ def test_memories_keep_the_laws(name):
 @pytest.mark.parametrize(("num_steps", "batch_size"), [(1, 1), (2, 1), (7, 4)])
 def test_laws_hold_in_other_sizes(num_steps, batch_size):
     check_memory(GRU(4, 5), num_steps=num_steps, batch_size=batch_size, seed=1)
-
-
-class Counter(Memory):
-    """y = state = the number of steps since `is_first`. What it counts can be told from any row, anywhere."""
-
-    input_size, output_size = 1, 1
-
-    def initial_state(self, batch_size):
-        return torch.zeros(batch_size, dtype=torch.int64)
-
-    def unroll(self, x, state, is_first):
-        counts = []
-        for first in is_first:
-            state = torch.where(first, 0, state) + 1
-            counts.append(state)
-        return torch.stack(counts)[:, :, None].to(x.dtype), state
 
 
 def test_a_counter_keeps_the_laws():
