@@ -1,5 +1,7 @@
 """The kernels against plain loops, PyTorch's own modules and finite differences."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -148,7 +150,7 @@ def test_bfloat16(kernel):
     assert_near([g.float() for g in gradients([a.float() for a in actual], in_half)], gradients(expected, inputs), 6e-2)
 
 
-def test_autocast_computes_in_its_type_and_keeps_the_state_in_its_own(kernel):
+def test_autocast_takes_products_in_its_type_and_keeps_the_state_in_its_own(kernel):
     inputs = arguments(kernel, dtype=torch.float32)
     expected = kernel[1](*inputs)
     for T in (9, 1):
@@ -157,14 +159,31 @@ def test_autocast_computes_in_its_type_and_keeps_the_state_in_its_own(kernel):
             y, *states = kernel[0](*some)
             with torch.no_grad():
                 acting, *_ = kernel[0](*some)
-        assert (y.dtype, acting.dtype) == (torch.bfloat16, torch.bfloat16)
-        assert all(state.dtype == torch.float32 for state in states)
-        assert_near([y.float(), acting.float()], [expected[0][:T]] * 2, 3e-2)
+        assert all(tensor.dtype == torch.float32 for tensor in (y, acting, *states))
+        assert not torch.equal(y, expected[0][:T])
+        assert_near([y, acting], [expected[0][:T]] * 2, 3e-2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = kernel[0](*inputs)
-    found = gradients([o.float() for o in outputs], inputs)
+    found = gradients(outputs, inputs)
     assert all(g.dtype == torch.float32 for g in found)
     assert_near(found, gradients(expected, inputs), 6e-2)
+
+
+@pytest.mark.parametrize("memory", [GRU, LSTM])
+def test_a_slow_unit_keeps_its_pace_under_autocast(memory):
+    """Broken by computing gates in bfloat16, where a gate of 1 − 1/1000 is 1: the unit would never move."""
+    slow = memory(1, 1)
+    for parameter in slow.parameters():
+        nn.init.zeros_(parameter)
+    with torch.no_grad():
+        slow.bias_ih[1] = math.log(999)  # the gate that keeps: z of the GRU, f of the LSTM
+        slow.bias_ih[2] = 1.0  # the candidate
+        x, is_first = torch.zeros(1000, 1, 1), torch.zeros(1000, 1, dtype=torch.bool)
+        expected, _ = slow.unroll(x, slow.initial_state(1), is_first)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y, _ = slow.unroll(x, slow.initial_state(1), is_first)
+    assert expected[-1].item() > 0.4
+    assert_near([y], [expected], 2e-2)
 
 
 def test_the_second_derivative_is_refused(kernel):

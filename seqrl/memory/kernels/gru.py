@@ -9,13 +9,14 @@ from torch.autograd.function import once_differentiable
 
 from seqrl.memory.kernels.common import (
     Workspace,
+    add_product_,
     autocast,
     blocks,
     keep_mask,
     needs_grad,
     sigmoid_backward,
+    state_dtype,
     tanh_backward,
-    tanh_into,
 )
 
 
@@ -39,17 +40,29 @@ def gru(
 
     Weights and biases are stacked (r, z, n), G = 3H, as in `torch.nn.GRU`, whose equations these are (Cho et al. 2014,
     arXiv 1406.1078, with the reset gate after the product). Returns y, [T, B, H], and h_T, [B, H], in the type of `h0`.
+
+    Only the matrix products are taken in bfloat16 or float16, where x is of such a type or autocast asks for it.
     """
-    x, h, *weights = autocast(x, h0, w_ih, w_hh, b_ih, b_hh)
-    keep = keep_mask(is_first, x)
+    x, *weights = autocast(x, w_ih, w_hh, b_ih, b_hh)
+    h = h0.to(state_dtype(x))
+    keep = keep_mask(is_first, h.dtype)
     if needs_grad(x, h, *weights):
         y, h = _GRU.apply(x, h, keep, *weights)
-    elif len(x) == 1:  # acting
+    elif len(x) == 1 and x.dtype == h.dtype:  # acting
         h = torch.gru_cell(x[0], h * keep[0], *weights)
         y = h[None].clone()
     else:
         y, h = _forward(None, x, h, keep, *weights)
-    return y, h.to(h0.dtype)
+    return y.to(h0.dtype), h.to(h0.dtype)
+
+
+def _doubled(w_ih: Tensor, w_hh: Tensor) -> tuple[Tensor, Tensor]:
+    """W_x for (r, z, n) and W_h for (hn, r, z), the rows of the candidate doubled: see `common`."""
+    H = w_hh.shape[1]
+    w_x, w_h = w_ih.clone(), w_hh.roll(H, 0)
+    w_x[2 * H :] *= 2
+    w_h[:H] *= 2
+    return w_x, w_h
 
 
 def _forward(
@@ -64,30 +77,34 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """y and h_T. What backward needs is written to `saved`: gates [T, B, 4H] and the states that were read [T, B, H].
 
-    The gates stand as (W_hn h + b_hn, r, z, n), so that the state feeds the first three and the input the last three.
+    The gates stand as (2 (W_hn h + b_hn), r, z, n), so that the state feeds the first three and the input the last
+    three.
     """
     T, B, D = x.shape
     H = h.shape[1]
     steps = blocks(T, B)
     if saved is None:
-        gates, h_in = x.new_empty(steps[0].stop, B, 4 * H), x.new_empty(steps[0].stop, B, H)
-    y = x.new_empty(T, B, H)
-    bias = torch.cat([b_hh[2 * H :], b_ih[: 2 * H] + b_hh[: 2 * H], b_ih[2 * H :]])
-    w_x, w_h = w_ih.t(), w_hh.roll(H, 0).t()
+        gates, h_in = h.new_empty(steps[0].stop, B, 4 * H), h.new_empty(steps[0].stop, B, H)
+    y = h.new_empty(T, B, H)
+    bias = torch.cat([2 * b_hh[2 * H :], b_ih[: 2 * H] + b_hh[: 2 * H], 2 * b_ih[2 * H :]])
+    w_x, w_h = (w.t() for w in _doubled(w_ih, w_hh))
+    minus_one = h.new_tensor(-1.0)
     for block in steps:
         if saved is not None:
             gates, h_in = (tensor[block] for tensor in saved)
         x_block = x[block].reshape(-1, D)
         flat = gates.view(-1, 4 * H)[: len(x_block)].copy_(bias)
-        flat[:, H:].addmm_(x_block, w_x)
-        hn, r, z, n = gates.split(H, dim=2)
+        add_product_(flat[:, H:], x_block, w_x)
+        hn, _, z, n = gates.split(H, dim=2)
+        r_z = gates[..., H : 3 * H]
         for k_t, h_t, y_t, h_part, rz_t, hn_t, r_t, z_t, n_t in zip(
-            keep[block], h_in, y[block], gates[..., : 3 * H], gates[..., H : 3 * H], hn, r, z, n, strict=False
+            keep[block], h_in, y[block], gates[..., : 3 * H], r_z, hn, r_z[..., :H], z, n, strict=False
         ):
             torch.mul(h, k_t, out=h_t)
-            h_part.addmm_(h_t, w_h)
+            add_product_(h_part, h_t, w_h)
             rz_t.sigmoid_()
-            tanh_into(n_t.addcmul_(r_t, hn_t), out=n_t)
+            n_t.addcmul_(r_t, hn_t).sigmoid_()
+            torch.add(minus_one, n_t, alpha=2, out=n_t)
             h = torch.lerp(n_t, h_t, z_t, out=y_t)
     return y, h.clone()
 
@@ -96,7 +113,7 @@ class _GRU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, h0: Tensor, keep: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
         T, B, H = *x.shape[:2], h0.shape[1]
-        ctx.gates, ctx.h_in = Workspace(x, T, B, 4 * H), Workspace(x, T, B, H)
+        ctx.gates, ctx.h_in = Workspace(h0, T, B, 4 * H), Workspace(h0, T, B, H)
         ctx.save_for_backward(x, keep, *weights[:2])
         with torch.autocast(x.device.type, enabled=False):
             return _forward((ctx.gates.tensor, ctx.h_in.tensor), x, h0, keep, *weights)
@@ -109,12 +126,13 @@ class _GRU(torch.autograd.Function):
         T, B, D = x.shape
         H = h_in.shape[2]
         steps = blocks(T, B)
-        w_h = w_hh.roll(H, 0)
+        w_x, w_h = _doubled(w_ih, w_hh)
         dx = x.new_empty(T, B, D)
-        dw_ih, dw_h, db = torch.zeros_like(w_ih), torch.zeros_like(w_h), w_ih.new_zeros(4 * H)
-        scratch = Workspace(x, steps[0].stop, B, 4, H)
+        dw_x, dw_h, db = (dh.new_zeros(shape) for shape in (w_x.shape, w_h.shape, 4 * H))
+        scratch = Workspace(dh, steps[0].stop, B, 4, H)
         dh = dh + dy[-1]
         dh_in = torch.empty_like(dh)
+        half = dh.new_tensor(0.5)
         # dy of the step before, which has none at the very start.
         dy_tm1 = [torch.zeros_like(dh), *dy[:-1]]
         for block in reversed(steps):
@@ -123,7 +141,7 @@ class _GRU(torch.autograd.Function):
             # Each gate's gradient is dL/dh_t times a factor, and all the block's factors are known beforehand.
             factors = scratch.tensor[: len(h)]
             d_hn, d_r, d_z, d_n = factors.unbind(2)
-            tanh_backward(torch.sub(1, z, out=d_hn), n, grad_input=d_n)
+            tanh_backward(torch.sub(half, z, alpha=0.5, out=d_hn), n, grad_input=d_n)
             sigmoid_backward(torch.mul(d_n, hn, out=d_hn), r, grad_input=d_r)
             sigmoid_backward(torch.sub(h, n, out=d_hn), z, grad_input=d_z)
             torch.mul(d_n, r, out=d_hn)
@@ -132,11 +150,14 @@ class _GRU(torch.autograd.Function):
                 *(reversed(list(v)) for v in (keep[block], factors, d[..., : 3 * H], z, dy_tm1[block])), strict=True
             ):
                 factors_t.mul_(dh[:, None])
-                torch.mul(dh, z_t, out=dh_in).addmm_(d_t, w_h)
+                add_product_(torch.mul(dh, z_t, out=dh_in), d_t, w_h)
                 torch.addcmul(dy_t, dh_in, k_t, out=dh)
             d = d.view(-1, 4 * H)
-            torch.mm(d[:, H:], w_ih, out=dx[block].view(-1, D))
-            dw_ih.addmm_(d[:, H:].t(), x[block].reshape(-1, D))
-            dw_h.addmm_(d[:, : 3 * H].t(), h.view(-1, H))
             db += d.sum(0)
-        return dx, dh, None, dw_ih, dw_h.roll(-H, 0), db[H:], db[: 3 * H].roll(-H)
+            d = d.to(x.dtype)
+            torch.mm(d[:, H:], w_x, out=dx[block].view(-1, D))
+            add_product_(dw_x, d[:, H:].t(), x[block].reshape(-1, D))
+            add_product_(dw_h, d[:, : 3 * H].t(), h.view(-1, H).to(x.dtype))
+        for doubled in (dw_x[2 * H :], dw_h[:H], db[:H], db[3 * H :]):
+            doubled *= 2
+        return dx, dh, None, dw_x, dw_h.roll(-H, 0), db[H:], db[: 3 * H].roll(-H)

@@ -9,13 +9,15 @@ from torch.autograd.function import once_differentiable
 
 from seqrl.memory.kernels.common import (
     Workspace,
+    add_product_,
     autocast,
     blocks,
     keep_mask,
     needs_grad,
+    product_into,
     sigmoid_backward,
+    state_dtype,
     tanh_backward,
-    tanh_into,
 )
 
 
@@ -40,17 +42,28 @@ def lstm(
 
     Weights and biases are stacked (i, f, g, o), G = 4H, as in `torch.nn.LSTM`, whose equations these are (Hochreiter &
     Schmidhuber 1997; Gers et al. 2000). Returns y, [T, B, H], then h_T and c_T, [B, H], in the type of `h0` and `c0`.
+
+    Only the matrix products are taken in bfloat16 or float16, where x is of such a type or autocast asks for it.
     """
-    x, h, c, *weights = autocast(x, h0, c0, w_ih, w_hh, b_ih, b_hh)
-    keep = keep_mask(is_first, x)
+    x, *weights = autocast(x, w_ih, w_hh, b_ih, b_hh)
+    h, c = h0.to(state_dtype(x)), c0.to(state_dtype(x))
+    keep = keep_mask(is_first, h.dtype)
     if needs_grad(x, h, c, *weights):
         y, h, c = _LSTM.apply(x, h, c, keep, *weights)
-    elif len(x) == 1:  # acting
+    elif len(x) == 1 and x.dtype == h.dtype:  # acting
         h, c = torch.lstm_cell(x[0], (h * keep[0], c * keep[0]), *weights)
         y = h[None].clone()
     else:
         y, h, c = _forward(None, x, h, c, keep, *weights)
-    return y, h.to(h0.dtype), c.to(c0.dtype)
+    return y.to(h0.dtype), h.to(h0.dtype), c.to(c0.dtype)
+
+
+def _doubled(w: Tensor) -> Tensor:
+    """`w` with the rows of the candidate doubled: see `common`."""
+    w = w.clone()
+    _i, _f, g, _o = w.chunk(4)
+    g *= 2
+    return w
 
 
 def _forward(
@@ -65,33 +78,32 @@ def _forward(
     b_hh: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, h_T and c_T. What backward needs is written to `saved`: the gates [T, B, 4H], and [3, T, B, H] with the h and
-    the c that were read, and tanh(c_t)."""
+    the 2 c that were read, and tanh(c_t)."""
     T, B, D = x.shape
     H = h.shape[1]
     steps = blocks(T, B)
     if saved is None:
-        gates, states = x.new_empty(steps[0].stop, B, 4 * H), x.new_empty(3, steps[0].stop, B, H)
-    y = x.new_empty(T, B, H)
-    bias, w_x, w_h = b_ih + b_hh, w_ih.t(), w_hh.t()
-    c = c.clone()
+        gates, states = h.new_empty(steps[0].stop, B, 4 * H), h.new_empty(3, steps[0].stop, B, H)
+    y = h.new_empty(T, B, H)
+    bias, w_x, w_h = (_doubled(w).t() for w in (b_ih + b_hh, w_ih, w_hh))
+    c = 2 * c
+    minus_one = h.new_tensor(-1.0)
     for block in steps:
         if saved is not None:
             gates, states = saved[0][block], saved[1][:, block]
         x_block = x[block].reshape(-1, D)
-        gates.view(-1, 4 * H)[: len(x_block)].copy_(bias).addmm_(x_block, w_x)
-        i, f, g, o = gates.split(H, dim=2)
-        for k_t, h_t, c_t, tanh_t, y_t, gates_t, i_f, i_t, f_t, g_t, o_t in zip(
-            keep[block], *states, y[block], gates, gates[..., : 2 * H], i, f, g, o, strict=False
+        add_product_(gates.view(-1, 4 * H)[: len(x_block)].copy_(bias), x_block, w_x)
+        for k_t, h_t, c_t, tanh_t, y_t, gates_t, i_t, f_t, g_t, o_t in zip(
+            keep[block], *states, y[block], gates, *gates.split(H, dim=2), strict=False
         ):
             torch.mul(h, k_t, out=h_t)
             torch.mul(c, k_t, out=c_t)
-            gates_t.addmm_(h_t, w_h)
-            i_f.sigmoid_()
-            tanh_into(g_t, out=g_t)
-            o_t.sigmoid_()
-            torch.mul(f_t, c_t, out=c).addcmul_(i_t, g_t)
-            h = torch.mul(o_t, tanh_into(c, out=tanh_t), out=y_t)
-    return y, h.clone(), c
+            add_product_(gates_t, h_t, w_h).sigmoid_()
+            torch.add(minus_one, g_t, alpha=2, out=g_t)
+            torch.mul(f_t, c_t, out=c).addcmul_(i_t, g_t, value=2)
+            torch.add(minus_one, torch.sigmoid(c, out=tanh_t), alpha=2, out=tanh_t)
+            h = torch.mul(o_t, tanh_t, out=y_t)
+    return y, h.clone(), c / 2
 
 
 class _LSTM(torch.autograd.Function):
@@ -100,7 +112,7 @@ class _LSTM(torch.autograd.Function):
         ctx: Any, x: Tensor, h0: Tensor, c0: Tensor, keep: Tensor, *weights: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         T, B, H = *x.shape[:2], h0.shape[1]
-        ctx.gates, ctx.states = Workspace(x, T, B, 4 * H), Workspace(x, 3, T, B, H)
+        ctx.gates, ctx.states = Workspace(h0, T, B, 4 * H), Workspace(h0, 3, T, B, H)
         ctx.save_for_backward(x, keep, *weights[:2])
         with torch.autocast(x.device.type, enabled=False):
             return _forward((ctx.gates.tensor, ctx.states.tensor), x, h0, c0, keep, *weights)
@@ -108,28 +120,29 @@ class _LSTM(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, dh: Tensor, dc: Tensor) -> tuple[Tensor | None, ...]:
-        x, keep, w_ih, w_hh = ctx.saved_tensors
+        x, keep, *weights = ctx.saved_tensors
         gates, states = ctx.gates.tensor, ctx.states.tensor
         T, B, D = x.shape
         H = dh.shape[1]
         steps = blocks(T, B)
+        w_x, w_h = (_doubled(w) for w in weights)
         dx = x.new_empty(T, B, D)
-        dw_ih, dw_hh, db = torch.zeros_like(w_ih), torch.zeros_like(w_hh), w_ih.new_zeros(4 * H)
-        scratch, more_scratch = Workspace(x, steps[0].stop, B, 4, H), Workspace(x, 2, steps[0].stop, B, H)
+        dw_x, dw_h, db = (dh.new_zeros(shape) for shape in (w_x.shape, w_h.shape, 4 * H))
+        scratch, more_scratch = Workspace(dh, steps[0].stop, B, 4, H), Workspace(dh, 2, steps[0].stop, B, H)
         dh, dc = dh + dy[-1], dc.clone()
         dh_in = torch.empty_like(dh)
         # dy of the step before, which has none at the very start.
         dy_tm1 = [torch.zeros_like(dh), *dy[:-1]]
         for block in reversed(steps):
-            h, c, tanh_c = states[:, block]
+            h, twice_c, tanh_c = states[:, block]
             i, f, g, o = gates[block].split(H, dim=2)
             # Each gate's gradient is dL/dc_t (for o: dL/dh_t) times a factor, and so is what c_t hands on: all the
             # block's factors are known beforehand.
             factors, (dh_to_dc, forget) = scratch.tensor[: len(h)], more_scratch.tensor[:, : len(h)]
             d_i, d_f, d_g, d_o = factors.unbind(2)
             sigmoid_backward(g, i, grad_input=d_i)
-            sigmoid_backward(c, f, grad_input=d_f)
-            tanh_backward(i, g, grad_input=d_g)
+            sigmoid_backward(torch.mul(twice_c, 0.5, out=d_o), f, grad_input=d_f)
+            tanh_backward(torch.mul(i, 0.5, out=d_o), g, grad_input=d_g)
             sigmoid_backward(tanh_c, o, grad_input=d_o)
             tanh_backward(o, tanh_c, grad_input=dh_to_dc)
             torch.mul(f, keep[block], out=forget)
@@ -142,11 +155,14 @@ class _LSTM(torch.autograd.Function):
                 ifg_t.mul_(dc[:, None])
                 o_t.mul_(dh)
                 dc.mul_(forget_t)
-                torch.mm(d_t, w_hh, out=dh_in)
+                product_into(dh_in, d_t, w_h)
                 torch.addcmul(dy_t, dh_in, k_t, out=dh)
             d = d.view(-1, 4 * H)
-            torch.mm(d, w_ih, out=dx[block].view(-1, D))
-            dw_ih.addmm_(d.t(), x[block].reshape(-1, D))
-            dw_hh.addmm_(d.t(), h.view(-1, H))
             db += d.sum(0)
-        return dx, dh, dc, None, dw_ih, dw_hh, db, db.clone()
+            d = d.to(x.dtype)
+            torch.mm(d, w_x, out=dx[block].view(-1, D))
+            add_product_(dw_x, d.t(), x[block].reshape(-1, D))
+            add_product_(dw_h, d.t(), h.view(-1, H).to(x.dtype))
+        for doubled in (dw_x, dw_h, db):
+            doubled[2 * H : 3 * H] *= 2
+        return dx, dh, dc, None, dw_x, dw_h, db, db.clone()
