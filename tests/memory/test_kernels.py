@@ -87,7 +87,7 @@ def test_gradients_where_only_some_are_asked_for(kernel):
 
 @pytest.mark.parametrize("block_rows", [1, 6, 7, 1000])
 def test_blocks_of_any_size_give_the_same(kernel, block_rows, monkeypatch):
-    monkeypatch.setattr(common, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(common, "BLOCK_ROWS_PER_THREAD", block_rows)
     inputs = arguments(kernel, T=7)
     actual, expected = kernel[0](*inputs), kernel[1](*inputs)
     assert_near(actual, expected, 1e-12)

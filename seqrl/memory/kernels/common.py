@@ -12,13 +12,13 @@ from torch import Tensor
 sigmoid_backward = torch.ops.aten.sigmoid_backward
 tanh_backward = torch.ops.aten.tanh_backward
 
-BLOCK_ROWS = 2048
+BLOCK_ROWS_PER_THREAD = 1024
 MAX_POOLED = 8
 
 
 def blocks(num_steps: int, batch_size: int) -> list[slice]:
     """Time in pieces small enough that what is computed for all steps of one is still in the cache at each step."""
-    size = max(1, BLOCK_ROWS // batch_size)
+    size = max(1, BLOCK_ROWS_PER_THREAD * torch.get_num_threads() // batch_size)
     return [slice(start, min(start + size, num_steps)) for start in range(0, num_steps, size)]
 
 

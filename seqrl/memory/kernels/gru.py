@@ -128,7 +128,7 @@ class _GRU(torch.autograd.Function):
         steps = blocks(T, B)
         w_x, w_h = _doubled(w_ih, w_hh)
         dx = x.new_empty(T, B, D)
-        dw_x, dw_h, db = (dh.new_zeros(shape) for shape in (w_x.shape, w_h.shape, 4 * H))
+        dw_x, dw_h, db = (dh.new_zeros(shape) for shape in (w_x.t().shape, w_h.t().shape, 4 * H))
         scratch = Workspace(dh, steps[0].stop, B, 4, H)
         dh = dh + dy[-1]
         dh_in = torch.empty_like(dh)
@@ -156,8 +156,8 @@ class _GRU(torch.autograd.Function):
             db += d.sum(0)
             d = d.to(x.dtype)
             torch.mm(d[:, H:], w_x, out=dx[block].view(-1, D))
-            add_product_(dw_x, d[:, H:].t(), x[block].reshape(-1, D))
-            add_product_(dw_h, d[:, : 3 * H].t(), h.view(-1, H).to(x.dtype))
-        for doubled in (dw_x[2 * H :], dw_h[:H], db[:H], db[3 * H :]):
+            add_product_(dw_x, x[block].reshape(-1, D).t(), d[:, H:])
+            add_product_(dw_h, h.view(-1, H).t().to(x.dtype), d[:, : 3 * H])
+        for doubled in (dw_x[:, 2 * H :], dw_h[:, :H], db[:H], db[3 * H :]):
             doubled *= 2
-        return dx, dh, None, dw_x, dw_h.roll(-H, 0), db[H:], db[: 3 * H].roll(-H)
+        return dx, dh, None, dw_x.t(), dw_h.roll(-H, 1).t(), db[H:], db[: 3 * H].roll(-H)

@@ -127,7 +127,7 @@ class _LSTM(torch.autograd.Function):
         steps = blocks(T, B)
         w_x, w_h = (_doubled(w) for w in weights)
         dx = x.new_empty(T, B, D)
-        dw_x, dw_h, db = (dh.new_zeros(shape) for shape in (w_x.shape, w_h.shape, 4 * H))
+        dw_x, dw_h, db = (dh.new_zeros(shape) for shape in (w_x.t().shape, w_h.t().shape, 4 * H))
         scratch, more_scratch = Workspace(dh, steps[0].stop, B, 4, H), Workspace(dh, 2, steps[0].stop, B, H)
         dh, dc = dh + dy[-1], dc.clone()
         dh_in = torch.empty_like(dh)
@@ -161,8 +161,8 @@ class _LSTM(torch.autograd.Function):
             db += d.sum(0)
             d = d.to(x.dtype)
             torch.mm(d, w_x, out=dx[block].view(-1, D))
-            add_product_(dw_x, d.t(), x[block].reshape(-1, D))
-            add_product_(dw_h, d.t(), h.view(-1, H).to(x.dtype))
+            add_product_(dw_x, x[block].reshape(-1, D).t(), d)
+            add_product_(dw_h, h.view(-1, H).t().to(x.dtype), d)
         for doubled in (dw_x, dw_h, db):
-            doubled[2 * H : 3 * H] *= 2
-        return dx, dh, dc, None, dw_x, dw_h, db, db.clone()
+            doubled[..., 2 * H : 3 * H] *= 2
+        return dx, dh, dc, None, dw_x.t(), dw_h.t(), db, db.clone()
