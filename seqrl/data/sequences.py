@@ -78,8 +78,9 @@ class Sequences:
         """The sequences in a new random order, in `number` parts of whole sequences."""
         order = torch.randperm(batch.mask.shape[1], generator=self.generator).to(batch.mask.device)
         for index in order.tensor_split(number):
-            rows = tree_map(lambda leaf, index=index: leaf[:, index], tuple(batch[:-1]))
-            yield Batch._make((*rows, tree_map(lambda leaf, index=index: leaf[index], batch.state)))
+            # index_select, since leaf[:, index] is laid out batch first, and all that follows would be so too.
+            rows = tree_map(lambda leaf, index=index: leaf.index_select(1, index), tuple(batch[:-1]))
+            yield Batch._make((*rows, tree_map(lambda leaf, index=index: leaf.index_select(0, index), batch.state)))
 
     @torch.no_grad()
     def refresh(self, agent: Agent, batch: Batch, batch_size: int) -> Batch:

@@ -1,0 +1,91 @@
+"""TorchRL's GRUModule and LSTMModule with resets, forward and backward, against PyTorch's own without.
+
+    python -P torchrl.py recurrent --batch-size 64 --resets 0.05 --threads 2
+
+`pad` cuts each row into its episodes, pads them to the longest, and gives them to nn.GRU or nn.LSTM; `scan` loops over
+time. Both read and write TensorDicts, whose making counts as little as anything else that every call has to do.
+All calls of a kind take turns, and the least time of each counts.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import nn
+from torchrl.modules import GRUModule, LSTMModule
+
+T, H = 128, 128
+KINDS = {"gru": (GRUModule, nn.GRU, ["h"]), "lstm": (LSTMModule, nn.LSTM, ["h", "c"])}
+BACKENDS = ("pad", "scan")
+
+
+def quickest(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Each call's least time in seconds, all taking turns, after two turns that do not count."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(-2, repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if turn >= 0:
+                times[name].append(time.perf_counter() - start)
+    return {name: min(values) for name, values in times.items()}
+
+
+def training(kind: str, batch_size: int, resets: float, repeats: int) -> dict[str, float]:
+    """Seconds for forward and backward over T steps, by backend, and by PyTorch's own module."""
+    wrapper, plain, states = KINDS[kind]
+    x = torch.randn(batch_size, T, H, requires_grad=True)
+    weight = torch.randn(batch_size, T, H)
+    is_init = torch.rand(batch_size, T, 1) < resets
+    outputs: dict[str, torch.Tensor] = {}
+
+    def run(name: str, module: nn.Module, unroll: Callable[[nn.Module], torch.Tensor]) -> Callable[[], None]:
+        def call() -> None:
+            outputs[name] = unroll(module)
+            torch.autograd.grad(outputs[name], [x, *module.parameters()], weight)
+
+        return call
+
+    def unroll_wrapped(module: nn.Module) -> torch.Tensor:
+        return module(TensorDict({"x": x, "is_init": is_init}, [batch_size, T]))["y"]
+
+    reference = plain(H, H, batch_first=True)
+    calls = {"torch": run("torch", reference, lambda module: module(x)[0])}
+    for backend in BACKENDS:
+        module = wrapper(
+            H,
+            H,
+            in_keys=["x", *states],
+            out_keys=["y", *(("next", state) for state in states)],
+            recurrent_backend=backend,
+            default_recurrent_mode=True,
+        )
+        getattr(module, kind).load_state_dict(reference.state_dict())
+        calls[backend] = run(backend, module, unroll_wrapped)
+    seconds = quickest(calls, repeats)
+    torch.testing.assert_close(outputs["pad"], outputs["scan"], rtol=1e-4, atol=1e-5)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("question", choices=["recurrent"])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--resets", type=float, default=0.05, help="share of steps that begin an episode")
+    parser.add_argument("--repeats", type=int, default=10)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    answer = {kind: training(kind, args.batch_size, args.resets, args.repeats) for kind in KINDS}
+    versions = {name: version(name) for name in ("torchrl", "tensordict", "torch")}
+    print(json.dumps({"batch_size": args.batch_size, "resets": args.resets, "seconds": answer, "versions": versions}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""How fast recurrent PPO trains, whole: acting, environments, learning, logging. Against other libraries.
+
+    python -m benchmarks.peers.install             # once
+    python -m benchmarks.training throughput --output benchmarks/results/training_throughput.json
+    python -m benchmarks.training solve --output benchmarks/results/training_solve.json
+
+Both are about CartPole without velocities. `throughput` gives everyone the same work: 128 units of memory, rollouts of
+128 steps, 4 epochs of 4 minibatches. Its bound is the time that the memory's own matrix products would take, at the
+speed of a large one: one forward to act, and 4 epochs of forward and backward. `solve` gives everyone the settings
+that its authors tuned, and counts seconds until the last 20 training episodes average 475 of 500.
+
+One process runs at a time, ours and theirs in turn, with as many threads each. Importing does not count.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import seqrl
+from benchmarks.learning import machine
+from benchmarks.peers import ask
+from benchmarks.recurrent import peak
+from seqrl.algorithms import ppo
+from seqrl.data import Rollout
+from seqrl.recipes import RECIPES
+
+ROLLOUT, HIDDEN, EPOCHS, MINIBATCHES = 128, 128, 4, 4
+NUM_ENVS = (8, 64, 256, 1024)
+SETTINGS: dict[str, list[list[object]]] = {
+    "sb3_contrib": [["--num-envs", num_envs] for num_envs in (8, 64, 128, 256)],
+    "sample_factory": [
+        ["--num-workers", workers, "--envs-per-worker", envs] for workers in (1, 2) for envs in (8, 16, 32, 64)
+    ],
+}
+"""What each peer's script is asked for throughput: the numbers of environments and workers that it may use."""
+
+FIGURES = ("seconds", "seconds_with_restarts", "steps")
+"""What a solution cost."""
+
+Answer = dict[str, Any]
+
+
+class Enough(Exception):  # noqa: N818 (it is no error)
+    """Leaves a training run that has shown what it was run for."""
+
+
+def train_watched(config: ppo.Config, threads: int, watch: Callable[[float, list[float]], bool]) -> None:
+    """`seqrl.train(config)`, until `watch` has seen enough.
+
+    After every rollout, `watch` gets the seconds since training began, set-up included, and the returns of the episodes
+    that ended, in their order.
+    """
+    torch.set_num_threads(threads)
+    collect = Rollout.collect
+
+    def watched(*args: Any) -> Any:
+        collected = collect(*args)
+        if watch(time.perf_counter() - start, collected[1].returns):
+            raise Enough
+        return collected
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(Rollout, "collect", watched),
+        suppress(Enough),
+    ):
+        start = time.perf_counter()
+        seqrl.train(dataclasses.replace(config, run_dir=f"{folder}/run"))
+
+
+def our_throughput(num_envs: int, threads: int, seconds: float) -> Answer:
+    """Steps per second from one rollout's end to another's, the first update left out."""
+    config = ppo.Config(
+        env="seqrl/MaskedCartPole-v0",
+        memory="gru",
+        hidden_size=HIDDEN,
+        num_envs=num_envs,
+        num_steps=10**9,
+        rollout_length=ROLLOUT,
+        num_epochs=EPOCHS,
+        num_minibatches=MINIBATCHES,
+    )
+    moments: list[float] = []
+
+    def watch(now: float, returns: list[float]) -> bool:
+        moments.append(now)
+        return len(moments) > 2 and now - moments[1] >= seconds
+
+    train_watched(config, threads, watch)
+    updates, measured = len(moments) - 2, moments[-1] - moments[1]
+    return {
+        "num_envs": num_envs,
+        "steps_per_second": updates * num_envs * ROLLOUT / measured,
+        "updates": updates,
+        "seconds": measured,
+    }
+
+
+def our_solution(seed: int, threads: int) -> Answer:
+    """Seconds and steps of our recipe until the last 20 episodes average 475; a rollout counts when it is complete."""
+    config = dataclasses.replace(RECIPES["masked_cartpole"](), seed=seed)
+    last: deque[float] = deque(maxlen=20)
+    rollouts, seconds, solved = 0, 0.0, False
+
+    def watch(now: float, returns: list[float]) -> bool:
+        nonlocal rollouts, seconds, solved
+        rollouts, seconds = rollouts + 1, now
+        for value in returns:
+            last.append(value)
+            solved = solved or (len(last) == 20 and statistics.mean(last) >= 475)
+        return solved
+
+    train_watched(config, threads, watch)
+    steps = rollouts * config.num_envs * config.rollout_length
+    return {"seed": seed, "solved": solved, "seconds": seconds, "steps": steps}
+
+
+def our_peak(threads: int) -> float:
+    torch.set_num_threads(threads)
+    return peak(repeats=10)
+
+
+def alone(function: Callable[..., Any], *args: Any) -> Any:
+    """`function(*args)` in a fresh process, as the peers have one."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+def throughput(peers: list[str], threads: int, seconds: float) -> Answer:
+    """Everyone's steps per second, as shares of the bound, and ours over each peer's."""
+    operations = (1 + 3 * EPOCHS) * 2 * (HIDDEN + HIDDEN) * 3 * HIDDEN  # a GRU's; backward costs two forwards
+    speed = alone(our_peak, threads)
+    bound = speed / operations
+    rows: list[Answer] = []
+
+    def note(name: str, answer: Answer) -> None:
+        rows.append({"name": name, **answer, "share_of_bound": answer["steps_per_second"] / bound})
+        print(f"{name} {answer['num_envs']} environments: {answer['steps_per_second']:,.0f} steps/s", flush=True)
+
+    for num_envs in NUM_ENVS:
+        note("seqrl", alone(our_throughput, num_envs, threads, seconds))
+    for peer in peers:
+        for arguments in SETTINGS[peer]:
+            note(peer, ask(peer, "throughput", *arguments, "--seconds", seconds, threads=threads))
+
+    def best(name: str, num_envs: int | None = None) -> float:
+        speeds = (
+            row["steps_per_second"] for row in rows if row["name"] == name and num_envs in (None, row["num_envs"])
+        )
+        return max(speeds)
+
+    return {
+        "peak_gflops": speed / 1e9,
+        "operations_per_step": operations,
+        "bound_steps_per_second": bound,
+        "rows": rows,
+        "ratios": {
+            peer: {"at_64_environments": best("seqrl", 64) / best(peer, 64), "best": best("seqrl") / best(peer)}
+            for peer in peers
+        },
+    }
+
+
+def show_throughput(result: Answer) -> None:
+    table = Table("library", "environments", "workers", "steps/s", "share of bound")
+    for row in result["rows"]:
+        workers = row.get("num_workers", "–")
+        figures = f"{row['steps_per_second']:,.0f}", f"{row['share_of_bound']:.1%}"
+        table.add_row(row["name"], str(row["num_envs"]), str(workers), *figures)
+    Console().print(table)
+    print(f"bound {result['bound_steps_per_second']:,.0f} steps/s, at {result['peak_gflops']:.0f} GFLOP/s")
+    for peer, ratio in result["ratios"].items():
+        print(
+            f"seqrl over {peer}: {ratio['at_64_environments']:.1f} × at 64 environments, "
+            f"{ratio['best']:.1f} × with each at its best"
+        )
+
+
+def solve(peers: list[str], threads: int, num_seeds: int, num_peer_seeds: int, limit: float) -> Answer:
+    """Everyone's seconds to the solution, over seeds."""
+    runs: dict[str, list[Answer]] = {}
+
+    def note(name: str, run: Answer) -> None:
+        runs.setdefault(name, []).append(run)
+        outcome = "solved" if run["solved"] else "NOT SOLVED"
+        print(f"{name} seed {run['seed']}: {outcome}, {run['seconds']:.1f} s, {run['steps']:,} steps", flush=True)
+
+    for seed in range(num_seeds):
+        note("seqrl", alone(our_solution, seed, threads))
+    for peer in peers:
+        for seed in range(num_peer_seeds):
+            note(peer, ask(peer, "solve", "--seed", seed, "--limit-seconds", limit, threads=threads))
+    summaries = {name: summarize(answers) for name, answers in runs.items()}
+    ours = summaries["seqrl"]
+    ratios = {
+        peer: {
+            figure: summaries[peer][figure] / ours[figure]
+            for figure in FIGURES
+            if figure in ours and figure in summaries[peer]
+        }
+        for peer in peers
+    }
+    return {"runs": runs, "summaries": summaries, "ratios": ratios}
+
+
+def summarize(runs: list[Answer]) -> Answer:
+    """Medians of the solved runs; and seconds a solution costs who starts again whenever a run fails."""
+    solved = [run for run in runs if run["solved"]]
+    summary: Answer = {"solved": len(solved), "of": len(runs)}
+    if solved:
+        summary["seconds"] = statistics.median(run["seconds"] for run in solved)
+        summary["seconds_with_restarts"] = sum(run["seconds"] for run in runs) / len(solved)
+        summary["steps"] = statistics.median(run["steps"] for run in solved)
+    return summary
+
+
+def show_solve(result: Answer) -> None:
+    table = Table("library", "solved", "seconds", "seconds with restarts", "steps")
+    for name, row in result["summaries"].items():
+        figures = [f"{row[figure]:,.1f}" for figure in FIGURES if figure in row]
+        table.add_row(name, f"{row['solved']} of {row['of']}", *figures)
+    Console().print(table)
+    for peer, ratio in result["ratios"].items():
+        times = [f"{value:.1f} × in {figure.replace('_', ' ')}" for figure, value in ratio.items()]
+        print(f"{peer} over seqrl: {', '.join(times)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("question", choices=["throughput", "solve"])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peers", nargs="*", choices=SETTINGS, help="by default all that can answer")
+    parser.add_argument("--seconds", type=float, default=20, help="throughput: what each measurement lasts at least")
+    parser.add_argument("--seeds", type=int, default=5, help="solve: our number of seeds")
+    parser.add_argument("--peer-seeds", type=int, default=3, help="solve: the peers' number of seeds")
+    parser.add_argument("--limit-seconds", type=float, default=1800, help="solve: when a peer's run is given up")
+    parser.add_argument("--output", type=Path, help="write the numbers to this JSON file")
+    args = parser.parse_args()
+
+    if args.question == "throughput":
+        result = throughput(list(SETTINGS) if args.peers is None else args.peers, args.threads, args.seconds)
+        show_throughput(result)
+    else:
+        peers = ["sb3_contrib"] if args.peers is None else args.peers
+        if "sample_factory" in peers:
+            parser.error("sample_factory has no tuned settings for this problem: leave it out of solve")
+        result = solve(peers, args.threads, args.seeds, args.peer_seeds, args.limit_seconds)
+        show_solve(result)
+    if args.output:
+        command = f"python -m benchmarks.training {' '.join(sys.argv[1:])}"
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"command": command, **machine(), "threads": args.threads, **result}, indent=2)
+        args.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
