@@ -23,7 +23,8 @@ class Agent(nn.Module):
     agent calls `act`, which keeps the memory between calls, and `reset`.
 
     `heads` maps a name to a module called as head(features, allowed). The previous action and reward are two separate
-    inputs, each on only where asked for; both are zero at the first row of an episode.
+    inputs, each on only where asked for; both are zero at the first row of an episode. With `autocast`, the memory runs
+    under autocast of that type; encoder and heads do not.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Agent(nn.Module):
         *,
         use_previous_action: bool = False,
         use_previous_reward: bool = False,
+        autocast: torch.dtype | None = None,
     ):
         super().__init__()
         self.observation_space, self.action_space = observation_space, action_space
@@ -43,6 +45,7 @@ class Agent(nn.Module):
         size = encoder.output_size
         self.previous_action = Encoder(action_space, size) if use_previous_action else None
         self.previous_reward = nn.Linear(1, size, bias=False) if use_previous_reward else None
+        self.autocast = autocast
         self._session: _Session | None = None
 
     @property
@@ -76,7 +79,9 @@ class Agent(nn.Module):
             x = x + self.previous_action.project(inputs.previous_action) * going_on
         if self.previous_reward is not None:
             x = x + self.previous_reward(inputs.previous_reward.unsqueeze(-1)) * going_on
-        y, state = self.memory.unroll(torch.tanh(x), state, inputs.is_first)
+        with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
+            y, state = self.memory.unroll(torch.tanh(x), state, inputs.is_first)
+        y = y.to(x.dtype)
         observation = inputs.observation
         allowed = observation.get(ACTION_MASK) if isinstance(observation, dict) else None
         return {name: head(y, allowed) for name, head in self.heads.items()}, state

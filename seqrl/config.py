@@ -59,6 +59,8 @@ class RunConfig:
     """Whether the agent reads its previous action."""
     previous_reward: bool = False
     """Whether the agent reads its previous reward."""
+    precision: str = "float32"
+    """float32, or bfloat16 for the memory's matrix products; weights, states and gates stay float32."""
     normalize_observations: bool = True
     """Whether vector observations are standardised by running statistics."""
 
@@ -69,6 +71,9 @@ def make_environment(config: RunConfig, num_envs: int | None = None) -> Environm
         raise UserError("no environment given: name one with --env (`seqrl envs` lists ours; any Gymnasium id works)")
     count = config.num_envs if num_envs is None else num_envs
     require(count >= 1, f"--num-envs is {count}: it must be at least 1")
+    require(
+        config.precision in ("float32", "bfloat16"), f"--precision '{config.precision}': choose float32 or bfloat16"
+    )
     require(0 <= config.seed < 2**31, f"--seed is {config.seed}: it must be from 0 to {2**31 - 1}")
     for field in fields(config):
         value = getattr(config, field.name)
@@ -130,6 +135,7 @@ def make_agent(
         heads,
         use_previous_action=config.previous_action,
         use_previous_reward=config.previous_reward,
+        autocast=None if config.precision == "float32" else torch.bfloat16,
     ).to(device(config))
 
 

@@ -15,7 +15,7 @@ from seqrl.errors import UserError
 from seqrl.memory import make_memory
 from seqrl.nets import Encoder, PolicyHead, ValueHead
 from seqrl.testing import check_agent
-from seqrl.trajectory import tree_map
+from seqrl.trajectory import tree_leaves, tree_map
 
 MEMORIES = ["none", "frame_stack", "gru", "lstm", "linear", "transformer"]
 BOX = spaces.Box(-1, 1, (3,), np.float32)
@@ -36,6 +36,21 @@ def build(observation_space=BOX, action_space=None, memory="gru", kind=Agent, se
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_agents_act_as_they_learn(memory):
     check_agent(build(memory=memory, use_previous_action=True, use_previous_reward=True), num_steps=9)
+
+
+# Breaks if the autocast holds the heads too (another type), or is not on (the same values).
+@pytest.mark.parametrize("memory", ["gru", "lstm", "linear", "transformer"])
+def test_autocast_is_the_memory_s_alone(memory):
+    exact, agent = build(memory=memory), build(memory=memory, autocast=torch.bfloat16)
+    inputs = tree_map(lambda leaf: leaf.expand(9, *leaf.shape), agent.initial_input(torch.rand(5, 3)))
+    outputs, state = agent.unroll(inputs, agent.initial_state(5))
+    expected, expected_state = exact.unroll(inputs, exact.initial_state(5))
+    assert outputs["value"].dtype == torch.float32
+    assert not torch.equal(outputs["value"], expected["value"])
+    torch.testing.assert_close(outputs["value"], expected["value"], rtol=0, atol=0.05)
+    assert [leaf.dtype for leaf in tree_leaves(state)] == [leaf.dtype for leaf in tree_leaves(expected_state)]
+    outputs["value"].sum().backward()
+    assert all(p.grad is None or p.grad.dtype == torch.float32 for p in agent.parameters())
 
 
 @pytest.mark.parametrize("memory", MEMORIES)

@@ -110,6 +110,7 @@ BAD: list[tuple[list[str], list[str]]] = [
     ([*ENV, "--learning-rate", "nan"], ["--learning-rate is nan"]),
     ([*ENV, "--learning-rate", "inf"], ["--learning-rate is inf"]),
     ([*ENV, "--learning-rate-schedule", "square"], ["'square'", "linear or constant"]),
+    ([*ENV, "--precision", "half"], ["--precision 'half'", "float32 or bfloat16"]),
     ([*ENV, "--noise-correlation", "1"], ["--noise-correlation is 1"]),
     ([*ENV, "--seed", "-1"], ["--seed is -1"]),
     ([*ENV, "--seed", str(10**30)], ["--seed is"]),

@@ -9,6 +9,7 @@ from seqrl.agent import Agent
 from seqrl.algorithms import ppo
 from seqrl.checkpoint import load_checkpoint
 from seqrl.errors import UserError, nearest
+from seqrl.malloc import keep_freed_memory
 from seqrl.run import CHECKPOINT, config_from_json, default_run_dir, read_json, read_spaces
 
 ALGORITHMS: dict[str, ModuleType] = {"ppo": ppo}
@@ -19,6 +20,7 @@ __all__ = ["ALGORITHMS", "load", "ppo", "read_config", "resume", "train"]
 def train(config: Any) -> Agent:
     """Train as `config` says (a `Config` of one of the algorithms), and return the agent."""
     module = _module_of(config)
+    keep_freed_memory()
     if not config.run_dir:
         config = dataclasses.replace(config, run_dir=default_run_dir(config.env, config.memory, config.seed))
     return module.train(config)
@@ -29,6 +31,7 @@ def resume(run: str | Path, num_steps: int | None = None) -> Agent:
     config = dataclasses.replace(read_config(run), run_dir=str(run))
     if num_steps is not None:
         config = dataclasses.replace(config, num_steps=num_steps)
+    keep_freed_memory()
     return _module_of(config).train(config, resume=True)
 
 

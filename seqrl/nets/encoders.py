@@ -56,6 +56,38 @@ class DiscreteEncoder(nn.Module):
         return self.embedding(index).reshape(*lead, -1)
 
 
+class GridEncoder(nn.Module):
+    """A grid of cells, MultiDiscrete [H, W, C], each with the same C kinds of category, such as MiniGrid's view.
+
+    A cell is the sum of one learned vector for each of its categories, whatever its place, and two convolutions of
+    3 × 3 follow: what was learned of an object in one place holds in all.
+    """
+
+    offsets: Tensor
+
+    def __init__(self, space: gym.spaces.MultiDiscrete, hidden_size: int):
+        super().__init__()
+        self.height, self.width, num_categories = space.shape
+        sizes = space.nvec[0, 0]
+        self.register_buffer("offsets", torch.as_tensor(np.concatenate([[0], np.cumsum(sizes)[:-1]])), persistent=False)
+        self.embedding = nn.EmbeddingBag(int(sizes.sum()), 16, mode="sum")
+        nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(num_categories))
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Flatten()
+        )
+        self.linear = nn.Linear(32 * (self.height - 4) * (self.width - 4), hidden_size)
+
+    @staticmethod
+    def fits(space: gym.spaces.MultiDiscrete) -> bool:
+        return len(space.shape) == 3 and min(space.shape[:2]) >= 5 and bool((space.nvec == space.nvec[0, 0]).all())
+
+    def forward(self, x: Tensor) -> Tensor:
+        lead = x.shape[:-3]
+        cells = self.embedding(x.reshape(-1, len(self.offsets)) + self.offsets)
+        image = cells.view(-1, self.height, self.width, cells.shape[1]).permute(0, 3, 1, 2)
+        return self.linear(self.convolutions(image)).reshape(*lead, -1)
+
+
 class ImageEncoder(nn.Module):
     """A uint8 image, [H, W, C] or [C, H, W], scaled to [0, 1].
 
@@ -135,6 +167,8 @@ def _at(tree: Tree, path: tuple[Any, ...]) -> Tensor:
 
 
 def _leaf_encoder(space: gym.Space, path: tuple[Any, ...], hidden_size: int, normalize: bool) -> nn.Module:
+    if isinstance(space, gym.spaces.MultiDiscrete) and GridEncoder.fits(space):
+        return GridEncoder(space, hidden_size)
     if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
         return DiscreteEncoder(space, hidden_size)
     if isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3:

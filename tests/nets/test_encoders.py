@@ -24,6 +24,8 @@ SPACES = {
     "discrete": spaces.Discrete(5),
     "multi-discrete": spaces.MultiDiscrete([2, 3, 4]),
     "multi-discrete in three dimensions": spaces.MultiDiscrete(np.arange(2, 14).reshape(2, 2, 3)),
+    "grid of categories": spaces.MultiDiscrete(np.broadcast_to([4, 3], (5, 6, 2))),
+    "small grid of categories": spaces.MultiDiscrete(np.broadcast_to([4, 3], (4, 6, 2))),
     "multi-binary": spaces.MultiBinary(3),
     "multi-binary in two dimensions": spaces.MultiBinary((2, 3)),
     "nested": spaces.Dict(
@@ -73,6 +75,21 @@ def test_each_entry_of_a_multi_discrete_has_vectors_of_its_own():
     encoder = Encoder(spaces.MultiDiscrete([2, 3]), 4)
     table = encoder.encoders[0].embedding.weight
     assert torch.equal(encoder.project(torch.tensor([1, 2])), table[1] + table[2 + 2])
+
+
+# Breaks if a cell's place chooses its vectors, as it does in a plain MultiDiscrete.
+def test_an_object_in_a_grid_looks_alike_in_every_place():
+    grid = Encoder(SPACES["grid of categories"], 8).encoders[0]
+    seen = {}
+    grid.convolutions[2].register_forward_hook(lambda module, inputs, output: seen.update(features=output))
+    cells = torch.zeros(2, 9, 9, 2, dtype=torch.int64)
+    cells[0, 3, 3], cells[1, 5, 4] = torch.tensor([2, 1]), torch.tensor([2, 1])
+    grid.height = grid.width = 9
+    grid.linear = torch.nn.Identity()
+    grid(cells)
+    features = seen["features"]
+    assert not torch.equal(features[0], features[1])
+    torch.testing.assert_close(features[0, :, :3, :3], features[1, :, 2:5, 1:4])
 
 
 # Breaks if `_leaves` yields the action mask too.

@@ -59,6 +59,15 @@ def product_into(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return out.copy_(torch.mm(a.to(b.dtype), b))
 
 
+def states_read(h0: Tensor, y: Tensor, keep: Tensor, block: slice, out: Tensor) -> Tensor:
+    """What the steps of `block` read, [block, B, H]: the state left by the step before, or 0 after a reset."""
+    if block.start:
+        return torch.mul(y[block.start - 1 : block.stop - 1], keep[block], out=out)
+    torch.mul(h0, keep[0], out=out[0])
+    torch.mul(y[: block.stop - 1], keep[1 : block.stop], out=out[1:])
+    return out
+
+
 class Workspace:
     """Uninitialised memory, which goes back to a pool when the last graph that holds this object is gone.
 

@@ -16,6 +16,7 @@ from seqrl.memory.kernels.common import (
     needs_grad,
     sigmoid_backward,
     state_dtype,
+    states_read,
     tanh_backward,
 )
 
@@ -66,7 +67,7 @@ def _doubled(w_ih: Tensor, w_hh: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _forward(
-    saved: tuple[Tensor, Tensor] | None,
+    saved: Tensor | None,
     x: Tensor,
     h: Tensor,
     keep: Tensor,
@@ -75,7 +76,7 @@ def _forward(
     b_ih: Tensor,
     b_hh: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """y and h_T. What backward needs is written to `saved`: gates [T, B, 4H] and the states that were read [T, B, H].
+    """y and h_T. What backward needs is written to `saved`: the gates, [T, B, 4H].
 
     The gates stand as (2 (W_hn h + b_hn), r, z, n), so that the state feeds the first three and the input the last
     three.
@@ -84,28 +85,28 @@ def _forward(
     H = h.shape[1]
     steps = blocks(T, B)
     if saved is None:
-        gates, h_in = h.new_empty(steps[0].stop, B, 4 * H), h.new_empty(steps[0].stop, B, H)
-    y = h.new_empty(T, B, H)
+        gates = h.new_empty(steps[0].stop, B, 4 * H)
+    y, h_in = h.new_empty(T, B, H), torch.empty_like(h)
     bias = torch.cat([2 * b_hh[2 * H :], b_ih[: 2 * H] + b_hh[: 2 * H], 2 * b_ih[2 * H :]])
     w_x, w_h = (w.t() for w in _doubled(w_ih, w_hh))
     minus_one = h.new_tensor(-1.0)
     for block in steps:
         if saved is not None:
-            gates, h_in = (tensor[block] for tensor in saved)
+            gates = saved[block]
         x_block = x[block].reshape(-1, D)
         flat = gates.view(-1, 4 * H)[: len(x_block)].copy_(bias)
         add_product_(flat[:, H:], x_block, w_x)
         hn, _, z, n = gates.split(H, dim=2)
         r_z = gates[..., H : 3 * H]
-        for k_t, h_t, y_t, h_part, rz_t, hn_t, r_t, z_t, n_t in zip(
-            keep[block], h_in, y[block], gates[..., : 3 * H], r_z, hn, r_z[..., :H], z, n, strict=False
+        for k_t, y_t, h_part, rz_t, hn_t, r_t, z_t, n_t in zip(
+            keep[block], y[block], gates[..., : 3 * H], r_z, hn, r_z[..., :H], z, n, strict=False
         ):
-            torch.mul(h, k_t, out=h_t)
-            add_product_(h_part, h_t, w_h)
+            torch.mul(h, k_t, out=h_in)
+            add_product_(h_part, h_in, w_h)
             rz_t.sigmoid_()
             n_t.addcmul_(r_t, hn_t).sigmoid_()
             torch.add(minus_one, n_t, alpha=2, out=n_t)
-            h = torch.lerp(n_t, h_t, z_t, out=y_t)
+            h = torch.lerp(n_t, h_in, z_t, out=y_t)
     return y, h.clone()
 
 
@@ -113,30 +114,31 @@ class _GRU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, h0: Tensor, keep: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
         T, B, H = *x.shape[:2], h0.shape[1]
-        ctx.gates, ctx.h_in = Workspace(h0, T, B, 4 * H), Workspace(h0, T, B, H)
-        ctx.save_for_backward(x, keep, *weights[:2])
+        ctx.gates = Workspace(h0, T, B, 4 * H)
         with torch.autocast(x.device.type, enabled=False):
-            return _forward((ctx.gates.tensor, ctx.h_in.tensor), x, h0, keep, *weights)
+            y, h = _forward(ctx.gates.tensor, x, h0, keep, *weights)
+        ctx.save_for_backward(x, h0, y, keep, *weights[:2])
+        return y, h
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, dh: Tensor) -> tuple[Tensor | None, ...]:
-        x, keep, w_ih, w_hh = ctx.saved_tensors
-        gates, h_in = ctx.gates.tensor, ctx.h_in.tensor
+        x, h0, y, keep, w_ih, w_hh = ctx.saved_tensors
+        gates = ctx.gates.tensor
         T, B, D = x.shape
-        H = h_in.shape[2]
+        H = h0.shape[1]
         steps = blocks(T, B)
         w_x, w_h = _doubled(w_ih, w_hh)
         dx = x.new_empty(T, B, D)
         dw_x, dw_h, db = (dh.new_zeros(shape) for shape in (w_x.t().shape, w_h.t().shape, 4 * H))
-        scratch = Workspace(dh, steps[0].stop, B, 4, H)
+        scratch, h_scratch = Workspace(dh, steps[0].stop, B, 4, H), Workspace(dh, steps[0].stop, B, H)
         dh = dh + dy[-1]
         dh_in = torch.empty_like(dh)
         half = dh.new_tensor(0.5)
         # dy of the step before, which has none at the very start.
         dy_tm1 = [torch.zeros_like(dh), *dy[:-1]]
         for block in reversed(steps):
-            h = h_in[block]
+            h = states_read(h0, y, keep, block, h_scratch.tensor[: block.stop - block.start])
             hn, r, z, n = gates[block].split(H, dim=2)
             # Each gate's gradient is dL/dh_t times a factor, and all the block's factors are known beforehand.
             factors = scratch.tensor[: len(h)]

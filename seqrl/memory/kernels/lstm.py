@@ -17,6 +17,7 @@ from seqrl.memory.kernels.common import (
     product_into,
     sigmoid_backward,
     state_dtype,
+    states_read,
     tanh_backward,
 )
 
@@ -77,14 +78,14 @@ def _forward(
     b_ih: Tensor,
     b_hh: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, h_T and c_T. What backward needs is written to `saved`: the gates [T, B, 4H], and [3, T, B, H] with the h and
-    the 2 c that were read, and tanh(c_t)."""
+    """y, h_T and c_T. What backward needs is written to `saved`: the gates [T, B, 4H], and [2, T, B, H] with the 2 c
+    that were read, and tanh(c_t)."""
     T, B, D = x.shape
     H = h.shape[1]
     steps = blocks(T, B)
     if saved is None:
-        gates, states = h.new_empty(steps[0].stop, B, 4 * H), h.new_empty(3, steps[0].stop, B, H)
-    y = h.new_empty(T, B, H)
+        gates, states = h.new_empty(steps[0].stop, B, 4 * H), h.new_empty(2, steps[0].stop, B, H)
+    y, h_in = h.new_empty(T, B, H), torch.empty_like(h)
     bias, w_x, w_h = (_doubled(w).t() for w in (b_ih + b_hh, w_ih, w_hh))
     c = 2 * c
     minus_one = h.new_tensor(-1.0)
@@ -93,12 +94,12 @@ def _forward(
             gates, states = saved[0][block], saved[1][:, block]
         x_block = x[block].reshape(-1, D)
         add_product_(gates.view(-1, 4 * H)[: len(x_block)].copy_(bias), x_block, w_x)
-        for k_t, h_t, c_t, tanh_t, y_t, gates_t, i_t, f_t, g_t, o_t in zip(
+        for k_t, c_t, tanh_t, y_t, gates_t, i_t, f_t, g_t, o_t in zip(
             keep[block], *states, y[block], gates, *gates.split(H, dim=2), strict=False
         ):
-            torch.mul(h, k_t, out=h_t)
+            torch.mul(h, k_t, out=h_in)
             torch.mul(c, k_t, out=c_t)
-            add_product_(gates_t, h_t, w_h).sigmoid_()
+            add_product_(gates_t, h_in, w_h).sigmoid_()
             torch.add(minus_one, g_t, alpha=2, out=g_t)
             torch.mul(f_t, c_t, out=c).addcmul_(i_t, g_t, value=2)
             torch.add(minus_one, torch.sigmoid(c, out=tanh_t), alpha=2, out=tanh_t)
@@ -112,15 +113,16 @@ class _LSTM(torch.autograd.Function):
         ctx: Any, x: Tensor, h0: Tensor, c0: Tensor, keep: Tensor, *weights: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         T, B, H = *x.shape[:2], h0.shape[1]
-        ctx.gates, ctx.states = Workspace(h0, T, B, 4 * H), Workspace(h0, 3, T, B, H)
-        ctx.save_for_backward(x, keep, *weights[:2])
+        ctx.gates, ctx.states = Workspace(h0, T, B, 4 * H), Workspace(h0, 2, T, B, H)
         with torch.autocast(x.device.type, enabled=False):
-            return _forward((ctx.gates.tensor, ctx.states.tensor), x, h0, c0, keep, *weights)
+            y, h, c = _forward((ctx.gates.tensor, ctx.states.tensor), x, h0, c0, keep, *weights)
+        ctx.save_for_backward(x, h0, y, keep, *weights[:2])
+        return y, h, c
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, dh: Tensor, dc: Tensor) -> tuple[Tensor | None, ...]:
-        x, keep, *weights = ctx.saved_tensors
+        x, h0, y, keep, *weights = ctx.saved_tensors
         gates, states = ctx.gates.tensor, ctx.states.tensor
         T, B, D = x.shape
         H = dh.shape[1]
@@ -128,17 +130,18 @@ class _LSTM(torch.autograd.Function):
         w_x, w_h = (_doubled(w) for w in weights)
         dx = x.new_empty(T, B, D)
         dw_x, dw_h, db = (dh.new_zeros(shape) for shape in (w_x.t().shape, w_h.t().shape, 4 * H))
-        scratch, more_scratch = Workspace(dh, steps[0].stop, B, 4, H), Workspace(dh, 2, steps[0].stop, B, H)
+        scratch, more_scratch = Workspace(dh, steps[0].stop, B, 4, H), Workspace(dh, 3, steps[0].stop, B, H)
         dh, dc = dh + dy[-1], dc.clone()
         dh_in = torch.empty_like(dh)
         # dy of the step before, which has none at the very start.
         dy_tm1 = [torch.zeros_like(dh), *dy[:-1]]
         for block in reversed(steps):
-            h, twice_c, tanh_c = states[:, block]
+            twice_c, tanh_c = states[:, block]
             i, f, g, o = gates[block].split(H, dim=2)
             # Each gate's gradient is dL/dc_t (for o: dL/dh_t) times a factor, and so is what c_t hands on: all the
             # block's factors are known beforehand.
-            factors, (dh_to_dc, forget) = scratch.tensor[: len(h)], more_scratch.tensor[:, : len(h)]
+            factors, (h, dh_to_dc, forget) = scratch.tensor[: len(i)], more_scratch.tensor[:, : len(i)]
+            states_read(h0, y, keep, block, h)
             d_i, d_f, d_g, d_o = factors.unbind(2)
             sigmoid_backward(g, i, grad_input=d_i)
             sigmoid_backward(torch.mul(twice_c, 0.5, out=d_o), f, grad_input=d_f)
