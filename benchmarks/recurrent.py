@@ -1,22 +1,29 @@
-"""How fast the reset-aware GRU and LSTM are, against PyTorch's own without resets.
+"""How fast the reset-aware GRU and LSTM are, against PyTorch's own without resets, and TorchRL's with them.
 
-    python -m benchmarks.recurrent --threads 2 --output benchmarks/results/recurrent.json
+    python -m benchmarks.peers.install torchrl     # once
+    python -m benchmarks.recurrent --output benchmarks/results/recurrent.json
 
-Ours and theirs take turns, forward and backward, float32 on the CPU; the quickest of `--repeats` turns counts, since
-what else runs on a machine only ever adds. `share_of_peak` holds our speed against the same machine's matrix products.
+Ours and PyTorch's take turns, forward and backward on the CPU; the quickest of `--repeats` turns counts, since what
+else runs on a machine only ever adds. `share_of_bound` holds our speed against what the same machine's large matrix
+products in float32 allow, in bfloat16 too. TorchRL runs in a process of its own beside PyTorch's modules, by which its
+times are scaled.
 """
 
 import argparse
 import json
-import platform
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 from torch import nn
 
+from benchmarks.learning import machine
+from benchmarks.peers import ask, python
 from seqrl.memory import GRU, LSTM
 
 T, H = 128, 128
@@ -43,19 +50,25 @@ def peak(repeats: int) -> float:
 
 
 def training(kind: str, batch_size: int, repeats: int, resets: tuple[float, ...]) -> dict[str, float]:
-    """Seconds for forward and backward over T steps: ours for each share of resets, and PyTorch's."""
+    """Seconds for forward and backward over T steps: ours for each share of resets and in bfloat16, and PyTorch's."""
     ours, theirs, _ = KINDS[kind]
     memory, module = ours(H, H), theirs(H, H)
     x = torch.randn(T, batch_size, H, requires_grad=True)
     weight = torch.randn(T, batch_size, H)
     state = memory.initial_state(batch_size)
 
-    def run(share: float) -> Callable[[], Any]:
+    def run(share: float, bfloat16: bool = False) -> Callable[[], Any]:
         is_first = torch.rand(T, batch_size) < share
-        inputs = [x, *memory.parameters()]
-        return lambda: torch.autograd.grad(memory.unroll(x, state, is_first)[0], inputs, weight)
+
+        def call() -> Any:
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                y, _ = memory.unroll(x, state, is_first)
+            return torch.autograd.grad(y, [x, *memory.parameters()], weight)
+
+        return call
 
     calls = {f"resets {share:.0%}": run(share) for share in resets}
+    calls["bfloat16"] = run(0.05, bfloat16=True)
     calls["torch"] = lambda: torch.autograd.grad(module(x)[0], [x, *module.parameters()], weight)
     return quickest(calls, repeats)
 
@@ -71,10 +84,57 @@ def acting(kind: str, repeats: int) -> dict[str, float]:
         return quickest(calls, 50 * repeats)
 
 
+def measure(kind: str, batch_size: int, repeats: int, speed: float, torchrl: dict[str, float]) -> dict[str, Any]:
+    """One row of the table. `speed` is the machine's peak, and `torchrl` what its process measured, if there is one."""
+    seconds = training(kind, batch_size, repeats, resets=(0.0, 0.05, 0.5))
+    num_gates = KINDS[kind][2]
+    bound = 3 * 2 * T * batch_size * num_gates * H * (H + H) / speed  # forward, and twice that backward
+    row: dict[str, Any] = {
+        "kind": kind,
+        "batch_size": batch_size,
+        "bound_seconds": bound,
+        "seconds": seconds,
+        "speed_over_torch": seconds["torch"] / seconds["resets 5%"],
+        "cost_of_resets": seconds["resets 50%"] / seconds["resets 0%"],
+        "share_of_bound": bound / seconds["resets 5%"],
+        "share_of_bound_in_bfloat16": bound / seconds["bfloat16"],
+    }
+    scale = row["speed_over_torch"] / torchrl["torch"] if torchrl else 0
+    row["speed_over_torchrl"] = {name: scale * value for name, value in torchrl.items() if name != "torch"}
+    return row
+
+
+def ask_torchrl(batch_size: int, threads: int) -> dict[str, dict[str, float]]:
+    """Seconds by kind and backend; nothing where TorchRL is not installed."""
+    if not python("torchrl").exists():
+        return {}
+    arguments = ("--batch-size", batch_size, "--resets", 0.05, "--repeats", 3)
+    return ask("torchrl", "recurrent", *arguments, threads=threads)["seconds"]
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    peers = list(rows[0]["speed_over_torchrl"])
+    table = Table(
+        "", "B", *(f"{name}, ms" for name in rows[0]["seconds"]), "× torch", *(f"× TorchRL {p}" for p in peers)
+    )
+    for column in ("50% / 0%", "of bound", "bf16"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(
+            row["kind"],
+            str(row["batch_size"]),
+            *(f"{1e3 * value:.1f}" for value in row["seconds"].values()),
+            f"{row['speed_over_torch']:.2f}",
+            *(f"{row['speed_over_torchrl'][peer]:.1f}" for peer in peers),
+            *(f"{row[name]:.2f}" for name in ("cost_of_resets", "share_of_bound", "share_of_bound_in_bfloat16")),
+        )
+    Console(width=160).print(table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64, 256])
     parser.add_argument("--output", type=Path, help="write the numbers to this JSON file")
     args = parser.parse_args()
@@ -82,43 +142,23 @@ def main() -> None:
     torch.manual_seed(0)
 
     speed = peak(args.repeats)
-    result: dict[str, Any] = {
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "threads": args.threads,
-        "T": T,
-        "H": H,
-        "peak_gflops": speed / 1e9,
-        "training": [],
-        "acting": [],
-    }
-    print(f"{args.threads} threads, peak {speed / 1e9:.0f} GFLOP/s, T {T}, H {H}; milliseconds, forward and backward")
-    for kind, (_, _, num_gates) in KINDS.items():
-        for batch_size in args.batch_sizes:
-            seconds = training(kind, batch_size, args.repeats, resets=(0.0, 0.05, 0.5))
-            operations = 3 * 2 * T * batch_size * num_gates * H * (H + H)  # forward, and twice that backward
-            row = {
-                "kind": kind,
-                "batch_size": batch_size,
-                "seconds": seconds,
-                "speed_over_torch": seconds["torch"] / seconds["resets 5%"],
-                "cost_of_resets": seconds["resets 50%"] / seconds["resets 0%"],
-                "share_of_peak": operations / seconds["resets 5%"] / speed,
-            }
-            result["training"].append(row)
-            times = "  ".join(f"{name} {1e3 * value:6.1f}" for name, value in seconds.items())
-            print(
-                f"{kind:4} B {batch_size:3}  {times}  speed over torch {row['speed_over_torch']:.2f}  "
-                f"share of peak {row['share_of_peak']:.2f}"
-            )
-        seconds = acting(kind, args.repeats)
-        result["acting"].append({"kind": kind, "seconds": seconds})
-        print(
-            f"{kind:4} acting, B 64, H 64: ours {1e6 * seconds['ours']:.0f} µs, torch {1e6 * seconds['torch']:.0f} µs"
-        )
+    print(f"{args.threads} threads, peak {speed / 1e9:.0f} GFLOP/s, T {T}, H {H}; forward and backward", flush=True)
+    theirs = {size: ask_torchrl(size, args.threads) for size in args.batch_sizes}
+    rows = [
+        measure(kind, size, args.repeats, speed, theirs[size].get(kind, {}))
+        for kind in KINDS
+        for size in args.batch_sizes
+    ]
+    show(rows)
+    acts = {kind: acting(kind, args.repeats) for kind in KINDS}
+    for kind, seconds in acts.items():
+        times = ", ".join(f"{name} {1e6 * value:.0f} µs" for name, value in seconds.items())
+        print(f"{kind} acting, B 64, H 64: {times}")
     if args.output:
+        result = {"command": f"python -m benchmarks.recurrent {' '.join(sys.argv[1:])}", **machine()}
+        result |= {"threads": args.threads, "T": T, "H": H, "peak_gflops": speed / 1e9}
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(result, indent=2) + "\n")
+        args.output.write_text(json.dumps({**result, "training": rows, "acting": acts}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
