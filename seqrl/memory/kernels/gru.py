@@ -19,6 +19,7 @@ from seqrl.memory.kernels.common import (
     states_read,
     tanh_backward,
 )
+from seqrl.memory.kernels.triton_dispatch import triton_serves
 
 
 def gru(
@@ -44,6 +45,10 @@ def gru(
 
     Only the matrix products are taken in bfloat16 or float16, where x is of such a type or autocast asks for it.
     """
+    if triton_serves(w_hh) and (len(x) > 1 or needs_grad(x, h0, w_ih, w_hh, b_ih, b_hh)):
+        from seqrl.memory.kernels import triton_gru  # here, since it imports Triton
+
+        return triton_gru.gru(x, h0, is_first, w_ih, w_hh, b_ih, b_hh)
     x, *weights = autocast(x, w_ih, w_hh, b_ih, b_hh)
     h = h0.to(state_dtype(x))
     keep = keep_mask(is_first, h.dtype)
