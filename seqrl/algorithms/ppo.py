@@ -231,7 +231,7 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
         run.begin(step)
         while step < config.num_steps and not run.interrupted:
             if config.learning_rate_schedule == "linear":
-                learner.set_learning_rate(config.learning_rate * (1 - step / config.num_steps))
+                learner.learning_rate = config.learning_rate * (1 - step / config.num_steps)
             trajectory, episodes = rollout.collect(config.rollout_length, sequences.state_rows)
             scaled = scale(trajectory.reward, trajectory.inputs.is_first[:-1], trajectory.mask)
             reward = scaled if config.normalize_rewards else trajectory.reward
