@@ -9,8 +9,8 @@ from seqrl.algorithms import ppo
 
 
 def masked_cartpole() -> ppo.Config:
-    """CartPole without velocities."""
-    return ppo.Config(env="seqrl/MaskedCartPole-v0", num_steps=150_000)
+    """CartPole without velocities: fewer environments and a higher learning rate, for the least time to solve it."""
+    return ppo.Config(env="seqrl/MaskedCartPole-v0", num_steps=150_000, num_envs=32, num_epochs=4, learning_rate=3e-3)
 
 
 def masked_pendulum() -> ppo.Config:
