@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from seqrl.errors import UserError
 from seqrl.memory.base import Memory, State
 from seqrl.nets import ACTION_MASK, Encoder
+from seqrl.nets.functions import tanh
 from seqrl.trajectory import AgentInput, Trajectory, Tree, tree_leaves, tree_map
 
 
@@ -80,7 +81,7 @@ class Agent(nn.Module):
         if self.previous_reward is not None:
             x = x + self.previous_reward(inputs.previous_reward.unsqueeze(-1)) * going_on
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
-            y, state = self.memory.unroll(torch.tanh(x), state, inputs.is_first)
+            y, state = self.memory.unroll(tanh(x), state, inputs.is_first)
         y = y.to(x.dtype)
         observation = inputs.observation
         allowed = observation.get(ACTION_MASK) if isinstance(observation, dict) else None

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seqrl.errors import UserError
+from seqrl.nets.functions import Linear, tanh
 from seqrl.nets.normalization import RunningNorm
 from seqrl.trajectory import Tree
 
@@ -27,7 +28,7 @@ class VectorEncoder(nn.Module):
         super().__init__()
         self.ndim, self.size = len(space.shape), int(np.prod(space.shape))
         self.norm = RunningNorm(self.size) if normalize else None
-        self.linear = nn.Linear(self.size, hidden_size)
+        self.linear = Linear(self.size, hidden_size)
 
     def flat(self, x: Tensor) -> Tensor:
         return x.reshape(*x.shape[: x.ndim - self.ndim], self.size).to(self.linear.weight.dtype)
@@ -140,7 +141,7 @@ class Encoder(nn.Module):
         return terms[0] if len(terms) == 1 else torch.stack(terms).sum(0)
 
     def forward(self, observation: Tree) -> Tensor:
-        return torch.tanh(self.project(observation))
+        return tanh(self.project(observation))
 
     def update_statistics(self, observation: Tree, mask: Tensor) -> None:
         """Take rows of experience, [T, B, ...] where `mask` [T, B], into the running statistics."""

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from seqrl.errors import UserError
 from seqrl.nets.distributions import Categorical, Distribution, Gaussian, MultiCategorical
+from seqrl.nets.functions import Linear
 
 
-def _linear(input_size: int, output_size: int, gain: float) -> nn.Linear:
-    layer = nn.Linear(input_size, output_size)
+def _linear(input_size: int, output_size: int, gain: float) -> Linear:
+    layer = Linear(input_size, output_size)
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer
