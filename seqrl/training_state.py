@@ -1,7 +1,7 @@
 """Everything that a training run's next update depends on, saved and restored together."""
 
 from seqrl.agent import Agent
-from seqrl.data import Rollout
+from seqrl.data import Replay, Rollout
 from seqrl.envs import Environment
 from seqrl.run import Run, Stateful
 
@@ -13,10 +13,20 @@ class TrainingState:
     seed made of the run's seed and the update: so an interrupted run and an uninterrupted one see the same episodes.
     """
 
-    def __init__(self, seed: int, agent: Agent, environment: Environment, rollout: Rollout, **parts: Stateful):
-        self.seed, self.rollout, self.updates = seed, rollout, 0
+    def __init__(
+        self,
+        seed: int,
+        agent: Agent,
+        environment: Environment,
+        rollout: Rollout,
+        replay: Replay | None = None,
+        **parts: Stateful,
+    ):
+        self.seed, self.rollout, self.replay, self.updates = seed, rollout, replay, 0
         self.saves_environment = environment.state_dict() is not None
         self.parts: dict[str, Stateful] = {"agent": agent, "rollout": rollout, **parts}
+        if replay is not None:
+            self.parts["replay"] = replay
         if self.saves_environment:
             self.parts["environment"] = environment
 
@@ -43,4 +53,6 @@ class TrainingState:
         return counters["step"]
 
     def _begin_new_episodes(self) -> None:
+        if self.replay is not None:
+            self.replay.interrupt(self.rollout.state)
         self.rollout.restart(self.seed * 1_000_003 + self.updates)

@@ -1,6 +1,7 @@
-"""Experience on its way to the learner: rollouts, and the sequences cut from them."""
+"""Experience on its way to the learner: rollouts, the sequences cut from them, and replay."""
 
+from seqrl.data.replay import Replay, ReplayBatch
 from seqrl.data.rollout import Episodes, Rollout, insert_final_observations
 from seqrl.data.sequences import Batch, Sequences
 
-__all__ = ["Batch", "Episodes", "Rollout", "Sequences", "insert_final_observations"]
+__all__ = ["Batch", "Episodes", "Replay", "ReplayBatch", "Rollout", "Sequences", "insert_final_observations"]

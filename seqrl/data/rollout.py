@@ -1,7 +1,7 @@
 """Acting: an agent and a batch of environments make trajectories."""
 
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,11 +37,20 @@ class Rollout:
     `seed` seeds the environments and the draws of actions, which come from a generator of their own. With
     `noise_correlation` ρ, a Gaussian policy's noise is ε_t = ρ ε_{t−1} + √(1 − ρ²) ξ_t: each draw is still standard
     normal, as its log-probability says, but the exploration is smooth in time (Hollenstein et al. 2024,
-    arXiv 2312.11091, with an AR(1) process in place of coloured noise).
+    arXiv 2312.11091, with an AR(1) process in place of coloured noise). `explore` makes of the distribution that the
+    policy's head gives the one that is acted on. Of an agent without a value head, the trajectories' values are 0.
     """
 
-    def __init__(self, environment: Environment, agent: Agent, seed: int, noise_correlation: float = 0.0):
+    def __init__(
+        self,
+        environment: Environment,
+        agent: Agent,
+        seed: int,
+        noise_correlation: float = 0.0,
+        explore: Callable[[Any], Any] | None = None,
+    ):
         self.environment, self.agent, self.noise_correlation = environment, agent, noise_correlation
+        self.explore = explore
         self.generator = torch.Generator(agent.device).manual_seed(seed)
         self.restart(seed)
 
@@ -73,7 +82,8 @@ class Rollout:
                 states.append(self.state)
             inputs = self.inputs
             outputs, self.state = self.agent.step(inputs, self.state)
-            distribution, value = outputs["policy"], outputs["value"][0]
+            distribution = outputs["policy"] if self.explore is None else self.explore(outputs["policy"])
+            value = self._value(outputs)
             raw = self._sample(distribution)
             action = self.agent.environment_action(distribution, raw[0])
             step = self.environment.step(action)
@@ -82,8 +92,9 @@ class Rollout:
             self.inputs, self.mask = AgentInput.following(step, action), step.mask
             if step.final_observation is not None:
                 final = AgentInput(step.final_observation, action, step.reward, torch.zeros_like(step.is_first))
-                finals.append((final, self.agent.step(final, self.state)[0]["value"][0]))
-        bootstrap = self.agent.step(self.inputs, self.state)[0]["value"][0]
+                finals.append((final, self._value(self.agent.step(final, self.state)[0])))
+        has_value = "value" in self.agent.heads
+        bootstrap = self._value(self.agent.step(self.inputs, self.state)[0] if has_value else {})
         inputs, action, reward, terminated, truncated, mask, log_prob, value = tree_stack(rows)
         trajectory = Trajectory(
             tree_map(lambda rows, last: torch.cat([rows, last.unsqueeze(0)]), inputs, self.inputs),
@@ -96,6 +107,9 @@ class Rollout:
         if finals:
             trajectory = insert_final_observations(trajectory, *tree_stack(finals))
         return trajectory, episodes
+
+    def _value(self, outputs: dict[str, Any]) -> Tensor:
+        return outputs["value"][0] if "value" in outputs else self.inputs.previous_reward.new_zeros(len(self.mask))
 
     def _sample(self, distribution: object) -> Tensor:
         if self.noise_correlation == 0.0 or not isinstance(distribution, Gaussian):

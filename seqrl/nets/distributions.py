@@ -16,7 +16,7 @@ from torch.nn import functional as F
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
-def _masked(logits: Tensor, allowed: Tensor | None) -> Tensor:
+def masked(logits: Tensor, allowed: Tensor | None) -> Tensor:
     """Logits with forbidden actions at the lowest finite number: probability 0 exactly, and no NaN in the gradient."""
     return logits if allowed is None else logits.masked_fill(~allowed, torch.finfo(logits.dtype).min)
 
@@ -32,7 +32,7 @@ class Categorical:
     """One discrete action. `logits` [..., n]; `allowed` (bool, the same shape) masks actions out."""
 
     def __init__(self, logits: Tensor, allowed: Tensor | None = None):
-        self.log_probs = F.log_softmax(_masked(logits, allowed), dim=-1)
+        self.log_probs = F.log_softmax(masked(logits, allowed), dim=-1)
 
     def sample(self, generator: Generator | None = None) -> Tensor:
         return _draw(self.log_probs, generator)
@@ -121,4 +121,44 @@ class Gaussian:
         return 2.0 * (math.log(2.0) - action - F.softplus(-2.0 * action)) if self.bound == "squash" else 0.0
 
 
-Distribution = Categorical | MultiCategorical | Gaussian
+@dataclass(frozen=True)
+class EpsilonGreedy:
+    """The action of the largest value, and with probability `epsilon` any allowed one instead, all equally likely.
+
+    `values` [..., n] are lowest where an action is forbidden; `allowed` (bool, the same shape) says which are not.
+    `epsilon` is one number, or one for each element of the batch, [B], the last of the leading axes.
+    """
+
+    values: Tensor
+    allowed: Tensor | None = None
+    epsilon: Tensor | float = 0.0
+
+    def with_epsilon(self, epsilon: Tensor | float) -> "EpsilonGreedy":
+        return EpsilonGreedy(self.values, self.allowed, epsilon)
+
+    @property
+    def probs(self) -> Tensor:
+        """[..., n]; of equal largest values the first is the greedy one."""
+        epsilon = torch.as_tensor(self.epsilon, device=self.values.device).unsqueeze(-1)
+        any_action = torch.ones_like(self.values) if self.allowed is None else self.allowed.to(self.values.dtype)
+        greedy = F.one_hot(self.mode(), self.values.shape[-1])
+        return (1 - epsilon) * greedy + epsilon * any_action / any_action.sum(-1, keepdim=True)
+
+    def sample(self, generator: Generator | None = None) -> Tensor:
+        return _draw(self.probs.log(), generator)
+
+    def mode(self) -> Tensor:
+        return self.values.argmax(-1)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        return self.probs.gather(-1, action.unsqueeze(-1)).squeeze(-1).log()
+
+    def entropy(self) -> Tensor:
+        probs = self.probs
+        return -torch.xlogy(probs, probs).sum(-1)
+
+    def to_environment(self, action: Tensor) -> Tensor:
+        return action
+
+
+Distribution = Categorical | EpsilonGreedy | Gaussian | MultiCategorical

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from seqrl.errors import UserError
-from seqrl.nets.distributions import Categorical, Distribution, Gaussian, MultiCategorical
+from seqrl.nets.distributions import Categorical, Distribution, EpsilonGreedy, Gaussian, MultiCategorical, masked
 from seqrl.nets.functions import Linear
 
 
@@ -80,3 +80,28 @@ class ValueHead(nn.Module):
 
     def forward(self, features: Tensor, allowed: Tensor | None = None) -> Tensor:
         return self.linear(features).squeeze(-1)
+
+
+class ActionValueHead(nn.Module):
+    """A value for each action of a Discrete space, dueling: q = v + a − mean a over the allowed actions.
+
+    v and a have a hidden layer each, as wide as the input. The result acts greedily until it is given an ε.
+    Source: Wang et al. 2016, arXiv 1511.06581, equation 9. Raises UserError for any other space.
+    """
+
+    def __init__(self, input_size: int, space: gym.Space):
+        super().__init__()
+        if not isinstance(space, gym.spaces.Discrete):
+            raise UserError(f"no value for each action of {space}: use a Discrete action space, or an actor-critic")
+        self.hidden = nn.Linear(input_size, 2 * input_size)
+        self.value = _linear(input_size, 1, gain=1.0)
+        self.advantage = _linear(input_size, int(space.n), gain=0.01)
+
+    def forward(self, features: Tensor, allowed: Tensor | None = None) -> EpsilonGreedy:
+        for_value, for_advantage = torch.relu(self.hidden(features)).chunk(2, -1)
+        advantage = self.advantage(for_advantage)
+        if allowed is None:
+            mean = advantage.mean(-1, keepdim=True)
+        else:
+            mean = (advantage * allowed).sum(-1, keepdim=True) / allowed.sum(-1, keepdim=True)
+        return EpsilonGreedy(masked(self.value(for_value) + advantage - mean, allowed), allowed)

@@ -2,7 +2,17 @@
 
 from seqrl.objectives.masked import masked_mean, masked_standardize
 from seqrl.objectives.policy import approximate_kl, clipped_surrogate
-from seqrl.objectives.returns import gae
-from seqrl.objectives.value import squared_error
+from seqrl.objectives.returns import gae, n_step_return
+from seqrl.objectives.value import rescale, squared_error, unrescale
 
-__all__ = ["approximate_kl", "clipped_surrogate", "gae", "masked_mean", "masked_standardize", "squared_error"]
+__all__ = [
+    "approximate_kl",
+    "clipped_surrogate",
+    "gae",
+    "masked_mean",
+    "masked_standardize",
+    "n_step_return",
+    "rescale",
+    "squared_error",
+    "unrescale",
+]

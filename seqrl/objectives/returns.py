@@ -32,3 +32,29 @@ def gae(
         carry = delta[t] + decay[t] * carry
         advantage[t] = carry
     return advantage + value, advantage
+
+
+def n_step_return(
+    reward: Float[Tensor, "T B"],
+    discount: Float[Tensor, "T B"],
+    next_value: Float[Tensor, "T B"],
+    trace: float | Float[Tensor, "T B"] = 1.0,
+    n: int = 5,
+) -> Float[Tensor, "T B"]:
+    """The return of up to n rewards and the value that follows them.
+
+        R^k_t = r_t + d_t ((1 − c_t) v_{t+1} + c_t R^{k−1}_{t+1}),   R^0_t = v_t,   R^k_T = v_T
+
+    where c is `trace`: 0 at rows whose return must not reach into the next row, as at the ends of episodes. Fewer than
+    n rewards are summed before a cut and at the last rows. `discount` is γ·(1 − terminated), and `next_value` is that
+    of the observation that followed row t within its own episode.
+
+    Source: Watkins 1989; Mnih et al. 2016, arXiv 1602.01783. Raises ValueError where n is below 1.
+    """
+    if n < 1:
+        raise ValueError(f"n is {n}: an n-step return needs at least 1")
+    result = reward + discount * next_value
+    for _ in range(n - 1):
+        following = torch.cat([result[1:], next_value[-1:]])
+        result = reward + discount * (next_value + trace * (following - next_value))
+    return result

@@ -1,4 +1,4 @@
-"""Losses of a value function, one number a row."""
+"""Losses and targets of a value function, one number a row."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -7,3 +7,18 @@ from torch import Tensor
 def squared_error(prediction: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """½ (prediction − target)². Gradients flow through `prediction` alone."""
     return 0.5 * (prediction - target.detach()).square()
+
+
+def rescale(x: Float[Tensor, "*shape"], epsilon: float = 1e-3) -> Float[Tensor, "*shape"]:
+    """h(x) = sign(x) (√(|x| + 1) − 1) + ε x: values of any size near unit size, without clipping rewards.
+
+    Source: Pohlen et al. 2018, arXiv 1805.11593, proposition A.2.
+    """
+    return x.sign() * ((x.abs() + 1).sqrt() - 1) + epsilon * x
+
+
+def unrescale(x: Float[Tensor, "*shape"], epsilon: float = 1e-3) -> Float[Tensor, "*shape"]:
+    """h⁻¹, the inverse of `rescale`: with u = √(|h| + 1), which solves ε u² + u − (1 + ε + |x|) = 0, |h⁻¹| = u² − 1."""
+    c = 1 + epsilon + x.abs()
+    u = 2 * c / (1 + (1 + 4 * epsilon * c).sqrt())  # the form of the root that does not cancel for small ε
+    return x.sign() * (u.square() - 1)
