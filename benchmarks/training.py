@@ -5,9 +5,10 @@
     python -m benchmarks.training solve --output benchmarks/results/training_solve.json
 
 Both are about CartPole without velocities. `throughput` gives everyone the same work: 128 units of memory, rollouts of
-128 steps, 4 epochs of 4 minibatches. Its bound is the time that the memory's own matrix products would take, at the
-speed of a large one in float32, measured before and after: one forward to act, and 4 epochs of forward and backward. `solve` gives everyone the settings
-that its authors tuned, and counts seconds until the last 20 training episodes average 475 of 500.
+128 steps, 4 epochs of 4 minibatches. Its bound is the time that the memory's own matrix products would take, one
+forward to act and 4 epochs of forward and backward, at the speed of a large one in float32, measured right before and
+after. `solve` gives everyone the settings that its authors tuned, and counts seconds until the last 20 training
+episodes average 475 of 500.
 
 One process runs at a time, ours and theirs in turn, with as many threads each. Importing does not count.
 """
