@@ -1,0 +1,357 @@
+"""Recurrent SAC: an actor and two critics that learn from replayed sequences, for continuous actions, with any memory.
+
+Source: Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications" (arXiv 1812.05905); actor and critics have
+memories of their own, as Ni et al. 2022 (arXiv 2110.05038) found best. Differences:
+
+- The two critics share an encoder and a memory, and have a head each.
+- All losses of an update are taken at the same weights, from the same draws of actions; SAC updates the critics first.
+- Sequences run on over the ends of episodes, where the memory resets. They start without memory, or behind a burn-in:
+  the replay could keep the actor's state, but the critics never act, and so have none that could be stored.
+- Observations are standardised by running statistics, and gradients are clipped.
+- No uniformly random actions come first, since the first policy is nearly uniform. Its standard deviation is one learnt
+  number for each action: one that depends on the state was no better on masked Pendulum (docs/log.md).
+"""
+
+import contextlib
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from seqrl.agent import Agent
+from seqrl.config import RunConfig, make_agent, make_environment, require
+from seqrl.data import Replay, ReplayBatch, Rollout
+from seqrl.data.replay import StartState
+from seqrl.data.storage import Where
+from seqrl.envs import Environment
+from seqrl.learner import Learner
+from seqrl.nets import PolicyHead
+from seqrl.objectives import masked_mean, squared_error
+from seqrl.run import Run
+from seqrl.training_state import TrainingState
+from seqrl.trajectory import AgentInput, tree_map
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    """Recurrent SAC. The defaults serve small problems; values of Ni et al. stand in brackets."""
+
+    num_envs: int = 8
+    """Environments that act side by side [1]."""
+    previous_action: bool = True
+    """Whether actor and critics read the previous action."""
+
+    start_state: StartState = "burn_in"
+    """What memories start a replayed sequence from: zero (no memory), or burn_in (none, then rows that warm it up)."""
+    length: int = 40
+    """Rows of a sequence that are learnt from [64]."""
+    overlap: int = 20
+    """Rows that a sequence shares with the next one of its environment [63]."""
+    burn_in: int = 20
+    """Rows before them that only warm the memories up, with --start-state burn_in [0]."""
+
+    replay_capacity: int = 200_000
+    """Steps that are kept [1,000,000]."""
+    replay_storage: Where = "memory"
+    """memory, or disk: mapped files in the run folder, for more than memory holds."""
+    learning_starts: int = 1_000
+    """Steps to act before learning begins."""
+    replay_ratio: float = 128.0
+    """Rows learnt from for each step acted [about 400 to 4,000]."""
+    batch_size: int = 32
+    """Sequences of a batch [32 to 64]."""
+    rollout_length: int = 10
+    """Steps of each environment between two turns of learning."""
+
+    learning_rate: float = 1e-3
+    """Adam's step size, for actor, critics and temperature [3e-4]."""
+    gamma: float = 0.99
+    """Discount of a step."""
+    reward_scale: float = 0.1
+    """Factor on rewards, and the first temperature: the optimum stays the same, but values come near unit size [1]."""
+    tau: float = 0.02
+    """Share of the critics' weights that goes into the target's at each update [0.005]."""
+    max_grad_norm: float = 10.0
+    """Gradients are clipped to this norm, each network's on their own."""
+    initial_log_std: float = 0.0
+    """Logarithm of the policy's first standard deviation, before the tanh."""
+
+    checkpoint_every: int = 100
+    """Turns of learning between checkpoints. Environments that cannot be saved begin new episodes at each."""
+
+
+class Critic(nn.Module):
+    """Two values of an action, q(h, a) [2, ...], on features of the history h and actions a [..., A] within [−1, 1]."""
+
+    def __init__(self, agent: Agent, hidden_size: int, action_size: int):
+        super().__init__()
+        self.agent = agent
+        self.values = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(hidden_size + action_size, 2 * hidden_size), nn.ReLU(), nn.Linear(2 * hidden_size, 1)
+            )
+            for _ in range(2)
+        )
+
+    def forward(self, features: Tensor, action: Tensor) -> Tensor:
+        x = torch.cat([features, action], -1)
+        return torch.stack([value(x).squeeze(-1) for value in self.values])
+
+
+class Features(nn.Module):
+    """The memory's output itself, as an agent's head."""
+
+    def forward(self, features: Tensor, allowed: Tensor | None = None) -> Tensor:
+        return features
+
+
+class Temperature(nn.Module):
+    """α, the weight of the entropy, learnt as its logarithm."""
+
+    def __init__(self, initial: float) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor(initial).log())
+
+
+class Networks(NamedTuple):
+    actor: Agent
+    critic: Critic
+    target: Critic
+    temperature: Temperature
+
+
+class Losses(NamedTuple):
+    """Each reaches the weights of its own network alone."""
+
+    actor: Tensor
+    critic: Tensor
+    temperature: Tensor
+
+
+def loss(
+    networks: Networks, batch: ReplayBatch, config: Config, generator: Generator
+) -> tuple[Losses, dict[str, Tensor]]:
+    """The three losses over the rows that count, and their metrics.
+
+        critic:       Σ_i ½ (q_i(h_t, a_t) − G_t)²
+                      G_t = r_t + γ (min_i q'_i(h_{t+1}, a'_{t+1}) − α log π(a'_{t+1}|h_{t+1}))
+        actor:        α log π(a'_t|h_t) − min_i q_i(h_t, a'_t)
+        temperature:  −log α (log π(a'_t|h_t) − A)
+
+    a_t is the replayed action within [−1, 1], a' ~ π are drawn with `generator`, q' are the target's values, and −A,
+    minus the number of the action's dimensions, is the entropy aimed at. A termination zeroes what follows r_t, which
+    is scaled by `reward_scale`.
+    """
+    actor, critic, target, temperature = networks
+    burn_in = burn_in_rows(config)
+    policy = unroll(actor, batch.inputs, burn_in)["policy"]
+    features = unroll(critic.agent, batch.inputs, burn_in)["features"]
+    raw = policy.sample(generator)
+    log_prob, action = policy.log_prob(raw), torch.tanh(raw)
+    alpha = temperature.log.exp().detach()
+    replayed, reward, terminated, _, mask = (leaf[burn_in:] for leaf in batch[1:6])
+    with torch.no_grad():
+        target_features = unroll(target.agent, batch.inputs, burn_in)["features"]
+        next_value = (target(target_features, action).amin(0) - alpha * log_prob)[1:]
+        goal = config.reward_scale * reward + config.gamma * (~terminated).float() * next_value
+    q = critic(features[:-1], torch.tanh(replayed))
+    critic_loss = masked_mean(squared_error(q, goal.expand_as(q)).sum(0), mask)
+    critic.values.requires_grad_(False)
+    value = critic(features[:-1].detach(), action[:-1]).amin(0)
+    critic.values.requires_grad_(True)
+    actor_loss = masked_mean(alpha * log_prob[:-1] - value, mask)
+    entropy = -masked_mean(log_prob[:-1].detach(), mask)
+    temperature_loss = temperature.log * (entropy + action.shape[-1])
+    with torch.no_grad():
+        metrics = {
+            "actor_loss": actor_loss.detach(),
+            "critic_loss": critic_loss.detach(),
+            "value": masked_mean(value, mask),
+            "entropy": entropy,
+            "temperature": alpha,
+        }
+    return Losses(actor_loss, critic_loss, temperature_loss), metrics
+
+
+def unroll(agent: Agent, inputs: AgentInput, burn_in: int) -> dict[str, Any]:
+    """What the heads say of the rows learnt from and the one after. The burn-in before them gets no gradient."""
+    state = agent.initial_state(inputs.is_first.shape[1])
+    if burn_in:
+        with torch.no_grad():
+            _, state = agent.unroll(tree_map(lambda leaf: leaf[:burn_in], inputs), state)
+    return agent.unroll(tree_map(lambda leaf: leaf[burn_in:], inputs), state)[0]
+
+
+def burn_in_rows(config: Config) -> int:
+    """The rows of the burn-in: those of the config, if the start state is one."""
+    return config.burn_in if config.start_state == "burn_in" else 0
+
+
+def learn(
+    networks: Networks, learners: dict[str, Learner], replay: Replay, version: int, config: Config
+) -> dict[str, Tensor]:
+    """One update of each network from one batch, and the target's step towards the critic."""
+    actor, critic, target, _ = networks
+    batch = replay.sample(config.batch_size, actor.device, version)
+    # Draws that depend on nothing but the update's number need no place in the checkpoint.
+    generator = torch.Generator(actor.device).manual_seed(config.seed * 1_000_003 + version)
+    losses, metrics = loss(networks, batch, config, generator)
+    # The actor's loss goes backward through the critic's weights, so that they may change only after it.
+    for name, value in losses._asdict().items():
+        metrics[f"{name}_grad_norm"] = learners[name].update(value)
+    with torch.no_grad():
+        for slow, quick in zip(target.parameters(), critic.parameters(), strict=True):
+            slow.lerp_(quick, config.tau)
+    return metrics
+
+
+def updates_due(step: int, config: Config) -> int:
+    """Updates that must have been made by `step`."""
+    rows = max(step - config.learning_starts, 0) * config.replay_ratio
+    return int(rows // (config.batch_size * config.length))
+
+
+def check(config: Config) -> None:
+    """Raise UserError for settings that contradict each other or make no sense."""
+    require(config.hidden_size >= 1, f"--hidden-size is {config.hidden_size}: it must be at least 1")
+    require(
+        config.start_state in ("zero", "burn_in"),
+        f"--start-state {config.start_state}: the critics never act, so they have no state that could be stored; "
+        "choose zero or burn_in",
+    )
+    require(
+        config.replay_storage in get_args(Where), f"--replay-storage '{config.replay_storage}': choose memory or disk"
+    )
+    for name in (
+        "num_envs", "length", "replay_capacity", "batch_size", "rollout_length", "num_steps", "checkpoint_every",
+    ):  # fmt: skip
+        value = getattr(config, name)
+        require(value >= 1, f"--{name.replace('_', '-')} is {value}: it must be at least 1")
+    for name in ("replay_ratio", "learning_rate", "gamma", "reward_scale", "max_grad_norm"):
+        value = getattr(config, name)
+        require(value > 0, f"--{name.replace('_', '-')} is {value}: it must be above 0")
+    require(0 < config.tau <= 1, f"--tau is {config.tau}: it must be above 0 and at most 1")
+    require(
+        0 <= config.overlap < config.length,
+        f"--overlap {config.overlap} of sequences of --length {config.length}: choose from 0 to {config.length - 1}",
+    )
+    require(
+        config.start_state == "zero" or config.burn_in >= 1,
+        f"--start-state burn_in with --burn-in {config.burn_in}: give it rows to burn in, or take --start-state zero",
+    )
+    needed = config.num_envs * (config.length + burn_in_rows(config) + 1)
+    require(
+        config.replay_capacity >= needed,
+        f"--replay-capacity {config.replay_capacity} holds no sequence of each of {config.num_envs} environments: "
+        f"give at least {needed}",
+    )
+    require(
+        config.learning_starts >= needed,
+        f"--learning-starts {config.learning_starts}: the first whole sequences exist after {needed} steps; "
+        "give at least that",
+    )
+    require(
+        config.autoreset_mode == "next_step",
+        f"--autoreset-mode {config.autoreset_mode}: replay needs rows that follow on each other: use next_step",
+    )
+
+
+def build(config: Config, observation_space: Any, action_space: Any) -> Agent:
+    """The untrained actor, which is the agent. Weights depend on the seed alone."""
+    return build_networks(config, observation_space, action_space).actor
+
+
+def build_networks(config: Config, observation_space: Any, action_space: Any) -> Networks:
+    """The untrained networks.
+
+    Raises UserError for actions other than a bounded Box of floating-point numbers.
+    """
+    require(
+        isinstance(action_space, gym.spaces.Box) and action_space.is_bounded(),
+        f"recurrent SAC needs bounded continuous actions, not {action_space}: use ppo or r2d2",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        head = PolicyHead(config.hidden_size, action_space, squash=True, initial_log_std=config.initial_log_std)
+        actor = make_agent(config, observation_space, action_space, {"policy": head})
+        history = make_agent(config, observation_space, action_space, {"features": Features()})
+        critic = Critic(history, config.hidden_size, int(np.prod(action_space.shape))).to(actor.device)
+    target = copy.deepcopy(critic).requires_grad_(False)
+    return Networks(actor, critic, target, Temperature(config.reward_scale).to(actor.device))
+
+
+def train(config: Config, resume: bool = False) -> Agent:
+    """Train in `config.run_dir`, and return the actor. With `resume`, continue what the folder holds, bit for bit.
+
+    Raises UserError for bad settings, an existing folder, NaN from the environment, a loss that is not finite, or a
+    disk without room for the replay.
+    """
+    check(config)
+    with contextlib.closing(make_environment(config)) as environment:
+        return _train(config, environment, resume)
+
+
+def _train(config: Config, environment: Environment, resume: bool) -> Agent:
+    networks = build_networks(config, environment.single_observation_space, environment.single_action_space)
+    actor, critic, target, temperature = networks
+    learners = {
+        name: Learner(module, config.learning_rate, config.max_grad_norm)
+        for name, module in (("actor", actor), ("critic", critic), ("temperature", temperature))
+    }
+    rollout = Rollout(environment, actor, config.seed)
+    run = Run.open("recurrent_sac", config, actor.observation_space, actor.action_space, resume)
+    replay = Replay(
+        config.replay_capacity,
+        config.num_envs,
+        config.length,
+        config.overlap,
+        burn_in_rows(config),
+        stores_states=False,
+        priority_exponent=0.0,
+        where=config.replay_storage,
+        folder=Path(config.run_dir) / "replay",
+        slack=config.checkpoint_every * config.rollout_length + 1,
+        seed=config.seed,
+    )
+    state = TrainingState(
+        config.seed,
+        actor,
+        environment,
+        rollout,
+        replay=replay,
+        critic=critic,
+        target=target,
+        temperature=temperature,
+        **{f"{name}_learner": learner for name, learner in learners.items()},
+    )
+    step = state.restore(run)
+    with run:
+        run.begin(step)
+        version = updates_due(step, config)
+        while step < config.num_steps and not run.interrupted:
+            trajectory, episodes = rollout.collect(config.rollout_length, ())
+            replay.add(trajectory, version)
+            for network in (actor, critic.agent, target.agent):
+                network.update_statistics(trajectory)
+            step += config.rollout_length * config.num_envs
+            history: list[dict[str, Tensor]] = []
+            while version < updates_due(step, config):
+                history.append(learn(networks, learners, replay, version, config))
+                version += 1
+            run.log(step, {**episodes.metrics(), **means(history)})
+            state.updates += 1
+            if state.updates % config.checkpoint_every == 0 or step >= config.num_steps:
+                state.save(run, step)
+        if run.interrupted:
+            state.save_interrupted(run, step)
+    return actor
+
+
+def means(history: list[dict[str, Tensor]]) -> dict[str, float]:
+    """The mean of each metric over the updates."""
+    return {name: float(torch.stack([m[name] for m in history]).mean()) for name in (history[0] if history else ())}
