@@ -26,8 +26,7 @@ import torch
 import tyro
 
 import seqrl
-from seqrl.algorithms import ppo
-from seqrl.config import make_environment
+from seqrl.config import RunConfig, make_environment
 from seqrl.evaluate import evaluate
 from seqrl.recipes import RECIPES
 
@@ -46,7 +45,7 @@ class Goal:
     seconds: float | None = None
     """Every run's training must end within this, on an idle machine of two cores."""
 
-    def config(self, seed: int, run_dir: str) -> ppo.Config:
+    def config(self, seed: int, run_dir: str) -> RunConfig:
         return dataclasses.replace(RECIPES[self.recipe](), seed=seed, run_dir=run_dir, **self.changes)
 
 
@@ -56,6 +55,7 @@ GOALS: dict[str, Goal] = {
         recipe="masked_cartpole", changes={"memory": "lstm"}, num_seeds=5, at_least=475, each=True, seconds=40
     ),
     "masked_pendulum-gru": Goal(recipe="masked_pendulum", at_least=-220),
+    "masked_pendulum_sac-gru": Goal(recipe="masked_pendulum_sac", at_least=-220, each=True),
     "masked_mountain_car-gru": Goal(recipe="masked_mountain_car", at_least=91),
     "tmaze_100-gru": Goal(recipe="tmaze_100", at_least=1.0),
     "popgym_repeat_previous_easy-gru": Goal(recipe="popgym_repeat_previous_easy", at_least=0.95),

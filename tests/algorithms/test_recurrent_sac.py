@@ -9,7 +9,8 @@ from gymnasium import spaces
 from torch.distributions import Normal
 from torch.nn.functional import softplus
 
-from seqrl.algorithms import load, recurrent_sac, resume, train
+from seqrl import recipes
+from seqrl.algorithms import load, ppo, recurrent_sac, resume, train
 from seqrl.checkpoint import load_checkpoint
 from seqrl.cli import main
 from seqrl.data import Replay, ReplayBatch, Rollout
@@ -218,6 +219,13 @@ def test_a_discrete_environment_is_refused_in_one_line(tmp_path, capsys):
     assert message.count("\n") == 1
     assert "needs bounded continuous actions, not Discrete(4)" in message
     assert not (tmp_path / "run").exists()
+
+
+# Breaks if `settings_for` does not ask whether a recipe is PPO's.
+def test_comparisons_do_not_start_from_its_recipe(monkeypatch):
+    recipe = recipes.masked_pendulum_sac
+    monkeypatch.setattr(recipes, "RECIPES", {recipe.__name__: recipe})
+    assert recipes.settings_for(recipe().env) == ppo.Config(env=recipe().env)
 
 
 class Crash(BaseException):
