@@ -122,8 +122,8 @@ class Flicker(ObservationWrapper):
         self._probability = probability
 
     def observe(self, observation: Tree) -> Tree:
-        hidden = torch.rand(self.num_envs, generator=self.generator, device=self.device) < self._probability
-        return _map_seen(lambda leaf: where_rows(hidden, torch.zeros_like(leaf), leaf), observation)
+        shown = torch.rand(self.num_envs, generator=self.generator, device=self.device) >= self._probability
+        return _map_seen(lambda leaf: _show(shown, leaf), observation)
 
 
 @final
@@ -151,6 +151,14 @@ class Noise(ObservationWrapper):
             return leaf
         noise = torch.randn(leaf.shape, generator=self.generator, device=self.device, dtype=leaf.dtype)
         return leaf + self._scale * noise
+
+
+def _show(shown: Tensor, leaf: Tensor) -> Tensor:
+    """`leaf` [B, ...] where `shown` [B], else zeros."""
+    shown = shown.view(-1, *[1] * (leaf.ndim - 1))
+    if leaf.is_floating_point():
+        return torch.where(shown, leaf, 0.0)
+    return leaf * shown  # of bytes, 30 times faster than torch.where: images on a CPU
 
 
 def _map_seen(function: Callable[[Tensor], Tensor], observation: Tree) -> Tree:

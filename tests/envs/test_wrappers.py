@@ -100,6 +100,21 @@ def test_flicker_hides_whole_rows_as_often_as_asked():
     assert all(step.observation["action_mask"][:, 0].all() for step in steps)
 
 
+# Must break: in _show, `torch.where(shown, leaf, 0.0)` given as `leaf * shown`: an infinite entry would become NaN.
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.int64, torch.float32])
+def test_flicker_leaves_what_it_shows_as_it_is(dtype):
+    leaf = torch.tensor([[0, 1, 255], [9, 0, 7]]).to(dtype).repeat(NUM_ENVS // 2, 1)
+    if dtype.is_floating_point:
+        leaf[:, 1] = -float("inf")
+    env = Flicker(Still(), 0.5)
+    for _ in range(20):
+        seen = env.observe(leaf)
+        assert seen.dtype == dtype
+        shown = (seen != 0).any(-1)
+        assert torch.equal(seen[shown], leaf[shown])
+        assert not seen[~shown].any()
+
+
 # Must break: in ObservationWrapper._seen, `self.observe(step.final_observation)` given without `where_rows`.
 def test_rows_that_go_on_show_one_observation():
     steps = run(Flicker(Still(), 0.5), 50)[1:]
