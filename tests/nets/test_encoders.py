@@ -110,6 +110,23 @@ def test_an_image_is_the_same_in_either_layout():
     torch.testing.assert_close(last(image), first(image.permute(0, 3, 1, 2)))
 
 
+# Breaks if the bytes are not divided by 255, or without `copy=True`: the float image would be divided where it lies.
+@pytest.mark.parametrize("shape", [(1, 84, 84), (4, 40, 36), (84, 84, 3), (3, 7, 5)])
+def test_an_image_is_scaled_and_convolved_as_it_stands_in_a_book(shape):
+    torch.manual_seed(0)
+    encoder = Encoder(spaces.Box(0, 255, shape, np.uint8), 8).encoders[0]
+    image = torch.randint(0, 256, (2, 3, *shape), dtype=torch.uint8)
+    planes = image.flatten(0, 1).float() / 255
+    planes = planes.permute(0, 3, 1, 2).contiguous() if shape[-1] == 3 else planes
+    expected = encoder.linear(encoder.convolutions(planes)).unflatten(0, (2, 3))
+    torch.testing.assert_close(encoder(image), expected)
+    grads = [torch.autograd.grad(y.square().sum(), list(encoder.parameters())) for y in (encoder(image), expected)]
+    torch.testing.assert_close(*grads)
+    floats = image.float()
+    torch.testing.assert_close(encoder(floats), expected)
+    assert torch.equal(floats, image.float())
+
+
 # Breaks if `update_statistics` takes all rows.
 def test_normalize_standardises_vectors_alone_and_only_by_rows_that_count():
     space = spaces.Dict(x=spaces.Box(-np.inf, np.inf, (2,), np.float32), n=spaces.Discrete(3))
