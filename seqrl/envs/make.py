@@ -8,7 +8,7 @@ import gymnasium as gym
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from seqrl.envs import minigrid, popgym
+from seqrl.envs import atari, minigrid, popgym
 from seqrl.envs.adapters import Environment, GymnasiumEnvironment, TorchEnvironment
 from seqrl.envs.base import TorchVectorEnv
 from seqrl.envs.wrappers import Flicker, Hide, Noise
@@ -37,8 +37,9 @@ def make(
     """Make `num_envs` environments with the id `env_id`, stepped together, their tensors on `device`.
 
     An id is one of ours (`seqrl/...`), of Gymnasium's, of POPGym's (`popgym-...`), of MiniGrid's (`MiniGrid-...`,
-    `BabyAI-...`), or of any package that registers its own (`package:Name-v0`). With vectorization "auto", ours are
-    stepped as one batch of tensors and the others one after the other; "async" gives each a process of its own.
+    `BabyAI-...`), of Atari's (`ALE/...`; see `seqrl.envs.atari`), or of any package that registers its own
+    (`package:Name-v0`). With vectorization "auto", ours are stepped as one batch of tensors, Atari's as one batch by
+    ALE, and the others one after the other; "async" gives each a process of its own.
     `hide`, `flicker` and `noise` take something away from what is observed, in this order (see `seqrl.envs.wrappers`);
     `env_kwargs` go to the environment's constructor.
 
@@ -49,6 +50,10 @@ def make(
     kwargs = dict(env_kwargs or {})
     if _is_batched(env_id, vectorization):
         vector_env = _make_vec(env_id, num_envs, kwargs | {"device": device})
+    elif atari.is_atari(env_id):
+        _register(env_id)
+        kwargs = atari.arguments(env_id, kwargs, _AUTORESET_MODES[autoreset_mode])
+        vector_env = atari.Seeded(_make_vec(env_id, num_envs, kwargs))
     else:
         _register(env_id)
         vector_env = _make_vec(
@@ -78,7 +83,7 @@ def make(
 
 
 def known_ids() -> list[str]:
-    """The ids registered so far, in order. POPGym's and MiniGrid's are registered when the first of them is made."""
+    """The ids registered so far, in order. Other packages' are registered when the first of them is made."""
     return sorted(gym.registry)
 
 
@@ -96,6 +101,8 @@ def _check_options(
             f"autoreset_mode={autoreset_mode}: stepped as one batch, '{env_id}' resets at the next step; "
             "give next_step, or vectorization sync"
         )
+    if atari.is_atari(env_id) and vectorization != "auto":
+        raise UserError(f"vectorization={vectorization}: '{env_id}' is stepped as one batch by ALE; give auto")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch raises either
@@ -120,10 +127,12 @@ def _register(env_id: str) -> None:
         popgym.register(env_id)
     elif _is_minigrid(env_id):
         minigrid.register(env_id)
+    elif atari.is_atari(env_id):
+        atari.register(env_id)
 
 
 def _is_batched(env_id: str, vectorization: str) -> bool:
-    """Whether the environment steps all its rows itself, as one batch of tensors."""
+    """Whether the environment is one of ours, stepped as one batch of tensors."""
     return env_id.startswith("seqrl/") and vectorization == "auto"
 
 
