@@ -92,8 +92,8 @@ class Replay:
         self.stores_states, self.where, self.folder = stores_states, where, folder
         self.priority_exponent, self.importance_exponent = priority_exponent, importance_exponent
         self.num_rows = burn_in + length + 1  # of a sequence, with the bootstrap's
-        self.capacity = max(-(-capacity // num_envs), self.num_rows)
-        """Rows of each column that sequences may be drawn from."""
+        self.capacity = max(-(-capacity // num_envs), self.num_rows + self.stride - 1)
+        """Rows of each column that sequences may be drawn from: enough to hold a whole one at any time."""
         per_column = -(-(self.capacity + self.num_rows + slack) // self.stride)
         self.ring = per_column * self.stride
         self.tree = SumTree(per_column * num_envs)
@@ -106,6 +106,8 @@ class Replay:
         self.storage: Storage | None = None
         self.states: Tree = ()
         self.version = torch.zeros(per_column, num_envs, dtype=torch.int64)
+        self.acted = 0
+        """The version of the weights that acted last."""
         self.last: AgentInput | None = None
 
     def __len__(self) -> int:
@@ -134,9 +136,10 @@ class Replay:
         if self.last is not None and not torch.equal(self.last.is_first, inputs.is_first[0]):
             raise ValueError("a rollout does not continue the one before it: call `interrupt` in between")
         self._write(rows, trajectory.states, version)
+        self.acted = version
         self.last = tree_map(lambda leaf: leaf[-1].clone(), trajectory.inputs)
 
-    def interrupt(self, state: Tree, version: int = 0) -> None:
+    def interrupt(self, state: Tree) -> None:
         """All environments are about to begin new episodes, though theirs go on: call this before they do.
 
         It ends the episodes by truncation, with the last observations in masked rows, for their bootstrap. `state` is
@@ -150,7 +153,7 @@ class Replay:
         self.storage.write(before._replace(truncated=before.truncated | going_on), end)
         empty = tree_map(torch.zeros_like, before)
         states = tree_map(lambda leaf: leaf[None].cpu(), state) if self.state_rows(1) else ()
-        self._write(empty._replace(inputs=tree_map(lambda leaf: leaf[None], self.last)), states, version)
+        self._write(empty._replace(inputs=tree_map(lambda leaf: leaf[None], self.last)), states, self.acted)
         self.last = self.last._replace(is_first=torch.ones_like(self.last.is_first))
 
     def _write(self, rows: Rows, states: Tree, version: int) -> None:
