@@ -12,6 +12,7 @@ from torch import Tensor
 
 from seqrl.agent import Agent
 from seqrl.memory.base import State
+from seqrl.nets import EpsilonGreedy
 from seqrl.trajectory import AgentInput, Tree, tree_flatten, tree_map
 
 
@@ -34,8 +35,9 @@ def check_agent(
     `observation` has leaves [T, B, ...] as the agent reads them; if not given, it is drawn from the agent's observation
     space, [num_steps, batch_size, ...]. Each law is tried under resets that come never, at the start, periodically, at
     random and at every step, from a state with a history. Of a head that returns a distribution, the log-probabilities
-    of some drawn actions are compared. The proof runs on a copy in evaluation mode, in float64 if the agent can: the
-    agent itself and the global random state stay as they were. `seqrl.testing.check_memory` proves more of the memory.
+    of some drawn actions are compared; of one that acts by action values, the values. The proof runs on a copy in
+    evaluation mode, in float64 if the agent can: the agent itself and the global random state stay as they were.
+    `seqrl.testing.check_memory` proves more of the memory.
 
     `tolerance` is relative to one plus the largest entry: 1e-8 in float64 and 1e-4 otherwise, if not given.
     Raises AssertionError, with the law, the indices and the two values, at the first difference.
@@ -93,7 +95,9 @@ class _Bench:
             dtype, model = like, agent
             outputs, state = with_history(model, dtype)
         actions = {
-            name: [output.sample() for _ in range(4)] for name, output in outputs.items() if hasattr(output, "log_prob")
+            name: [output.sample() for _ in range(4)]
+            for name, output in outputs.items()
+            if hasattr(output, "log_prob") and not isinstance(output, EpsilonGreedy)
         }
         tolerance = tolerance or (1e-8 if dtype == torch.float64 else 1e-4)
         return cls(model, draw(dtype), draw(dtype), state, actions, tolerance)
@@ -113,6 +117,9 @@ class _Bench:
                 numbers |= {
                     f"{name}.log_prob.{i}": output.log_prob(a[steps, rows]) for i, a in enumerate(self.actions[name])
                 }
+            elif isinstance(output, EpsilonGreedy):  # its log-probabilities are −∞ but for the greedy action's
+                forbidden = output.values == torch.finfo(output.values.dtype).min
+                numbers[f"{name}.values"] = output.values.masked_fill(forbidden, 0.0)
             else:
                 numbers |= tree_flatten(output, name)
         return _Result(numbers, state)
