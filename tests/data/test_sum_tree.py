@@ -50,3 +50,16 @@ def test_extreme_priorities_never_give_an_empty_leaf():
     tree.set(torch.tensor([3, 70]), torch.tensor([1e-30, 1e30], dtype=torch.float64))
     index, _ = tree.sample(10_000, generator)
     assert set(index.tolist()) <= {3, 70}
+
+
+def test_a_tree_set_at_once_equals_one_set_bit_by_bit():
+    """Bit for bit, as a resumed run needs. Broken by sums that depend on how many are set together."""
+    generator = torch.Generator().manual_seed(0)
+    for num_leaves in (3, FAN_OUT + 1, 700, FAN_OUT**2 + 3):
+        tree, again = SumTree(num_leaves), SumTree(num_leaves)
+        for num in [1, 2, 3, 7, 32, 1, 5] * 20:
+            index = torch.randperm(num_leaves, generator=generator)[:num]
+            tree.set(index, torch.rand(len(index), generator=generator, dtype=torch.float64) ** 3)
+        again.set(torch.arange(num_leaves), tree.leaves.clone())
+        for one, other in zip(tree.levels, again.levels, strict=True):
+            assert torch.equal(one, other)
