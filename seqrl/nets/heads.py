@@ -103,5 +103,6 @@ class ActionValueHead(nn.Module):
         if allowed is None:
             mean = advantage.mean(-1, keepdim=True)
         else:
+            allowed = allowed | ~allowed.any(-1, keepdim=True)  # a final observation may allow nothing
             mean = (advantage * allowed).sum(-1, keepdim=True) / allowed.sum(-1, keepdim=True)
         return EpsilonGreedy(masked(self.value(for_value) + advantage - mean, allowed), allowed)

@@ -6,7 +6,8 @@ import torch
 from gymnasium import spaces
 
 from seqrl.errors import UserError
-from seqrl.nets import Categorical, Gaussian, MultiCategorical, PolicyHead, ValueHead
+from seqrl.nets import ActionValueHead, Categorical, Gaussian, MultiCategorical, PolicyHead, ValueHead
+from seqrl.objectives import unrescale
 
 BOX = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.float32))
 UNBOUNDED = spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -69,3 +70,48 @@ def test_bad_spaces_are_refused():
 
 def test_a_value_is_one_number():
     assert ValueHead(6)(torch.zeros(4, 3, 6)).shape == (4, 3)
+
+
+def dueling(features, allowed=None):
+    """A head with weights that matter, its action values, and the state's value."""
+    torch.manual_seed(0)
+    head = ActionValueHead(6, spaces.Discrete(4))
+    torch.nn.init.normal_(head.advantage.weight)
+    values = head(features, allowed).values
+    return values, head.value(torch.relu(head.hidden(features))[..., :6])
+
+
+# Breaks if the mean is over all actions, or is added.
+@pytest.mark.parametrize("allowed", [None, [True, False, True, True], [False, False, True, False]])
+def test_the_mean_advantage_is_zero(allowed):
+    """Of the allowed actions: v is their mean value."""
+    allowed = None if allowed is None else torch.tensor(allowed).expand(5, 3, 4)
+    values, v = dueling(torch.randn(5, 3, 6), allowed)
+    counted = torch.ones_like(values) if allowed is None else allowed.float()
+    torch.testing.assert_close((values * counted).sum(-1) / counted.sum(-1), v.squeeze(-1))
+    assert values.std() > 0.1
+
+
+# Breaks if the values of forbidden actions are not masked, or the mask does not reach the distribution.
+def test_a_mask_restricts_action_values():
+    allowed = torch.tensor([False, True, False, True]).expand(200, 4)
+    values, _ = dueling(torch.randn(200, 6), allowed)
+    assert (values[:, [0, 2]] == torch.finfo(values.dtype).min).all()
+    distribution = ActionValueHead(6, spaces.Discrete(4))(torch.randn(200, 6), allowed).with_epsilon(1.0)
+    assert set(distribution.sample().tolist()) == {1, 3}
+    assert set(distribution.mode().tolist()) <= {1, 3}
+
+
+# Breaks if the mean divides by 0 where no action is allowed: 0 · NaN then spoils the target of the row before.
+def test_a_final_row_where_nothing_is_allowed_has_finite_values():
+    allowed = torch.zeros(2, 3, 4, dtype=torch.bool)
+    features = torch.randn(2, 3, 6, requires_grad=True)
+    distribution = ActionValueHead(6, spaces.Discrete(4))(features, allowed)
+    assert unrescale(distribution.values).isfinite().all()
+    assert distribution.log_prob(distribution.sample()).isfinite().all()
+
+
+def test_only_discrete_spaces_have_a_value_for_each_action():
+    for space in (BOX, spaces.MultiDiscrete([2, 3])):
+        with pytest.raises(UserError, match=r"no value for each action of .*use a Discrete action space"):
+            ActionValueHead(6, space)
