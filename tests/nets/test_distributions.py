@@ -7,7 +7,7 @@ import scipy.stats
 import torch
 from torch import distributions
 
-from seqrl.nets import Categorical, Gaussian, MultiCategorical
+from seqrl.nets import Categorical, EpsilonGreedy, Gaussian, MultiCategorical
 
 
 def rand(*shape, seed=0):
@@ -138,6 +138,7 @@ def test_gaussian_draws():
         Categorical(torch.zeros(100, 5)),
         MultiCategorical(torch.zeros(100, 5), (2, 3)),
         gaussian("clip", torch.zeros(100, 2), torch.zeros(2)),
+        EpsilonGreedy(torch.zeros(100, 5), epsilon=0.9),
     ],
 )
 def test_the_generator_decides_the_draw(distribution):
@@ -172,3 +173,42 @@ def test_no_box_is_left_by_rounding():
 def test_an_unbounded_action_is_the_draw():
     raw = torch.tensor([[-100.0, 3.0]])
     assert torch.equal(gaussian("none", torch.zeros(1, 2), torch.zeros(2)).to_environment(raw), raw)
+
+
+# Breaks if the greedy action gets 1 − ε alone, or ε is shared by all actions instead of the allowed ones.
+def test_epsilon_greedy_by_hand():
+    """Golden: ε = 0.3 over three of four actions: 0.7 + 0.1, 0.1 and 0.1. Of equal values, the first."""
+    values = torch.tensor([1.0, torch.finfo(torch.float32).min, 5.0, 5.0])
+    allowed = torch.tensor([True, False, True, True])
+    d = EpsilonGreedy(values, allowed).with_epsilon(0.3)
+    torch.testing.assert_close(d.probs, torch.tensor([0.1, 0.0, 0.8, 0.1]))
+    assert d.mode().item() == 2
+    expected = distributions.Categorical(probs=d.probs)
+    for action in (0, 2, 3):
+        torch.testing.assert_close(d.log_prob(torch.tensor(action)), expected.log_prob(torch.tensor(action)))
+    torch.testing.assert_close(d.entropy(), -(0.2 * torch.tensor(0.1).log() + 0.8 * torch.tensor(0.8).log()))
+    assert d.to_environment(torch.tensor(3)).item() == 3
+    greedy = EpsilonGreedy(values, allowed)
+    assert greedy.probs.tolist() == [0, 0, 1, 0]
+    assert greedy.entropy().item() == 0
+
+
+# Breaks without the `unsqueeze` of ε: with as many environments as actions, each action then gets an ε of its own.
+def test_each_environment_explores_with_its_own_epsilon():
+    values = torch.tensor([3.0, 1.0, 2.0]).expand(1, 3, 3)
+    d = EpsilonGreedy(values).with_epsilon(torch.tensor([0.0, 0.6, 0.9]))
+    expected = torch.tensor([[1.0, 0.0, 0.0], [0.6, 0.2, 0.2], [0.4, 0.3, 0.3]], dtype=torch.float64)
+    torch.testing.assert_close(d.probs.double(), expected[None])
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat([d.sample(generator) for _ in range(2_000)])
+    assert drawn.shape == (2_000, 3)
+    assert (drawn[:, 0] == 0).all()
+    for b in (1, 2):
+        assert scipy.stats.chisquare(drawn[:, b].bincount(minlength=3), 2_000 * expected[b]).pvalue > 0.01
+
+
+# Breaks if `any_action` is all ones.
+def test_epsilon_greedy_never_draws_a_forbidden_action():
+    allowed = torch.tensor([True, False, True, False]).expand(20_000, 4)
+    d = EpsilonGreedy(torch.tensor([0.0, -1e38, 1.0, -1e38]).expand(20_000, 4), allowed, 0.99)
+    assert set(d.sample(torch.Generator().manual_seed(0)).tolist()) == {0, 2}

@@ -1,9 +1,9 @@
-"""`gae` against its definition, written as a sum."""
+"""`gae` and `n_step_return` against their definitions, written as sums."""
 
 import pytest
 import torch
 
-from seqrl.objectives import gae
+from seqrl.objectives import gae, n_step_return
 
 
 def gae_by_definition(reward, discount, value, next_value, lambda_):
@@ -85,3 +85,46 @@ def test_shapes_are_checked_in_tests():
     rows = random_rows()
     with pytest.raises(Exception, match=r"(?s)Type-check.*reward"):
         gae(rows[0][:, 0], *rows[1:])
+
+
+def n_step_by_definition(reward, discount, next_value, trace, n):
+    """Σ_{t ≤ i < k} (Π d) r_i + (Π d) v_k: k is n rows on, behind the first cut, or behind the last row."""
+    result = torch.zeros_like(reward)
+    T, B = reward.shape
+    for t in range(T):
+        for b in range(B):
+            cuts = [k for k in range(t, T) if trace[k, b] == 0]
+            end = min([t + n - 1, T - 1, *cuts])
+            for i in range(t, end + 1):
+                result[t, b] += discount[t:i, b].prod() * reward[i, b]
+            result[t, b] += discount[t : end + 1, b].prod() * next_value[end, b]
+    return result
+
+
+# Breaks if the loop makes n steps, `following` ends in `result[-1:]`, or `trace` multiplies `next_value`.
+@pytest.mark.parametrize("n", [1, 2, 5, 11, 30])
+def test_n_step_return_equals_its_definition(n):
+    reward, discount, _, next_value, _ = random_rows()
+    generator = torch.Generator().manual_seed(1)
+    truncated = torch.rand(reward.shape, generator=generator) < 0.2
+    trace = ((discount > 0) & ~truncated).double()
+    found = n_step_return(reward, discount, next_value, trace, n)
+    torch.testing.assert_close(found, n_step_by_definition(reward, discount, next_value, trace, n))
+
+
+# Breaks if a truncation zeroes the bootstrap, or the trace is not cut there.
+def test_n_step_return_by_hand():
+    """Golden: rewards 1, 2, 4, 8, values 10, 20, 30, 40 after them, γ = ½, three steps; row 1 ends by truncation."""
+    reward, value = torch.tensor([[1.0], [2], [4], [8]]), torch.tensor([[10.0], [20], [30], [40]])
+    trace, discount = torch.tensor([[1.0], [0], [1], [1]]), torch.full((4, 1), 0.5)
+    found = n_step_return(reward, discount, value, trace, 3)
+    assert found.flatten().tolist() == [1 + (2 + 20 / 2) / 2, 2 + 20 / 2, 4 + (8 + 40 / 2) / 2, 8 + 40 / 2]
+    discount[1] = 0  # by termination
+    found = n_step_return(reward, discount, value, trace, 3)
+    assert found.flatten().tolist()[:2] == [1 + 2 / 2, 2]
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_a_return_of_no_steps_is_refused(n):
+    with pytest.raises(ValueError, match=f"n is {n}"):
+        n_step_return(*random_rows()[:3], n=n)

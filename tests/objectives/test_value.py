@@ -1,8 +1,9 @@
-"""The value's loss."""
+"""The value's loss, and the scale that it is learnt on."""
 
+import pytest
 import torch
 
-from seqrl.objectives import squared_error
+from seqrl.objectives import rescale, squared_error, unrescale
 
 
 # Breaks without the ½, or without `.detach()`.
@@ -14,3 +15,25 @@ def test_squared_error():
     loss.sum().backward()
     assert prediction.grad.tolist() == [-2.0, 1.0]
     assert target.grad is None
+
+
+# Breaks if the sign is lost, ε is left out, or the root is taken of |x| alone.
+def test_rescale_by_hand():
+    """Golden: √(3 + 1) − 1 + 0.003, and so on."""
+    found = rescale(torch.tensor([0.0, 3.0, -3.0, 99.0, -1e6], dtype=torch.float64))
+    assert found.tolist() == pytest.approx([0.0, 1.003, -1.003, 9.099, -((1e6 + 1) ** 0.5) + 1 - 1000], rel=1e-12)
+
+
+# Breaks if `4 * epsilon * c` becomes `2 * epsilon * c`, or u² − 1 becomes (u − 1)².
+@pytest.mark.parametrize("epsilon", [1e-3, 1e-2, 1.0])
+def test_unrescale_undoes_rescale(epsilon):
+    x = torch.cat([torch.logspace(-6, 8, 60, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
+    x = torch.cat([x, -x])
+    torch.testing.assert_close(unrescale(rescale(x, epsilon), epsilon), x, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(rescale(unrescale(x, epsilon), epsilon), x, rtol=1e-9, atol=1e-12)
+
+
+# Breaks with the paper's own form, (√(1 + 4ε(|x| + 1 + ε)) − 1) / 2ε, which loses four of float32's seven digits.
+def test_unrescale_keeps_float32():
+    x = torch.logspace(-1, 6, 50)
+    torch.testing.assert_close(unrescale(rescale(x)), x, rtol=2e-5, atol=0)
