@@ -85,9 +85,16 @@ class Run:
         return counters
 
     def save(self, parts: dict[str, Stateful], counters: dict[str, Any]) -> None:
-        """Write the checkpoint, whole or not at all."""
-        tree: Tree = {name: dict(part.state_dict()) for name, part in parts.items()}
-        save_checkpoint(self.folder / CHECKPOINT, tree, counters)
+        """Write the checkpoint, whole or not at all. Raises UserError where the disk has no room for it."""
+        path = self.folder / CHECKPOINT
+        try:
+            tree: Tree = {name: dict(part.state_dict()) for name, part in parts.items()}
+            save_checkpoint(path, tree, counters)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {path} ({error.strerror}), the one before is kept: "
+                f"free some space, then continue with --resume {self.folder}"
+            ) from None
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl, the same scalars for TensorBoard, and the progress bar.
