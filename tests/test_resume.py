@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from seqrl import checkpoint
-from seqrl.algorithms import load, ppo, resume, train
+from seqrl.algorithms import load, ppo, r2d2, resume, train
 from seqrl.checkpoint import load_checkpoint
 from seqrl.cli import main
 from seqrl.errors import UserError
@@ -32,7 +32,15 @@ def config(**settings: Any) -> ppo.Config:
     return ppo.Config(**{**defaults, "num_steps": 32 * NUM_UPDATES, "checkpoint_every": 3, **settings})
 
 
-CONFIGS = {
+def replay_config(**settings: Any) -> r2d2.Config:
+    """R2D2 on a ring of hardly more rows than a checkpoint counts on: 8 updates write more than it holds."""
+    defaults = {"num_envs": 4, "rollout_length": 8, "hidden_size": 8, "length": 5, "overlap": 2, "burn_in": 2}
+    defaults |= {"batch_size": 4, "learning_starts": 40, "replay_capacity": 48, "replay_ratio": 2.0, "target_every": 3}
+    defaults |= {"staleness_every": 2, "importance_exponent": 0.4}
+    return r2d2.Config(**{**defaults, "num_steps": 32 * NUM_UPDATES, "checkpoint_every": 3, **settings})
+
+
+CONFIGS: dict[str, Any] = {
     "batched": config(env="seqrl/TMaze-v0", env_kwargs=("length=3",), target_kl=0.01),
     "gymnasium": config(env="CartPole-v1", hide=(1, 3), memory="lstm", previous_action=True),
     "gymnasium, noise": config(env="CartPole-v1", flicker=0.3, noise=0.1, previous_reward=True, num_steps=250),
@@ -46,9 +54,18 @@ CONFIGS = {
     "transformer": config(env="seqrl/RepeatPrevious-v0", memory="transformer", previous_action=True),
     "transformer, burn-in": config(env="seqrl/RepeatPrevious-v0", memory="transformer", burn_in=3),
     "no memory": config(env="seqrl/Tiger-v0", memory="none", learning_rate_schedule="constant"),
+    "replay": replay_config(env="seqrl/TMaze-v0", env_kwargs=("length=3",), start_state="refresh"),
+    "replay, disk": replay_config(
+        env="seqrl/TMaze-v0", env_kwargs=("length=3",), memory="lstm", replay_storage="disk",
+    ),
+    "replay, gymnasium": replay_config(env="CartPole-v1", hide=(1, 3), priority_exponent=0.0),
+    "replay, gymnasium, disk": replay_config(
+        env="CartPole-v1", hide=(1, 3), start_state="refresh", replay_storage="disk"
+    ),
 }  # fmt: skip
 SAVED = "batched"  # its environment is saved with the checkpoint
 NOT_SAVED = "gymnasium"  # its environment begins new episodes at each checkpoint
+REPLAYS = [name for name in CONFIGS if name.startswith("replay")]
 
 
 class Crash(BaseException):
@@ -97,13 +114,15 @@ def crash_in_log(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[
 
 MOMENTS = [(name, number) for name in (SAVED, NOT_SAVED) for number in range(1, NUM_UPDATES + 1)]
 MOMENTS += [(name, number) for name in CONFIGS if name not in (SAVED, NOT_SAVED) for number in (2, 5)]
+MOMENTS += [(name, number) for name in REPLAYS for number in (6, 8)]  # the last when the ring has wrapped
 
 
 @pytest.mark.parametrize(("name", "number"), MOMENTS)
 def test_crash_after_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
     # Each of these breaks some of the cases: leaving `learner`, `sequences`, `scale` or `environment` out of the parts
     # in TrainingState; leaving `noise`, `mask`, `state` or `generator` out of Rollout.state_dict; `restart` without a
-    # seed; `_truncate_metrics` that does nothing.
+    # seed; `_truncate_metrics` that does nothing; `slack` 0 in the replay (number 8 with "disk"); `replay` or `target`
+    # left out of the parts; `interrupt` left out of `_begin_new_episodes`.
     folder = tmp_path / "run"
     crash_in_log(monkeypatch, number)
     with pytest.raises(Crash):
@@ -116,12 +135,14 @@ def test_crash_after_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         assert torch.equal(value, load(uninterrupted(name)).state_dict()[key]), key
 
 
-@pytest.mark.parametrize("name", [SAVED, NOT_SAVED])
-@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [(name, number) for name in (SAVED, NOT_SAVED) for number in (1, 2, 3)] + [(name, 3) for name in REPLAYS],
+)
 def test_crash_inside_the_write_of_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
 ) -> None:
-    # Breaks when write_atomically writes to `path` itself.
+    # Breaks when write_atomically writes to `path` itself, or `slack` is 0 in a replay: its files are ahead by then.
     folder, writes = tmp_path / "run", 0
 
     def counting(source: Path, target: Path) -> None:
@@ -268,11 +289,11 @@ def test_a_second_ctrl_c_stops_at_once(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def _train(settings: ppo.Config) -> None:
+def _train(settings: Any) -> None:
     resume(settings.run_dir) if Path(settings.run_dir).exists() else train(settings)
 
 
-@pytest.mark.parametrize("name", [SAVED, NOT_SAVED])
+@pytest.mark.parametrize("name", [SAVED, NOT_SAVED, "replay, gymnasium, disk"])
 def test_kill_minus_nine_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     settings = replace(CONFIGS[name], num_steps=32 * 30, run_dir=str(tmp_path / "killed"))
