@@ -121,8 +121,8 @@ MOMENTS += [(name, number) for name in REPLAYS for number in (6, 8)]  # the last
 def test_crash_after_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
     # Each of these breaks some of the cases: leaving `learner`, `sequences`, `scale` or `environment` out of the parts
     # in TrainingState; leaving `noise`, `mask`, `state` or `generator` out of Rollout.state_dict; `restart` without a
-    # seed; `_truncate_metrics` that does nothing; `slack` 0 in the replay (the last of REPLAYS, number 8); `replay` or `target`
-    # left out of the parts; `interrupt` left out of `_begin_new_episodes`.
+    # seed; `_truncate_metrics` that does nothing; `slack` 0 in the replay (the last of REPLAYS, number 8); `replay` or
+    # `target` left out of the parts; `interrupt` left out of `_begin_new_episodes`.
     folder = tmp_path / "run"
     crash_in_log(monkeypatch, number)
     with pytest.raises(Crash):

@@ -142,7 +142,7 @@ def test_the_loss_by_hand(start_state, options):
     assert metrics["loss"] == loss
 
 
-# Breaks without `no_grad` around the target's values.
+# Breaks without `no_grad` around the burn-in. (Goals are kept out twice: by `no_grad`, and by `squared_error`.)
 @pytest.mark.parametrize("start_state", START_STATES)
 def test_the_gradient_reaches_the_online_agent_alone(start_state):
     training = Training(start_state)
