@@ -81,7 +81,9 @@ class Config(RunConfig):
     """α of that ladder."""
 
     learning_rate: float = 1e-3
-    """Adam's step size [1e-4]."""
+    """Adam's step size at the start [1e-4]."""
+    learning_rate_schedule: str = "linear"
+    """linear (to 0 at the last step) or constant [constant]."""
     gamma: float = 0.99
     """Discount of a step [0.997]."""
     n_step: int = 5
@@ -207,6 +209,10 @@ def check(config: Config) -> None:
     for name in ("burn_in", "learning_starts", "priority_exponent", "importance_exponent", "staleness_every"):
         value = getattr(config, name)
         require(value >= 0, f"--{name.replace('_', '-')} is {value}: it must not be negative")
+    require(
+        config.learning_rate_schedule in ("linear", "constant"),
+        f"--learning-rate-schedule '{config.learning_rate_schedule}': choose linear or constant",
+    )
     for name in ("epsilon", "priority_max_weight"):
         value = getattr(config, name)
         require(0 <= value <= 1, f"--{name.replace('_', '-')} is {value}: it must be from 0 to 1")
@@ -218,15 +224,16 @@ def check(config: Config) -> None:
         config.start_state in ("zero", "stored", "refresh") or config.burn_in >= 1,
         f"--start-state {config.start_state} with --burn-in 0: give it rows to burn in, or take another start state",
     )
-    needed = config.num_envs * (config.length + burn_in_rows(config) + 1)
+    first = config.num_envs * (burn_in_rows(config) + config.length + 1)
+    always = first + config.num_envs * (config.length - config.overlap - 1)
     require(
-        config.replay_capacity >= needed,
+        config.replay_capacity >= always,
         f"--replay-capacity {config.replay_capacity} holds no sequence of each of {config.num_envs} environments: "
-        f"give at least {needed}",
+        f"give at least {always}",
     )
     require(
-        config.learning_starts >= needed,
-        f"--learning-starts {config.learning_starts}: the first whole sequences exist after {needed} steps; "
+        config.learning_starts >= first,
+        f"--learning-starts {config.learning_starts}: the first whole sequences exist after {first} steps; "
         "give at least that",
     )
     require(
@@ -291,6 +298,8 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
             replay.add(trajectory, version)
             agent.update_statistics(trajectory)
             step += config.rollout_length * config.num_envs
+            if config.learning_rate_schedule == "linear":
+                learner.learning_rate = config.learning_rate * max(1 - step / config.num_steps, 0.0)
             history: list[dict[str, Tensor]] = []
             while version < updates_due(step, config):
                 history.append(learn(agent, target, learner, replay, version, config))

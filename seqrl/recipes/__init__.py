@@ -118,6 +118,7 @@ def flickering_pong() -> r2d2.Config:
         batch_size=16,
         target_every=500,
         learning_rate=1e-4,
+        learning_rate_schedule="constant",
         gamma=0.997,
         checkpoint_every=400,
     )
