@@ -60,11 +60,11 @@ class Config(RunConfig):
     """Steps that are kept [4,000,000]."""
     replay_storage: Where = "memory"
     """memory, or disk: mapped files in the run folder, for more than memory holds."""
-    learning_starts: int = 5_000
+    learning_starts: int = 3_000
     """Steps to act before learning begins."""
-    replay_ratio: float = 4.0
+    replay_ratio: float = 8.0
     """Rows learnt from for each step acted [about 0.8]."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Sequences of a batch [64]."""
     priority_exponent: float = 0.9
     """Exponent of the priorities; 0 to draw uniformly."""
@@ -90,7 +90,7 @@ class Config(RunConfig):
     """Rewards that a target sums."""
     rescale_values: bool = True
     """Whether values are learnt as h(q) = sign(q)(√(|q| + 1) − 1) + q / 1000."""
-    target_every: int = 200
+    target_every: int = 100
     """Updates between two copies of the weights to the target network [2,500]."""
     max_grad_norm: float = 10.0
     """Gradients are clipped to this norm [40]."""

@@ -15,6 +15,23 @@ def masked_cartpole() -> ppo.Config:
     return ppo.Config(env="seqrl/MaskedCartPole-v0", num_steps=150_000, num_envs=32, num_epochs=4, learning_rate=3e-3)
 
 
+def masked_cartpole_r2d2() -> r2d2.Config:
+    """CartPole without velocities by R2D2. Values of 100 steps need a target network that is copied often; with little
+    exploration and without priorities the greedy policy stays good once it is (docs/log.md)."""
+    return r2d2.Config(
+        env="seqrl/MaskedCartPole-v0",
+        num_steps=120_000,
+        length=20,
+        overlap=10,
+        burn_in=10,
+        learning_starts=2_000,
+        replay_ratio=16.0,
+        target_every=20,
+        epsilon=0.1,
+        priority_exponent=0.0,
+    )
+
+
 def masked_pendulum() -> ppo.Config:
     """Pendulum without its velocity. Many small updates on whole episodes; a short horizon, as the reward is dense."""
     return ppo.Config(
@@ -56,6 +73,11 @@ def masked_mountain_car() -> ppo.Config:
 def tmaze() -> ppo.Config:
     """The passive T-maze with a corridor of 30."""
     return ppo.Config(env="seqrl/TMaze-v0", env_kwargs=("length=30",), num_steps=300_000)
+
+
+def tmaze_r2d2() -> r2d2.Config:
+    """The passive T-maze with a corridor of 30, by R2D2."""
+    return r2d2.Config(env="seqrl/TMaze-v0", env_kwargs=("length=30",), num_steps=120_000)
 
 
 def tmaze_100() -> ppo.Config:
@@ -137,10 +159,12 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     recipe.__name__: recipe
     for recipe in (
         masked_cartpole,
+        masked_cartpole_r2d2,
         masked_pendulum,
         masked_pendulum_sac,
         masked_mountain_car,
         tmaze,
+        tmaze_r2d2,
         tmaze_100,
         repeat_previous,
         popgym_repeat_previous_easy,
