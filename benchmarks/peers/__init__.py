@@ -37,4 +37,4 @@ def ask(peer: str, *arguments: object, threads: int) -> dict[str, Any]:
     done = subprocess.run([str(word) for word in command], env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{peer} failed on {arguments}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.splitlines()[-1])  # TorchRL logs to the same stream

@@ -1,10 +1,14 @@
-"""TorchRL's GRUModule and LSTMModule with resets, forward and backward, against PyTorch's own without.
+"""TorchRL's GRUModule and LSTMModule with resets, against PyTorch's own without; and its replay of slices.
 
     python -P torchrl.py recurrent --batch-size 64 --resets 0.05 --threads 2
+    python -P torchrl.py replay --steps 1000000 --threads 1
 
 `pad` cuts each row into its episodes, pads them to the longest, and gives them to nn.GRU or nn.LSTM; `scan` loops over
 time. Both read and write TensorDicts, whose making counts as little as anything else that every call has to do.
 All calls of a kind take turns, and the least time of each counts.
+
+`replay` draws batches of 64 slices of 81 steps from episodes of 500. `SliceSampler` finds the episodes' ends by reading
+all of them, unless `cache_values` lets it keep what it found until the buffer is next written to.
 """
 
 import argparse
@@ -17,10 +21,12 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from torch import nn
+from torchrl.data import LazyTensorStorage, SliceSampler, TensorDictReplayBuffer
 from torchrl.modules import GRUModule, LSTMModule
 
 T, H = 128, 128
 KINDS = {"gru": (GRUModule, nn.GRU, ["h"]), "lstm": (LSTMModule, nn.LSTM, ["h", "c"])}
+EPISODE, SLICES, SLICE = 500, 64, 81
 BACKENDS = ("pad", "scan")
 
 
@@ -72,18 +78,47 @@ def training(kind: str, batch_size: int, resets: float, repeats: int) -> dict[st
     return seconds
 
 
+def replay(steps: int, repeats: int) -> dict[str, float]:
+    """Seconds to draw a batch, with the episodes' ends known and not."""
+    data = TensorDict(
+        {
+            "observation": torch.randn(steps, 4),
+            "action": torch.zeros(steps, dtype=torch.int64),
+            "reward": torch.zeros(steps),
+            "terminated": torch.zeros(steps, dtype=torch.bool),
+            "truncated": torch.zeros(steps, dtype=torch.bool),
+            "episode": torch.arange(steps) // EPISODE,
+        },
+        [steps],
+    )
+    calls = {}
+    for name, cache in (("ends known", True), ("ends to be found", False)):
+        buffer = TensorDictReplayBuffer(
+            storage=LazyTensorStorage(steps),
+            sampler=SliceSampler(slice_len=SLICE, traj_key="episode", cache_values=cache),
+            batch_size=SLICES * SLICE,
+        )
+        buffer.extend(data)
+        calls[name] = buffer.sample
+    return quickest(calls, repeats)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("question", choices=["recurrent"])
+    parser.add_argument("question", choices=["recurrent", "replay"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--resets", type=float, default=0.05, help="share of steps that begin an episode")
+    parser.add_argument("--steps", type=int, default=10**6, help="replay: how many are stored")
     parser.add_argument("--repeats", type=int, default=10)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    answer = {kind: training(kind, args.batch_size, args.resets, args.repeats) for kind in KINDS}
     versions = {name: version(name) for name in ("torchrl", "tensordict", "torch")}
+    if args.question == "replay":
+        print(json.dumps({"steps": args.steps, "seconds": replay(args.steps, args.repeats), "versions": versions}))
+        return
+    answer = {kind: training(kind, args.batch_size, args.resets, args.repeats) for kind in KINDS}
     print(json.dumps({"batch_size": args.batch_size, "resets": args.resets, "seconds": answer, "versions": versions}))
 
 
