@@ -54,6 +54,9 @@ GOALS: dict[str, Goal] = {
     "masked_cartpole-lstm": Goal(
         recipe="masked_cartpole", changes={"memory": "lstm"}, num_seeds=5, at_least=475, each=True, seconds=40
     ),
+    "masked_cartpole-gru-bfloat16": Goal(
+        recipe="masked_cartpole", changes={"precision": "bfloat16"}, num_seeds=5, at_least=475, each=True
+    ),
     "masked_cartpole_r2d2-gru": Goal(recipe="masked_cartpole_r2d2", num_seeds=5, at_least=475, each=True),
     "tmaze_r2d2-gru": Goal(recipe="tmaze_r2d2", num_seeds=5, at_least=1.0, each=True),
     "masked_pendulum-gru": Goal(recipe="masked_pendulum", at_least=-220),

@@ -25,7 +25,8 @@ def masked_cartpole_r2d2() -> r2d2.Config:
         overlap=10,
         burn_in=10,
         learning_starts=2_000,
-        replay_ratio=16.0,
+        replay_ratio=32.0,
+        n_step=3,
         target_every=20,
         epsilon=0.1,
         priority_exponent=0.0,
@@ -76,8 +77,18 @@ def tmaze() -> ppo.Config:
 
 
 def tmaze_r2d2() -> r2d2.Config:
-    """The passive T-maze with a corridor of 30, by R2D2."""
-    return r2d2.Config(env="seqrl/TMaze-v0", env_kwargs=("length=30",), num_steps=120_000)
+    """The passive T-maze with a corridor of 30, by R2D2. A short horizon and plain values: a step wasted on the way costs
+    1/30, and must show against the errors of the values."""
+    return r2d2.Config(
+        env="seqrl/TMaze-v0",
+        env_kwargs=("length=30",),
+        num_steps=200_000,
+        replay_ratio=16.0,
+        gamma=0.95,
+        n_step=3,
+        rescale_values=False,
+        target_every=50,
+    )
 
 
 def tmaze_100() -> ppo.Config:
