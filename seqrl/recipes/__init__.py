@@ -77,7 +77,7 @@ def tmaze() -> ppo.Config:
 
 
 def tmaze_r2d2() -> r2d2.Config:
-    """The passive T-maze with a corridor of 30, by R2D2. A short horizon and plain values: a step wasted on the way costs
+    """The passive T-maze with a corridor of 30, by R2D2. A short horizon and plain values: a step that is wasted costs
     1/30, and must show against the errors of the values."""
     return r2d2.Config(
         env="seqrl/TMaze-v0",

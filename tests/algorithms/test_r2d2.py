@@ -269,7 +269,7 @@ def test_the_ladder():
 
 def test_updates_due():
     """Golden: one update learns from 32 · 40 rows, so at a ratio of 4 one is due every 320 steps."""
-    config = r2d2.Config()
+    config = r2d2.Config(batch_size=32, length=40, replay_ratio=4.0, learning_starts=5_000)
     assert [r2d2.updates_due(step, config) for step in (0, 5_000, 5_319, 5_320, 8_200)] == [0, 0, 0, 1, 10]
 
 
