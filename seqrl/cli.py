@@ -1,4 +1,4 @@
-"""The command line: seqrl train | evaluate | compare | envs."""
+"""The command line: seqrl train | evaluate | report | compare | envs."""
 
 import contextlib
 import dataclasses
@@ -25,6 +25,7 @@ from seqrl.evaluate import evaluate
 from seqrl.recipes import RECIPES, settings_for
 from seqrl.report import advice, mean_and_interval
 from seqrl.run import check_spaces, default_run_dir, read_finished_step, read_saved_step
+from seqrl.run_report import plot_run
 from seqrl.spaces import space_to_json
 
 USAGE = """\
@@ -35,6 +36,7 @@ seqrl: reinforcement learning with memory
                                   or an algorithm ({algorithms}) on --env ENV
   seqrl train --resume RUN        continue a run, bit for bit
   seqrl evaluate RUN [flags]      play episodes with a trained agent
+  seqrl report RUN                plot a run's curves: report.png in its folder
   seqrl envs                      list seqrl's environments (any Gymnasium id works too)
 
 Each command explains its flags with --help.
@@ -48,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "train": _train,
         "evaluate": _evaluate,
+        "report": _report,
         "compare": _compare,
         "envs": _envs,
     }
@@ -178,6 +181,20 @@ def _evaluate(args: list[str]) -> int:
         table.add_column(column, justify="right")
     table.add_row(*columns.values())
     Console().print(table)
+    return 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """Plot a run's curves, those of a run that is still training too: report.png in its folder."""
+
+
+def _report(args: list[str]) -> int:
+    run, args = _positional(args)
+    _parse(Report, args, Report(), "seqrl report RUN")
+    if run is None:
+        raise UserError("report needs a run folder, named first: seqrl report RUN")
+    print(plot_run(Path(run)))
     return 0
 
 

@@ -1,0 +1,59 @@
+"""A run's page of curves."""
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+from seqrl.cli import main
+from seqrl.run_report import PANELS, plot_run
+
+
+def run_folder(path: Path, lines: list[dict[str, float]]) -> Path:
+    path.mkdir()
+    config = {"type": "r2d2", "memory": "gru", "env": "$x_{$<b>", "env_kwargs": ["length=3"], "seed": 4}
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 9')
+    return path
+
+
+@pytest.mark.parametrize("names", [["episode_return"], [name for metrics in PANELS.values() for name in metrics]])
+@pytest.mark.parametrize("num_lines", [1, 2, 30])
+def test_every_metric_is_drawn(tmp_path, monkeypatch, names, num_lines, capsys):
+    """Broken by a metric that is left out of a panel; a line cut short, and a single update, do no harm."""
+    drawn: list[int] = []
+    close = plt.close
+
+    def counted(figure):
+        drawn.extend(len(axis.lines) for axis in figure.axes if axis.get_visible())
+        close(figure)
+
+    monkeypatch.setattr(plt, "close", counted)
+    lines = [{"step": 10.0 * k, **{name: 1.0 + k for name in names}} for k in range(num_lines)]
+    folder = run_folder(tmp_path / "run", lines)
+    assert main(["report", str(folder)]) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "report.png")
+    assert sum(drawn) == 2 * len(names)  # each in full and smoothed
+    assert plt.imread(folder / "report.png").std() > 0.01
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "metrics.jsonl", "report.png"]
+
+
+def test_bad_input(tmp_path, capsys):
+    empty = run_folder(tmp_path / "empty", [])
+    for args, words in [
+        ([], "needs a run folder"),
+        ([str(tmp_path)], "not a run folder"),
+        ([str(empty)], "nothing yet"),
+    ]:
+        assert main(["report", *args]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
+    assert not (empty / "report.png").exists()
+
+
+def test_values_of_either_sign(tmp_path):
+    """A logarithmic panel with a zero falls back to a linear one."""
+    folder = run_folder(tmp_path / "run", [{"step": s, "delta_q_first": v} for s, v in ((1.0, 0.0), (2.0, 1.0))])
+    assert plot_run(folder).exists()
