@@ -30,7 +30,7 @@ def test_every_metric_is_drawn(tmp_path, monkeypatch, names, num_lines, capsys):
         close(figure)
 
     monkeypatch.setattr(plt, "close", counted)
-    lines = [{"step": 10.0 * k, **{name: 1.0 + k for name in names}} for k in range(num_lines)]
+    lines = [{"step": 10.0 * k, **dict.fromkeys(names, 1.0 + k)} for k in range(num_lines)]
     folder = run_folder(tmp_path / "run", lines)
     assert main(["report", str(folder)]) == 0
     assert capsys.readouterr().out.strip() == str(folder / "report.png")
