@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
 import re
 import sys
@@ -69,6 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return commands[args[0]](args[1:])
     except UserError as error:
         print(f"seqrl: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        print(
+            f"seqrl: {error.strerror}{where}: free some space; a run keeps its last checkpoint, continue with --resume",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("seqrl: interrupted; a run folder that was begun can be continued with --resume", file=sys.stderr)

@@ -1,5 +1,6 @@
 """The command line as a person meets it: help, bad input in one line, and runs from one end to the other."""
 
+import errno
 import json
 import os
 import pickle
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 import seqrl
 from seqrl.algorithms import ppo, train
 from seqrl.cli import _one_line, main
+from seqrl.run import Run
 
 TINY = ["--num-envs", "4", "--rollout-length", "8", "--hidden-size", "8", "--num-epochs", "1", "--num-minibatches", "2"]
 TINY += ["--num-steps", "64"]
@@ -407,3 +409,21 @@ def test_envs(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for name in seqrl.envs.ENVIRONMENTS:
         assert name in out
+
+
+def test_a_disk_that_fills_up_while_logging(tmp_path, monkeypatch, capsys):
+    """Broken by errno.ENOSPC left out of those that become one line. Other errors of the system stay as they are."""
+    args = ["train", "ppo", "--env", "seqrl/TMaze-v0", *TINY, "--run-dir"]
+
+    def full(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Run, "log", full)
+    number = errno.ENOSPC
+    assert main([*args, str(tmp_path / "full")]) == 2
+    assert capsys.readouterr().err == (
+        "seqrl: No space left on device: free some space; a run keeps its last checkpoint, continue with --resume\n"
+    )
+    number = errno.EIO
+    with pytest.raises(OSError, match="Input/output error"):
+        main([*args, str(tmp_path / "broken")])
