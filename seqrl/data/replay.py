@@ -192,14 +192,13 @@ class Replay:
         mask = rest.mask.clone()
         mask[: self.burn_in] = False
         weight = (self.num_sequences * probability) ** -self.importance_exponent
-        row = slot // self.num_envs
         batch = ReplayBatch(
             rest.inputs,
             *(rest.action, rest.reward, rest.terminated, rest.truncated, mask, rest.behaviour_log_prob),
-            tree_map(lambda leaf: leaf[row, column], self.states),
+            tree_map(lambda leaf: leaf.flatten(0, 1).index_select(0, slot), self.states),
             slot,
             (weight / weight.max()).float(),
-            (version - self.version[row, column]) * int(self.stores_states),
+            (version - self.version.view(-1).index_select(0, slot)) * int(self.stores_states),
         )
         return to_device(batch, device)
 

@@ -3,12 +3,12 @@
 import torch
 from torch import Generator, Tensor
 
-FAN_OUT = 64
-"""Children of a node. Each level is one vectorised step, so that four levels serve 16 million leaves."""
+FAN_OUT = 32
+"""Children of a node. Each level is one vectorised step, so that five levels serve 33 million leaves."""
 
 
 class SumTree:
-    """`num_leaves` numbers ≥ 0, and the sums of them, by 64, of those, and so on to the total.
+    """`num_leaves` numbers ≥ 0, and the sums of them, by 32, of those, and so on to the total.
 
     `set` and `sample` take whole batches, in time O(batch · log num_leaves). A sum is computed anew from its children
     whenever one of them changes: rounding does not pile up. Sums are float64, on the CPU.
@@ -36,7 +36,7 @@ class SumTree:
         for level in self.levels:
             level.view(-1)[index] = value.double()
             index = index // FAN_OUT
-            value = level[index].sum(1)
+            value = level.index_select(0, index).sum(1)
 
     def sample(self, num: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """`num` indices, each drawn with probability leaf / total, and these probabilities: both [num].
@@ -48,7 +48,7 @@ class SumTree:
         rest = (torch.arange(num) + torch.rand(num, generator=generator, dtype=torch.float64)) * (total / num)
         node = torch.zeros(num, dtype=torch.int64)
         for level in reversed(self.levels):
-            above = level[node].cumsum(1)
+            above = level.index_select(0, node).cumsum(1)
             rest = torch.minimum(rest, above[:, -1] * (1 - 1e-15))  # rounding may lead past the last child
             child = torch.searchsorted(above, rest[:, None], right=True).squeeze(1)
             below = above.gather(1, (child - 1).clamp(min=0)[:, None]).squeeze(1)
