@@ -77,8 +77,8 @@ def make_environment(config: RunConfig, num_envs: int | None = None) -> Environm
     require(0 <= config.seed < 2**31, f"--seed is {config.seed}: it must be from 0 to {2**31 - 1}")
     for field in fields(config):
         value = getattr(config, field.name)
-        flag = f"--{field.name.replace('_', '-')}"
-        require(not isinstance(value, float) or math.isfinite(value), f"{flag} is {value}: it must be a finite number")
+        finite = not isinstance(value, float) or math.isfinite(value)
+        require(finite, f"{_flag(field.name)} is {value}: it must be a finite number")
     return make(
         config.env,
         count,
@@ -143,3 +143,28 @@ def require(condition: bool, message: str) -> None:
     """Raise UserError with `message` unless `condition`."""
     if not condition:
         raise UserError(message)
+
+
+def require_at_least_one(config: RunConfig, *names: str) -> None:
+    """Raise UserError for the first of the settings `names` that is below 1."""
+    for name in names:
+        value = getattr(config, name)
+        require(value >= 1, f"{_flag(name)} is {value}: it must be at least 1")
+
+
+def require_above_zero(config: RunConfig, *names: str) -> None:
+    """Raise UserError for the first of the settings `names` that is not above 0."""
+    for name in names:
+        value = getattr(config, name)
+        require(value > 0, f"{_flag(name)} is {value}: it must be above 0")
+
+
+def require_not_negative(config: RunConfig, *names: str) -> None:
+    """Raise UserError for the first of the settings `names` that is below 0."""
+    for name in names:
+        value = getattr(config, name)
+        require(value >= 0, f"{_flag(name)} is {value}: it must not be negative")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

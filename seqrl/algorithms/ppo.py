@@ -20,7 +20,14 @@ import torch
 from torch import Tensor
 
 from seqrl.agent import Agent
-from seqrl.config import RunConfig, make_agent, make_environment, require
+from seqrl.config import (
+    RunConfig,
+    make_agent,
+    make_environment,
+    require,
+    require_above_zero,
+    require_at_least_one,
+)
 from seqrl.data import Batch, Rollout, Sequences
 from seqrl.envs import Environment
 from seqrl.learner import Learner
@@ -150,9 +157,10 @@ def learn(
 def check(config: Config) -> None:
     """Raise UserError for settings that contradict each other or make no sense."""
     length = config.bptt_length or config.rollout_length
-    require(config.hidden_size >= 1, f"--hidden-size is {config.hidden_size}: it must be at least 1")
-    require(config.num_envs >= 1, f"--num-envs is {config.num_envs}: it must be at least 1")
-    require(config.rollout_length >= 1, f"--rollout-length is {config.rollout_length}: it must be at least 1")
+    require_at_least_one(
+        config, "hidden_size", "num_envs", "rollout_length", "num_steps", "num_epochs", "checkpoint_every"
+    )
+    require_above_zero(config, "learning_rate", "gamma", "gae_lambda", "clip", "max_grad_norm")
     require(
         length <= config.rollout_length,
         f"--bptt-length {length} is longer than --rollout-length {config.rollout_length}: shorten it",
@@ -179,12 +187,6 @@ def check(config: Config) -> None:
         f"--autoreset-mode {config.autoreset_mode} makes rollouts of varying length: "
         "use it without --bptt-length and --burn-in, or use next_step",
     )
-    for name in ("num_steps", "num_epochs", "checkpoint_every"):
-        value = getattr(config, name)
-        require(value >= 1, f"--{name.replace('_', '-')} is {value}: it must be at least 1")
-    for name in ("learning_rate", "gamma", "gae_lambda", "clip", "max_grad_norm"):
-        value = getattr(config, name)
-        require(value > 0, f"--{name.replace('_', '-')} is {value}: it must be above 0")
     require(
         0 <= config.noise_correlation < 1, f"--noise-correlation is {config.noise_correlation}: choose 0 to below 1"
     )

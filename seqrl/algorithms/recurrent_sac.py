@@ -15,8 +15,7 @@ memories of their own, as Ni et al. 2022 (arXiv 2110.05038) found best. Differen
 import contextlib
 import copy
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -24,41 +23,35 @@ import torch
 from torch import Generator, Tensor, nn
 
 from seqrl.agent import Agent
-from seqrl.config import RunConfig, make_agent, make_environment, require
+from seqrl.config import make_agent, make_environment, require, require_above_zero
 from seqrl.data import Replay, ReplayBatch, Rollout
 from seqrl.data.replay import StartState
-from seqrl.data.storage import Where
 from seqrl.envs import Environment
 from seqrl.learner import Learner
 from seqrl.nets import PolicyHead
 from seqrl.objectives import masked_mean, squared_error
+from seqrl.replay_config import (
+    ReplayConfig,
+    burn_in_rows,
+    check_replay,
+    make_replay,
+    means,
+    updates_due,
+)
 from seqrl.run import Run
 from seqrl.training_state import TrainingState
 from seqrl.trajectory import AgentInput, tree_map
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunConfig):
-    """Recurrent SAC. The defaults serve small problems; values of Ni et al. stand in brackets."""
+class Config(ReplayConfig):
+    """Recurrent SAC. The defaults serve small problems. Values of Ni et al., where they differ, stand in brackets;
+    their length is 64 with overlap 63 and no burn-in, their capacity 1,000,000, their step size 3e-4."""
 
     num_envs: int = 8
     """Environments that act side by side [1]."""
-    previous_action: bool = True
-    """Whether actor and critics read the previous action."""
-
     start_state: StartState = "burn_in"
     """What memories start a replayed sequence from: zero (no memory), or burn_in (none, then rows that warm it up)."""
-    length: int = 40
-    """Rows of a sequence that are learnt from [64]."""
-    overlap: int = 20
-    """Rows that a sequence shares with the next one of its environment [63]."""
-    burn_in: int = 20
-    """Rows before them that only warm the memories up, with --start-state burn_in [0]."""
-
-    replay_capacity: int = 200_000
-    """Steps that are kept [1,000,000]."""
-    replay_storage: Where = "memory"
-    """memory, or disk: mapped files in the run folder, for more than memory holds."""
     learning_starts: int = 1_000
     """Steps to act before learning begins."""
     replay_ratio: float = 128.0
@@ -68,21 +61,12 @@ class Config(RunConfig):
     rollout_length: int = 10
     """Steps of each environment between two turns of learning."""
 
-    learning_rate: float = 1e-3
-    """Adam's step size, for actor, critics and temperature [3e-4]."""
-    gamma: float = 0.99
-    """Discount of a step."""
     reward_scale: float = 0.1
     """Factor on rewards, and the first temperature: the optimum stays the same, but values come near unit size [1]."""
     tau: float = 0.02
     """Share of the critics' weights that goes into the target's at each update [0.005]."""
-    max_grad_norm: float = 10.0
-    """Gradients are clipped to this norm, each network's on their own."""
     initial_log_std: float = 0.0
     """Logarithm of the policy's first standard deviation, before the tanh."""
-
-    checkpoint_every: int = 100
-    """Turns of learning between checkpoints. Environments that cannot be saved begin new episodes at each."""
 
 
 class Critic(nn.Module):
@@ -187,11 +171,6 @@ def unroll(agent: Agent, inputs: AgentInput, burn_in: int) -> dict[str, Any]:
     return agent.unroll(tree_map(lambda leaf: leaf[burn_in:], inputs), state)[0]
 
 
-def burn_in_rows(config: Config) -> int:
-    """The rows of the burn-in: those of the config, if the start state is one."""
-    return config.burn_in if config.start_state == "burn_in" else 0
-
-
 def learn(
     networks: Networks, learners: dict[str, Learner], replay: Replay, version: int, config: Config
 ) -> dict[str, Tensor]:
@@ -210,55 +189,16 @@ def learn(
     return metrics
 
 
-def updates_due(step: int, config: Config) -> int:
-    """Updates that must have been made by `step`."""
-    rows = max(step - config.learning_starts, 0) * config.replay_ratio
-    return int(rows // (config.batch_size * config.length))
-
-
 def check(config: Config) -> None:
     """Raise UserError for settings that contradict each other or make no sense."""
-    require(config.hidden_size >= 1, f"--hidden-size is {config.hidden_size}: it must be at least 1")
     require(
         config.start_state in ("zero", "burn_in"),
         f"--start-state {config.start_state}: the critics never act, so they have no state that could be stored; "
         "choose zero or burn_in",
     )
-    require(
-        config.replay_storage in get_args(Where), f"--replay-storage '{config.replay_storage}': choose memory or disk"
-    )
-    for name in (
-        "num_envs", "length", "replay_capacity", "batch_size", "rollout_length", "num_steps", "checkpoint_every",
-    ):  # fmt: skip
-        value = getattr(config, name)
-        require(value >= 1, f"--{name.replace('_', '-')} is {value}: it must be at least 1")
-    for name in ("replay_ratio", "learning_rate", "gamma", "reward_scale", "max_grad_norm"):
-        value = getattr(config, name)
-        require(value > 0, f"--{name.replace('_', '-')} is {value}: it must be above 0")
+    check_replay(config)
+    require_above_zero(config, "reward_scale")
     require(0 < config.tau <= 1, f"--tau is {config.tau}: it must be above 0 and at most 1")
-    require(
-        0 <= config.overlap < config.length,
-        f"--overlap {config.overlap} of sequences of --length {config.length}: choose from 0 to {config.length - 1}",
-    )
-    require(
-        config.start_state == "zero" or config.burn_in >= 1,
-        f"--start-state burn_in with --burn-in {config.burn_in}: give it rows to burn in, or take --start-state zero",
-    )
-    needed = config.num_envs * (config.length + burn_in_rows(config) + 1)
-    require(
-        config.replay_capacity >= needed,
-        f"--replay-capacity {config.replay_capacity} holds no sequence of each of {config.num_envs} environments: "
-        f"give at least {needed}",
-    )
-    require(
-        config.learning_starts >= needed,
-        f"--learning-starts {config.learning_starts}: the first whole sequences exist after {needed} steps; "
-        "give at least that",
-    )
-    require(
-        config.autoreset_mode == "next_step",
-        f"--autoreset-mode {config.autoreset_mode}: replay needs rows that follow on each other: use next_step",
-    )
 
 
 def build(config: Config, observation_space: Any, action_space: Any) -> Agent:
@@ -305,19 +245,7 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
     }
     rollout = Rollout(environment, actor, config.seed)
     run = Run.open("recurrent_sac", config, actor.observation_space, actor.action_space, resume)
-    replay = Replay(
-        config.replay_capacity,
-        config.num_envs,
-        config.length,
-        config.overlap,
-        burn_in_rows(config),
-        stores_states=False,
-        priority_exponent=0.0,
-        where=config.replay_storage,
-        folder=Path(config.run_dir) / "replay",
-        slack=config.checkpoint_every * config.rollout_length + 1,
-        seed=config.seed,
-    )
+    replay = make_replay(config, stores_states=False)
     state = TrainingState(
         config.seed,
         actor,
@@ -350,8 +278,3 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
         if run.interrupted:
             state.save_interrupted(run, step)
     return actor
-
-
-def means(history: list[dict[str, Tensor]]) -> dict[str, float]:
-    """The mean of each metric over the updates."""
-    return {name: float(torch.stack([m[name] for m in history]).mean()) for name in (history[0] if history else ())}
