@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from seqrl.memory.kernels import native_gru
 from seqrl.memory.kernels.common import (
     Workspace,
     add_product_,
@@ -19,6 +20,7 @@ from seqrl.memory.kernels.common import (
     states_read,
     tanh_backward,
 )
+from seqrl.memory.kernels.native_library import native_serves
 from seqrl.memory.kernels.triton_dispatch import triton_serves
 
 
@@ -45,16 +47,19 @@ def gru(
 
     Only the matrix products are taken in bfloat16 or float16, where x is of such a type or autocast asks for it.
     """
-    if triton_serves(w_hh) and (len(x) > 1 or needs_grad(x, h0, w_ih, w_hh, b_ih, b_hh)):
+    acting = len(x) == 1 and not needs_grad(x, h0, w_ih, w_hh, b_ih, b_hh)
+    if not acting and triton_serves(w_hh):
         from seqrl.memory.kernels import triton_gru  # here, since it imports Triton
 
         return triton_gru.gru(x, h0, is_first, w_ih, w_hh, b_ih, b_hh)
+    if native_serves(x, h0, w_hh, acting):
+        return native_gru.gru(x, h0, is_first, w_ih, w_hh, b_ih, b_hh)
     x, *weights = autocast(x, w_ih, w_hh, b_ih, b_hh)
     h = h0.to(state_dtype(x))
     keep = keep_mask(is_first, h.dtype)
     if needs_grad(x, h, *weights):
         y, h = _GRU.apply(x, h, keep, *weights)
-    elif len(x) == 1 and x.dtype == h.dtype:  # acting
+    elif acting and x.dtype == h.dtype:
         h = torch.gru_cell(x[0], h * keep[0], *weights)
         y = h[None].clone()
     else:

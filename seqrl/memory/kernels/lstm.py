@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from seqrl.memory.kernels import native_lstm
 from seqrl.memory.kernels.common import (
     Workspace,
     add_product_,
@@ -20,6 +21,7 @@ from seqrl.memory.kernels.common import (
     states_read,
     tanh_backward,
 )
+from seqrl.memory.kernels.native_library import native_serves
 from seqrl.memory.kernels.triton_dispatch import triton_serves
 
 
@@ -47,16 +49,19 @@ def lstm(
 
     Only the matrix products are taken in bfloat16 or float16, where x is of such a type or autocast asks for it.
     """
-    if triton_serves(w_hh) and (len(x) > 1 or needs_grad(x, h0, c0, w_ih, w_hh, b_ih, b_hh)):
+    acting = len(x) == 1 and not needs_grad(x, h0, c0, w_ih, w_hh, b_ih, b_hh)
+    if not acting and triton_serves(w_hh):
         from seqrl.memory.kernels import triton_lstm  # here, since it imports Triton
 
         return triton_lstm.lstm(x, h0, c0, is_first, w_ih, w_hh, b_ih, b_hh)
+    if native_serves(x, h0, w_hh, acting):
+        return native_lstm.lstm(x, h0, c0, is_first, w_ih, w_hh, b_ih, b_hh)
     x, *weights = autocast(x, w_ih, w_hh, b_ih, b_hh)
     h, c = h0.to(state_dtype(x)), c0.to(state_dtype(x))
     keep = keep_mask(is_first, h.dtype)
     if needs_grad(x, h, c, *weights):
         y, h, c = _LSTM.apply(x, h, c, keep, *weights)
-    elif len(x) == 1 and x.dtype == h.dtype:  # acting
+    elif acting and x.dtype == h.dtype:
         h, c = torch.lstm_cell(x[0], (h * keep[0], c * keep[0]), *weights)
         y = h[None].clone()
     else:

@@ -1,0 +1,135 @@
+// Matrix products that keep their sums in registers, of a handful of rows and of vectors of columns at a time.
+//
+// Every sum is taken over its terms in order, whatever the number of rows and of threads: a row's results do not depend
+// on the rows beside it, to the last bit.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "simd.h"
+
+// Rows whose sums fit into the registers, with N vectors of each, N of the other operand and one to spare.
+template <int N>
+constexpr int max_rows = std::min((REGISTERS - N - 1) / N, 8);
+
+// c[m] += Σ_k a[m][k] b[k], with b [K, N vectors].
+template <int M, int N>
+__attribute__((always_inline)) inline void multiply(Vec (&c)[M][N], const float* const (&a)[M], int64_t K, const float* b) {
+  Vec sum[M][N];
+  for (int m = 0; m < M; m++) std::copy_n(c[m], N, sum[m]);
+  for (int64_t k = 0; k < K; k++, b += N * VL) {
+    Vec b_k[N];
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n++) b_k[n] = load_once(b + n * VL);
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++) {
+      const Vec a_mk = all(a[m][k]);
+#pragma GCC unroll 8
+      for (int n = 0; n < N; n++) sum[m][n] += a_mk * b_k[n];
+    }
+  }
+  for (int m = 0; m < M; m++) std::copy_n(sum[m], N, c[m]);
+}
+
+// f<M>(start) for parts of `count` rows, M <= MAX of them and about as many in each.
+template <int MAX, int M = MAX, typename F>
+inline void call_for(int64_t rows, int64_t start, const F& f) {
+  if (rows == M) {
+    f.template operator()<M>(start);
+  } else if constexpr (M > 1) {
+    call_for<MAX, M - 1>(rows, start, f);
+  }
+}
+
+template <int MAX, typename F>
+inline void in_parts(int64_t count, const F& f) {
+  const int64_t parts = (count + MAX - 1) / MAX;
+  for (int64_t p = 0; p < parts; p++) {
+    const int64_t start = count * p / parts, end = count * (p + 1) / parts;
+    call_for<MAX>(end - start, start, f);
+  }
+}
+
+// w [num_gates · H, K] as [H / VL][K][num_gates][VL]: for each vector of units, what its gates read one after another.
+inline std::vector<float> by_units(const float* w, int num_gates, int64_t H, int64_t K) {
+  std::vector<float> out(num_gates * H * K);
+  for (int64_t row = 0; row < num_gates * H; row++) {
+    const int64_t gate = row / H, unit = row % H;
+    float* to = out.data() + (unit / VL * K * num_gates + gate) * VL + unit % VL;
+    for (int64_t k = 0; k < K; k++) to[k * num_gates * VL] = w[row * K + k];
+  }
+  return out;
+}
+
+constexpr int COLUMNS = 4;  // vectors of columns at a time, in the products below
+
+// w [K, N] as [N / (COLUMNS · VL), rounded up][K][COLUMNS · VL], filled up with zeros.
+struct ByColumns {
+  int64_t K, N;
+  std::vector<float> data;
+
+  ByColumns(const float* w, int64_t K, int64_t N) : K(K), N(N) {
+    const int64_t width = COLUMNS * VL;
+    data.resize((N + width - 1) / width * width * K);
+    for (int64_t n = 0; n < N; n += width)
+      for (int64_t k = 0; k < K; k++) std::copy_n(w + k * N + n, std::min(width, N - n), data.data() + n * K + k * width);
+  }
+};
+
+// out(r) = a_r w, or with `add` out(r) += a_r w, for rows a_r = a + r · stride. With `add`, N is whole vectors.
+template <bool add, typename Out>
+void multiply_rows(const float* a, int64_t stride, int64_t count, const ByColumns& w, const Out& out) {
+  for (int64_t n = 0; n < w.N; n += COLUMNS * VL) {
+    const int64_t width = std::min<int64_t>(COLUMNS * VL, w.N - n);
+    in_parts<max_rows<COLUMNS>>(count, [&]<int M>(int64_t start) {
+      const float* rows[M];
+      Vec c[M][COLUMNS] = {};
+      for (int m = 0; m < M; m++) {
+        rows[m] = a + (start + m) * stride;
+        if (add)
+          for (int v = 0; v * VL < width; v++) c[m][v] = load(out(start + m) + n + v * VL);
+      }
+      multiply(c, rows, w.K, w.data.data() + n * w.K);
+      for (int m = 0; m < M; m++) std::memcpy(out(start + m) + n, c[m], 4 * width);
+    });
+  }
+}
+
+// out [K, N] += Σ_r a[r]ᵀ d_r for rows d_r = d + r · stride of N numbers, whole vectors.
+inline void add_outer_products(const float* const* a, int64_t K, const float* d, int64_t stride, int64_t N, int64_t count,
+                               float* out) {
+  for (int64_t n = 0; n < N; n += COLUMNS * VL) {
+    const int vectors = std::min<int64_t>(COLUMNS, (N - n) / VL);
+    in_parts<max_rows<COLUMNS>>(K, [&]<int M>(int64_t k) {
+      Vec c[M][COLUMNS] = {};
+      for (int64_t r = 0; r < count; r++) {
+        const float *a_r = a[r] + k, *d_r = d + r * stride + n;
+        Vec columns[COLUMNS];
+#pragma GCC unroll 8
+        for (int v = 0; v < COLUMNS; v++) columns[v] = v < vectors ? load_once(d_r + v * VL) : Vec{};
+#pragma GCC unroll 8
+        for (int m = 0; m < M; m++) {
+          const Vec a_rm = all(a_r[m]);
+#pragma GCC unroll 8
+          for (int v = 0; v < COLUMNS; v++) c[m][v] += a_rm * columns[v];
+        }
+      }
+      for (int m = 0; m < M; m++)
+        for (int v = 0; v < vectors; v++) {
+          float* to = out + (k + m) * N + n + v * VL;
+          store(to, load(to) + c[m][v]);
+        }
+    });
+  }
+}
+
+// out [N] += Σ_r d_r for rows d_r = d + r · N of whole vectors.
+inline void add_rows(const float* d, int64_t N, int64_t count, float* out) {
+  for (int64_t n = 0; n < N; n += VL) {
+    Vec sum = load(out + n);
+    for (int64_t r = 0; r < count; r++) sum += load(d + r * N + n);
+    store(out + n, sum);
+  }
+}

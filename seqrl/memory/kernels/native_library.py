@@ -1,0 +1,104 @@
+"""The C++ kernels: compiled for this machine when first asked for, and kept.
+
+With `SEQRL_NATIVE_KERNELS=0`, or without a C++ compiler (GCC 10 or Clang 12, with OpenMP), PyTorch's operations serve.
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+SOURCES = Path(__file__).parent / "native"
+ACTING_ROWS_PER_THREAD = 64
+"""With fewer, a single step without a gradient is quicker by PyTorch's cell: each call puts the weights in order first."""
+FLAGS = ("-O3", "-march=native", "-std=c++20", "-fopenmp", "-fPIC", "-shared")
+logger = logging.getLogger("seqrl")
+
+
+def native_serves(x: Tensor, h0: Tensor, w_hh: Float[Tensor, "G H"], acting: bool) -> bool:
+    """Whether the C++ kernels can run, and are worth it: float32 on the CPU, and units in whole vectors.
+
+    `acting` is a single step without a gradient.
+    """
+    if not all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (x, h0, w_hh)):
+        return False
+    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+        return False
+    if acting and len(h0) < ACTING_ROWS_PER_THREAD * torch.get_num_threads():
+        return False
+    native = library()
+    return native is not None and w_hh.shape[1] % native.vector_length() == 0
+
+
+def call(function: str, threads: int, sizes: tuple[int, ...], *arrays: Tensor | None) -> None:
+    """Call a kernel with contiguous arrays; None is null. Other Python threads run meanwhile."""
+    assert all(a is None or a.is_contiguous() for a in arrays)
+    pointers = (ctypes.c_void_p(None if a is None else a.data_ptr()) for a in arrays)
+    getattr(library(), function)(*(ctypes.c_int64(n) for n in (*sizes, threads)), *pointers)
+
+
+def num_threads(batch_size: int) -> int:
+    return min(torch.get_num_threads(), batch_size)
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None."""
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if os.environ.get("SEQRL_NATIVE_KERNELS") == "0":
+        return None
+    if compiler is None:
+        logger.warning("seqrl: no C++ compiler found, so GRU and LSTM run on PyTorch's operations, at half the speed")
+        return None
+    try:
+        return ctypes.CDLL(str(_built(compiler)))
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, "stderr", None) or str(error)
+        logger.warning(
+            "seqrl: the C++ kernels could not be built, so GRU and LSTM run on PyTorch's operations, at half the "
+            "speed (SEQRL_NATIVE_KERNELS=0 hides this): %s",
+            reason.strip().splitlines()[0] if reason.strip() else type(error).__name__,
+        )
+        return None
+
+
+def _built(compiler: str) -> Path:
+    """The shared library in the user's cache, made first where there is none from these sources for this processor."""
+    sources = sorted(SOURCES.iterdir())
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    made_of = "\n".join([*(s.read_text() for s in sources), *FLAGS, version, _processor()])
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqrl"
+    path = cache / f"kernels-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
+    if path.exists():
+        return path
+    cache.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=cache, suffix=".so")  # processes that build at once do not meet
+    os.close(handle)
+    try:
+        units = [str(s) for s in sources if s.suffix == ".cpp"]
+        subprocess.run([compiler, *FLAGS, "-o", temporary, *units], capture_output=True, text=True, check=True)
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+    return path
+
+
+def _processor() -> str:
+    """What `-march=native` depends on, since a home may be shared by different machines."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return line
+    return platform.machine() + platform.processor()
