@@ -21,7 +21,7 @@ from torch import Tensor
 
 SOURCES = Path(__file__).parent / "native"
 ACTING_ROWS_PER_THREAD = 64
-"""With fewer, a single step without a gradient is quicker by PyTorch's cell: each call puts the weights in order first."""
+"""With fewer, a single step without a gradient is quicker by PyTorch's cell: each call sorts the weights first."""
 FLAGS = ("-O3", "-march=native", "-std=c++20", "-fopenmp", "-fPIC", "-shared")
 logger = logging.getLogger("seqrl")
 
