@@ -1,9 +1,16 @@
 """Everything that a training run's next update depends on, saved and restored together."""
 
+from typing import Protocol
+
 from seqrl.agent import Agent
 from seqrl.data import Replay, Rollout
-from seqrl.envs import Environment
 from seqrl.run import Run, Stateful
+
+
+class Acting(Stateful, Protocol):
+    """What acts: a rollout, or an engine with several of them."""
+
+    def restart(self, seed: int) -> None: ...
 
 
 class TrainingState:
@@ -17,8 +24,8 @@ class TrainingState:
         self,
         seed: int,
         agent: Agent,
-        environment: Environment,
-        rollout: Rollout,
+        environment: Stateful,
+        rollout: Acting,
         replay: Replay | None = None,
         **parts: Stateful,
     ):
@@ -53,6 +60,6 @@ class TrainingState:
         return counters["step"]
 
     def _begin_new_episodes(self) -> None:
-        if self.replay is not None:
+        if self.replay is not None and isinstance(self.rollout, Rollout):
             self.replay.interrupt(self.rollout.state)
         self.rollout.restart(self.seed * 1_000_003 + self.updates)

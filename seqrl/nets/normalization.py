@@ -55,15 +55,24 @@ class RewardScale(nn.Module):
         self.norm = RunningNorm(1)
         self.register_buffer("carry", torch.zeros(num_envs))
 
-    @torch.no_grad()
     def forward(self, reward: Tensor, is_first: Tensor, mask: Tensor) -> Tensor:
         """Take in rewards [T, B] (rows where `mask` is False lie between episodes) and return them scaled."""
+        self.update(reward, is_first, mask)
+        return self.scaled(reward)
+
+    @torch.no_grad()
+    def update(self, reward: Tensor, is_first: Tensor, mask: Tensor, first_column: int = 0) -> None:
+        """Take in rewards [T, B] of the environments from `first_column` on."""
         returns = torch.empty_like(reward)
-        carry = self.carry
+        columns = slice(first_column, first_column + reward.shape[1])
+        carry = self.carry[columns]
         for t in range(reward.shape[0]):
             following = self.gamma * carry.masked_fill(is_first[t], 0.0) + reward[t]
             carry = torch.where(mask[t], following, carry)
             returns[t] = carry
-        self.carry.copy_(carry)
+        self.carry[columns] = carry
         self.norm.update(returns[mask].unsqueeze(-1))
+
+    def scaled(self, reward: Tensor) -> Tensor:
+        """Rewards of any shape, scaled."""
         return (reward * (self.norm.variance + 1e-8).rsqrt()).clamp(-10.0, 10.0)

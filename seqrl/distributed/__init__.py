@@ -1,0 +1,8 @@
+"""Actors apart from the learner: what they send, and the engines that run them."""
+
+from seqrl.distributed.actor import Actor, MakeActor, Shipment, Weights, actor_seed
+from seqrl.distributed.asynchronous import AsyncEngine
+from seqrl.distributed.engine import Engine
+from seqrl.distributed.synchronous import SyncEngine
+
+__all__ = ["Actor", "AsyncEngine", "Engine", "MakeActor", "Shipment", "SyncEngine", "Weights", "actor_seed"]

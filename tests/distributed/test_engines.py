@@ -1,0 +1,245 @@
+"""Both engines on one machine: what their trajectories hold, which weights acted, and what an actor's failure is."""
+
+import functools
+import multiprocessing
+import os
+import signal
+import time
+from contextlib import closing
+from itertools import pairwise
+
+import pytest
+import torch
+from clock import Clock, counting_agent
+
+from seqrl.data import Rollout
+from seqrl.distributed import Actor, AsyncEngine, SyncEngine, actor_seed
+from seqrl.distributed.asynchronous import SharedWeights, _act
+from seqrl.envs import make
+from seqrl.errors import UserError
+from seqrl.trajectory import tree_leaves
+
+NUM_ENVS, ROLLOUT_LENGTH = 5, 7
+
+
+def make_counting_actor(index, start, kind=Rollout):
+    environment = make("tests/Clock-v0", NUM_ENVS, vectorization="sync")
+    return Actor(index, kind(environment, counting_agent(), actor_seed(0, index, start)), ROLLOUT_LENGTH)
+
+
+class Failing(Rollout):
+    """Fails at the third `collect`."""
+
+    collected = 0
+
+    def collect(self, num_steps):
+        self.collected += 1
+        if self.collected == 3:
+            self.fail()
+        return super().collect(num_steps)
+
+    def fail(self):
+        raise KeyError("no such\nroom")
+
+
+class Refusing(Failing):
+    def fail(self):
+        raise UserError("environment 1 returned NaN: mend it")
+
+
+class Killed(Failing):
+    def fail(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Vanishing(Failing):
+    def fail(self):
+        raise OSError("the simulator's socket is gone")
+
+
+def engines(num_actors):
+    return {
+        "sync": lambda: SyncEngine(make_counting_actor, num_actors),
+        "async": lambda: AsyncEngine(make_counting_actor, num_actors),
+    }
+
+
+# Breaks if `collect` keeps the state before another row than the first, or forgets it between two trajectories; if the
+# receiver takes an actor's trajectories out of order.
+@pytest.mark.parametrize("name", ["sync", "async"])
+def test_a_counting_memory_through_the_queue(name):
+    """Each trajectory's start state is the count of the frame before it."""
+    last, ends = {}, 0
+    with closing(engines(3)[name]()) as engine:
+        engine.publish(counting_agent().state_dict(), 0)
+        for received in range(24):
+            trajectory, episodes, version, actor, seconds = engine.receive()
+            observation, is_first = trajectory.inputs.observation, trajectory.inputs.is_first
+            count = observation[..., 1] + 1  # the clock's step says how many rows of the episode were read
+            going_on = ~is_first[0]
+            assert torch.equal(trajectory.states[0][going_on], count[0][going_on].long() - 1)
+            assert torch.equal(trajectory.value, count)
+            assert torch.equal(counting_agent().unroll(trajectory.inputs, trajectory.states[0])[0]["value"], count)
+            if actor in last:
+                before, first = last[actor]
+                assert torch.equal(before, observation[0])
+                assert torch.equal(first, is_first[0])
+                assert torch.equal(trajectory.states[0][going_on], before[going_on, 1].long())
+            else:
+                assert is_first[0].all()
+            last[actor] = observation[-1], is_first[-1]
+            ends += len(episodes.returns)
+            assert (version, seconds > 0, trajectory.reward.shape) == (0, True, (ROLLOUT_LENGTH, NUM_ENVS))
+            if name == "sync":
+                assert actor == received % 3
+        metrics = engine.metrics()
+    assert ends > 50
+    assert sorted(last) == [0, 1, 2]
+    assert 0 < metrics["actor_utilisation"] <= 1
+    assert 0 <= metrics["learner_utilisation"] <= 1
+    assert 0 <= metrics["queue_depth"] <= 4
+
+
+def weights_of(version):
+    """Weights that say which version they are."""
+    return {name: torch.full_like(leaf, version) for name, leaf in counting_agent().state_dict().items()}
+
+
+# Breaks if `receive` takes up the newest weights, `publish` keeps one version too few, or does not copy.
+@pytest.mark.parametrize("lag", [0, 1, 3])
+def test_the_weights_that_act_are_exactly_lag_updates_old(lag):
+    with closing(SyncEngine(make_counting_actor, 2, lag)) as engine:
+        learner = weights_of(0)
+        for version in range(8):
+            for leaf in learner.values():
+                leaf.fill_(version)  # in place, as an optimiser does
+            engine.publish(learner, version)
+            for actor in engine.actors:
+                expected = max(version - lag, 0)
+                assert engine.receive().version == expected
+                assert all((leaf == expected).all() for leaf in actor.rollout.agent.state_dict().values())
+            assert len(engine.weights) == min(version, lag) + 1
+
+
+def test_the_synchronous_engine_repeats_itself():
+    """Breaks if actors share a seed, or draw from torch's global generator."""
+    runs, weights = [], counting_agent().state_dict()
+    for _ in range(2):
+        with closing(SyncEngine(make_counting_actor, 2)) as engine:
+            engine.publish(weights, 0)
+            runs.append([list(tree_leaves(engine.receive().trajectory)) for _ in range(6)])
+    assert all(torch.equal(a, b) for one, other in zip(*runs, strict=True) for a, b in zip(one, other, strict=True))
+    first, second = runs[0][:2]
+    assert not all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_seeds_of_actors_are_far_apart():
+    """Vector environments count up from the seed they are given."""
+    seeds = sorted(actor_seed(seed, i, start) for seed in range(5) for i in range(20) for start in (0, 7))
+    assert min(b - a for a, b in pairwise(seeds)) > 1000
+    assert seeds[0] >= 0
+    assert seeds[-1] < 2**30
+
+
+# Breaks if actors do not wait until what they sent has found room.
+def test_actors_wait_while_the_queue_is_full():
+    with closing(AsyncEngine(make_counting_actor, 2, queue_size=3)) as engine:
+        engine.publish(weights_of(0), 0)
+        shipments = [engine.receive()]
+        while engine.queue.qsize() < 3:
+            time.sleep(0.01)
+        time.sleep(0.5)  # time for hundreds of trajectories
+        engine.publish(weights_of(1), 1)
+        while shipments[-1].version == 0 or len(shipments) < 12:
+            shipments.append(engine.receive())
+    old = sum(shipment.version == 0 for shipment in shipments)
+    assert 4 <= old <= 1 + 3 + 2 * 2 + 1  # received, in the queue, sent and made by each actor, in the receiver's hand
+    for index in (0, 1):
+        versions = [shipment.version for shipment in shipments if shipment.actor == index]
+        assert versions == sorted(versions)
+        assert versions[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Failing, ["actor 1 crashed (KeyError: 'no such\\nroom', test_engines.py line", "--resume"]),
+        (Vanishing, ["actor 1 crashed (OSError: the simulator's socket is gone, test_engines.py line"]),
+        (Refusing, ["actor 1: environment 1 returned NaN: mend it"]),
+        (Killed, ["actor 1 ended (exit code -9", "--resume"]),
+    ],
+)
+def test_an_actor_that_fails_is_one_error_in_the_learner(kind, words):
+    """Breaks if the receiver says nothing of a pipe that ended, or an actor's OSError is taken for the pipe's."""
+    with closing(AsyncEngine(functools.partial(_one_fails, kind), 2)) as engine:
+        engine.publish(counting_agent().state_dict(), 0)
+        with pytest.raises(UserError) as caught:
+            receive_for_ever(engine)
+        processes = engine.processes
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+    assert not any(process.is_alive() for process in processes)
+
+
+def receive_for_ever(engine):
+    while True:
+        engine.receive()
+
+
+def _one_fails(kind, index, start):
+    return make_counting_actor(index, start, kind if index == 1 else Rollout)
+
+
+def test_actors_end_with_a_learner_that_is_killed():
+    """Breaks if an actor waits for anything but its pipe."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    weights = SharedWeights(counting_agent().state_dict(), 0)
+    process = context.Process(target=_act, args=(make_counting_actor, 0, 0, weights, theirs))
+    process.start()
+    theirs.close()
+    ours.recv_bytes()
+    ours.close()  # as the system does when the learner is killed
+    process.join(20)
+    assert process.exitcode == 0
+
+
+def test_weights_are_never_read_half_written():
+    """A reader beside a writer finds all leaves of one version, which it also names."""
+    leaves = {str(k): torch.zeros(20_000) for k in range(8)}
+    shared = SharedWeights(leaves, 0)
+    context = multiprocessing.get_context("spawn")
+    writer = context.Process(target=_write_on, args=(shared,), daemon=True)
+    writer.start()
+    seen = set()
+    end = time.monotonic() + 60
+    while len(seen) < 300 and time.monotonic() < end:
+        weights, version = shared.read()
+        assert {float(leaf.min()) for leaf in weights.values()} == {float(version)}
+        assert {float(leaf.max()) for leaf in weights.values()} == {float(version)}
+        seen.add(version)
+    writer.kill()
+    writer.join()
+    assert len(seen) >= 300
+
+
+def _write_on(shared):
+    version = 0
+    while True:
+        version += 1
+        shared.write({name: torch.full_like(leaf, version) for name, leaf in shared.weights.items()}, version)
+        time.sleep(1e-4)
+
+
+def test_closing_twice_or_before_the_start():
+    engine = AsyncEngine(make_counting_actor, 2)
+    engine.close()
+    engine.close()
+    engine = SyncEngine(make_counting_actor, 2)
+    engine.close()
+    engine.close()
+
+
+assert Clock  # registers tests/Clock-v0, in an actor's process too
