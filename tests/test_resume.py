@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from seqrl import checkpoint
-from seqrl.algorithms import load, ppo, r2d2, resume, train
+from seqrl.algorithms import impala, load, ppo, r2d2, resume, train
 from seqrl.checkpoint import load_checkpoint
 from seqrl.cli import main
 from seqrl.errors import UserError
@@ -38,6 +38,12 @@ def replay_config(**settings: Any) -> r2d2.Config:
     defaults |= {"batch_size": 4, "learning_starts": 40, "replay_capacity": 48, "replay_ratio": 2.0, "target_every": 3}
     defaults |= {"staleness_every": 2, "importance_exponent": 0.4}
     return r2d2.Config(**{**defaults, "num_steps": 32 * NUM_UPDATES, "checkpoint_every": 3, **settings})
+
+
+def actors_config(**settings: Any) -> impala.Config:
+    """IMPALA with three actors, of which two act for an update: whose turn it is matters."""
+    defaults = {"num_envs": 2, "num_actors": 3, "rollout_length": 8, "hidden_size": 8, "batch_size": 2}
+    return impala.Config(**{**defaults, "num_steps": 32 * NUM_UPDATES, "checkpoint_every": 3, **settings})
 
 
 CONFIGS: dict[str, Any] = {
@@ -62,9 +68,16 @@ CONFIGS: dict[str, Any] = {
     "replay, gymnasium, disk": replay_config(
         env="CartPole-v1", hide=(1, 3), start_state="refresh", replay_storage="disk"
     ),
+    "actors": actors_config(env="seqrl/TMaze-v0", env_kwargs=("length=3",)),
+    "actors, lag, replay": actors_config(
+        env="seqrl/MaskedPendulum-v0", memory="lstm", forced_lag=2, batch_size=4, replay_share=0.5, replay_capacity=5,
+        env_kwargs=("max_episode_steps=11",), noise_correlation=0.5,
+    ),
+    "actors, gymnasium": actors_config(env="CartPole-v1", hide=(1, 3), forced_lag=1, previous_action=True),
 }  # fmt: skip
 SAVED = "batched"  # its environment is saved with the checkpoint
 NOT_SAVED = "gymnasium"  # its environment begins new episodes at each checkpoint
+BY_THE_CLOCK = ("steps_per_second", "actor_utilisation", "learner_utilisation")  # metrics that no two runs share
 REPLAYS = [name for name in CONFIGS if name.startswith("replay")]
 
 
@@ -80,7 +93,7 @@ def uninterrupted(name: str) -> Path:
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
-    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in read_metrics(folder)]
+    return [{k: v for k, v in line.items() if k not in BY_THE_CLOCK} for line in read_metrics(folder)]
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -122,7 +135,8 @@ def test_crash_after_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     # Each of these breaks some of the cases: leaving `learner`, `sequences`, `scale` or `environment` out of the parts
     # in TrainingState; leaving `noise`, `mask`, `state` or `generator` out of Rollout.state_dict; `restart` without a
     # seed; `_truncate_metrics` that does nothing; `slack` 0 in the replay (the last of REPLAYS, number 8); `replay` or
-    # `target` left out of the parts; `interrupt` left out of `_begin_new_episodes`.
+    # `target` left out of the parts; `interrupt` left out of `_begin_new_episodes`; `turn`, `weights` or `actors` left
+    # out of SyncEngine.state_dict; `trajectories` left out of impala's parts.
     folder = tmp_path / "run"
     crash_in_log(monkeypatch, number)
     with pytest.raises(Crash):
@@ -293,7 +307,7 @@ def _train(settings: Any) -> None:
     resume(settings.run_dir) if Path(settings.run_dir).exists() else train(settings)
 
 
-@pytest.mark.parametrize("name", [SAVED, NOT_SAVED, "replay, gymnasium, disk"])
+@pytest.mark.parametrize("name", [SAVED, NOT_SAVED, "replay, gymnasium, disk", "actors, lag, replay"])
 def test_kill_minus_nine_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     settings = replace(CONFIGS[name], num_steps=32 * 30, run_dir=str(tmp_path / "killed"))

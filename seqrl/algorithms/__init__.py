@@ -6,15 +6,20 @@ from types import ModuleType
 from typing import Any
 
 from seqrl.agent import Agent
-from seqrl.algorithms import ppo, r2d2, recurrent_sac
+from seqrl.algorithms import impala, ppo, r2d2, recurrent_sac
 from seqrl.checkpoint import load_checkpoint
 from seqrl.errors import UserError, nearest
 from seqrl.malloc import keep_freed_memory
 from seqrl.run import CHECKPOINT, config_from_json, default_run_dir, read_json, read_spaces
 
-ALGORITHMS: dict[str, ModuleType] = {"ppo": ppo, "r2d2": r2d2, "recurrent_sac": recurrent_sac}
+ALGORITHMS: dict[str, ModuleType] = {
+    "ppo": ppo,
+    "r2d2": r2d2,
+    "recurrent_sac": recurrent_sac,
+    "impala": impala,
+}
 
-__all__ = ["ALGORITHMS", "load", "ppo", "r2d2", "read_config", "recurrent_sac", "resume", "train"]
+__all__ = ["ALGORITHMS", "impala", "load", "ppo", "r2d2", "read_config", "recurrent_sac", "resume", "train"]
 
 
 def train(config: Any) -> Agent:

@@ -6,7 +6,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from seqrl.algorithms import ppo, r2d2, recurrent_sac
+from seqrl.algorithms import impala, ppo, r2d2, recurrent_sac
 from seqrl.config import RunConfig
 
 
@@ -31,6 +31,11 @@ def masked_cartpole_r2d2() -> r2d2.Config:
         epsilon=0.1,
         priority_exponent=0.0,
     )
+
+
+def masked_cartpole_impala() -> impala.Config:
+    """CartPole without velocities by IMPALA: short trajectories of one actor a batch, for many updates."""
+    return impala.Config(env="seqrl/MaskedCartPole-v0", num_steps=300_000, rollout_length=16, batch_size=1)
 
 
 def masked_pendulum() -> ppo.Config:
@@ -171,6 +176,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     for recipe in (
         masked_cartpole,
         masked_cartpole_r2d2,
+        masked_cartpole_impala,
         masked_pendulum,
         masked_pendulum_sac,
         masked_mountain_car,
