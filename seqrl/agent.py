@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from seqrl.errors import UserError
 from seqrl.memory.base import Memory, State
 from seqrl.nets import ACTION_MASK, Encoder
-from seqrl.nets.functions import tanh
+from seqrl.nets.functions import side_by_side, tanh
+from seqrl.nets.heads import LinearHead
 from seqrl.trajectory import AgentInput, Trajectory, Tree, tree_leaves, tree_map
 
 
@@ -85,7 +86,15 @@ class Agent(nn.Module):
         y = y.to(x.dtype)
         observation = inputs.observation
         allowed = observation.get(ACTION_MASK) if isinstance(observation, dict) else None
-        return {name: head(y, allowed) for name, head in self.heads.items()}, state
+        return self._outputs(y, allowed), state
+
+    def _outputs(self, y: Tensor, allowed: Tensor | None) -> dict[str, Any]:
+        linear = {name: head for name, head in self.heads.items() if isinstance(head, LinearHead)}
+        if len(linear) < 2:
+            return {name: head(y, allowed) for name, head in self.heads.items()}
+        read = side_by_side(y, [head.linear for head in linear.values()])
+        outputs = {name: head.read(out, allowed) for (name, head), out in zip(linear.items(), read, strict=True)}
+        return outputs | {name: head(y, allowed) for name, head in self.heads.items() if name not in linear}
 
     def step(self, inputs: AgentInput, state: State) -> tuple[dict[str, Any], State]:
         """`unroll` on one row: leaves [B, ...]; the heads' outputs keep a leading time axis of 1."""

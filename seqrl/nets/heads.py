@@ -1,6 +1,6 @@
 """Heads: what an agent says about the history, read off the memory's output. Each takes features [..., H]."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -19,7 +19,20 @@ def _linear(input_size: int, output_size: int, gain: float) -> Linear:
     return layer
 
 
-class PolicyHead(nn.Module):
+class LinearHead(nn.Module):
+    """A head of one linear layer, and what its outputs mean. Several of them take one product (`side_by_side`)."""
+
+    linear: Linear
+
+    def read(self, out: Tensor, allowed: Tensor | None) -> Any:
+        """What the layer's outputs [..., N] mean."""
+        raise NotImplementedError
+
+    def forward(self, features: Tensor, allowed: Tensor | None = None) -> Any:
+        return self.read(self.linear(features), allowed)
+
+
+class PolicyHead(LinearHead):
     """A distribution over the actions of a space.
 
     Discrete and multi-discrete spaces give categoricals, with an optional mask of allowed actions [..., Σ n_i].
@@ -60,8 +73,7 @@ class PolicyHead(nn.Module):
         self.register_buffer("high", torch.as_tensor(space.high, dtype=torch.float32).flatten())
         self.log_std = nn.Parameter(torch.full(self.sizes, initial_log_std))
 
-    def forward(self, features: Tensor, allowed: Tensor | None = None) -> Distribution:
-        out = self.linear(features)
+    def read(self, out: Tensor, allowed: Tensor | None) -> Distribution:
         if isinstance(self.space, gym.spaces.Box):
             if allowed is not None:
                 raise UserError(f"an action mask needs discrete actions, not {self.space}: remove `action_mask`")
@@ -71,15 +83,15 @@ class PolicyHead(nn.Module):
         return MultiCategorical(out, self.sizes, allowed)
 
 
-class ValueHead(nn.Module):
+class ValueHead(LinearHead):
     """The expected return of the history: features [..., H] to a value [...]."""
 
     def __init__(self, input_size: int):
         super().__init__()
         self.linear = _linear(input_size, 1, gain=1.0)
 
-    def forward(self, features: Tensor, allowed: Tensor | None = None) -> Tensor:
-        return self.linear(features).squeeze(-1)
+    def read(self, out: Tensor, allowed: Tensor | None) -> Tensor:
+        return out.squeeze(-1)
 
 
 class ActionValueHead(nn.Module):
