@@ -46,10 +46,10 @@ class _Tanh(torch.autograd.Function):
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear` with a bias, by `linear`."""
+    """`torch.nn.Linear`, with a bias by `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+        return F.linear(x, self.weight) if self.bias is None else linear(x, self.weight, self.bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
