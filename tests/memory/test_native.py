@@ -1,6 +1,7 @@
 """The C++ kernels: against plain loops, bit for bit where that is promised, and what serves without them."""
 
 import logging
+import platform
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -43,7 +44,7 @@ def test_equal_to_the_reference(name, sizes, resets, num_threads, threads):
 
 
 def test_served_by_default(name, monkeypatch):
-    """With units in whole vectors, in float32 and outside autocast; PyTorch's operations take the rest."""
+    """With units in whole vectors and in float32, also under autocast to bfloat16; PyTorch's operations take the rest."""
     if native_library.library() is None:
         pytest.skip("no C++ compiler")
     module = native_gru if name == "gru" else native_lstm
@@ -55,7 +56,7 @@ def test_served_by_default(name, monkeypatch):
         (32, torch.float32, False, 1),
         (33, torch.float32, False, 0),
         (32, torch.float64, False, 0),
-        (32, torch.float32, True, 0),
+        (32, torch.float32, True, 1),
     ]:
         served.clear()
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -90,6 +91,34 @@ def test_step_by_step_bit_for_bit(name):
         y_t, *states = NATIVE[name](x[t : t + 1], *states, is_first[t : t + 1], *inputs[-4:])
         assert_near([y_t[0]], [y[t]], 0.0)
     assert_near(states, last, 0.0)
+
+
+# Must break: the last operand of an odd row left out (`K - 1`), or a pair's halves exchanged in the weights alone.
+@needs_native
+@pytest.mark.parametrize("sizes", [(1, 7, 24, 32), (1, 2, 5, 16), (1, 1, 1, 48)])
+def test_autocast_rounds_what_products_read_and_nothing_else(name, sizes):
+    inputs = [i.detach() for i in arguments(KERNELS[name], *sizes, dtype=torch.float32)]
+    num_states = KERNELS[name][3]
+    inputs[1] = inputs[1].bfloat16().float()  # h, which is read by the products and carried on, too
+    rounded = [*inputs]
+    for place in (0, 2 + num_states, 3 + num_states):  # x, w_ih and w_hh
+        rounded[place] = inputs[place].bfloat16().float()
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = NATIVE[name](*inputs)
+    assert_near(actual, KERNELS[name][1](*rounded), 2e-6)
+
+
+@needs_native
+@pytest.mark.parametrize("sizes", [(30, 7, 24, 32), (20, 40, 5, 16)])
+def test_gradients_under_autocast(name, sizes):
+    inputs = arguments(KERNELS[name], *sizes, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = NATIVE[name](*inputs)
+    expected = KERNELS[name][1](*inputs)
+    assert_near(outputs, expected, 1e-2)
+    found = gradients(outputs, inputs)
+    assert all(g.dtype == torch.float32 for g in found)
+    assert_near(found, gradients(expected, inputs), 1e-2)
 
 
 @needs_native
@@ -157,3 +186,19 @@ def test_built_once_and_kept(fresh, tmp_path):
     native_library.library.cache_clear()
     assert native_library.library() is not None
     assert [p.stat().st_mtime_ns for p in (tmp_path / "seqrl").iterdir()] == [time]
+
+
+@needs_native
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names processors of that kind")
+@pytest.mark.parametrize("processor", ["x86-64-v3", "x86-64"])
+def test_processors_with_shorter_vectors(name, fresh, processor):
+    """Vectors of eight and of four numbers, and no arithmetic in bfloat16."""
+    flags = [f"-march={processor}" if flag.startswith("-march") else flag for flag in native_library.FLAGS]
+    fresh.setattr(native_library, "FLAGS", flags)
+    inputs = arguments(KERNELS[name], 9, 13, 7, 24, dtype=torch.float32)
+    expected = KERNELS[name][1](*inputs)
+    for autocast, tolerance in ((False, 2e-6), (True, 1e-2)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            outputs = NATIVE[name](*inputs)
+        assert_near(outputs, expected, tolerance)
+        assert_near(gradients(outputs, inputs), gradients(expected, inputs), tolerance)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from seqrl.memory.kernels.common import Workspace, needs_grad
-from seqrl.memory.kernels.native_library import call, num_threads
+from seqrl.memory.kernels.native_library import call, in_bfloat16, num_threads
 
 
 def gru(x: Tensor, h0: Tensor, is_first: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,7 +21,7 @@ def gru(x: Tensor, h0: Tensor, is_first: Tensor, *weights: Tensor) -> tuple[Tens
 def _forward(gates: Tensor | None, x: Tensor, h0: Tensor, is_first: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
     (T, B, D), H = x.shape, h0.shape[1]
     y = x.new_empty(T, B, H)
-    call("gru_forward", num_threads(B), (T, B, D, H), x, h0, is_first, *weights, gates, y)
+    call("gru_forward", (T, B, D, H, num_threads(B), in_bfloat16()), x, h0, is_first, *weights, gates, y)
     return y, y[-1].clone()
 
 
@@ -29,6 +29,7 @@ class _GRU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, h0: Tensor, is_first: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
         T, B, H = *x.shape[:2], h0.shape[1]
+        ctx.in_bfloat16 = in_bfloat16()
         ctx.gates = Workspace(x, T, B, 4 * H)
         y, h = _forward(ctx.gates.tensor, x, h0, is_first, *weights)
         ctx.save_for_backward(x, h0, is_first, y, *weights[:2])
@@ -44,6 +45,16 @@ class _GRU(torch.autograd.Function):
         dw_x, dw_h, db = (x.new_zeros(threads, *shape) for shape in ((D, 3 * H), (H, 3 * H), (4 * H,)))
         gradients = dy.contiguous(), dh, dx, dw_x, dw_h, db
         weights = w_ih, w_hh.roll(H, 0)  # stacked (n, r, z), so that the products find what they read side by side
-        call("gru_backward", threads, (T, B, D, H), x, h0, is_first, *weights, ctx.gates.tensor, y, *gradients)
+        call(
+            "gru_backward",
+            (T, B, D, H, threads, ctx.in_bfloat16),
+            x,
+            h0,
+            is_first,
+            *weights,
+            ctx.gates.tensor,
+            y,
+            *gradients,
+        )
         dw_x, dw_h, db = (d.sum(0) for d in (dw_x, dw_h, db))
         return dx, dh, None, dw_x.t(), dw_h.roll(-H, 1).t(), db[H:], db[: 3 * H].roll(-H)

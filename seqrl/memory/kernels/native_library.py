@@ -27,13 +27,14 @@ logger = logging.getLogger("seqrl")
 
 
 def native_serves(x: Tensor, h0: Tensor, w_hh: Float[Tensor, "G H"], acting: bool) -> bool:
-    """Whether the C++ kernels can run, and are worth it: float32 on the CPU, and units in whole vectors.
+    """Whether the C++ kernels can run, and are worth it: float32 on the CPU, under autocast to bfloat16 too, and units in
+    whole vectors.
 
     `acting` is a single step without a gradient.
     """
     if not all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (x, h0, w_hh)):
         return False
-    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or (torch.is_autocast_enabled("cpu") and not in_bfloat16()):
         return False
     if acting and len(h0) < ACTING_ROWS_PER_THREAD * torch.get_num_threads():
         return False
@@ -41,11 +42,15 @@ def native_serves(x: Tensor, h0: Tensor, w_hh: Float[Tensor, "G H"], acting: boo
     return native is not None and w_hh.shape[1] % native.vector_length() == 0
 
 
-def call(function: str, threads: int, sizes: tuple[int, ...], *arrays: Tensor | None) -> None:
-    """Call a kernel with contiguous arrays; None is null. Other Python threads run meanwhile."""
+def in_bfloat16() -> bool:
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
+def call(function: str, sizes: tuple[int, ...], *arrays: Tensor | None) -> None:
+    """Call a kernel with numbers and contiguous arrays; None is null. Other Python threads run meanwhile."""
     assert all(a is None or a.is_contiguous() for a in arrays)
     pointers = (ctypes.c_void_p(None if a is None else a.data_ptr()) for a in arrays)
-    getattr(library(), function)(*(ctypes.c_int64(n) for n in (*sizes, threads)), *pointers)
+    getattr(library(), function)(*(ctypes.c_int64(n) for n in sizes), *pointers)
 
 
 def num_threads(batch_size: int) -> int:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from seqrl.memory.kernels.common import Workspace, needs_grad
-from seqrl.memory.kernels.native_library import call, num_threads
+from seqrl.memory.kernels.native_library import call, in_bfloat16, num_threads
 
 
 def lstm(x: Tensor, h0: Tensor, c0: Tensor, is_first: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -23,7 +23,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     (T, B, D), H = x.shape, h0.shape[1]
     y = x.new_empty(T, B, H)
-    call("lstm_forward", num_threads(B), (T, B, D, H), x, h0, c0, is_first, *weights, gates, cells, y)
+    call("lstm_forward", (T, B, D, H, num_threads(B), in_bfloat16()), x, h0, c0, is_first, *weights, gates, cells, y)
     return y, y[-1].clone(), cells[-1].clone()
 
 
@@ -33,6 +33,7 @@ class _LSTM(torch.autograd.Function):
         ctx: Any, x: Tensor, h0: Tensor, c0: Tensor, is_first: Tensor, *weights: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         T, B, H = *x.shape[:2], h0.shape[1]
+        ctx.in_bfloat16 = in_bfloat16()
         ctx.gates, ctx.cells = Workspace(x, T, B, 4 * H), Workspace(x, T, B, H)
         y, h, c = _forward(ctx.gates.tensor, ctx.cells.tensor, x, h0, c0, is_first, *weights)
         ctx.save_for_backward(x, h0, c0, is_first, y, *weights[:2])
@@ -49,6 +50,6 @@ class _LSTM(torch.autograd.Function):
         dw_x, dw_h, db = (x.new_zeros(threads, *shape) for shape in ((D, 4 * H), (H, 4 * H), (4 * H,)))
         saved = ctx.gates.tensor, ctx.cells.tensor, y
         gradients = dy.contiguous(), dh, dc, dx, dw_x, dw_h, db
-        call("lstm_backward", threads, (T, B, D, H), x, h0, c0, is_first, *weights, *saved, *gradients)
+        call("lstm_backward", (T, B, D, H, threads, ctx.in_bfloat16), x, h0, c0, is_first, *weights, *saved, *gradients)
         dw_x, dw_h, db = (d.sum(0) for d in (dw_x, dw_h, db))
         return dx, dh, dc, None, dw_x.t(), dw_h.t(), db, db.clone()

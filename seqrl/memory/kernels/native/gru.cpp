@@ -1,95 +1,109 @@
-// The GRU of kernels/gru.py in float32, forward and backward. All sizes are int64, H whole vectors, arrays contiguous.
+// The GRU of kernels/gru.py, forward and backward. Arrays are contiguous and of float32, H whole vectors;
+// with `bfloat16` the products with weights are of numbers rounded to that, their gradients' are not.
 #include "sequence.h"
 
 extern "C" int vector_length() { return VL; }
 
 // y [T, B, H], and unless it is null `gates` [T, B, 4H]: (W_hn h + b_hn, r, z, n).
-extern "C" void gru_forward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t threads, const float* x,
-                            const float* h0, const uint8_t* is_first, const float* w_ih, const float* w_hh,
-                            const float* b_ih, const float* b_hh, float* gates, float* y) {
-  const auto w_x = by_units(w_ih, 3, H, D), w_h = by_units(w_hh, 3, H, H);
-  const Before before{y, h0, is_first, B, H};
+extern "C" void gru_forward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t threads, int64_t bfloat16,
+                            const float* x, const float* h0, const uint8_t* is_first, const float* w_ih,
+                            const float* w_hh, const float* b_ih, const float* b_hh, float* gates, float* y) {
+  with_operands(bfloat16, [&]<typename Operand>() {
+    const auto w_x = by_units<Operand>(w_ih, 3, H, D), w_h = by_units<Operand>(w_hh, 3, H, H);
+    const int64_t length_x = num_operands<Operand>(D), length_h = num_operands<Operand>(H);
+    const Before before{y, h0, is_first, B, H};
 #pragma omp parallel num_threads(threads)
-  {
-    const Share share(B);
-    for (int64_t t = 0; t < T; t++)
-      for (int64_t unit = 0; unit < H; unit += VL)
-        in_parts<max_rows<3>>(share.count, [&]<int M>(int64_t start) {
-          const float *inputs[M], *states[M];
-          Vec sum[M][3], n_x[M];  // r, z, and for n the part of the input or of the state
-          for (int m = 0; m < M; m++) {
-            const int64_t b = share.begin + start + m;
-            inputs[m] = x + (t * B + b) * D;
-            states[m] = before(t, b);
-            sum[m][0] = load(b_ih + unit) + load(b_hh + unit);
-            sum[m][1] = load(b_ih + H + unit) + load(b_hh + H + unit);
-            sum[m][2] = load(b_ih + 2 * H + unit);
-          }
-          multiply(sum, inputs, D, w_x.data() + unit * 3 * D);
-          for (int m = 0; m < M; m++) {
-            n_x[m] = sum[m][2];
-            sum[m][2] = load(b_hh + 2 * H + unit);
-          }
-          multiply(sum, states, H, w_h.data() + unit * 3 * H);
-          for (int m = 0; m < M; m++) {
-            const int64_t row = t * B + share.begin + start + m;
-            const Vec r = sigmoid(sum[m][0]), z = sigmoid(sum[m][1]), hn = sum[m][2], n = tangent(n_x[m] + r * hn);
-            store(y + row * H + unit, n + z * (load(states[m] + unit) - n));
-            if (!gates) continue;
-            float* gate = gates + row * 4 * H + unit;
-            for (Vec value : {hn, r, z, n}) {
-              store(gate, value);
-              gate += H;
+    {
+      const Share share(B);
+      Rows<Operand> inputs(share.count, D), states(share.count, H);
+      for (int64_t t = 0; t < T; t++) {
+        for (int64_t i = 0; i < share.count; i++) {
+          inputs.set(i, x + (t * B + share.begin + i) * D);
+          states.set(i, before(t, share.begin + i));
+        }
+        for (int64_t unit = 0; unit < H; unit += VL)
+          in_parts<max_rows<3>>(share.count, [&]<int M>(int64_t start) {
+            Vec sum[M][3], n_x[M];  // r, z, and for n the part of the input or of the state
+            for (int m = 0; m < M; m++) {
+              sum[m][0] = load(b_ih + unit) + load(b_hh + unit);
+              sum[m][1] = load(b_ih + H + unit) + load(b_hh + H + unit);
+              sum[m][2] = load(b_ih + 2 * H + unit);
             }
-          }
-        });
-  }
+            multiply(sum, inputs.rows.data() + start, length_x, w_x.data() + unit * 3 * length_x);
+            for (int m = 0; m < M; m++) {
+              n_x[m] = sum[m][2];
+              sum[m][2] = load(b_hh + 2 * H + unit);
+            }
+            multiply(sum, states.rows.data() + start, length_h, w_h.data() + unit * 3 * length_h);
+            for (int m = 0; m < M; m++) {
+              const int64_t b = share.begin + start + m, row = t * B + b;
+              const Vec r = sigmoid(sum[m][0]), z = sigmoid(sum[m][1]), hn = sum[m][2], n = tangent(n_x[m] + r * hn);
+              store(y + row * H + unit, n + z * (load(before(t, b) + unit) - n));
+              if (!gates) continue;
+              float* gate = gates + row * 4 * H + unit;
+              for (Vec value : {hn, r, z, n}) {
+                store(gate, value);
+                gate += H;
+              }
+            }
+          });
+      }
+    }
+  });
 }
 
 // From dy [T, B, H] and dh, the last state's gradient [B, H], which becomes the first one's: dx [T, B, D] and, for each
 // thread a sum of its own that begins at 0, dw_x [threads, D, 3H] of (r, z, n), dw_h [threads, H, 3H] of (hn, r, z) and
 // db [threads, 4H] of (hn, r, z, n). `w_hh` is stacked (hn, r, z) too.
-extern "C" void gru_backward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t threads, const float* x,
-                             const float* h0, const uint8_t* is_first, const float* w_ih, const float* w_hh,
-                             const float* gates, const float* y, const float* dy, float* dh, float* dx, float* dw_x,
-                             float* dw_h, float* db) {
-  const ByColumns w_x(w_ih, 3 * H, D), w_h(w_hh, 3 * H, H);
-  const Before before{y, h0, is_first, B, H};
+extern "C" void gru_backward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t threads, int64_t bfloat16,
+                             const float* x, const float* h0, const uint8_t* is_first, const float* w_ih,
+                             const float* w_hh, const float* gates, const float* y, const float* dy, float* dh,
+                             float* dx, float* dw_x, float* dw_h, float* db) {
+  with_operands(bfloat16, [&]<typename Operand>() {
+    const ByColumns<Operand> w_x(w_ih, 3 * H, D), w_h(w_hh, 3 * H, H);
+    const Before before{y, h0, is_first, B, H};
 #pragma omp parallel num_threads(threads)
-  {
-    const Share share(B);
-    const int64_t block = block_steps(T, share.count);
-    std::vector<float> d(block * share.count * 4 * H);  // the gates' gradients, as `gates`
-    std::vector<const float*> inputs(block * share.count), states(block * share.count);
-    for (int64_t end = T; end > 0; end -= block) {
-      const int64_t begin = std::max<int64_t>(0, end - block), count = (end - begin) * share.count;
-      for (int64_t t = end - 1; t >= begin; t--) {
-        const int64_t first = (t - begin) * share.count;
-        float* const d_t = d.data() + first * 4 * H;
-        for (int64_t i = 0; i < share.count; i++) {
-          const int64_t b = share.begin + i, row = t * B + b;
-          const float* h = states[first + i] = before(t, b);
-          inputs[first + i] = x + row * D;
-          const float *gate = gates + row * 4 * H, *dy_t = dy + row * H;
-          float *d_i = d_t + i * 4 * H, *dh_i = dh + b * H;
-          for (int64_t unit = 0; unit < H; unit += VL, gate += VL, d_i += VL) {
-            const Vec hn = load(gate), r = load(gate + H), z = load(gate + 2 * H), n = load(gate + 3 * H);
-            const Vec dh_t = load(dh_i + unit) + load(dy_t + unit), dn = dh_t * (1.0f - z) * (1.0f - n * n);
-            store(d_i, dn * r);
-            store(d_i + H, dn * hn * r * (1.0f - r));
-            store(d_i + 2 * H, dh_t * (load(h + unit) - n) * z * (1.0f - z));
-            store(d_i + 3 * H, dn);
-            store(dh_i + unit, dh_t * z);
+    {
+      const Share share(B);
+      const int64_t block = block_steps(T, share.count);
+      std::vector<float> d(block * share.count * 4 * H);  // the gates' gradients, as `gates`
+      std::vector<Operand> copies(NUMBERS<Operand> > 1 ? num_operands<Operand>(d.size()) : 0);
+      const Operand* operands = nullptr;
+      const int64_t stride = num_operands<Operand>(4 * H);
+      std::vector<const float*> inputs(block * share.count), states(block * share.count);
+      for (int64_t end = T; end > 0; end -= block) {
+        const int64_t begin = std::max<int64_t>(0, end - block), count = (end - begin) * share.count;
+        for (int64_t t = end - 1; t >= begin; t--) {
+          const int64_t first = (t - begin) * share.count;
+          float* const d_t = d.data() + first * 4 * H;
+          for (int64_t i = 0; i < share.count; i++) {
+            const int64_t b = share.begin + i, row = t * B + b;
+            const float* h = states[first + i] = before(t, b);
+            inputs[first + i] = x + row * D;
+            const float *gate = gates + row * 4 * H, *dy_t = dy + row * H;
+            float *d_i = d_t + i * 4 * H, *dh_i = dh + b * H;
+            for (int64_t unit = 0; unit < H; unit += VL, gate += VL, d_i += VL) {
+              const Vec hn = load(gate), r = load(gate + H), z = load(gate + 2 * H), n = load(gate + 3 * H);
+              const Vec dh_t = load(dh_i + unit) + load(dy_t + unit), dn = dh_t * (1.0f - z) * (1.0f - n * n);
+              store(d_i, dn * r);
+              store(d_i + H, dn * hn * r * (1.0f - r));
+              store(d_i + 2 * H, dh_t * (load(h + unit) - n) * z * (1.0f - z));
+              store(d_i + 3 * H, dn);
+              store(dh_i + unit, dh_t * z);
+            }
           }
+          operands = as_operands(d.data(), first * 4 * H, share.count * 4 * H, copies);
+          const auto dh_row = [&](int64_t i) { return dh + (share.begin + i) * H; };
+          multiply_rows<true>(operands + first * stride, stride, share.count, w_h, dh_row);
+          for (int64_t b = share.begin; b < share.end; b++)
+            if (is_first[t * B + b]) std::fill_n(dh + b * H, H, 0.0f);
         }
-        multiply_rows<true>(d_t, 4 * H, share.count, w_h, [&](int64_t i) { return dh + (share.begin + i) * H; });
-        for (int64_t b = share.begin; b < share.end; b++)
-          if (is_first[t * B + b]) std::fill_n(dh + b * H, H, 0.0f);
+        const auto dx_row = [&](int64_t i) { return dx + (inputs[i] - x); };
+        multiply_rows<false>(operands + num_operands<Operand>(H), stride, count, w_x, dx_row);
+        add_outer_products(inputs.data(), D, d.data() + H, 4 * H, 3 * H, count, dw_x + share.thread * D * 3 * H);
+        add_outer_products(states.data(), H, d.data(), 4 * H, 3 * H, count, dw_h + share.thread * H * 3 * H);
+        add_rows(d.data(), 4 * H, count, db + share.thread * 4 * H);
       }
-      multiply_rows<false>(d.data() + H, 4 * H, count, w_x, [&](int64_t i) { return dx + (inputs[i] - x); });
-      add_outer_products(inputs.data(), D, d.data() + H, 4 * H, 3 * H, count, dw_x + share.thread * D * 3 * H);
-      add_outer_products(states.data(), H, d.data(), 4 * H, 3 * H, count, dw_h + share.thread * H * 3 * H);
-      add_rows(d.data(), 4 * H, count, db + share.thread * 4 * H);
     }
-  }
+  });
 }

@@ -1,91 +1,107 @@
-// The LSTM of kernels/lstm.py in float32, forward and backward. All sizes are int64, H whole vectors, arrays contiguous.
+// The LSTM of kernels/lstm.py, forward and backward. Arrays are contiguous and of float32, H whole vectors;
+// with `bfloat16` the products with weights are of numbers rounded to that, their gradients' are not.
 #include "sequence.h"
 
 // y and cells [T, B, H], and unless it is null `gates` [T, B, 4H]: (i, f, g, o).
-extern "C" void lstm_forward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t threads, const float* x,
-                             const float* h0, const float* c0, const uint8_t* is_first, const float* w_ih,
-                             const float* w_hh, const float* b_ih, const float* b_hh, float* gates, float* cells,
-                             float* y) {
-  const auto w_x = by_units(w_ih, 4, H, D), w_h = by_units(w_hh, 4, H, H);
-  const Before before{y, h0, is_first, B, H}, cell_before{cells, c0, is_first, B, H};
+extern "C" void lstm_forward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t threads, int64_t bfloat16,
+                             const float* x, const float* h0, const float* c0, const uint8_t* is_first,
+                             const float* w_ih, const float* w_hh, const float* b_ih, const float* b_hh,
+                             float* gates, float* cells, float* y) {
+  with_operands(bfloat16, [&]<typename Operand>() {
+    const auto w_x = by_units<Operand>(w_ih, 4, H, D), w_h = by_units<Operand>(w_hh, 4, H, H);
+    const int64_t length_x = num_operands<Operand>(D), length_h = num_operands<Operand>(H);
+    const Before before{y, h0, is_first, B, H}, cell_before{cells, c0, is_first, B, H};
 #pragma omp parallel num_threads(threads)
-  {
-    const Share share(B);
-    for (int64_t t = 0; t < T; t++)
-      for (int64_t unit = 0; unit < H; unit += VL)
-        in_parts<max_rows<4>>(share.count, [&]<int M>(int64_t start) {
-          const float *inputs[M], *states[M];
-          Vec sum[M][4];
-          for (int m = 0; m < M; m++) {
-            const int64_t b = share.begin + start + m;
-            inputs[m] = x + (t * B + b) * D;
-            states[m] = before(t, b);
-            for (int g = 0; g < 4; g++) sum[m][g] = load(b_ih + g * H + unit) + load(b_hh + g * H + unit);
-          }
-          multiply(sum, inputs, D, w_x.data() + unit * 4 * D);
-          multiply(sum, states, H, w_h.data() + unit * 4 * H);
-          for (int m = 0; m < M; m++) {
-            const int64_t b = share.begin + start + m, row = t * B + b;
-            const Vec i = sigmoid(sum[m][0]), f = sigmoid(sum[m][1]), g = tangent(sum[m][2]), o = sigmoid(sum[m][3]);
-            const Vec c = f * load(cell_before(t, b) + unit) + i * g;
-            store(cells + row * H + unit, c);
-            store(y + row * H + unit, o * tangent(c));
-            if (!gates) continue;
-            float* gate = gates + row * 4 * H + unit;
-            for (Vec value : {i, f, g, o}) {
-              store(gate, value);
-              gate += H;
+    {
+      const Share share(B);
+      Rows<Operand> inputs(share.count, D), states(share.count, H);
+      for (int64_t t = 0; t < T; t++) {
+        for (int64_t i = 0; i < share.count; i++) {
+          inputs.set(i, x + (t * B + share.begin + i) * D);
+          states.set(i, before(t, share.begin + i));
+        }
+        for (int64_t unit = 0; unit < H; unit += VL)
+          in_parts<max_rows<4>>(share.count, [&]<int M>(int64_t start) {
+            Vec sum[M][4];
+            for (int m = 0; m < M; m++)
+              for (int g = 0; g < 4; g++) sum[m][g] = load(b_ih + g * H + unit) + load(b_hh + g * H + unit);
+            multiply(sum, inputs.rows.data() + start, length_x, w_x.data() + unit * 4 * length_x);
+            multiply(sum, states.rows.data() + start, length_h, w_h.data() + unit * 4 * length_h);
+            for (int m = 0; m < M; m++) {
+              const int64_t b = share.begin + start + m, row = t * B + b;
+              const Vec i = sigmoid(sum[m][0]), f = sigmoid(sum[m][1]);
+              const Vec g = tangent(sum[m][2]), o = sigmoid(sum[m][3]);
+              const Vec c = f * load(cell_before(t, b) + unit) + i * g;
+              store(cells + row * H + unit, c);
+              store(y + row * H + unit, o * tangent(c));
+              if (!gates) continue;
+              float* gate = gates + row * 4 * H + unit;
+              for (Vec value : {i, f, g, o}) {
+                store(gate, value);
+                gate += H;
+              }
             }
-          }
-        });
-  }
+          });
+      }
+    }
+  });
 }
 
-// From dy [T, B, H] and dh and dc, the last states' gradients [B, H], which become the first ones': dx [T, B, D] and, for
-// each thread a sum of its own that begins at 0, dw_x [threads, D, 4H], dw_h [threads, H, 4H] and db [threads, 4H].
-extern "C" void lstm_backward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t threads, const float* x,
-                              const float* h0, const float* c0, const uint8_t* is_first, const float* w_ih,
-                              const float* w_hh, const float* gates, const float* cells, const float* y,
-                              const float* dy, float* dh, float* dc, float* dx, float* dw_x, float* dw_h, float* db) {
-  const ByColumns w_x(w_ih, 4 * H, D), w_h(w_hh, 4 * H, H);
-  const Before before{y, h0, is_first, B, H}, cell_before{cells, c0, is_first, B, H};
+// From dy [T, B, H] and dh and dc, the last states' gradients [B, H], which become the first ones': dx [T, B, D] and,
+// for each thread a sum of its own that begins at 0, dw_x [threads, D, 4H], dw_h [threads, H, 4H] and db [threads, 4H].
+extern "C" void lstm_backward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t threads, int64_t bfloat16,
+                              const float* x, const float* h0, const float* c0, const uint8_t* is_first,
+                              const float* w_ih, const float* w_hh, const float* gates, const float* cells,
+                              const float* y, const float* dy, float* dh, float* dc, float* dx, float* dw_x,
+                              float* dw_h, float* db) {
+  with_operands(bfloat16, [&]<typename Operand>() {
+    const ByColumns<Operand> w_x(w_ih, 4 * H, D), w_h(w_hh, 4 * H, H);
+    const Before before{y, h0, is_first, B, H}, cell_before{cells, c0, is_first, B, H};
 #pragma omp parallel num_threads(threads)
-  {
-    const Share share(B);
-    const int64_t block = block_steps(T, share.count);
-    std::vector<float> d(block * share.count * 4 * H);  // the gates' gradients, as `gates`
-    std::vector<const float*> inputs(block * share.count), states(block * share.count);
-    for (int64_t end = T; end > 0; end -= block) {
-      const int64_t begin = std::max<int64_t>(0, end - block), count = (end - begin) * share.count;
-      for (int64_t t = end - 1; t >= begin; t--) {
-        const int64_t first = (t - begin) * share.count;
-        float* const d_t = d.data() + first * 4 * H;
-        for (int64_t j = 0; j < share.count; j++) {
-          const int64_t b = share.begin + j, row = t * B + b;
-          states[first + j] = before(t, b);
-          inputs[first + j] = x + row * D;
-          const float *gate = gates + row * 4 * H, *dy_t = dy + row * H, *c_t = cells + row * H, *c_tm1 = cell_before(t, b);
-          float *d_j = d_t + j * 4 * H, *dh_j = dh + b * H, *dc_j = dc + b * H;
-          const float keep = is_first[row] ? 0.0f : 1.0f;
-          for (int64_t unit = 0; unit < H; unit += VL, gate += VL, d_j += VL) {
-            const Vec i = load(gate), f = load(gate + H), g = load(gate + 2 * H), o = load(gate + 3 * H);
-            const Vec tanh_c = tangent(load(c_t + unit)), dh_t = load(dh_j + unit) + load(dy_t + unit);
-            const Vec dc_t = load(dc_j + unit) + dh_t * o * (1.0f - tanh_c * tanh_c);
-            store(d_j, dc_t * g * i * (1.0f - i));
-            store(d_j + H, dc_t * load(c_tm1 + unit) * f * (1.0f - f));
-            store(d_j + 2 * H, dc_t * i * (1.0f - g * g));
-            store(d_j + 3 * H, dh_t * tanh_c * o * (1.0f - o));
-            store(dc_j + unit, keep * dc_t * f);
+    {
+      const Share share(B);
+      const int64_t block = block_steps(T, share.count);
+      std::vector<float> d(block * share.count * 4 * H);  // the gates' gradients, as `gates`
+      std::vector<Operand> copies(NUMBERS<Operand> > 1 ? num_operands<Operand>(d.size()) : 0);
+      const Operand* operands = nullptr;
+      const int64_t stride = num_operands<Operand>(4 * H);
+      std::vector<const float*> inputs(block * share.count), states(block * share.count);
+      for (int64_t end = T; end > 0; end -= block) {
+        const int64_t begin = std::max<int64_t>(0, end - block), count = (end - begin) * share.count;
+        for (int64_t t = end - 1; t >= begin; t--) {
+          const int64_t first = (t - begin) * share.count;
+          float* const d_t = d.data() + first * 4 * H;
+          for (int64_t j = 0; j < share.count; j++) {
+            const int64_t b = share.begin + j, row = t * B + b;
+            states[first + j] = before(t, b);
+            inputs[first + j] = x + row * D;
+            const float *gate = gates + row * 4 * H, *dy_t = dy + row * H;
+            const float *c_t = cells + row * H, *c_tm1 = cell_before(t, b);
+            float *d_j = d_t + j * 4 * H, *dh_j = dh + b * H, *dc_j = dc + b * H;
+            const float keep = is_first[row] ? 0.0f : 1.0f;
+            for (int64_t unit = 0; unit < H; unit += VL, gate += VL, d_j += VL) {
+              const Vec i = load(gate), f = load(gate + H), g = load(gate + 2 * H), o = load(gate + 3 * H);
+              const Vec tanh_c = tangent(load(c_t + unit)), dh_t = load(dh_j + unit) + load(dy_t + unit);
+              const Vec dc_t = load(dc_j + unit) + dh_t * o * (1.0f - tanh_c * tanh_c);
+              store(d_j, dc_t * g * i * (1.0f - i));
+              store(d_j + H, dc_t * load(c_tm1 + unit) * f * (1.0f - f));
+              store(d_j + 2 * H, dc_t * i * (1.0f - g * g));
+              store(d_j + 3 * H, dh_t * tanh_c * o * (1.0f - o));
+              store(dc_j + unit, keep * dc_t * f);
+            }
           }
+          operands = as_operands(d.data(), first * 4 * H, share.count * 4 * H, copies);
+          const auto dh_row = [&](int64_t j) { return dh + (share.begin + j) * H; };
+          multiply_rows<false>(operands + first * stride, stride, share.count, w_h, dh_row);
+          for (int64_t b = share.begin; b < share.end; b++)
+            if (is_first[t * B + b]) std::fill_n(dh + b * H, H, 0.0f);
         }
-        multiply_rows<false>(d_t, 4 * H, share.count, w_h, [&](int64_t j) { return dh + (share.begin + j) * H; });
-        for (int64_t b = share.begin; b < share.end; b++)
-          if (is_first[t * B + b]) std::fill_n(dh + b * H, H, 0.0f);
+        const auto dx_row = [&](int64_t j) { return dx + (inputs[j] - x); };
+        multiply_rows<false>(operands, stride, count, w_x, dx_row);
+        add_outer_products(inputs.data(), D, d.data(), 4 * H, 4 * H, count, dw_x + share.thread * D * 4 * H);
+        add_outer_products(states.data(), H, d.data(), 4 * H, 4 * H, count, dw_h + share.thread * H * 4 * H);
+        add_rows(d.data(), 4 * H, count, db + share.thread * 4 * H);
       }
-      multiply_rows<false>(d.data(), 4 * H, count, w_x, [&](int64_t j) { return dx + (inputs[j] - x); });
-      add_outer_products(inputs.data(), D, d.data(), 4 * H, 4 * H, count, dw_x + share.thread * D * 4 * H);
-      add_outer_products(states.data(), H, d.data(), 4 * H, 4 * H, count, dw_h + share.thread * H * 4 * H);
-      add_rows(d.data(), 4 * H, count, db + share.thread * 4 * H);
     }
-  }
+  });
 }

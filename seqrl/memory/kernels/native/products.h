@@ -14,9 +14,10 @@
 template <int N>
 constexpr int max_rows = std::min((REGISTERS - N - 1) / N, 8);
 
-// c[m] += Σ_k a[m][k] b[k], with b [K, N vectors].
-template <int M, int N>
-__attribute__((always_inline)) inline void multiply(Vec (&c)[M][N], const float* const (&a)[M], int64_t K, const float* b) {
+// c[m] += Σ_k a[m][k] b[k], with K operands in a row a[m], and b [K, N vectors].
+template <int M, int N, typename Operand>
+__attribute__((always_inline)) inline void multiply(Vec (&c)[M][N], const Operand* const* a, int64_t K,
+                                                    const Operand* b) {
   Vec sum[M][N];
   for (int m = 0; m < M; m++) std::copy_n(c[m], N, sum[m]);
   for (int64_t k = 0; k < K; k++, b += N * VL) {
@@ -27,7 +28,7 @@ __attribute__((always_inline)) inline void multiply(Vec (&c)[M][N], const float*
     for (int m = 0; m < M; m++) {
       const Vec a_mk = all(a[m][k]);
 #pragma GCC unroll 8
-      for (int n = 0; n < N; n++) sum[m][n] += a_mk * b_k[n];
+      for (int n = 0; n < N; n++) sum[m][n] = multiply_add<Operand>(sum[m][n], a_mk, b_k[n]);
     }
   }
   for (int m = 0; m < M; m++) std::copy_n(sum[m], N, c[m]);
@@ -53,12 +54,14 @@ inline void in_parts(int64_t count, const F& f) {
 }
 
 // w [num_gates · H, K] as [H / VL][K][num_gates][VL]: for each vector of units, what its gates read one after another.
-inline std::vector<float> by_units(const float* w, int num_gates, int64_t H, int64_t K) {
-  std::vector<float> out(num_gates * H * K);
+template <typename Operand>
+std::vector<Operand> by_units(const float* w, int num_gates, int64_t H, int64_t K) {
+  const int64_t length = num_operands<Operand>(K);
+  std::vector<Operand> out(num_gates * H * length);
   for (int64_t row = 0; row < num_gates * H; row++) {
     const int64_t gate = row / H, unit = row % H;
-    float* to = out.data() + (unit / VL * K * num_gates + gate) * VL + unit % VL;
-    for (int64_t k = 0; k < K; k++) to[k * num_gates * VL] = w[row * K + k];
+    Operand* to = out.data() + (unit / VL * length * num_gates + gate) * VL + unit % VL;
+    for (int64_t k = 0; k < length; k++) to[k * num_gates * VL] = operand<Operand>(w + row * K, 1, K, k);
   }
   return out;
 }
@@ -66,25 +69,27 @@ inline std::vector<float> by_units(const float* w, int num_gates, int64_t H, int
 constexpr int COLUMNS = 4;  // vectors of columns at a time, in the products below
 
 // w [K, N] as [N / (COLUMNS · VL), rounded up][K][COLUMNS · VL], filled up with zeros.
+template <typename Operand>
 struct ByColumns {
-  int64_t K, N;
-  std::vector<float> data;
+  int64_t K, N;  // K in operands
+  std::vector<Operand> data;
 
-  ByColumns(const float* w, int64_t K, int64_t N) : K(K), N(N) {
+  ByColumns(const float* w, int64_t rows, int64_t N) : K(num_operands<Operand>(rows)), N(N) {
     const int64_t width = COLUMNS * VL;
     data.resize((N + width - 1) / width * width * K);
-    for (int64_t n = 0; n < N; n += width)
-      for (int64_t k = 0; k < K; k++) std::copy_n(w + k * N + n, std::min(width, N - n), data.data() + n * K + k * width);
+    for (int64_t k = 0; k < K; k++)
+      for (int64_t n = 0; n < N; n++)
+        data[(n / width * K + k) * width + n % width] = operand<Operand>(w + n, N, rows, k);
   }
 };
 
 // out(r) = a_r w, or with `add` out(r) += a_r w, for rows a_r = a + r · stride. With `add`, N is whole vectors.
-template <bool add, typename Out>
-void multiply_rows(const float* a, int64_t stride, int64_t count, const ByColumns& w, const Out& out) {
+template <bool add, typename Operand, typename Out>
+void multiply_rows(const Operand* a, int64_t stride, int64_t count, const ByColumns<Operand>& w, const Out& out) {
   for (int64_t n = 0; n < w.N; n += COLUMNS * VL) {
     const int64_t width = std::min<int64_t>(COLUMNS * VL, w.N - n);
     in_parts<max_rows<COLUMNS>>(count, [&]<int M>(int64_t start) {
-      const float* rows[M];
+      const Operand* rows[M];
       Vec c[M][COLUMNS] = {};
       for (int m = 0; m < M; m++) {
         rows[m] = a + (start + m) * stride;
@@ -98,8 +103,8 @@ void multiply_rows(const float* a, int64_t stride, int64_t count, const ByColumn
 }
 
 // out [K, N] += Σ_r a[r]ᵀ d_r for rows d_r = d + r · stride of N numbers, whole vectors.
-inline void add_outer_products(const float* const* a, int64_t K, const float* d, int64_t stride, int64_t N, int64_t count,
-                               float* out) {
+inline void add_outer_products(const float* const* a, int64_t K, const float* d, int64_t stride, int64_t N,
+                               int64_t count, float* out) {
   for (int64_t n = 0; n < N; n += COLUMNS * VL) {
     const int vectors = std::min<int64_t>(COLUMNS, (N - n) / VL);
     in_parts<max_rows<COLUMNS>>(K, [&]<int M>(int64_t k) {

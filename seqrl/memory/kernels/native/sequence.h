@@ -38,3 +38,45 @@ struct Before {
     return t ? states + ((t - 1) * B + b) * H : initial + b * H;
   }
 };
+
+// The rows of numbers that a step's products read: themselves, or rounded copies.
+template <typename Operand>
+struct Rows {
+  int64_t length;  // numbers in a row
+  std::vector<const Operand*> rows;
+  std::vector<Operand> copies;
+
+  Rows(int64_t count, int64_t length) : length(length), rows(count) {
+    if (NUMBERS<Operand> > 1) copies.resize(count * num_operands<Operand>(length));
+  }
+
+  void set(int64_t i, const float* row) {
+    if constexpr (NUMBERS<Operand> == 1) {
+      rows[i] = row;
+    } else {
+      Operand* const copy = copies.data() + i * num_operands<Operand>(length);
+      round_row(row, length, copy);
+      rows[i] = copy;
+    }
+  }
+};
+
+// `count` numbers from d + begin as operands, as far from the pointer that is returned: themselves, or copies.
+template <typename Operand>
+const Operand* as_operands(const float* d, int64_t begin, int64_t count, std::vector<Operand>& copies) {
+  if constexpr (NUMBERS<Operand> == 1) {
+    return d;
+  } else {
+    round_row(d + begin, count, copies.data() + begin / 2);
+    return copies.data();
+  }
+}
+
+// f<Operand>() for products in bfloat16 or in float32.
+template <typename F>
+void with_operands(bool bfloat16, const F& f) {
+  if (bfloat16)
+    f.template operator()<Pair>();
+  else
+    f.template operator()<float>();
+}

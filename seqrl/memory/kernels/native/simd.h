@@ -3,6 +3,9 @@
 
 #include <cstdint>
 #include <cstring>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 constexpr int VL = 16, REGISTERS = 32;
@@ -23,8 +26,8 @@ inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 
 // A vector that stays in a register. For a few rows GCC would read it from memory again for each of them, which takes
 // longer than the arithmetic.
-inline Vec load_once(const float* p) {
-  Vec v = load(p);
+inline Vec load_once(const void* p) {
+  Vec v = load(static_cast<const float*>(p));
 #if defined(__AVX__)
   asm("" : "+v"(v));
 #elif defined(__SSE__)
@@ -36,6 +39,83 @@ inline Vec load_once(const float* p) {
 }
 
 inline Vec all(float x) { return x - Vec{}; }
+
+inline IntVec bits_of(Vec v) {
+  IntVec bits;
+  std::memcpy(&bits, &v, sizeof bits);
+  return bits;
+}
+
+inline Vec of_bits(IntVec bits) {
+  Vec v;
+  std::memcpy(&v, &bits, sizeof v);
+  return v;
+}
+
+// What a product multiplies: a number, or two in bfloat16 which lie side by side in the sum.
+enum class Pair : uint32_t {};
+template <typename Operand>
+constexpr int64_t NUMBERS = 1;
+template <>
+constexpr int64_t NUMBERS<Pair> = 2;
+
+// Operands that hold `count` numbers.
+template <typename Operand>
+constexpr int64_t num_operands(int64_t count) {
+  return (count + NUMBERS<Operand> - 1) / NUMBERS<Operand>;
+}
+
+inline Vec all(Pair x) { return of_bits(IntVec{} + int32_t(x)); }
+
+// c + a b, of numbers or of pairs.
+template <typename Operand>
+inline Vec multiply_add(Vec c, Vec a, Vec b);
+
+template <>
+inline Vec multiply_add<float>(Vec c, Vec a, Vec b) {
+  return c + a * b;
+}
+
+template <>
+inline Vec multiply_add<Pair>(Vec c, Vec a, Vec b) {
+#if defined(__AVX512BF16__)
+  return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b);
+#else
+  const IntVec first = bits_of(a), second = bits_of(b), upper = IntVec{} + int32_t(0xffff0000);
+  return c + of_bits(first << 16) * of_bits(second << 16) + of_bits(first & upper) * of_bits(second & upper);
+#endif
+}
+
+// The nearest number of bfloat16, its bits.
+inline uint32_t rounded(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const bool is_nan = (bits & 0x7fffffff) > 0x7f800000;
+  return is_nan ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+// Operand k of the K numbers w[0], w[stride], …; beyond the last one stands 0.
+template <typename Operand>
+inline Operand operand(const float* w, int64_t stride, int64_t K, int64_t k) {
+  if constexpr (NUMBERS<Operand> == 1) {
+    return w[k * stride];
+  } else {
+    const uint32_t second = 2 * k + 1 < K ? rounded(w[(2 * k + 1) * stride]) : 0;
+    return Pair(rounded(w[2 * k * stride]) | second << 16);
+  }
+}
+
+// A row of K numbers as operands.
+inline void round_row(const float* row, int64_t K, Pair* to) {
+  int64_t k = 0;
+#if defined(__AVX512BF16__)
+  for (; k + 2 * VL <= K; k += 2 * VL) {
+    const __m512bh pairs = _mm512_cvtne2ps_pbh(load(row + k + VL), load(row + k));
+    std::memcpy(to + k / 2, &pairs, sizeof pairs);
+  }
+#endif
+  for (; k < K; k += 2) to[k / 2] = operand<Pair>(row, 1, K, k / 2);
+}
 
 // e^x to 2 units in the last place. x = n ln 2 + r with |r| <= ln 2 / 2: the Taylor series of e^r to the seventh power,
 // and n put into the exponent's bits. ln 2 comes in two parts, so that n ln 2 does not round away r's last digits.
@@ -49,12 +129,7 @@ inline Vec exponential(Vec x) {
   const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   Vec sum = all(1.0f / 5040);
   for (float coefficient : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) sum = sum * r + coefficient;
-  IntVec bits;
-  std::memcpy(&bits, &shifted, sizeof bits);
-  bits = (bits + 127) << 23;
-  Vec power;
-  std::memcpy(&power, &bits, sizeof power);
-  return sum * power;
+  return sum * of_bits((bits_of(shifted) + 127) << 23);
 }
 
 inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exponential(-x)); }
