@@ -44,7 +44,7 @@ def test_equal_to_the_reference(name, sizes, resets, num_threads, threads):
 
 
 def test_served_by_default(name, monkeypatch):
-    """With units in whole vectors and in float32, also under autocast to bfloat16; PyTorch's operations take the rest."""
+    """With units in whole vectors, in float32 or autocast from it to bfloat16; PyTorch's operations take the rest."""
     if native_library.library() is None:
         pytest.skip("no C++ compiler")
     module = native_gru if name == "gru" else native_lstm

@@ -27,8 +27,8 @@ logger = logging.getLogger("seqrl")
 
 
 def native_serves(x: Tensor, h0: Tensor, w_hh: Float[Tensor, "G H"], acting: bool) -> bool:
-    """Whether the C++ kernels can run, and are worth it: float32 on the CPU, under autocast to bfloat16 too, and units in
-    whole vectors.
+    """Whether the C++ kernels can run, and are worth it: float32 on the CPU, or autocast from it to bfloat16, and
+    units in whole vectors.
 
     `acting` is a single step without a gradient.
     """
