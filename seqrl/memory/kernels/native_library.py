@@ -30,13 +30,13 @@ def native_serves(x: Tensor, h0: Tensor, w_hh: Float[Tensor, "G H"], acting: boo
     """Whether the C++ kernels can run, and are worth it: float32 on the CPU, or autocast from it to bfloat16, and
     units in whole vectors.
 
-    `acting` is a single step without a gradient.
+    `acting` is a single step without a gradient: PyTorch has a cell for it, in float32.
     """
     if not all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (x, h0, w_hh)):
         return False
     if torch.compiler.is_compiling() or (torch.is_autocast_enabled("cpu") and not in_bfloat16()):
         return False
-    if acting and len(h0) < ACTING_ROWS_PER_THREAD * torch.get_num_threads():
+    if acting and not in_bfloat16() and len(h0) < ACTING_ROWS_PER_THREAD * torch.get_num_threads():
         return False
     native = library()
     return native is not None and w_hh.shape[1] % native.vector_length() == 0
