@@ -132,7 +132,7 @@ class Replay:
         inputs = tree_map(lambda leaf: leaf[:-1], trajectory.inputs)
         rows = Rows(inputs, *trajectory[1:7])
         if self.storage is None:
-            self.storage = Storage(tree_map(lambda leaf: leaf[0], rows), self.ring, self.where, self.folder)
+            self.storage = self._make_storage(tree_map(lambda leaf: leaf[0], rows))
         if self.last is not None and not torch.equal(self.last.is_first, inputs.is_first[0]):
             raise ValueError("a rollout does not continue the one before it: call `interrupt` in between")
         self._write(rows, trajectory.states, version)
@@ -185,22 +185,18 @@ class Replay:
 
     def sample(self, batch_size: int, device: torch.device | str = "cpu", version: int = 0) -> ReplayBatch:
         """Draw `batch_size` sequences, as the priorities say. `version` is the learner's number of updates."""
+        assert self.storage is not None
         slot, probability = self.tree.sample(batch_size, self.generator)
-        first, column = self._start(slot)
-        rows = self._read(column, first + torch.arange(self.num_rows)[:, None])
-        rest = Rows(rows.inputs, *(leaf[:-1] for leaf in rows[1:]))
-        mask = rest.mask.clone()
-        mask[: self.burn_in] = False
-        weight = (self.num_sequences * probability) ** -self.importance_exponent
-        batch = ReplayBatch(
-            rest.inputs,
-            *(rest.action, rest.reward, rest.terminated, rest.truncated, mask, rest.behaviour_log_prob),
+        row, column = slot // self.num_envs, slot % self.num_envs
+        rows: Rows = self.storage.read_sequences(column, row * self.stride, device)
+        rows.mask[: self.burn_in] = False
+        rest = (
             tree_map(lambda leaf: leaf.flatten(0, 1).index_select(0, slot), self.states),
             slot,
-            (weight / weight.max()).float(),
+            (probability / probability.min()).pow(-self.importance_exponent).float(),
             (version - self.version.view(-1).index_select(0, slot)) * int(self.stores_states),
         )
-        return to_device(batch, device)
+        return ReplayBatch(rows.inputs, *(leaf[:-1] for leaf in rows[1:]), *to_device(rest, device))
 
     def _start(self, slot: Tensor) -> tuple[Tensor, Tensor]:
         """The first row of each sequence [N], counted from the run's start, and its column [N]."""
@@ -209,13 +205,10 @@ class Replay:
         return sequence * self.stride, slot % self.num_envs
 
     def set_priority(self, slot: Tensor, priority: Tensor) -> None:
-        """New priorities [N] of the sequences `slot` [N]."""
+        """New priorities [N] of the sequences `slot` [N]; one that was drawn several times gets its largest."""
         priority = priority.detach().double().cpu()
         self.max_priority = max(self.max_priority, float(priority.max()))
-        # A sequence that was drawn twice gets the larger one.
-        distinct, place = slot.cpu().unique(return_inverse=True)
-        value = torch.zeros(len(distinct), dtype=torch.float64).scatter_reduce_(0, place, priority, "amax")
-        self.tree.set(distinct, value.clamp(min=1e-6) ** self.priority_exponent)
+        self.tree.set(slot.cpu(), priority.clamp(min=1e-6) ** self.priority_exponent)
 
     def write_back(self, slot: Tensor, state: Tree, version: int) -> None:
         """Replace the states that the sequences after `slot` [N] start from, by `state`, leaves [N, ...].
@@ -259,6 +252,9 @@ class Replay:
     def _oldest_row(self) -> int:
         return max(self.rows - self.capacity, 0)
 
+    def _make_storage(self, row: Rows, restore: bool = False) -> Storage:
+        return Storage(row, self.ring, self.num_rows, self.where, self.folder, restore=restore)
+
     def _read(self, column: Tensor, rows: Tensor) -> Rows:
         assert self.storage is not None
         return self.storage.read(column, rows % self.ring)
@@ -285,8 +281,7 @@ class Replay:
         if not state:
             return
         row = Rows(AgentInput(*state["row"][0]), *state["row"][1:])
-        self.storage = Storage(row, self.ring, self.where, self.folder)
-        self.storage.restore()
+        self.storage = self._make_storage(row, restore=True)
         self.last, self.states = AgentInput(*state["last"]), tree_map(torch.clone, state["states"])
         self.version.copy_(state["version"])
         self.tree.set(torch.arange(self.tree.num_leaves), state["leaves"])

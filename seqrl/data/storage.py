@@ -1,6 +1,7 @@
-"""Rows that a replay keeps: in memory or in files, and either way on disk after a checkpoint."""
+"""Rows that a replay keeps: in memory or in a file, and either way on disk after a checkpoint."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -8,88 +9,140 @@ import torch
 from torch import Tensor
 
 from seqrl.errors import UserError
-from seqrl.trajectory import Tree, tree_flatten, tree_map
+from seqrl.trajectory import Tree, tree_leaves, tree_map
 
 Where = Literal["memory", "disk"]
 
 
 class Storage:
-    """A ring of `num_rows` rows for each of B columns: leaves [B, num_rows, ...], so that a sequence lies in one piece.
+    """A ring of `num_rows` rows for each of B columns, read in sequences of `length` rows.
 
-    With a `folder`, every leaf has a file in it, `PATH.bin`, raw numbers without a header. "disk" maps these files, and
-    the operating system keeps in memory what is in use. "memory" holds the rows itself, and `save` copies those written
-    since the last `save` to the files. Files are allocated in full at the start: a full disk is found out then, and
-    never by a crash in the middle of a run.
+    A row's leaves stand side by side in one record of bytes, so that a sequence is one block of memory however many
+    leaves there are. The ring's first `length − 1` rows stand behind its end again: a sequence that runs on over the
+    end is one block as well.
 
-    Raises UserError where the disk has no room for the files, or a file that is to be restored has another size.
+    With a `folder`, the records have a file in it, `rows.bin`, without a header. "disk" maps this file, and the
+    operating system keeps in memory what is in use. "memory" holds the records itself, and `save` copies those written
+    since the last `save` to the file. It is allocated in full at the start: a full disk is found out then, and never
+    by a crash in the middle of a run. With `restore`, the rows are those of the file.
+
+    Raises UserError where the disk has no room for the file, or the file to restore is missing or of another size.
     """
 
-    def __init__(self, row: Tree, num_rows: int, where: Where, folder: Path | None):
+    def __init__(
+        self, row: Tree, num_rows: int, length: int, where: Where, folder: Path | None, *, restore: bool = False
+    ):
         """`row` is one row of all columns, leaves [B, ...], which says what the leaves are."""
-        self.num_rows, self.where, self.folder = num_rows, where, folder
-        self.row = tree_map(torch.zeros_like, row)
         if where == "disk" and folder is None:
             raise ValueError("storage on disk needs a folder")
-        self._files = None if folder is None else self._map(folder)
-        self.leaves = self._files if where == "disk" else tree_map(self._in_memory, row)
+        self.num_rows, self.length = num_rows, length
+        self.row = tree_map(torch.zeros_like, row)
+        self._fields, record_size = _fields(self.row)
+        self._dtypes = {leaf.dtype for leaf in tree_leaves(row)}
+        shape = torch.Size((len(next(tree_leaves(row))), num_rows + length - 1, record_size))
+        self._path = None if folder is None else folder / "rows.bin"
+        self._file = None if self._path is None else _mapped(self._path, shape, restore)
+        if where == "disk" and self._file is not None:
+            self._records = self._file
+        else:
+            self._records = torch.zeros(shape, dtype=torch.uint8)
+            if restore and self._file is not None:
+                self._records.copy_(self._file)
         self._unsaved: list[Tensor] = []
+        # [B · rows, length, record_size]: the sequences from every row on, which overlap in memory
+        self._sequences = self._records.flatten(0, 1).unfold(0, length, 1).transpose(1, 2)
 
-    def _in_memory(self, leaf: Tensor) -> Tensor:
-        return torch.zeros(len(leaf), self.num_rows, *leaf.shape[1:], dtype=leaf.dtype)
+    @property
+    def leaves(self) -> Tree:
+        """The rows, leaves [B, num_rows, ...]; views."""
+        return self._unpack(self._records[:, : self.num_rows])
 
-    def _map(self, folder: Path) -> Tree:
-        folder.mkdir(exist_ok=True)
-        names = iter(tree_flatten(self.row))
-        return tree_map(lambda leaf: self._map_leaf(folder / f"{next(names)}.bin", leaf), self.row)
-
-    def _map_leaf(self, path: Path, leaf: Tensor) -> Tensor:
-        shape = (len(leaf), self.num_rows, *leaf.shape[1:])
-        numel = torch.Size(shape).numel()
-        num_bytes = numel * leaf.element_size()
-        if not path.exists():
-            _allocate(path, num_bytes)
-        elif path.stat().st_size != num_bytes:
-            raise UserError(
-                f"{path} holds {path.stat().st_size:,} bytes, not {num_bytes:,}: resume with the run's own settings"
-            )
-        return torch.from_file(str(path), shared=True, size=numel, dtype=leaf.dtype).view(shape)
+    def _unpack(self, records: Tensor) -> Tree:
+        """The leaves [..., *leaf] of `records` [..., record_size]; views."""
+        typed = {dtype: records.view(dtype) for dtype in self._dtypes}
+        return tree_map(lambda field: field.of(typed[field.dtype]), self._fields)
 
     def write(self, rows: Tree, positions: Tensor) -> None:
         """Write `rows`, leaves [T, B, ...], to the `positions` [T] of the ring."""
-        tree_map(lambda leaf, new: leaf.index_copy_(1, positions, new.transpose(0, 1)), self.leaves, rows)
-        if self.where == "memory" and self._files is not None:
-            self._unsaved.append(positions)
+        records = self._records.new_zeros(len(positions), *self._records[:, 0].shape)
+        tree_map(torch.Tensor.copy_, self._unpack(records), rows)
+        again = positions < self.length - 1
+        for place, part in ((positions, records), (positions[again] + self.num_rows, records[again])):
+            self._records.index_copy_(1, place, part.transpose(0, 1))
+            if self._records is not self._file:
+                self._unsaved.append(place)
 
     def read(self, columns: Tensor, positions: Tensor) -> Tree:
         """Rows `positions` [T, N] of `columns` [N]: leaves [T, N, ...]."""
-        index = (columns * self.num_rows + positions).view(-1)
-        shape = positions.shape
+        index = (columns * self._records.shape[1] + positions).view(-1)
+        records = self._records.flatten(0, 1).index_select(0, index)
+        return self._unpack(records.unflatten(0, positions.shape))
 
-        def gather(leaf: Tensor) -> Tensor:
-            return leaf.flatten(0, 1).index_select(0, index).view(*shape, *leaf.shape[2:])
+    def read_sequences(self, columns: Tensor, first: Tensor, device: torch.device | str = "cpu") -> Tree:
+        """The sequences of `columns` [N] from the positions `first` [N] on: leaves [length, N, ...] on `device`.
 
-        return tree_map(gather, self.leaves)
+        The leaves are views of one block of records, and nobody else's.
+        """
+        records = self._records.new_empty(self.length, len(first), self._records.shape[2])
+        index = columns * self._records.shape[1] + first
+        torch.index_select(self._sequences, 0, index, out=records.transpose(0, 1))
+        return self._unpack(records.to(device))
 
     def save(self) -> None:
-        """Bring the files up to date, and to the disk."""
-        if self._files is None or self.folder is None:
+        """Bring the file up to date, and to the disk."""
+        if self._file is None or self._path is None:
             return
         if self._unsaved:
             positions = torch.cat(self._unsaved)
-            tree_map(
-                lambda file, leaf: file.index_copy_(1, positions, leaf.index_select(1, positions)),
-                self._files, self.leaves,
-            )  # fmt: skip
+            self._file.index_copy_(1, positions, self._records.index_select(1, positions))
             self._unsaved.clear()
-        for name in tree_flatten(self.row):
-            with open(self.folder / f"{name}.bin", "rb+") as file:
-                os.fsync(file.fileno())
+        with open(self._path, "rb+") as file:
+            os.fsync(file.fileno())
 
-    def restore(self) -> None:
-        """Take the rows from the files."""
-        if self.where == "memory" and self._files is not None:
-            tree_map(lambda leaf, file: leaf.copy_(file), self.leaves, self._files)
-            self._unsaved.clear()
+
+@dataclass(frozen=True)
+class _Field:
+    """Where a leaf stands in a record: `size` numbers from `offset` on, both counted in numbers of its type."""
+
+    dtype: torch.dtype
+    shape: torch.Size
+    offset: int
+
+    def of(self, records: Tensor) -> Tensor:
+        """The leaf [..., *shape] of records [..., numbers], seen as of its type."""
+        if not self.shape:
+            return records[..., self.offset]
+        leaf = records[..., self.offset : self.offset + self.shape.numel()]
+        return leaf.view(*records.shape[:-1], *self.shape)
+
+
+def _fields(row: Tree) -> tuple[Tree, int]:
+    """The leaves' places in a record, and its size in bytes.
+
+    The widest types come first, and the size is a multiple of theirs: so every number is aligned.
+    """
+    end = 0
+    fields: dict[int, _Field] = {}
+    for leaf in sorted(tree_leaves(row), key=lambda leaf: -leaf.itemsize):
+        fields[id(leaf)] = _Field(leaf.dtype, leaf.shape[1:], end // leaf.itemsize)
+        end += leaf[0].nbytes
+    widest = max(leaf.itemsize for leaf in tree_leaves(row))
+    return tree_map(lambda leaf: fields[id(leaf)], row), -(-end // widest) * widest
+
+
+def _mapped(path: Path, shape: torch.Size, must_exist: bool) -> Tensor:
+    path.parent.mkdir(exist_ok=True)
+    num_bytes = shape.numel()
+    if path.exists():
+        if path.stat().st_size != num_bytes:
+            raise UserError(
+                f"{path} holds {path.stat().st_size:,} bytes, not {num_bytes:,}: resume with the run's own settings"
+            )
+    elif must_exist:
+        raise UserError(f"{path}, with the rows of the run's replay, is missing: a run is resumed in its own folder")
+    else:
+        _allocate(path, num_bytes)
+    return torch.from_file(str(path), shared=True, size=num_bytes, dtype=torch.uint8).view(shape)
 
 
 def _allocate(path: Path, num_bytes: int) -> None:

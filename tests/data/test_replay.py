@@ -101,9 +101,9 @@ SIZES = [
 ]  # fmt: skip
 
 
-# Breaks if `_start` leaves out `% per_column`, `_oldest` rounds down, `num_rows` is one less, the ring is shorter than
-# the capacity (`self.capacity - self.num_rows + slack`), or the leaves of sequences that left it are not set to 0; with
-# (27, 6, 4, 2), if the capacity may be `num_rows` alone, which holds no whole sequence at times.
+# Breaks if `sample` takes `self.length` for the stride, `_oldest` rounds down, `num_rows` is one less, the ring is
+# shorter than the capacity (`self.capacity - self.num_rows + slack`), or the leaves of sequences that left it are not
+# set to 0; with (27, 6, 4, 2), if the capacity may be `num_rows` alone, which holds no whole sequence at times.
 @pytest.mark.parametrize("where", ["memory", "disk"])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_rows_and_states_by_hand(tmp_path, sizes, where):
@@ -187,7 +187,7 @@ def test_impossible_sequences_are_refused(length, overlap, burn_in):
         Replay(100, NUM_ENVS, length, overlap, burn_in)
 
 
-# Breaks if `slack` is left out of the ring, `restore` or `save` do nothing, or one of `last`, `states`, `version`,
+# Breaks if `slack` or `restore` is left out, `save` does nothing, or one of `last`, `states`, `version`,
 # `leaves`, `max_priority` or `generator` is left out of the saved state.
 @pytest.mark.parametrize("where", ["memory", "disk"])
 def test_a_saved_replay_goes_on(tmp_path, where):
@@ -266,7 +266,7 @@ def test_a_new_sequence_gets_the_largest_priority_so_far():
     assert sorted(counts.tolist()) == [10] * 6 + [500] * 3
 
 
-# Breaks if the weight is not divided by its maximum, `num_sequences` is left out, or the sign of the exponent is lost.
+# Breaks if the weight is not over its maximum, or the sign of the exponent is lost.
 def test_importance_weights_by_hand():
     """Golden: drawn as 2 to 3 and β = 1: weights 1 and 2/3."""
     replay = Walk(300, 4, rollout_length=1, priority_exponent=1.0, importance_exponent=1.0).replay_of(9)
