@@ -24,6 +24,10 @@ PANELS: dict[str, dict[str, str]] = {
     "staleness: ΔQ": {"delta_q_first": "first row learnt from", "delta_q_last": "last row"},
     "age of start states, in updates": {"state_age": "mean", "state_age_max": "largest"},
     "priorities": {"priority_median": "median", "priority_90": "90 %", "priority_max": "largest"},
+    "policy lag, in updates": {"policy_lag": "mean", "policy_lag_max": "largest"},
+    "share of importance weights that are clipped": {"clipped_rho": "ρ", "clipped_c": "c"},
+    "share of the clock": {"actor_utilisation": "actors act", "learner_utilisation": "learner does not wait"},
+    "trajectories that wait": {"queue_depth": "queue"},
     "steps per second": {"steps_per_second": "steps/s"},
 }
 """Each panel's metrics, by their names in metrics.jsonl; a panel without any is left out."""

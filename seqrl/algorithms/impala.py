@@ -8,7 +8,8 @@ Source: Espeholt et al. 2018, arXiv 1802.01561. Where this differs:
 - Adam in place of RMSProp, with gradients clipped to a norm that fits losses which are means over rows, not sums.
 - Rewards are divided by the standard deviation of the discounted return, in place of being clipped to [−1, 1];
   observations are standardised.
-- Losses are means over the rows that count, and advantages are standardised over them.
+- Losses are means over the rows that count. Advantages are not standardised, here as there: off policy, to subtract
+  the mean of what importance weights have multiplied would move the policy by itself.
 - Of the ablation's corrections, `one_step` clips its weight as V-trace does, and `epsilon` is log(π + 1e-6) in the
   policy's gradient, as in Babaeizadeh et al. 2016 (arXiv 1611.06256).
 """
@@ -37,7 +38,7 @@ from seqrl.data import Episodes, Rollout, TrajectoryReplay
 from seqrl.distributed import Actor, AsyncEngine, Engine, Shipment, SyncEngine, actor_seed
 from seqrl.learner import Learner
 from seqrl.nets import PolicyHead, RewardScale, ValueHead
-from seqrl.objectives import gae, masked_mean, masked_standardize, squared_error, vtrace
+from seqrl.objectives import gae, masked_mean, squared_error, vtrace
 from seqrl.run import Run
 from seqrl.training_state import TrainingState
 from seqrl.trajectory import Trajectory, to_device, tree_cat, tree_map
@@ -94,8 +95,6 @@ class Config(RunConfig):
     """Weight of the policy's entropy."""
     max_grad_norm: float = 0.5
     """Gradients are clipped to this norm."""
-    normalize_advantages: bool = True
-    """Whether each batch's advantages are standardised."""
     normalize_rewards: bool = True
     """Whether rewards are divided by the running standard deviation of the discounted return."""
 
@@ -121,8 +120,6 @@ def loss(agent: Agent, batch: Trajectory, config: Config) -> tuple[Tensor, dict[
         bootstrap = agent.step(last, state)[0]["value"]
     log_prob, value, mask = outputs["policy"].log_prob(batch.action), outputs["value"], batch.mask
     target, advantage = corrected(batch, log_prob.detach(), value.detach(), bootstrap, config)
-    if config.normalize_advantages:
-        advantage = masked_standardize(advantage, mask)
     score = log_prob
     if config.correction == "epsilon":
         score = torch.logaddexp(log_prob, torch.full_like(log_prob, math.log(EPSILON)))

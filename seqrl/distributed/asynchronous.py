@@ -32,6 +32,8 @@ class AsyncEngine(Engine):
     At most `queue_size` trajectories wait for it. When these are there, each actor sends one more, makes another, and
     stands still: that is the back-pressure. Weights lie in shared memory; trajectories come through pipes.
 
+    As with all that starts processes, a script that trains so needs `if __name__ == "__main__":`.
+
     They are processes since threads hardly overlap: with 32 environments an actor, a thread that acts and one that
     learns get 43 % and 49 % of what each gets alone, two processes 100 % (docs/log.md).
     """
@@ -67,8 +69,11 @@ class AsyncEngine(Engine):
         self.meter = Meter(self.num_actors)
 
     def receive(self) -> Shipment:
-        start, depth = time.perf_counter(), self.queue.qsize()
-        item = self.queue.get()
+        start, depth, item = time.perf_counter(), self.queue.qsize(), None
+        while item is None:
+            assert self.receiver.is_alive() or not self.queue.empty(), "nobody is left to receive from"
+            with contextlib.suppress(queue.Empty):
+                item = self.queue.get(timeout=PATIENCE)
         if isinstance(item, UserError):
             raise item
         self.meter.received_after(time.perf_counter() - start, item, depth)
@@ -88,9 +93,10 @@ class AsyncEngine(Engine):
 
     def _death(self, index: int) -> UserError:
         self.processes[index].join(1.0)
+        code = self.processes[index].exitcode
+        why = "it was killed, as for want of memory" if code == -signal.SIGKILL else "what it said stands above"
         return UserError(
-            f"actor {index} ended (exit code {self.processes[index].exitcode}; -9 is a kill, as for want of memory): "
-            "continue from the last checkpoint with --resume"
+            f"actor {index} ended with exit code {code} ({why}): continue from the last checkpoint with --resume"
         )
 
     def _put(self, item: Shipment | UserError) -> None:

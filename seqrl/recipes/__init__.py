@@ -96,6 +96,13 @@ def tmaze_r2d2() -> r2d2.Config:
     )
 
 
+def tmaze_impala() -> impala.Config:
+    """The passive T-maze with a corridor of 30, by IMPALA: trajectories longer than most episodes."""
+    return impala.Config(
+        env="seqrl/TMaze-v0", env_kwargs=("length=30",), num_steps=700_000, rollout_length=64, batch_size=1
+    )
+
+
 def tmaze_100() -> ppo.Config:
     """The passive T-maze with a corridor of 100: longer rollouts, and more of them."""
     return ppo.Config(
@@ -182,6 +189,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
         masked_mountain_car,
         tmaze,
         tmaze_r2d2,
+        tmaze_impala,
         tmaze_100,
         repeat_previous,
         popgym_repeat_previous_easy,

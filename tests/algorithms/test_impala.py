@@ -51,9 +51,9 @@ class Training:
     def collect(self):
         return [self.engine.receive() for _ in range(self.config.batch_size - impala.num_replayed(self.config))]
 
-    def update(self):
-        parts = self.agent, self.learner, self.scale, self.replay, self.collect(), self.version, self.config
-        metrics = impala.learn(*parts)
+    def update(self, fresh=None):
+        fresh = fresh or self.collect()
+        metrics = impala.learn(self.agent, self.learner, self.scale, self.replay, fresh, self.version, self.config)
         self.version += 1
         self.publish()
         return metrics
@@ -124,9 +124,7 @@ def loss_by_hand(training, batch):
 @pytest.mark.parametrize("correction", CORRECTIONS)
 @pytest.mark.parametrize("lambda_", [1.0, 0.8])
 def test_the_loss_by_hand(correction, lambda_):
-    training = Training(
-        correction=correction, vtrace_lambda=lambda_, clip_rho=1.2, clip_c=0.9, normalize_advantages=False, forced_lag=2
-    )
+    training = Training(correction=correction, vtrace_lambda=lambda_, clip_rho=1.2, clip_c=0.9, forced_lag=2)
     for _ in range(4):
         training.update()
     batch = training.batch()
@@ -134,7 +132,7 @@ def test_the_loss_by_hand(correction, lambda_):
     assert (batch.truncated & ~batch.terminated).any()
     expected = loss_by_hand(training, batch)
     found, metrics = impala.loss(training.agent, batch, training.config)
-    torch.testing.assert_close(float(found), expected, rtol=1e-4, atol=1e-5)
+    assert found.item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert metrics["clipped_rho"] > 0
     assert metrics["clipped_c"] >= metrics["clipped_rho"]
 
@@ -142,7 +140,7 @@ def test_the_loss_by_hand(correction, lambda_):
 def test_corrections_agree_on_policy_and_differ_off_it():
     """Breaks if `none` weighs anything, or the weights of the others do not reach the loss."""
     for lag in (0, 3):
-        training = Training(forced_lag=lag, normalize_advantages=False)
+        training = Training(forced_lag=lag)
         for _ in range(5):
             training.update()
         batch = training.batch()
@@ -156,10 +154,25 @@ def test_corrections_agree_on_policy_and_differ_off_it():
             assert len({round(x, 4) for x in (vtrace, one_step, none)}) == 3
 
 
-# Breaks if a mean of the loss is taken over all rows, or advantages are standardised over all rows.
-@pytest.mark.parametrize("normalize", [True, False])
-def test_masked_rows_have_no_say(normalize):
-    training = Training(normalize_advantages=normalize)
+def test_epsilon_lets_go_of_actions_that_are_all_but_impossible():
+    """Breaks if ε is left out: by log π(a) the gradient is 1 − π(a), however small π(a) is; by log(π + ε) it is not."""
+    training = Training(entropy_weight=0.0, value_weight=0.0)
+    batch = training.batch()
+    batch = batch._replace(action=torch.full_like(batch.action, 2))
+    bias = training.agent.heads["policy"].linear.bias
+    bias.data = torch.tensor([0.0, 0.0, -30.0])
+    gradients = {}
+    for correction in ("epsilon", "none"):
+        bias.grad = None
+        impala.loss(training.agent, batch, replace(training.config, correction=correction))[0].backward()
+        gradients[correction] = bias.grad.abs().max()
+    assert gradients["none"] > 0.1
+    assert gradients["epsilon"] < 1e-3 * gradients["none"]
+
+
+# Breaks if a mean of the loss is taken over all rows.
+def test_masked_rows_have_no_say():
+    training = Training()
     training.update()
     batch = training.batch()
     masked = ~batch.mask
@@ -183,8 +196,8 @@ def test_the_lag_is_logged(lag):
 
 
 def test_a_share_comes_from_the_replay():
-    """Breaks if replayed trajectories are scaled twice, replayed ones are added again, or none is drawn."""
-    training = Training(batch_size=4, replay_share=0.5, replay_capacity=6)
+    """Breaks if replayed trajectories are added again, or under the learner's version, or none is drawn."""
+    training = Training(batch_size=4, replay_share=0.5, replay_capacity=6, forced_lag=1)
     sizes, oldest = [], []
     sample = training.replay.sample
     training.replay.sample = lambda number: sizes.append(number) or sample(number)
@@ -194,11 +207,20 @@ def test_a_share_comes_from_the_replay():
     assert sizes == [2] * 8
     assert len(training.replay) == 6
     assert oldest[0] == 0
-    assert max(oldest) == 3  # six trajectories, two an update, drawn before the fresh ones come in
-    assert {version for _, version in training.replay.rows} == {5, 6, 7}
+    assert max(oldest) == 4  # six trajectories, two an update, drawn before the fresh ones come in
+    assert {version for _, version in training.replay.rows} == {4, 5, 6}
     assert 0 < metrics["policy_lag"] < metrics["policy_lag_max"]
-    raw = torch.cat([trajectory.reward for trajectory, _ in training.replay.rows])
-    assert raw.max() > 10  # the clock's own rewards, unscaled
+
+
+def test_rewards_are_scaled_where_they_are_learnt_from():
+    """Breaks if the batch keeps the clock's own rewards, which are in the tens, or the replay takes in scaled ones."""
+    losses = {}
+    for normalize in (True, False):
+        training = Training(batch_size=4, replay_share=0.5, normalize_rewards=normalize)
+        losses[normalize] = [training.update()["value_loss"] for _ in range(4)]
+        assert torch.cat([trajectory.reward for trajectory, _ in training.replay.rows]).max() > 10
+    assert max(losses[True]) < 20
+    assert min(losses[False]) > 100
 
 
 def test_scales_follow_each_actor():
@@ -206,11 +228,11 @@ def test_scales_follow_each_actor():
     training = Training()
     separate = [RewardScale(NUM_ENVS, training.config.gamma) for _ in range(NUM_ACTORS)]
     for _ in range(3):
-        for shipment in training.collect():
+        shipments = training.collect()
+        training.update(shipments)
+        for shipment in shipments:
             rows = shipment.trajectory
-            parts = rows.reward, rows.inputs.is_first[:-1], rows.mask
-            training.scale.update(*parts, shipment.actor * NUM_ENVS)
-            separate[shipment.actor].update(*parts)
+            separate[shipment.actor].update(rows.reward, rows.inputs.is_first[:-1], rows.mask)
     assert torch.equal(training.scale.carry, torch.cat([scale.carry for scale in separate]))
 
 

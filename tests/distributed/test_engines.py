@@ -69,10 +69,10 @@ def engines(num_actors):
 @pytest.mark.parametrize("name", ["sync", "async"])
 def test_a_counting_memory_through_the_queue(name):
     """Each trajectory's start state is the count of the frame before it."""
-    last, ends = {}, 0
+    last, ends, received = {}, 0, [0, 0, 0]
     with closing(engines(3)[name]()) as engine:
         engine.publish(counting_agent().state_dict(), 0)
-        for received in range(24):
+        while min(received) < 8:  # processes do not begin all at once
             trajectory, episodes, version, actor, seconds = engine.receive()
             observation, is_first = trajectory.inputs.observation, trajectory.inputs.is_first
             count = observation[..., 1] + 1  # the clock's step says how many rows of the episode were read
@@ -91,10 +91,10 @@ def test_a_counting_memory_through_the_queue(name):
             ends += len(episodes.returns)
             assert (version, seconds > 0, trajectory.reward.shape) == (0, True, (ROLLOUT_LENGTH, NUM_ENVS))
             if name == "sync":
-                assert actor == received % 3
+                assert actor == sum(received) % 3
+            received[actor] += 1
         metrics = engine.metrics()
     assert ends > 50
-    assert sorted(last) == [0, 1, 2]
     assert 0 < metrics["actor_utilisation"] <= 1
     assert 0 <= metrics["learner_utilisation"] <= 1
     assert 0 <= metrics["queue_depth"] <= 4
@@ -150,7 +150,7 @@ def test_actors_wait_while_the_queue_is_full():
             time.sleep(0.01)
         time.sleep(0.5)  # time for hundreds of trajectories
         engine.publish(weights_of(1), 1)
-        while shipments[-1].version == 0 or len(shipments) < 12:
+        while len({shipment.actor for shipment in shipments if shipment.version == 1}) < 2:
             shipments.append(engine.receive())
     old = sum(shipment.version == 0 for shipment in shipments)
     assert 4 <= old <= 1 + 3 + 2 * 2 + 1  # received, in the queue, sent and made by each actor, in the receiver's hand
@@ -166,7 +166,7 @@ def test_actors_wait_while_the_queue_is_full():
         (Failing, ["actor 1 crashed (KeyError: 'no such\\nroom', test_engines.py line", "--resume"]),
         (Vanishing, ["actor 1 crashed (OSError: the simulator's socket is gone, test_engines.py line"]),
         (Refusing, ["actor 1: environment 1 returned NaN: mend it"]),
-        (Killed, ["actor 1 ended (exit code -9", "--resume"]),
+        (Killed, ["actor 1 ended with exit code -9 (it was killed", "--resume"]),
     ],
 )
 def test_an_actor_that_fails_is_one_error_in_the_learner(kind, words):
