@@ -7,12 +7,14 @@
 time. Both read and write TensorDicts, whose making counts as little as anything else that every call has to do.
 All calls of a kind take turns, and the least time of each counts.
 
-`replay` draws batches of 64 slices of 81 steps from episodes of 500. `SliceSampler` finds the episodes' ends by reading
-all of them, unless `cache_values` lets it keep what it found until the buffer is next written to.
+`replay` draws batches of 64 slices of 81 steps from episodes of 500, uniformly (`SliceSampler`) and by priority
+(`PrioritizedSliceSampler`). *In use*, 320 steps are added before each draw, which is not timed; the samplers then find
+the episodes' ends anew. *At rest*, nothing is added, and they keep what they found.
 """
 
 import argparse
 import json
+import statistics
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -21,12 +23,12 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from torch import nn
-from torchrl.data import LazyTensorStorage, SliceSampler, TensorDictReplayBuffer
+from torchrl.data import LazyTensorStorage, PrioritizedSliceSampler, SliceSampler, TensorDictReplayBuffer
 from torchrl.modules import GRUModule, LSTMModule
 
 T, H = 128, 128
 KINDS = {"gru": (GRUModule, nn.GRU, ["h"]), "lstm": (LSTMModule, nn.LSTM, ["h", "c"])}
-EPISODE, SLICES, SLICE = 500, 64, 81
+EPISODE, SLICES, SLICE, WRITTEN = 500, 64, 81, 320
 BACKENDS = ("pad", "scan")
 
 
@@ -78,29 +80,60 @@ def training(kind: str, batch_size: int, resets: float, repeats: int) -> dict[st
     return seconds
 
 
-def replay(steps: int, repeats: int) -> dict[str, float]:
-    """Seconds to draw a batch, with the episodes' ends known and not."""
-    data = TensorDict(
-        {
-            "observation": torch.randn(steps, 4),
-            "action": torch.zeros(steps, dtype=torch.int64),
-            "reward": torch.zeros(steps),
-            "terminated": torch.zeros(steps, dtype=torch.bool),
-            "truncated": torch.zeros(steps, dtype=torch.bool),
-            "episode": torch.arange(steps) // EPISODE,
-        },
-        [steps],
-    )
-    calls = {}
-    for name, cache in (("ends known", True), ("ends to be found", False)):
-        buffer = TensorDictReplayBuffer(
-            storage=LazyTensorStorage(steps),
-            sampler=SliceSampler(slice_len=SLICE, traj_key="episode", cache_values=cache),
-            batch_size=SLICES * SLICE,
-        )
-        buffer.extend(data)
-        calls[name] = buffer.sample
-    return quickest(calls, repeats)
+def episodes(first: int, steps: int) -> TensorDict:
+    """`steps` steps from the `first` on, of episodes of `EPISODE`: no more leaves than a learner from slices needs."""
+    flag = torch.zeros(steps, 1, dtype=torch.bool)
+    done = (torch.arange(first, first + steps) % EPISODE == EPISODE - 1)[:, None]
+    caused = {"reward": torch.zeros(steps, 1), "terminated": flag, "truncated": flag, "done": done}
+    acted = {"observation": torch.randn(steps, 4), "action": torch.zeros(steps, dtype=torch.int64)}
+    return TensorDict({**acted, "next": TensorDict(caused, [steps])}, [steps])
+
+
+def buffer(kind: str, steps: int) -> TensorDictReplayBuffer:
+    """A buffer of `steps` steps, with the options that draw in the least time: ends by flag, kept while they hold."""
+    options: dict[str, Any] = {"slice_len": SLICE, "end_key": ("next", "done"), "cache_values": True}
+    options |= {"truncated_key": None, "init_key": None}
+    if kind == "uniform":
+        sampler = SliceSampler(**options)
+    else:
+        sampler = PrioritizedSliceSampler(steps, alpha=0.9, beta=0.0, **options)
+    made = TensorDictReplayBuffer(storage=LazyTensorStorage(steps), sampler=sampler, batch_size=SLICES * SLICE)
+    made.extend(episodes(0, steps))
+    if kind == "prioritised":
+        made.update_priority(torch.arange(steps), torch.rand(steps))
+    return made
+
+
+def draw(made: TensorDictReplayBuffer, kind: str, priority: torch.Tensor) -> None:
+    """A batch; if prioritised, each slice's first step is then given a new priority."""
+    batch = made.sample()
+    if kind == "prioritised":
+        made.update_priority(batch["index"].view(SLICES, SLICE)[:, 0], priority)
+
+
+def replay(steps: int, repeats: int) -> dict[str, Any]:
+    """Median seconds of a batch, by mode and kind; a prioritised sampler's `problem`, if it does not run here."""
+    kinds, answer = ["uniform", "prioritised"], {}
+    try:
+        buffer("prioritised", SLICE)
+    except RuntimeError as error:  # its compiled part does not fit this PyTorch
+        kinds, answer = ["uniform"], {"problem": str(error)}
+    priority = torch.rand(SLICES)
+    seconds: dict[str, dict[str, float]] = {"in use": {}, "at rest": {}}
+    for kind in kinds:
+        made, written = buffer(kind, steps), steps
+        for mode, result in seconds.items():
+            times = []
+            for turn in range(-3, repeats):
+                if mode == "in use":
+                    made.extend(episodes(written, WRITTEN))
+                    written += WRITTEN
+                start = time.perf_counter()
+                draw(made, kind, priority)
+                if turn >= 0:
+                    times.append(time.perf_counter() - start)
+            result[kind] = statistics.median(times)
+    return {"seconds": seconds, **answer}
 
 
 def main() -> None:
@@ -116,7 +149,7 @@ def main() -> None:
     torch.manual_seed(0)
     versions = {name: version(name) for name in ("torchrl", "tensordict", "torch")}
     if args.question == "replay":
-        print(json.dumps({"steps": args.steps, "seconds": replay(args.steps, args.repeats), "versions": versions}))
+        print(json.dumps({"steps": args.steps, **replay(args.steps, args.repeats), "versions": versions}))
         return
     answer = {kind: training(kind, args.batch_size, args.resets, args.repeats) for kind in KINDS}
     print(json.dumps({"batch_size": args.batch_size, "resets": args.resets, "seconds": answer, "versions": versions}))
