@@ -190,11 +190,12 @@ class Replay:
         row, column = slot // self.num_envs, slot % self.num_envs
         rows: Rows = self.storage.read_sequences(column, row * self.stride, device)
         rows.mask[: self.burn_in] = False
+        beta = self.importance_exponent
         rest = (
             tree_map(lambda leaf: leaf.flatten(0, 1).index_select(0, slot), self.states),
             slot,
-            (probability / probability.min()).pow(-self.importance_exponent).float(),
-            (version - self.version.view(-1).index_select(0, slot)) * int(self.stores_states),
+            (probability / probability.min()).pow(-beta).float() if beta else torch.ones(batch_size),
+            version - self.version.view(-1).index_select(0, slot) if self.stores_states else torch.zeros_like(slot),
         )
         return ReplayBatch(rows.inputs, *(leaf[:-1] for leaf in rows[1:]), *to_device(rest, device))
 

@@ -47,7 +47,7 @@ def test_a_batch_is_spread_over_the_priorities():
     assert index.sort().values.tolist() == list(range(100))
 
 
-# Broken by `right=True` within a block.
+# Broken by `>` for `>=` within a block.
 @pytest.mark.parametrize("places", [(3, 70), (0, 1), (70, 71), (198, 199)])
 @pytest.mark.parametrize("values", [(1e-30, 1e30), (1e30, 1e-30), (1.0, 1.0)])
 def test_extreme_priorities_never_give_an_empty_leaf(places, values):
@@ -59,7 +59,7 @@ def test_extreme_priorities_never_give_an_empty_leaf(places, values):
 
 
 def test_draws_at_the_very_ends(monkeypatch):
-    """Points 0 and total, which a rounded product may give. Broken by the clamp or the first `right=True` left out."""
+    """Points 0 and total, which a rounded product may give. Broken by `nextafter` or `side` left out."""
     tree = SumTree(30)
     tree.set(torch.tensor([12, 20]), torch.tensor([1.0, 2.0]))
     for point, leaf in ((0.0, 12), (1.0, 20)):
@@ -76,7 +76,7 @@ def test_a_block_that_rounding_makes_larger_than_its_leaves(monkeypatch):
 
 
 def test_the_largest_value_of_an_index_given_twice_counts():
-    """Broken by the leaves' old values left standing, or by `sum` for `amax`."""
+    """Broken by the leaves' old values left standing, or by `add` for `maximum`."""
     tree = SumTree(20)
     tree.set(torch.tensor([3, 4]), torch.tensor([9.0, 9.0]))
     tree.set(torch.tensor([3, 5, 3, 3]), torch.tensor([1.0, 7.0, 2.0, 1.5]))
@@ -93,5 +93,5 @@ def test_a_tree_set_at_once_equals_one_set_bit_by_bit():
             index = torch.randperm(num_leaves, generator=generator)[:num]
             tree.set(index, torch.rand(len(index), generator=generator, dtype=torch.float64) ** 3)
         again.set(torch.arange(num_leaves), tree.leaves.clone())
-        assert torch.equal(tree.blocks, again.blocks)
-        assert torch.equal(tree.sums, again.sums)
+        assert (tree.blocks == again.blocks).all()
+        assert (tree.sums == again.sums).all()
