@@ -41,8 +41,8 @@ def replay_config(**settings: Any) -> r2d2.Config:
 
 
 def actors_config(**settings: Any) -> impala.Config:
-    """IMPALA with three actors, of which two act for an update: whose turn it is matters."""
-    defaults = {"num_envs": 2, "num_actors": 3, "rollout_length": 8, "hidden_size": 8, "batch_size": 2}
+    """IMPALA with four actors, of which two act for an update: at a checkpoint it is the third one's turn."""
+    defaults = {"num_envs": 2, "num_actors": 4, "rollout_length": 8, "hidden_size": 8, "batch_size": 2}
     return impala.Config(**{**defaults, "num_steps": 32 * NUM_UPDATES, "checkpoint_every": 3, **settings})
 
 
