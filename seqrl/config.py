@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
@@ -117,7 +118,7 @@ def parse_env_kwargs(pairs: tuple[str, ...]) -> dict[str, Any]:
 
 
 def make_agent(
-    config: RunConfig, observation_space: gym.Space, action_space: gym.Space, heads: dict[str, nn.Module]
+    config: RunConfig, observation_space: gym.Space, action_space: gym.Space, heads: Mapping[str, nn.Module]
 ) -> Agent:
     """Encoder and memory as `config` says, with the algorithm's heads."""
     memory = make_memory(

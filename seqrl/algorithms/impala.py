@@ -35,7 +35,7 @@ from seqrl.config import (
     require_not_negative,
 )
 from seqrl.data import Episodes, Rollout, TrajectoryReplay
-from seqrl.distributed import Actor, AsyncEngine, Engine, Shipment, SyncEngine, actor_seed
+from seqrl.distributed import Actor, AsyncEngine, Engine, RayEngine, Shipment, SyncEngine, actor_seed
 from seqrl.learner import Learner
 from seqrl.nets import PolicyHead, RewardScale, ValueHead
 from seqrl.objectives import gae, masked_mean, squared_error, vtrace
@@ -44,7 +44,7 @@ from seqrl.training_state import TrainingState
 from seqrl.trajectory import Trajectory, to_device, tree_cat, tree_map
 
 Correction = Literal["vtrace", "one_step", "epsilon", "none"]
-EngineName = Literal["sync", "async"]
+EngineName = Literal["sync", "async", "ray"]
 EPSILON = 1e-6
 ROUNDING = 1e-4
 """By which a ratio may exceed 1 though both policies are the same: a row alone and in a sequence are not bit equal."""
@@ -59,7 +59,12 @@ class Config(RunConfig):
     num_actors: int = 2
     """Actors."""
     engine: EngineName = "sync"
-    """sync: actors and learner take turns, bit for bit repeatable. async: each actor is a process of its own."""
+    """sync: actors and learner take turns, bit for bit repeatable. async: each actor is a process of its own. ray: each
+    actor is a Ray actor, on this machine or on a cluster."""
+    address: str = ""
+    """The cluster of engine ray ("auto", "host:port"); empty to start Ray on this machine."""
+    actor_timeout: float = 300.0
+    """Seconds without a trajectory after which an actor of engine async or ray is killed and begun anew."""
     forced_lag: int = 0
     """Updates by which the weights that act are older than the newest; for engine sync, to study what that does."""
     queue_size: int = 4
@@ -206,7 +211,7 @@ def check(config: Config) -> None:
         config, "hidden_size", "num_envs", "num_actors", "queue_size", "rollout_length", "batch_size",
         "replay_capacity", "num_steps", "checkpoint_every",
     )  # fmt: skip
-    require_above_zero(config, "clip_rho", "clip_c", "learning_rate", "gamma", "max_grad_norm")
+    require_above_zero(config, "clip_rho", "clip_c", "learning_rate", "gamma", "max_grad_norm", "actor_timeout")
     require_not_negative(config, "forced_lag", "value_weight", "entropy_weight")
     require(0 <= config.vtrace_lambda <= 1, f"--vtrace-lambda is {config.vtrace_lambda}: it must be from 0 to 1")
     require(
@@ -222,6 +227,10 @@ def check(config: Config) -> None:
     require(
         config.engine == "sync" or config.forced_lag == 0,
         f"--forced-lag {config.forced_lag} with --engine {config.engine}: only engine sync can hold weights back",
+    )
+    require(
+        config.engine == "ray" or not config.address,
+        f"--address '{config.address}' with --engine {config.engine}: only engine ray reaches a cluster",
     )
     require(
         config.learning_rate_schedule in ("linear", "constant"),
@@ -262,7 +271,9 @@ def make_engine(config: Config) -> Engine:
     if config.engine == "sync":
         return SyncEngine(functools.partial(make_actor, config), config.num_actors, config.forced_lag)
     make = functools.partial(make_actor, replace(config, device="cpu"))
-    return AsyncEngine(make, config.num_actors, config.queue_size)
+    if config.engine == "ray":
+        return RayEngine(make, config.num_actors, config.address, config.actor_timeout)
+    return AsyncEngine(make, config.num_actors, config.queue_size, config.actor_timeout)
 
 
 def train(config: Config, resume: bool = False) -> Agent:

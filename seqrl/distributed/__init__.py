@@ -3,6 +3,17 @@
 from seqrl.distributed.actor import Actor, MakeActor, Shipment, Weights, actor_seed
 from seqrl.distributed.asynchronous import AsyncEngine
 from seqrl.distributed.engine import Engine
+from seqrl.distributed.on_ray import RayEngine
 from seqrl.distributed.synchronous import SyncEngine
 
-__all__ = ["Actor", "AsyncEngine", "Engine", "MakeActor", "Shipment", "SyncEngine", "Weights", "actor_seed"]
+__all__ = [
+    "Actor",
+    "AsyncEngine",
+    "Engine",
+    "MakeActor",
+    "RayEngine",
+    "Shipment",
+    "SyncEngine",
+    "Weights",
+    "actor_seed",
+]

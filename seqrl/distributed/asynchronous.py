@@ -1,23 +1,22 @@
 """Actors that act while the learner learns, each in a process of its own on this machine."""
 
 import contextlib
+import math
 import multiprocessing
 import pickle
 import queue
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from seqrl.distributed.actor import MakeActor, Shipment, Weights
-from seqrl.distributed.engine import Engine, Meter
+from seqrl.distributed.engine import Deaths, Engine, Meter, NoEnvironments, describe
 from seqrl.errors import UserError
 from seqrl.malloc import keep_freed_memory
 
@@ -38,13 +37,17 @@ class AsyncEngine(Engine):
     learns get 43 % and 49 % of what each gets alone, two processes 100 % (docs/log.md).
     """
 
-    def __init__(self, make_actor: MakeActor, num_actors: int, queue_size: int = 4):
-        self.environments = _Nothing()
-        self.make_actor, self.num_actors = make_actor, num_actors
-        self.meter = Meter(num_actors)
+    def __init__(self, make_actor: MakeActor, num_actors: int, queue_size: int = 4, timeout: float = 300.0):
+        """An actor that sends nothing for `timeout` seconds hangs: it is killed, and begun anew."""
+        self.environments = NoEnvironments()
+        self.make_actor, self.num_actors, self.timeout = make_actor, num_actors, timeout
+        self.meter, self.deaths = Meter(num_actors), Deaths()
         self.shared: SharedWeights | None = None
-        self.processes: list[Any] = []
+        self.start = 0
+        self.processes: dict[int, Any] = {}
         self.connections: dict[Connection, int] = {}
+        self.heard: dict[int, float] = {}
+        """When an actor last gave something, or began: that takes seconds, and is not timed."""
         self.queue: queue.Queue[Shipment | UserError] = queue.Queue(queue_size)
         self.closed = threading.Event()
         self.receiver = threading.Thread(target=self._receive_all, daemon=True)
@@ -54,19 +57,23 @@ class AsyncEngine(Engine):
         if self.shared is not None:
             self.shared.write(weights, version)
             return
-        self.shared = SharedWeights(weights, version)
-        context = multiprocessing.get_context("spawn")  # forking a process that has used torch's threads may deadlock
+        self.shared, self.start = SharedWeights(weights, version), version
         for index in range(self.num_actors):
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_act, args=(self.make_actor, index, version, self.shared, theirs), name=f"actor {index}"
-            )
-            process.start()
-            theirs.close()  # so that the pipe ends when the actor does
-            self.processes.append(process)
-            self.connections[ours] = index
+            self._begin(index)
         self.receiver.start()
         self.meter = Meter(self.num_actors)
+
+    def _begin(self, index: int) -> None:
+        context = multiprocessing.get_context("spawn")  # forking a process that has used torch's threads may deadlock
+        ours, theirs = context.Pipe()
+        start = self.start + self.deaths.restarted
+        process = context.Process(
+            target=_act, args=(self.make_actor, index, start, self.shared, theirs), name=f"actor {index}"
+        )
+        process.start()
+        theirs.close()  # so that the pipe ends when the actor does
+        self.processes[index], self.connections[ours] = process, index
+        self.heard.pop(index, None)
 
     def receive(self) -> Shipment:
         start, depth, item = time.perf_counter(), self.queue.qsize(), None
@@ -81,23 +88,46 @@ class AsyncEngine(Engine):
 
     def _receive_all(self) -> None:
         """Move what comes through the pipes into the queue, in a thread beside the learner."""
-        open_connections = dict(self.connections)
-        while open_connections and not self.closed.is_set():
-            for connection in wait(list(open_connections), PATIENCE):
-                assert isinstance(connection, Connection)
-                try:
-                    self._put(pickle.loads(connection.recv_bytes()))
-                    connection.send_bytes(b"")  # the actor may send its next one
-                except (EOFError, OSError):
-                    self._put(self._death(open_connections.pop(connection)))
+        try:
+            while not self.closed.is_set():
+                self._receive_some()
+        except UserError as error:
+            self._put(error)
 
-    def _death(self, index: int) -> UserError:
-        self.processes[index].join(1.0)
-        code = self.processes[index].exitcode
-        why = "it was killed, as for want of memory" if code == -signal.SIGKILL else "what it said stands above"
-        return UserError(
-            f"actor {index} ended with exit code {code} ({why}): continue from the last checkpoint with --resume"
-        )
+    def _receive_some(self) -> None:
+        ready = wait(list(self.connections), PATIENCE)
+        for connection in list(self.connections):
+            index = self.connections[connection]
+            if connection not in ready:
+                if time.monotonic() - self.heard.get(index, math.inf) > self.timeout:
+                    self.processes[index].kill()
+                    self._replace(connection, f"sent nothing for {self.timeout:g} seconds, and was killed")
+                continue
+            try:
+                data = connection.recv_bytes()
+            except (EOFError, OSError):
+                self._replace(connection)
+                continue
+            if data:
+                message = pickle.loads(data)
+                if isinstance(message, UserError):
+                    raise message
+                self._put(message)
+                self.deaths.sent(index)
+            self.heard[index] = time.monotonic()
+            with contextlib.suppress(OSError):  # dead by now: that shows the next time
+                connection.send_bytes(b"")  # the actor may send its next one
+
+    def _replace(self, connection: Connection, why: str | None = None) -> None:
+        index = self.connections.pop(connection)
+        connection.close()
+        process = self.processes[index]
+        process.join(1)
+        code = process.exitcode
+        process.kill()
+        process.join()
+        self.deaths.died(index, why or ("was killed" if code == -signal.SIGKILL else f"ended with exit code {code}"))
+        self._begin(index)
 
     def _put(self, item: Shipment | UserError) -> None:
         while not self.closed.is_set():
@@ -106,7 +136,7 @@ class AsyncEngine(Engine):
                 return
 
     def metrics(self) -> dict[str, float]:
-        return self.meter.metrics()
+        return {**self.meter.metrics(), **self.deaths.metrics()}
 
     def restart(self, seed: int) -> None:
         raise AssertionError("environments that are not saved need no restart")
@@ -125,7 +155,7 @@ class AsyncEngine(Engine):
         for connection in self.connections:
             connection.close()  # an actor that wants to send finds the pipe broken, and ends
         end = time.monotonic() + 5
-        for process in self.processes:
+        for process in self.processes.values():
             process.join(max(end - time.monotonic(), 0))
             process.kill()
             process.join()
@@ -160,25 +190,15 @@ class SharedWeights:
             time.sleep(1e-4)
 
 
-class _Nothing:
-    """Environments that a checkpoint need not hold."""
-
-    def state_dict(self) -> dict:
-        return {}
-
-    def load_state_dict(self, state: dict) -> None:
-        pass
-
-
 def _act(make_actor: MakeActor, index: int, start: int, weights: SharedWeights, connection: Connection) -> None:
     """An actor's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the learner decides when to end
     torch.set_num_threads(1)
     keep_freed_memory()
     with contextlib.suppress(EOFError, OSError):  # of the pipe alone: the learner has ended
-        for number, message in enumerate(_messages(make_actor, index, start, weights)):
-            if number:
-                connection.recv_bytes()  # until the one before has found room in the queue
+        connection.send_bytes(b"")  # it has begun
+        for message in _messages(make_actor, index, start, weights):
+            connection.recv_bytes()  # until the one before has found room in the queue
             connection.send_bytes(pickle.dumps(message))
 
 
@@ -189,16 +209,4 @@ def _messages(make_actor: MakeActor, index: int, start: int, weights: SharedWeig
             while True:
                 yield actor.collect(*weights.read())
     except Exception as error:
-        yield UserError(_describe(index, error))
-
-
-def _describe(index: int, error: Exception) -> str:
-    """One line of what went wrong in an actor, and where."""
-    reason = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, UserError):
-        return f"actor {index}: {reason}"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return (
-        f"actor {index} crashed ({type(error).__name__}: {reason}, {Path(frame.filename).name} line {frame.lineno}): "
-        "mend it, then continue from the last checkpoint with --resume"
-    )
+        yield UserError(describe(index, error))

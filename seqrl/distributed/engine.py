@@ -1,10 +1,17 @@
 """What a learner sees of its actors, wherever they run."""
 
+import logging
 import time
+import traceback
 from abc import ABC, abstractmethod
+from collections import Counter
+from pathlib import Path
 
 from seqrl.distributed.actor import Shipment, Weights
+from seqrl.errors import UserError
 from seqrl.run import Stateful
+
+logger = logging.getLogger("seqrl")
 
 
 class Engine(ABC):
@@ -23,13 +30,13 @@ class Engine(ABC):
 
     @abstractmethod
     def receive(self) -> Shipment:
-        """The next trajectory, waiting for it. Raises UserError where an actor has failed."""
+        """The next trajectory, waiting for it. Raises UserError where an actor has failed, and not just died."""
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
         """Since the last call: `queue_depth`, the mean number of trajectories that were waiting at a `receive`;
         `actor_utilisation` and `learner_utilisation`, the shares of the clock that actors acted, and that the learner
-        did not wait."""
+        did not wait. Since the start, where actors may die: `actors_restarted`, and `trajectories_lost` with them."""
 
     @abstractmethod
     def restart(self, seed: int) -> None:
@@ -44,6 +51,16 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Stop the actors and free what they hold. May be called twice."""
+
+
+class NoEnvironments:
+    """Environments that a checkpoint need not hold, since a run that goes on begins new episodes."""
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        pass
 
 
 class Meter:
@@ -72,3 +89,47 @@ class Meter:
         }
         self._begin()
         return result
+
+
+class Deaths:
+    """Actors that died or hung: each is begun anew, and what it was collecting is lost.
+
+    One that dies three times in a row without having sent anything would do so for ever: that ends the run.
+    """
+
+    IN_A_ROW = 3
+
+    def __init__(self) -> None:
+        self.restarted = 0
+        self.in_a_row: Counter[int] = Counter()
+
+    def sent(self, actor: int) -> None:
+        self.in_a_row[actor] = 0
+
+    def died(self, actor: int, why: str) -> None:
+        """Say so. Raises UserError for the last of too many times."""
+        self.in_a_row[actor] += 1
+        if self.in_a_row[actor] == self.IN_A_ROW:
+            raise UserError(
+                f"actor {actor} {why}, {self.IN_A_ROW} times in a row without a trajectory in between: mend it, then "
+                "continue from the last checkpoint with --resume"
+            )
+        self.restarted += 1
+        logger.warning(
+            "seqrl: actor %d %s: the trajectory that it was collecting is lost, and it begins anew", actor, why
+        )
+
+    def metrics(self) -> dict[str, float]:
+        return {"actors_restarted": float(self.restarted), "trajectories_lost": float(self.restarted)}
+
+
+def describe(actor: int, error: BaseException) -> str:
+    """One line of what went wrong in an actor, and where."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, UserError):
+        return f"actor {actor}: {reason}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"actor {actor} crashed ({type(error).__name__}: {reason}, {Path(frame.filename).name} line {frame.lineno}): "
+        "mend it, then continue from the last checkpoint with --resume"
+    )

@@ -278,7 +278,7 @@ def test_a_run_of_actors_resumes(tmp_path):
 
 BAD = [
     ({"correction": "hope"}, r"--correction 'hope': choose one of vtrace, one_step, epsilon, none"),
-    ({"engine": "steam"}, r"--engine 'steam': choose one of sync, async"),
+    ({"engine": "steam"}, r"--engine 'steam': choose one of sync, async, ray"),
     *(({name: 0}, rf"--{name.replace('_', '-')} is 0: it must be at least 1") for name in (
         "hidden_size", "num_envs", "num_actors", "queue_size", "rollout_length", "batch_size", "replay_capacity",
         "num_steps", "checkpoint_every")),
@@ -291,6 +291,8 @@ BAD = [
     ({"replay_share": 0.8}, r"--replay-share 0.8 of --batch-size 2 leaves nothing fresh"),
     ({"replay_share": 0.1}, r"--replay-share 0.1 of --batch-size 2 is less than one trajectory"),
     ({"replay_share": -0.1}, r"--replay-share -0.1"),
+    ({"address": "auto"}, r"--address 'auto' with --engine sync: only engine ray"),
+    ({"actor_timeout": 0.0}, r"--actor-timeout is 0"),
     ({"engine": "async", "forced_lag": 3}, r"--forced-lag 3 with --engine async: only engine sync"),
     ({"learning_rate_schedule": "square"}, r"--learning-rate-schedule 'square': choose linear or constant"),
     ({"autoreset_mode": "same_step"}, r"--autoreset-mode same_step: .*use next_step"),

@@ -1,0 +1,194 @@
+"""Actors on Ray, on this machine or on a cluster: the one file that imports ray."""
+
+import contextlib
+import logging
+import os
+import socket
+import time
+from typing import Any, final
+
+import numpy as np
+import torch
+
+from seqrl.distributed.actor import Actor, MakeActor, Shipment, Weights
+from seqrl.distributed.engine import Deaths, Engine, Meter, NoEnvironments, describe
+from seqrl.errors import UserError
+from seqrl.trajectory import tree_map
+
+AHEAD = 2
+"""Trajectories that each actor is asked for at a time: one that it collects while the learner takes the other."""
+PATIENCE = 0.2
+"""Seconds between two looks at whether all is still well."""
+
+
+@final
+class RayEngine(Engine):
+    """Each actor is a Ray actor with a CPU of its own; trajectories and weights go through Ray's object store.
+
+    An actor is asked for two trajectories at a time, and for another when one was received: that is the back-pressure.
+    It acts with the weights that were the newest when it was asked. Where the cluster has no room for all actors yet,
+    those that wait begin as soon as it has; those whose machine is lost begin anew elsewhere.
+
+    Every machine of a cluster needs seqrl installed, and what the environments need. Ray's services listen on the
+    machine's network addresses, a cluster's and a local one's alike, and run what they are sent: keep strangers out.
+    """
+
+    def __init__(self, make_actor: MakeActor, num_actors: int, address: str = "", timeout: float = 300.0):
+        """`address` is a cluster's ("auto", "host:port"); without one, Ray is started here and stopped by `close`.
+
+        An actor from which nothing comes for `timeout` seconds once it acts is killed, and begun anew.
+        """
+        self.ray, self.started_here = _connect(address, num_actors)
+        self.environments = NoEnvironments()
+        self.make_actor, self.num_actors, self.timeout = make_actor, num_actors, timeout
+        self.meter, self.deaths = Meter(num_actors), Deaths()
+        self.start = self.version = 0
+        self.weights: Any = None
+        self.actors: dict[int, Any] = {}
+        self.asked: dict[Any, int] = {}
+        """Who was asked for each trajectory that has not come, oldest first."""
+        self.beginning: dict[Any, int] = {}
+        """Actors whose processes have not begun, for want of room in the cluster or of time."""
+        self.heard: dict[int, float] = {}
+        """When an actor last gave something, or began."""
+        self.process_ids: dict[int, int] = {}
+
+    def publish(self, weights: Weights, version: int) -> None:
+        """The first call starts the actors."""
+        self.weights = self.ray.put({name: leaf.detach().cpu().numpy().copy() for name, leaf in weights.items()})
+        self.version = version
+        if not self.actors:
+            self.start = version
+            for index in range(self.num_actors):
+                self._begin(index)
+            self.meter = Meter(self.num_actors)
+
+    def _begin(self, index: int) -> None:
+        remote = self.ray.remote(num_cpus=1, max_restarts=0)(_RemoteActor)
+        self.actors[index] = remote.remote(self.make_actor, index, self.start + self.deaths.restarted)
+        self.beginning[self.actors[index].begin.remote()] = index
+        for _ in range(AHEAD):
+            self._ask(index)
+
+    def _ask(self, index: int) -> None:
+        self.asked[self.actors[index].collect.remote(self.weights, self.version)] = index
+
+    def receive(self) -> Shipment:
+        start, depth = time.perf_counter(), len(self._ready(self.asked))
+        while True:
+            self._replace_the_hanging()
+            for reference in self.ray.wait(list(self.asked), timeout=PATIENCE)[0]:
+                shipment = self._take(reference)
+                if shipment is not None:
+                    self.meter.received_after(time.perf_counter() - start, shipment, depth)
+                    return shipment
+
+    def _replace_the_hanging(self) -> None:
+        for reference in self._ready(self.beginning):
+            index = self.beginning.pop(reference)
+            with contextlib.suppress(self.ray.exceptions.RayError):  # dead by now: that shows in what it was asked for
+                self.process_ids[index], self.heard[index] = self.ray.get(reference), time.monotonic()
+        now = time.monotonic()
+        for index in [i for i, heard in self.heard.items() if now - heard > self.timeout]:
+            self._replace(index, f"sent nothing for {self.timeout:g} seconds, and was killed")
+
+    def _ready(self, references: dict[Any, int]) -> list[Any]:
+        if not references:
+            return []
+        return self.ray.wait(list(references), num_returns=len(references), timeout=0)[0]
+
+    def _take(self, reference: Any) -> Shipment | None:
+        """The trajectory that has come; None where its actor died, which is begun anew."""
+        index = self.asked[reference]
+        try:
+            message = self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:  # as where a machine of the cluster lacks a package
+            raise UserError(describe(index, error.cause or error)) from None
+        except self.ray.exceptions.RayError as error:
+            self._replace(index, f"is lost ({type(error).__name__})")
+            return None
+        if isinstance(message, UserError):
+            raise message
+        del self.asked[reference]
+        self.heard[index] = time.monotonic()
+        self.deaths.sent(index)
+        self._ask(index)
+        return message._replace(trajectory=tree_map(lambda leaf: torch.from_numpy(leaf.copy()), message.trajectory))
+
+    def _replace(self, index: int, why: str) -> None:
+        self.ray.kill(self.actors[index])
+        self.asked = {reference: i for reference, i in self.asked.items() if i != index}
+        self.beginning = {reference: i for reference, i in self.beginning.items() if i != index}
+        self.heard.pop(index, None)
+        self.deaths.died(index, why)
+        self._begin(index)
+
+    def metrics(self) -> dict[str, float]:
+        return {**self.meter.metrics(), **self.deaths.metrics()}
+
+    def restart(self, seed: int) -> None:
+        raise AssertionError("environments that are not saved need no restart")
+
+    def state_dict(self) -> dict:
+        """Nothing: a run that goes on begins new episodes."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        pass
+
+    def close(self) -> None:
+        for actor in self.actors.values():
+            self.ray.kill(actor)
+        self.actors.clear()
+        self.asked.clear()
+        if self.started_here:
+            self.ray.shutdown()
+
+
+class _RemoteActor:
+    """An actor's process."""
+
+    def __init__(self, make_actor: MakeActor, index: int, start: int):
+        torch.set_num_threads(1)
+        self.index, self.start, self.make_actor = index, start, make_actor
+        self.actor: Actor | None = None
+
+    def begin(self) -> int:
+        return os.getpid()
+
+    def collect(self, weights: dict[str, np.ndarray], version: int) -> Shipment | UserError:
+        """The next trajectory, its tensors as arrays, which the object store hands over without pickling them."""
+        try:
+            if self.actor is None:
+                self.actor = self.make_actor(self.index, self.start)
+            shipment = self.actor.collect({name: torch.tensor(leaf) for name, leaf in weights.items()}, version)
+        except Exception as error:
+            return UserError(describe(self.index, error))
+        return shipment._replace(trajectory=tree_map(lambda leaf: leaf.numpy(), shipment.trajectory))
+
+
+def _connect(address: str, num_actors: int) -> tuple[Any, bool]:
+    """Ray, and whether it was started here. Raises UserError where it is missing, or nothing is at `address`."""
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(f"--engine ray needs Ray ({error}): pip install 'seqrl[ray]'") from error
+    if ray.is_initialized():
+        return ray, False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address:
+            if ":" in address:  # Ray itself would try for minutes
+                host, _, port = address.removeprefix("ray://").rpartition(":")
+                socket.create_connection((host, int(port)), timeout=5).close()
+            ray.init(address, **quiet)
+        else:
+            cpus = max(num_actors, os.cpu_count() or 1)
+            ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
+    except Exception as error:  # Ray raises all kinds
+        reason = " ".join(str(error).split())[:200]
+        where = f"--address '{address}': no Ray cluster there" if address else "Ray could not be started"
+        raise UserError(f"{where} ({reason})") from None
+    return ray, True

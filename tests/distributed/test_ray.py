@@ -1,0 +1,119 @@
+"""The Ray engine: the same trajectories as the others', and what an actor's death, hang and error are."""
+
+import os
+import signal
+import sys
+from contextlib import closing
+
+import pytest
+import torch
+from clock import counting_agent
+from test_engines import Failing, Hanging, make_counting_actor, receive_for_ever
+
+from seqrl.distributed import RayEngine
+from seqrl.errors import UserError
+
+ray = pytest.importorskip("ray", reason="seqrl[ray] is not installed")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray(tmp_path_factory):
+    """One Ray for all tests: it takes ten seconds to start."""
+    here = os.path.dirname(__file__)
+    path = os.pathsep.join([here, os.path.dirname(here), os.environ.get("PYTHONPATH", "")])
+    ray.init(
+        "local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=10**8,
+        runtime_env={"env_vars": {"PYTHONPATH": path}},
+    )
+    yield
+    ray.shutdown()
+
+
+def one_fails(kind):
+    def make(index, start):
+        return make_counting_actor(index, start, *([kind] if index == 1 else []))
+
+    return make
+
+
+def started(make_actor, timeout=300.0):
+    engine = RayEngine(make_actor, 2, timeout=timeout)
+    engine.publish(counting_agent().state_dict(), 0)
+    return closing(engine)
+
+
+# Breaks if an actor is asked for trajectories of another, or its process is given another actor's index.
+def test_a_counting_memory_through_the_object_store():
+    """Each trajectory's start state is the count of the frame before it."""
+    last, received = {}, [0, 0]
+    with started(make_counting_actor) as engine:
+        while min(received) < 8:
+            trajectory, _episodes, version, actor, seconds = engine.receive()
+            observation, is_first = trajectory.inputs.observation, trajectory.inputs.is_first
+            count = observation[..., 1] + 1  # the clock's step says how many rows of the episode were read
+            going_on = ~is_first[0]
+            assert torch.equal(trajectory.states[0][going_on], count[0][going_on].long() - 1)
+            assert torch.equal(trajectory.value, count)
+            if actor in last:
+                assert torch.equal(last[actor], observation[0])
+            last[actor] = observation[-1]
+            received[actor] += 1
+            assert (version, seconds > 0) == (0, True)
+            trajectory.reward.zero_()  # the learner's own memory, not the object store's
+        engine.publish(counting_agent().state_dict(), 5)
+        versions = [engine.receive().version for _ in range(12)]
+    assert versions[-1] == 5
+    assert sum(version == 0 for version in versions) <= 4  # asked for before: two of each actor
+
+
+def test_an_actor_that_is_killed_comes_back(caplog):
+    with started(make_counting_actor) as engine:
+        for _ in range(2):
+            seen = set()
+            while len(seen) < 2 or 0 not in engine.process_ids:
+                seen.add(engine.receive().actor)
+            os.kill(engine.process_ids.pop(0), signal.SIGKILL)
+        before = engine.metrics()["actors_restarted"]
+        while engine.metrics()["actors_restarted"] < 2:
+            engine.receive()
+        while engine.receive().actor != 0:
+            pass
+    assert before <= 2
+    assert [line.split(" (")[0] for line in caplog.messages] == ["seqrl: actor 0 is lost"] * 2
+
+
+def test_an_actor_that_hangs_is_begun_anew(caplog):
+    with started(one_fails(Hanging), timeout=5.0) as engine:
+        found = []
+        while len(found) < 3:
+            shipment = engine.receive()
+            if shipment.actor == 1:
+                found.append(shipment.trajectory.inputs.is_first[0].all().item())
+        assert found == [True, False, True]
+        assert engine.metrics()["actors_restarted"] == 1
+    assert "sent nothing for 5 seconds" in caplog.text
+
+
+def test_an_error_in_an_actor_is_one_in_the_learner():
+    with started(one_fails(Failing)) as engine, pytest.raises(UserError) as caught:
+        receive_for_ever(engine)
+    assert "actor 1 crashed (KeyError: 'no such\\nroom', test_engines.py line" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_ray(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"pip install 'seqrl\[ray\]'"):
+        RayEngine(make_counting_actor, 2)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://nowhere.invalid:10001", "127.0.0.1:door"])
+def test_an_address_where_no_cluster_is(address, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(UserError, match=f"--address '{address}': no Ray cluster there") as caught:
+        RayEngine(make_counting_actor, 2, address)
+    assert "\n" not in str(caught.value)
