@@ -1,10 +1,12 @@
 """Sample Factory's asynchronous PPO on CartPole without velocities: how fast it trains.
 
-    python -P sample_factory.py throughput --num-workers 2 --envs-per-worker 32 --threads 2 --seconds 20
+    python -P sample_factory.py throughput --num-workers 2 --envs-per-worker 32 --epochs 4 --threads 2 --seconds 20
 
 It runs environments, inference and learning in processes of their own, each on one thread whatever is asked for;
 `--threads` is therefore the number of cores that all of them share. One encoder layer as wide as the memory, as in
-seqrl. Steps are counted where they were learnt from.
+seqrl. Steps are counted where they were learnt from, once each, however many epochs there are.
+
+`--epochs 1 --minibatches 1` learns from each step once and with one update of each batch, as IMPALA does.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
 from sample_factory.envs.env_utils import register_env
 from sample_factory.train import make_runner
 
-ROLLOUT, HIDDEN, EPOCHS, MINIBATCHES = 128, 128, 4, 4
+ROLLOUT, HIDDEN = 128, 128
 
 
 class Positions(gym.ObservationWrapper):
@@ -68,7 +70,9 @@ class Stopwatch(AlgoObserver):
             runner.cfg.train_for_env_steps = 0  # it compares its steps with this next, and ends
 
 
-def throughput(num_workers: int, envs_per_worker: int, seconds: float, folder: str) -> dict[str, Any]:
+def throughput(
+    num_workers: int, envs_per_worker: int, epochs: int, minibatches: int, seconds: float, folder: str
+) -> dict[str, Any]:
     """Steps per second of training, environments included."""
     register_env("masked_cartpole", make_environment)
     num_envs = num_workers * envs_per_worker
@@ -81,9 +85,9 @@ def throughput(num_workers: int, envs_per_worker: int, seconds: float, folder: s
         "num_envs_per_worker": envs_per_worker,
         "rollout": ROLLOUT,
         "recurrence": ROLLOUT,
-        "batch_size": ROLLOUT * num_envs // MINIBATCHES,
-        "num_batches_per_epoch": MINIBATCHES,
-        "num_epochs": EPOCHS,
+        "batch_size": ROLLOUT * num_envs // minibatches,
+        "num_batches_per_epoch": minibatches,
+        "num_epochs": epochs,
         "use_rnn": True,
         "rnn_type": "gru",
         "rnn_size": HIDDEN,
@@ -101,6 +105,8 @@ def throughput(num_workers: int, envs_per_worker: int, seconds: float, folder: s
         "num_envs": num_envs,
         "num_workers": num_workers,
         "envs_per_worker": envs_per_worker,
+        "epochs": epochs,
+        "minibatches": minibatches,
         "steps_per_second": watch.steps / watch.seconds,
         "updates": len(watch.moments) - 2,
         "seconds": watch.seconds,
@@ -113,13 +119,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--num-workers", type=int, default=1)
     parser.add_argument("--envs-per-worker", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--minibatches", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=20)
     args = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     answer_to = os.dup(1)
     os.dup2(2, 1)  # what the library and its processes print goes to standard error
     with tempfile.TemporaryDirectory() as folder:
-        answer = throughput(args.num_workers, args.envs_per_worker, args.seconds, folder)
+        answer = throughput(args.num_workers, args.envs_per_worker, args.epochs, args.minibatches, args.seconds, folder)
     packages = ("sample-factory", "gymnasium", "torch")
     with os.fdopen(answer_to, "w") as out:
         print(json.dumps({**answer, "versions": {name: version(name) for name in packages}}), file=out)
