@@ -67,6 +67,12 @@ GOALS: dict[str, Goal] = {
     "tmaze_impala-gru-async": Goal(
         recipe="tmaze_impala", changes={"engine": "async"}, num_seeds=5, at_least=1.0, each=True
     ),
+    "masked_cartpole_impala-gru-ray": Goal(
+        recipe="masked_cartpole_impala", changes={"engine": "ray"}, num_seeds=5, at_least=475, each=True
+    ),
+    "tmaze_impala-gru-ray": Goal(
+        recipe="tmaze_impala", changes={"engine": "ray"}, num_seeds=5, at_least=1.0, each=True
+    ),
     "masked_pendulum-gru": Goal(recipe="masked_pendulum", at_least=-220),
     "masked_pendulum_sac-gru": Goal(recipe="masked_pendulum_sac", at_least=-220, each=True),
     "masked_mountain_car-gru": Goal(recipe="masked_mountain_car", at_least=91),

@@ -17,7 +17,8 @@ Source: Espeholt et al. 2018, arXiv 1802.01561. Where this differs:
 import contextlib
 import functools
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -291,8 +292,20 @@ def train(config: Config, resume: bool = False) -> Agent:
         f"--replay-share {config.replay_share} would store the {config.memory}'s large state with every trajectory: "
         "leave it out",
     )
-    with contextlib.closing(make_engine(config)) as engine:
+    with contextlib.closing(make_engine(config)) as engine, learner_threads(config):
         return _train(config, agent, engine, resume)
+
+
+@contextlib.contextmanager
+def learner_threads(config: Config) -> Iterator[None]:
+    """As many threads as there are cores without an actor: a thread that shares one waits for its others in vain."""
+    before = torch.get_num_threads()
+    if config.engine == "async":
+        torch.set_num_threads(max(1, min(before, (os.cpu_count() or 1) - config.num_actors)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _train(config: Config, agent: Agent, engine: Engine, resume: bool) -> Agent:
