@@ -105,6 +105,9 @@ class RayEngine(Engine):
         except self.ray.exceptions.RayTaskError as error:  # as where a machine of the cluster lacks a package
             raise UserError(describe(index, error.cause or error)) from None
         except self.ray.exceptions.RayError as error:
+            if getattr(error, "actor_init_failed", False):
+                reason = str(error).strip().splitlines()[-1]
+                raise UserError(f"actor {index} could not begin ({reason}): mend it on every machine") from None
             self._replace(index, f"is lost ({type(error).__name__})")
             return None
         if isinstance(message, UserError):
