@@ -84,7 +84,8 @@ class Meter:
         elapsed = max(time.perf_counter() - self.since, 1e-9)
         result = {
             "queue_depth": self.depth / max(self.received, 1),
-            "actor_utilisation": self.acted / (elapsed * self.num_actors),
+            # Acting counts when its trajectory is received, so that a short while may hold more of it than fits.
+            "actor_utilisation": min(self.acted / (elapsed * self.num_actors), 1.0),
             "learner_utilisation": 1 - self.waited / elapsed,
         }
         self._begin()
