@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from seqrl.errors import UserError
 from seqrl.trajectory import Tree, tree_flatten, tree_leaves
@@ -30,10 +30,22 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def save_checkpoint(path: Path, tree: Tree, counters: dict[str, Any]) -> None:
     """Save a tree of dicts, tuples and tensors, and counters that JSON can hold."""
+    write_atomically(path, to_bytes(tree, counters))
+
+
+def to_bytes(tree: Tree, counters: dict[str, Any]) -> bytes:
+    """What `save_checkpoint` writes."""
     tensors = {key: leaf.detach().cpu().clone().contiguous() for key, leaf in tree_flatten(tree).items()}
     assert len(tensors) == sum(1 for _ in tree_leaves(tree)), "two leaves have the same dotted path"
     metadata = {"format": FORMAT, "structure": json.dumps(_structure(tree)), "counters": json.dumps(counters)}
-    write_atomically(path, save(tensors, metadata))
+    return save(tensors, metadata)
+
+
+def from_bytes(data: bytes) -> tuple[Tree, dict[str, Any]]:
+    """The tree and the counters of `to_bytes`; named tuples come back as plain ones."""
+    length = int.from_bytes(data[:8], "little")  # of the header, by the format of safetensors
+    metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+    return _rebuild(json.loads(metadata["structure"]), load(data)), json.loads(metadata["counters"])
 
 
 def load_checkpoint(path: Path, device: str = "cpu") -> tuple[Tree, dict[str, Any]]:

@@ -60,6 +60,7 @@ class TrainingState:
         return counters["step"]
 
     def _begin_new_episodes(self) -> None:
-        if self.replay is not None and isinstance(self.rollout, Rollout):
+        if self.replay is not None:
+            assert isinstance(self.rollout, Rollout)
             self.replay.interrupt(self.rollout.state)
         self.rollout.restart(self.seed * 1_000_003 + self.updates)

@@ -42,7 +42,7 @@ from seqrl.nets import PolicyHead, RewardScale, ValueHead
 from seqrl.objectives import gae, masked_mean, squared_error, vtrace
 from seqrl.run import Run
 from seqrl.training_state import TrainingState
-from seqrl.trajectory import Trajectory, to_device, tree_cat, tree_map
+from seqrl.trajectory import Trajectory, to_device, tree_cat, tree_like, tree_map
 
 Correction = Literal["vtrace", "one_step", "epsilon", "none"]
 EngineName = Literal["sync", "async", "ray"]
@@ -121,7 +121,8 @@ def loss(agent: Agent, batch: Trajectory, config: Config) -> tuple[Tensor, dict[
     Target and advantage are V-trace's, or what `config.correction` has in their place. The metrics are detached.
     """
     inputs, last = (tree_map(lambda leaf, part=part: leaf[part], batch.inputs) for part in (slice(-1), -1))
-    outputs, state = agent.unroll(inputs, tree_map(lambda leaf: leaf[0], batch.states))
+    state = tree_like(agent.initial_state(1), tree_map(lambda leaf: leaf[0], batch.states))
+    outputs, state = agent.unroll(inputs, state)
     with torch.no_grad():
         bootstrap = agent.step(last, state)[0]["value"]
     log_prob, value, mask = outputs["policy"].log_prob(batch.action), outputs["value"], batch.mask
@@ -314,7 +315,7 @@ def _train(config: Config, agent: Agent, engine: Engine, resume: bool) -> Agent:
     replay = TrajectoryReplay(config.replay_capacity, config.seed)
     run = Run.open("impala", config, agent.observation_space, agent.action_space, resume)
     state = TrainingState(
-        config.seed, agent, engine.environments, engine, learner=learner, scale=scale, trajectories=replay
+        config.seed, agent, engine.environments, engine.acting, learner=learner, scale=scale, trajectories=replay
     )
     step = state.restore(run)
     with run:

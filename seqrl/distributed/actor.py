@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from seqrl.checkpoint import from_bytes, to_bytes
 from seqrl.data import Episodes, Rollout
-from seqrl.trajectory import Trajectory
+from seqrl.trajectory import AgentInput, Trajectory
 
 Weights = Mapping[str, Tensor]
 """An agent's `state_dict`: parameters and running statistics, by name."""
@@ -17,7 +18,7 @@ Weights = Mapping[str, Tensor]
 class Shipment(NamedTuple):
     """What an actor sends: one whole trajectory, the state of its memory before the first row included.
 
-    A tree of tensors and numbers, so that any engine can carry it: as it is, pickled, or through an object store.
+    A tree of tensors and numbers, so that any engine can carry it: as it is, as bytes, or through an object store.
     """
 
     trajectory: Trajectory
@@ -27,6 +28,16 @@ class Shipment(NamedTuple):
     actor: int
     seconds: float
     """What acting took, by the clock."""
+
+    def to_bytes(self) -> bytes:
+        """For a pipe: tensors by safetensors and all else by JSON, so that nothing need be unpickled."""
+        return to_bytes(self.trajectory, {"episodes": self.episodes, "rest": self[2:]})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Shipment":
+        """What `to_bytes` was made of; a memory's state as plain tuples."""
+        (inputs, *rows), counters = from_bytes(data)
+        return cls(Trajectory(AgentInput(*inputs), *rows), Episodes(*counters["episodes"]), *counters["rest"])
 
 
 class Actor:

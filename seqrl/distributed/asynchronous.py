@@ -3,7 +3,6 @@
 import contextlib
 import math
 import multiprocessing
-import pickle
 import queue
 import signal
 import threading
@@ -16,12 +15,14 @@ import torch
 from torch import Tensor
 
 from seqrl.distributed.actor import MakeActor, Shipment, Weights
-from seqrl.distributed.engine import Deaths, Engine, Meter, NoEnvironments, describe
+from seqrl.distributed.engine import Deaths, Engine, Meter, Unsaved, describe
 from seqrl.errors import UserError
 from seqrl.malloc import keep_freed_memory
 
 PATIENCE = 0.2
 """Seconds between two looks at whether all is still well."""
+BEGUN, ERROR = b"begun", b"error "
+"""What an actor sends besides its trajectories, whose bytes begin with a length and hence with neither."""
 
 
 @final
@@ -33,13 +34,12 @@ class AsyncEngine(Engine):
 
     As with all that starts processes, a script that trains so needs `if __name__ == "__main__":`.
 
-    They are processes since threads hardly overlap: with 32 environments an actor, a thread that acts and one that
-    learns get 43 % and 49 % of what each gets alone, two processes 100 % (docs/log.md).
+    They are processes since threads hardly overlap where each has few environments (docs/log.md).
     """
 
     def __init__(self, make_actor: MakeActor, num_actors: int, queue_size: int = 4, timeout: float = 300.0):
         """An actor that sends nothing for `timeout` seconds hangs: it is killed, and begun anew."""
-        self.environments = NoEnvironments()
+        self.environments = self.acting = Unsaved()
         self.make_actor, self.num_actors, self.timeout = make_actor, num_actors, timeout
         self.meter, self.deaths = Meter(num_actors), Deaths()
         self.shared: SharedWeights | None = None
@@ -108,11 +108,10 @@ class AsyncEngine(Engine):
             except (EOFError, OSError):
                 self._replace(connection)
                 continue
-            if data:
-                message = pickle.loads(data)
-                if isinstance(message, UserError):
-                    raise message
-                self._put(message)
+            if data.startswith(ERROR):
+                raise UserError(data.removeprefix(ERROR).decode())
+            if data != BEGUN:
+                self._put(Shipment.from_bytes(data))
                 self.deaths.sent(index)
             self.heard[index] = time.monotonic()
             with contextlib.suppress(OSError):  # dead by now: that shows the next time
@@ -137,16 +136,6 @@ class AsyncEngine(Engine):
 
     def metrics(self) -> dict[str, float]:
         return {**self.meter.metrics(), **self.deaths.metrics()}
-
-    def restart(self, seed: int) -> None:
-        raise AssertionError("environments that are not saved need no restart")
-
-    def state_dict(self) -> dict:
-        """Nothing: a run that goes on begins new episodes."""
-        return {}
-
-    def load_state_dict(self, state: dict) -> None:
-        pass
 
     def close(self) -> None:
         self.closed.set()
@@ -196,17 +185,17 @@ def _act(make_actor: MakeActor, index: int, start: int, weights: SharedWeights, 
     torch.set_num_threads(1)
     keep_freed_memory()
     with contextlib.suppress(EOFError, OSError):  # of the pipe alone: the learner has ended
-        connection.send_bytes(b"")  # it has begun
+        connection.send_bytes(BEGUN)
         for message in _messages(make_actor, index, start, weights):
             connection.recv_bytes()  # until the one before has found room in the queue
-            connection.send_bytes(pickle.dumps(message))
+            connection.send_bytes(message)
 
 
-def _messages(make_actor: MakeActor, index: int, start: int, weights: SharedWeights) -> Iterator[Shipment | UserError]:
+def _messages(make_actor: MakeActor, index: int, start: int, weights: SharedWeights) -> Iterator[bytes]:
     """Trajectories without end, or up to the error that ended the actor."""
     try:
         with contextlib.closing(make_actor(index, start)) as actor:
             while True:
-                yield actor.collect(*weights.read())
+                yield actor.collect(*weights.read()).to_bytes()
     except Exception as error:
-        yield UserError(describe(index, error))
+        yield ERROR + describe(index, error).encode()

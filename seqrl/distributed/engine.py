@@ -10,6 +10,7 @@ from pathlib import Path
 from seqrl.distributed.actor import Shipment, Weights
 from seqrl.errors import UserError
 from seqrl.run import Stateful
+from seqrl.training_state import Acting
 
 logger = logging.getLogger("seqrl")
 
@@ -18,10 +19,11 @@ class Engine(ABC):
     """Runs actors: brings their trajectories to the learner, and the learner's weights to them.
 
     `publish` comes first. A trajectory arrives whole or not at all, and those of one actor in the order in which it
-    acted them. An engine is a part of a checkpoint (`state_dict`), and so are its actors' `environments`.
+    acted them. A checkpoint holds the actors' `environments`, and with `acting` all else that they depend on.
     """
 
     environments: Stateful
+    acting: Acting
 
     @abstractmethod
     def publish(self, weights: Weights, version: int) -> None:
@@ -39,28 +41,21 @@ class Engine(ABC):
         did not wait. Since the start, where actors may die: `actors_restarted`, and `trajectories_lost` with them."""
 
     @abstractmethod
-    def restart(self, seed: int) -> None:
-        """Begin new episodes everywhere, where environments cannot be saved (see `TrainingState`)."""
-
-    @abstractmethod
-    def state_dict(self) -> dict: ...
-
-    @abstractmethod
-    def load_state_dict(self, state: dict) -> None: ...
-
-    @abstractmethod
     def close(self) -> None:
         """Stop the actors and free what they hold. May be called twice."""
 
 
-class NoEnvironments:
-    """Environments that a checkpoint need not hold, since a run that goes on begins new episodes."""
+class Unsaved:
+    """Actors that a checkpoint holds nothing of: a run that goes on begins new episodes."""
 
     def state_dict(self) -> dict:
         return {}
 
     def load_state_dict(self, state: dict) -> None:
         pass
+
+    def restart(self, seed: int) -> None:
+        raise AssertionError("what is not saved need not begin anew with a checkpoint")
 
 
 class Meter:

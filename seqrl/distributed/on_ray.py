@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from seqrl.distributed.actor import Actor, MakeActor, Shipment, Weights
-from seqrl.distributed.engine import Deaths, Engine, Meter, NoEnvironments, describe
+from seqrl.distributed.engine import Deaths, Engine, Meter, Unsaved, describe
 from seqrl.errors import UserError
 from seqrl.trajectory import tree_map
 
@@ -39,7 +39,7 @@ class RayEngine(Engine):
         An actor from which nothing comes for `timeout` seconds once it acts is killed, and begun anew.
         """
         self.ray, self.started_here = _connect(address, num_actors)
-        self.environments = NoEnvironments()
+        self.environments = self.acting = Unsaved()
         self.make_actor, self.num_actors, self.timeout = make_actor, num_actors, timeout
         self.meter, self.deaths = Meter(num_actors), Deaths()
         self.start = self.version = 0
@@ -128,16 +128,6 @@ class RayEngine(Engine):
 
     def metrics(self) -> dict[str, float]:
         return {**self.meter.metrics(), **self.deaths.metrics()}
-
-    def restart(self, seed: int) -> None:
-        raise AssertionError("environments that are not saved need no restart")
-
-    def state_dict(self) -> dict:
-        """Nothing: a run that goes on begins new episodes."""
-        return {}
-
-    def load_state_dict(self, state: dict) -> None:
-        pass
 
     def close(self) -> None:
         for actor in self.actors.values():

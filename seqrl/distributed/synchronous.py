@@ -19,7 +19,7 @@ class SyncEngine(Engine):
 
     def __init__(self, make_actor: MakeActor, num_actors: int, lag: int = 0):
         self.actors = [make_actor(index, 0) for index in range(num_actors)]
-        self.environments = _Environments(self.actors)
+        self.environments, self.acting = _Environments(self.actors), self
         self.lag, self.turn = lag, 0
         self.version = -1
         """Of the newest weights."""
