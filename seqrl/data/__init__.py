@@ -1,5 +1,7 @@
-"""Experience on its way to the learner: rollouts, the sequences cut from them, and replay."""
+"""Experience on its way to the learner: rollouts, the sequences cut from them, replay, and logged episodes on disk."""
 
+from seqrl.data.episode_writer import EpisodeWriter
+from seqrl.data.episodes import Episode, EpisodeDataset, Windows
 from seqrl.data.replay import Replay, ReplayBatch
 from seqrl.data.rollout import Episodes, Rollout, insert_final_observations
 from seqrl.data.sequences import Batch, Sequences
@@ -7,11 +9,15 @@ from seqrl.data.trajectory_replay import TrajectoryReplay
 
 __all__ = [
     "Batch",
+    "Episode",
+    "EpisodeDataset",
+    "EpisodeWriter",
     "Episodes",
     "Replay",
     "ReplayBatch",
     "Rollout",
     "Sequences",
     "TrajectoryReplay",
+    "Windows",
     "insert_final_observations",
 ]
