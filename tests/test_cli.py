@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 
 import seqrl
 from seqrl.algorithms import ppo, train
-from seqrl.cli import _one_line, main
+from seqrl.cli import main
+from seqrl.cli.arguments import one_line
 from seqrl.run import Run
 
 TINY = ["--num-envs", "4", "--rollout-length", "8", "--hidden-size", "8", "--num-epochs", "1", "--num-minibatches", "2"]
@@ -150,7 +151,7 @@ BAD: list[tuple[list[str], list[str]]] = [
 
 
 @pytest.mark.parametrize(("args", "words"), BAD, ids=lambda value: " ".join(value) if value[:1] else None)
-def test_bad_input_is_refused_in_one_line(
+def test_bad_input_is_refused_inone_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: list[str],
     words: list[str],
 ) -> None:  # fmt: skip
@@ -349,13 +350,13 @@ BOX = """\
 """
 
 
-def test_a_box_becomes_one_line() -> None:
+def test_a_box_becomesone_line() -> None:
     """As tyro draws it in a terminal, in colour, and where the terminal is not UTF-8."""
-    # Breaks when _one_line counts on │ and ─, or keeps the colours.
+    # Breaks when one_line counts on │ and ─, or keeps the colours.
     plain = BOX.translate(str.maketrans("│─╭╮╰╯", " -    ")).replace("- Unrecognized options ---------------", "")
     for box in (BOX, BOX.replace("│", "\x1b[31m│\x1b[0m"), "  Unrecognized options  \n ------ \n" + plain[1:]):
-        assert _one_line(box) == "unrecognized options: --numenvs, 3: did you mean --num-envs?"
-    assert _one_line("") == "the flags could not be read"
+        assert one_line(box) == "unrecognized options: --numenvs, 3: did you mean --num-envs?"
+    assert one_line("") == "the flags could not be read"
 
 
 @pytest.mark.parametrize("hide", [["--hide", "1,3"], ["--hide", "1", "3"], ["--hide=1,3"], ["--hide=1", "3"]])

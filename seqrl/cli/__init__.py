@@ -1,0 +1,58 @@
+"""The command line. Each command is a function of its words that returns the exit status, with a dataclass of flags.
+
+A new command: a function in a module here, its entry in `COMMANDS`, its line in `USAGE`.
+"""
+
+import errno
+import io
+import sys
+from collections.abc import Callable, Sequence
+
+import seqrl
+from seqrl.cli.comparison import compare
+from seqrl.cli.environments import envs
+from seqrl.cli.evaluation import evaluate, report
+from seqrl.cli.training import train
+from seqrl.cli.usage import print_usage
+from seqrl.errors import UserError, nearest
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "report": report,
+    "compare": compare,
+    "envs": envs,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0, 2 for bad input, 130 after Ctrl-C."""
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without ± or … shows ? instead
+    if not args or args[0] in ("-h", "--help"):
+        print_usage()
+        return 0
+    if args[0] == "--version":
+        print(f"seqrl {seqrl.__version__}")
+        return 0
+    try:
+        if args[0] not in COMMANDS:
+            raise UserError(f"unknown command '{args[0]}': {nearest(args[0], COMMANDS)}")
+        return COMMANDS[args[0]](args[1:])
+    except UserError as error:
+        print(f"seqrl: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        print(
+            f"seqrl: {error.strerror}{where}: free some space; a run keeps its last checkpoint, continue with --resume",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("seqrl: interrupted; a run folder that was begun can be continued with --resume", file=sys.stderr)
+        return 130

@@ -1,0 +1,76 @@
+"""From the words of a command line to a dataclass of flags; what is wrong with them, in one line."""
+
+import contextlib
+import io
+import re
+from typing import TypeVar
+
+import tyro
+
+from seqrl.errors import UserError
+
+T = TypeVar("T")
+
+
+def positional(args: list[str]) -> tuple[str | None, list[str]]:
+    """The first word, unless it is a flag, and the rest."""
+    return (args[0], args[1:]) if args and not args[0].startswith("-") else (None, args)
+
+
+def take_flag(args: list[str], flag: str) -> tuple[str | None, list[str]]:
+    """The value of `flag` and the other arguments."""
+    for index, arg in enumerate(args):
+        name, equals, value = arg.partition("=")
+        if name == flag:
+            if equals:
+                return value, args[:index] + args[index + 1 :]
+            if index + 1 == len(args):
+                raise UserError(f"{flag} needs a run folder: {flag} RUN")
+            return args[index + 1], args[:index] + args[index + 2 :]
+    return None, args
+
+
+def parse(kind: type[T], args: list[str], default: T, program: str) -> T:
+    """Flags over `default`. What tyro says of bad ones, a box of several lines, becomes one line.
+
+    Lists may be written with commas: `--hide 1,3`.
+    """
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(kind, args=_split_commas(args), default=default, prog=program)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UserError(f"{one_line(errors.getvalue())} (see {program} --help)") from None
+
+
+def one_line(box: str) -> str:
+    """The first paragraph inside tyro's box of several lines, and the flag that it takes to be meant."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    paragraphs = [""]
+    for line in plain.splitlines()[1:]:  # below the title
+        words = line.strip("│ ")
+        is_rule = set(words) <= set("─-╰╯")  # tyro draws with dashes where the terminal is not UTF-8
+        paragraphs = [*paragraphs, ""] if is_rule else [*paragraphs[:-1], f"{paragraphs[-1]} {words}".strip()]
+    problem, *rest = filter(None, [*paragraphs, "the flags could not be read"])
+    problem = problem[:1].lower() + problem[1:].rstrip(".: ")
+    similar = re.search(r"(?:Perhaps you meant|Arguments similar to [^:]*): (--[\w-]+)", " ".join(rest))
+    return f"{problem}: did you mean {similar[1]}?" if similar else problem
+
+
+def _split_commas(args: list[str]) -> list[str]:
+    """`--hide 1,3` and `--memories none,gru` as tyro reads lists, one word each."""
+    lists = {"--hide", "--memories", "--env-kwargs", "--env_kwargs"}
+    result: list[str] = []
+    flag = ""
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        if name in lists and equals:
+            result.append(name)
+            flag, arg = name, value
+        elif arg.startswith("--"):
+            flag = arg
+        is_list = flag in lists and not arg.startswith("--") and not set(arg) & set('{["')  # these open JSON
+        result.extend(arg.split(",") if is_list else [arg])
+    return result

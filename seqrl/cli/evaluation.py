@@ -1,0 +1,91 @@
+"""seqrl evaluate, seqrl report."""
+
+import contextlib
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from seqrl.algorithms import load, read_config
+from seqrl.cli.arguments import parse, positional
+from seqrl.config import make_environment, require
+from seqrl.errors import UserError
+from seqrl.evaluate import evaluate as play
+from seqrl.report import mean_and_interval
+from seqrl.run import check_spaces
+from seqrl.run_report import plot_run
+from seqrl.spaces import space_to_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Play episodes with a trained agent, on the environment it was trained on or another that fits."""
+
+    num_episodes: int = 100
+    """Episodes to play."""
+    seed: int = 10_000
+    """Seed of the episodes."""
+    sample: bool = False
+    """Draw actions from the policy; else the likeliest one is taken."""
+    env: str = ""
+    """Another environment than the run's, with the same spaces."""
+    env_kwargs: tuple[str, ...] = ()
+    """Other arguments of the environment, KEY=VALUE."""
+    num_envs: int = 50
+    """Environments that are played side by side."""
+
+
+def evaluate(args: list[str]) -> int:
+    run, args = positional(args)
+    options = parse(Evaluate, args, Evaluate(), "seqrl evaluate RUN")
+    if run is None:
+        raise UserError("evaluate needs a run folder, named first: seqrl evaluate RUN")
+    for flag, value in (("--num-episodes", options.num_episodes), ("--num-envs", options.num_envs)):
+        require(value >= 1, f"{flag} is {value}: it must be at least 1")
+    config = read_config(run)
+    changes: dict[str, Any] = {"device": "cpu"}
+    if options.env:
+        changes |= {"env": options.env, "env_kwargs": options.env_kwargs}
+    elif options.env_kwargs:
+        changes |= {"env_kwargs": options.env_kwargs}
+    config = dataclasses.replace(config, **changes)
+    agent = load(run)
+    with contextlib.closing(make_environment(config, min(options.num_envs, options.num_episodes))) as environment:
+        check_spaces(
+            Path(run),
+            {
+                "observation": space_to_json(environment.single_observation_space),
+                "action": space_to_json(environment.single_action_space),
+            },
+        )
+        result = play(agent, environment, options.num_episodes, options.seed, options.sample)
+    table = Table(title=f"{run} on {' '.join([config.env, *config.env_kwargs])}")
+    columns = {
+        "episodes": str(len(result.returns)),
+        "return (95 %)": mean_and_interval(result.mean, result.half_width),
+        "lowest": f"{result.returns.min():.4g}",
+        "highest": f"{result.returns.max():.4g}",
+        "mean length": f"{result.lengths.mean():.1f}",
+    }
+    for column in columns:
+        table.add_column(column, justify="right")
+    table.add_row(*columns.values())
+    Console().print(table)
+    return 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """Plot a run's curves, those of a run that is still training too: report.png in its folder."""
+
+
+def report(args: list[str]) -> int:
+    run, args = positional(args)
+    parse(Report, args, Report(), "seqrl report RUN")
+    if run is None:
+        raise UserError("report needs a run folder, named first: seqrl report RUN")
+    print(plot_run(Path(run)))
+    return 0

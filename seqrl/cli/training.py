@@ -1,0 +1,67 @@
+"""seqrl train."""
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqrl.algorithms import ALGORITHMS, read_config
+from seqrl.algorithms import resume as resume_run
+from seqrl.algorithms import train as train_run
+from seqrl.cli.arguments import parse, positional, take_flag
+from seqrl.cli.usage import print_usage
+from seqrl.errors import UserError, nearest
+from seqrl.recipes import RECIPES
+from seqrl.run import default_run_dir, read_finished_step, read_saved_step
+
+
+def train(args: list[str]) -> int:
+    name, args = positional(args)
+    run, args = take_flag(args, "--resume")
+    if run is not None:
+        return _resume(run, args)
+    if name is None:
+        if "-h" in args or "--help" in args:
+            print_usage()
+            return 0
+        raise UserError(f"train needs a recipe or an algorithm, named first: {', '.join([*ALGORITHMS, *RECIPES])}")
+    if name in ALGORITHMS:
+        default = ALGORITHMS[name].Config()
+    elif name in RECIPES:
+        default = RECIPES[name]()
+    else:
+        raise UserError(f"unknown recipe or algorithm '{name}': {nearest(name, [*ALGORITHMS, *RECIPES])}")
+    config = parse(type(default), args, default, f"seqrl train {name}")
+    if not config.run_dir:
+        config = dataclasses.replace(config, run_dir=default_run_dir(config.env, config.memory, config.seed))
+    train_run(config)
+    return _finish(config.run_dir, config.num_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume:
+    """Continue a run, bit for bit."""
+
+    num_steps: int = 0
+    """Train up to this step; 0 for the run's own number."""
+
+
+def _resume(run: str, args: list[str]) -> int:
+    options = parse(Resume, args, Resume(), "seqrl train --resume RUN")
+    resume_run(run, options.num_steps or None)
+    flags = f" --num-steps {options.num_steps}" if options.num_steps else ""
+    return _finish(run, options.num_steps or read_config(run).num_steps, flags)
+
+
+def _finish(run: str, num_steps: int, flags: str = "") -> int:
+    """Say what is in the run folder now. A run that stopped early was interrupted. `flags` are those to resume with."""
+    step, saved = read_finished_step(Path(run)), read_saved_step(Path(run))
+    if step < num_steps:
+        kept = "" if saved == step else f", saved at step {saved:,}"
+        print(
+            f"seqrl: interrupted at step {step:,}{kept}; continue with: seqrl train --resume {run}{flags}",
+            file=sys.stderr,
+        )
+        return 130
+    print(f"{run}: trained for {step:,} steps. See how well: seqrl evaluate {run}")
+    return 0

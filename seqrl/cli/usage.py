@@ -1,0 +1,22 @@
+"""What `seqrl` alone says: every command in a line."""
+
+from seqrl.algorithms import ALGORITHMS
+from seqrl.recipes import RECIPES
+
+USAGE = """\
+seqrl: reinforcement learning with memory
+
+  seqrl compare ENV [flags]       train several memories on ENV, and say which one it needs
+  seqrl train NAME [flags]        train a recipe ({recipes})
+                                  or an algorithm ({algorithms}) on --env ENV
+  seqrl train --resume RUN        continue a run, bit for bit
+  seqrl evaluate RUN [flags]      play episodes with a trained agent
+  seqrl report RUN                plot a run's curves: report.png in its folder
+  seqrl envs                      list seqrl's environments (any Gymnasium id works too)
+
+Each command explains its flags with --help.
+"""
+
+
+def print_usage() -> None:
+    print(USAGE.format(recipes=", ".join(RECIPES), algorithms=", ".join(ALGORITHMS)), end="")
