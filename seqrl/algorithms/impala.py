@@ -15,19 +15,17 @@ Source: Espeholt et al. 2018, arXiv 1802.01561. Where this differs:
 """
 
 import contextlib
-import functools
 import math
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from seqrl import engine_config
 from seqrl.agent import Agent
 from seqrl.config import (
-    RunConfig,
     make_agent,
     make_environment,
     require,
@@ -36,7 +34,8 @@ from seqrl.config import (
     require_not_negative,
 )
 from seqrl.data import Episodes, Rollout, TrajectoryReplay
-from seqrl.distributed import Actor, AsyncEngine, Engine, RayEngine, Shipment, SyncEngine, actor_seed
+from seqrl.distributed import Actor, Engine, Shipment, actor_seed
+from seqrl.engine_config import EngineConfig, check_engine, learner_threads
 from seqrl.learner import Learner
 from seqrl.nets import PolicyHead, RewardScale, ValueHead
 from seqrl.objectives import gae, masked_mean, squared_error, vtrace
@@ -45,31 +44,17 @@ from seqrl.training_state import TrainingState
 from seqrl.trajectory import Trajectory, to_device, tree_cat, tree_like, tree_map
 
 Correction = Literal["vtrace", "one_step", "epsilon", "none"]
-EngineName = Literal["sync", "async", "ray"]
 EPSILON = 1e-6
 ROUNDING = 1e-4
 """By which a ratio may exceed 1 though both policies are the same: a row alone and in a sequence are not bit equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunConfig):
+class Config(EngineConfig):
     """IMPALA. The defaults serve small problems of any kind; the recipes hold what was tuned."""
 
     num_envs: int = 32
     """Environments of each actor, which act side by side."""
-    num_actors: int = 2
-    """Actors."""
-    engine: EngineName = "sync"
-    """sync: actors and learner take turns, bit for bit repeatable. async: each actor is a process of its own. ray: each
-    actor is a Ray actor, on this machine or on a cluster."""
-    address: str = ""
-    """The cluster of engine ray ("auto", "host:port"); empty to start Ray on this machine."""
-    actor_timeout: float = 300.0
-    """Seconds without a trajectory after which an actor of engine async or ray is killed and begun anew."""
-    forced_lag: int = 0
-    """Updates by which the weights that act are older than the newest; for engine sync, to study what that does."""
-    queue_size: int = 4
-    """Trajectories that may wait for the learner of engine async; when it is full, actors wait."""
 
     rollout_length: int = 32
     """Steps of each environment in a trajectory; gradients flow back through all of them."""
@@ -205,16 +190,15 @@ def num_replayed(config: Config) -> int:
 
 def check(config: Config) -> None:
     """Raise UserError for settings that contradict each other or make no sense."""
-    for name, kind in (("correction", Correction), ("engine", EngineName)):
-        choices = get_args(kind)
-        value = getattr(config, name)
-        require(value in choices, f"--{name} '{value}': choose one of {', '.join(choices)}")
+    choices = get_args(Correction)
+    require(config.correction in choices, f"--correction '{config.correction}': choose one of {', '.join(choices)}")
+    check_engine(config)
     require_at_least_one(
-        config, "hidden_size", "num_envs", "num_actors", "queue_size", "rollout_length", "batch_size",
-        "replay_capacity", "num_steps", "checkpoint_every",
+        config, "hidden_size", "num_envs", "rollout_length", "batch_size", "replay_capacity", "num_steps",
+        "checkpoint_every",
     )  # fmt: skip
-    require_above_zero(config, "clip_rho", "clip_c", "learning_rate", "gamma", "max_grad_norm", "actor_timeout")
-    require_not_negative(config, "forced_lag", "value_weight", "entropy_weight")
+    require_above_zero(config, "clip_rho", "clip_c", "learning_rate", "gamma", "max_grad_norm")
+    require_not_negative(config, "value_weight", "entropy_weight")
     require(0 <= config.vtrace_lambda <= 1, f"--vtrace-lambda is {config.vtrace_lambda}: it must be from 0 to 1")
     require(
         0 <= config.replay_share < 1 and num_replayed(config) < config.batch_size,
@@ -225,14 +209,6 @@ def check(config: Config) -> None:
         config.replay_share == 0 or num_replayed(config) >= 1,
         f"--replay-share {config.replay_share} of --batch-size {config.batch_size} is less than one trajectory: "
         "enlarge the batch",
-    )
-    require(
-        config.engine == "sync" or config.forced_lag == 0,
-        f"--forced-lag {config.forced_lag} with --engine {config.engine}: only engine sync can hold weights back",
-    )
-    require(
-        config.engine == "ray" or not config.address,
-        f"--address '{config.address}' with --engine {config.engine}: only engine ray reaches a cluster",
     )
     require(
         config.learning_rate_schedule in ("linear", "constant"),
@@ -269,13 +245,8 @@ def make_actor(config: Config, index: int, start: int) -> Actor:
 
 
 def make_engine(config: Config) -> Engine:
-    """The engine that `config` names. Actors that are processes act on the CPU."""
-    if config.engine == "sync":
-        return SyncEngine(functools.partial(make_actor, config), config.num_actors, config.forced_lag)
-    make = functools.partial(make_actor, replace(config, device="cpu"))
-    if config.engine == "ray":
-        return RayEngine(make, config.num_actors, config.address, config.actor_timeout)
-    return AsyncEngine(make, config.num_actors, config.queue_size, config.actor_timeout)
+    """The engine that `config` names."""
+    return engine_config.make_engine(config, make_actor)
 
 
 def train(config: Config, resume: bool = False) -> Agent:
@@ -295,18 +266,6 @@ def train(config: Config, resume: bool = False) -> Agent:
     )
     with contextlib.closing(make_engine(config)) as engine, learner_threads(config):
         return _train(config, agent, engine, resume)
-
-
-@contextlib.contextmanager
-def learner_threads(config: Config) -> Iterator[None]:
-    """As many threads as there are cores without an actor: a thread that shares one waits for its others in vain."""
-    before = torch.get_num_threads()
-    if config.engine == "async":
-        torch.set_num_threads(max(1, min(before, (os.cpu_count() or 1) - config.num_actors)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _train(config: Config, agent: Agent, engine: Engine, resume: bool) -> Agent:

@@ -1,0 +1,76 @@
+"""What every algorithm whose actors are apart from its learner is configured by, and the engine that is made of it."""
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+
+from seqrl.config import RunConfig, require, require_above_zero, require_at_least_one, require_not_negative
+from seqrl.distributed import Actor, AsyncEngine, Engine, RayEngine, SyncEngine
+
+EngineName = Literal["sync", "async", "ray"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig(RunConfig):
+    """Settings that mean the same for every algorithm with actors."""
+
+    num_actors: int = 2
+    """Actors."""
+    engine: EngineName = "sync"
+    """sync: actors and learner take turns, bit for bit repeatable. async: each actor is a process of its own. ray: each
+    actor is a Ray actor, on this machine or on a cluster."""
+    address: str = ""
+    """The cluster of engine ray ("auto", "host:port"); empty to start Ray on this machine."""
+    actor_timeout: float = 300.0
+    """Seconds without a trajectory after which an actor of engine async or ray is killed and begun anew."""
+    forced_lag: int = 0
+    """Updates by which the weights that act are older than the newest; for engine sync, to study what that does."""
+    queue_size: int = 4
+    """Trajectories that may wait for the learner of engine async; when it is full, actors wait."""
+
+
+def check_engine(config: EngineConfig) -> None:
+    """Raise UserError for settings of the engine that contradict each other or make no sense."""
+    choices = get_args(EngineName)
+    require(config.engine in choices, f"--engine '{config.engine}': choose one of {', '.join(choices)}")
+    require_at_least_one(config, "num_actors", "queue_size")
+    require_above_zero(config, "actor_timeout")
+    require_not_negative(config, "forced_lag")
+    require(
+        config.engine == "sync" or config.forced_lag == 0,
+        f"--forced-lag {config.forced_lag} with --engine {config.engine}: only engine sync can hold weights back",
+    )
+    require(
+        config.engine == "ray" or not config.address,
+        f"--address '{config.address}' with --engine {config.engine}: only engine ray reaches a cluster",
+    )
+
+
+def make_engine(config: EngineConfig, make_actor: Callable[[Any, int, int], Actor]) -> Engine:
+    """The engine that `config` names; `make_actor(config, index, start)` makes its actors.
+
+    Actors that are processes act on the CPU.
+    """
+    if config.engine == "sync":
+        return SyncEngine(functools.partial(make_actor, config), config.num_actors, config.forced_lag)
+    make = functools.partial(make_actor, replace(config, device="cpu"))
+    if config.engine == "ray":
+        return RayEngine(make, config.num_actors, config.address, config.actor_timeout)
+    return AsyncEngine(make, config.num_actors, config.queue_size, config.actor_timeout)
+
+
+@contextlib.contextmanager
+def learner_threads(config: EngineConfig) -> Iterator[None]:
+    """As many threads as there are cores without an actor: a thread that shares one waits for its others in vain."""
+    before = torch.get_num_threads()
+    if config.engine == "async":
+        torch.set_num_threads(max(1, min(before, (os.cpu_count() or 1) - config.num_actors)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
