@@ -1,5 +1,7 @@
 """A transformer whose context is a window that slides along the episode."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -31,6 +33,12 @@ class Transformer(Memory):
     the block when used, so that angles stay below 2 · max(window, 64) however long the episode lasts.
     Time and memory of an unroll grow linearly with T, and those of a step with the window.
 
+    *Several tokens a row.* With `tokens_per_row` n > 1, x_t holds n tokens side by side, each input_size / n wide. They
+    stand one after the other in the sequence, window and state count rows as before, and y_t is read at the row's last
+    token: in the last layer no other asks for anything, and none but it is computed further. This is how a Decision
+    Transformer reads (action, return, observation). With `rotary` False nothing tells positions apart: for inputs that
+    say themselves where they stand.
+
     Shapes: x [T, B, input_size] -> y [T, B, hidden_size]. State: `SlidingCache`.
     Raises UserError where a size is below 1, or where hidden_size / num_heads is not an even whole number.
 
@@ -43,7 +51,14 @@ class Transformer(Memory):
     stores_state = False
 
     def __init__(
-        self, input_size: int, hidden_size: int, num_layers: int = 2, num_heads: int = 4, window: int = 64
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        window: int = 64,
+        tokens_per_row: int = 1,
+        rotary: bool = True,
     ) -> None:
         super().__init__()
         check_sizes(
@@ -53,25 +68,33 @@ class Transformer(Memory):
             num_layers=num_layers,
             num_heads=num_heads,
             window=window,
+            tokens_per_row=tokens_per_row,
         )
         if hidden_size % (2 * num_heads):
             raise UserError(
                 f"hidden_size {hidden_size} does not split into {num_heads} heads of an even size in Transformer: "
                 f"give a multiple of {2 * num_heads}, such as {-(-hidden_size // (2 * num_heads)) * 2 * num_heads}"
             )
+        if input_size % tokens_per_row:
+            raise UserError(
+                f"input_size {input_size} does not split into {tokens_per_row} tokens in Transformer: give a multiple"
+            )
         self.input_size = input_size
         self.output_size = hidden_size
         self.num_heads = num_heads
         self.window = window
-        self.input = nn.Linear(input_size, hidden_size)
+        self.tokens_per_row = tokens_per_row
+        self.rotary = rotary
+        self.input = nn.Linear(input_size // tokens_per_row, hidden_size)
         self.layers = nn.ModuleList(_Layer(hidden_size, num_heads) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden_size)
 
     def initial_state(self, batch_size: int) -> SlidingCache:
         """An empty cache: zeros, of which `num_steps` = 0 hides every key."""
         head_size = self.output_size // self.num_heads
+        num_tokens = (self.window - 1) * self.tokens_per_row
         weight = self.input.weight
-        empty = tuple(weight.new_zeros(batch_size, self.num_heads, self.window - 1, head_size) for _ in self.layers)
+        empty = tuple(weight.new_zeros(batch_size, self.num_heads, num_tokens, head_size) for _ in self.layers)
         return SlidingCache(empty, empty, torch.zeros(batch_size, dtype=torch.int64, device=weight.device))
 
     def unroll(
@@ -81,16 +104,34 @@ class Transformer(Memory):
         return unroll_in_blocks(self._unroll_block, x, state, is_first, self.window)
 
     def _unroll_block(self, x: Tensor, cache: SlidingCache, is_first: Tensor) -> tuple[Tensor, SlidingCache]:
+        T, n = len(x), self.tokens_per_row
+        u = self.input(x.transpose(0, 1).reshape(x.shape[1], T * n, -1))  # [B, tokens, hidden_size]
         position = positions(is_first.T, cache.num_steps)
-        visible = visible_keys(position, self.window)[:, None]  # the same for all heads
-        rotation = _rotation(visible.shape[-1], self.output_size // self.num_heads, x)
-        u = self.input(x)
+        # Windows of logged episodes all begin afresh, and nothing resets inside: then the cache need not be looked at.
+        fresh = self.window - 1 <= T <= self.window and bool((position == torch.arange(T, device=x.device)).all())
+        visible = None if fresh else _visible_tokens(visible_keys(position, self.window), n)
+        num_keys = T * n if fresh else cache.keys[0].shape[2] + T * n
+        rotation = _rotation(num_keys, self.output_size // self.num_heads, x) if self.rotary else None
         keys, values = [], []
         for layer, layer_keys, layer_values in zip(self.layers, cache.keys, cache.values, strict=True):
-            u, layer_keys, layer_values = layer(u, layer_keys, layer_values, visible, rotation)
-            keys.append(layer_keys)
-            values.append(layer_values)
-        return self.norm(u), SlidingCache(tuple(keys), tuple(values), position[:, -1] + 1)
+            past = None if fresh else (layer_keys, layer_values)
+            every = n if layer is self.layers[-1] else 1
+            u, layer_keys, layer_values = layer(u, past, visible, rotation, every)
+            left = num_keys - (self.window - 1) * n  # the window's last rows remain
+            keys.append(layer_keys[:, :, left:])
+            values.append(layer_values[:, :, left:])
+        return self.norm(u).transpose(0, 1), SlidingCache(tuple(keys), tuple(values), position[:, -1] + 1)
+
+
+def _visible_tokens(visible: Tensor, num_tokens: int) -> Tensor:
+    """From which rows see which, [B, T, S], which tokens do, [B, 1, T · n, S · n]: of its own row's, those before it.
+
+    The second axis is the heads'.
+    """
+    visible = visible.repeat_interleave(num_tokens, -1).repeat_interleave(num_tokens, -2)
+    if num_tokens > 1:
+        visible = visible.tril(visible.shape[-1] - visible.shape[-2])
+    return visible[:, None]
 
 
 class _Layer(nn.Module):
@@ -106,19 +147,39 @@ class _Layer(nn.Module):
         )
 
     def forward(
-        self, u: Tensor, past_keys: Tensor, past_values: Tensor, visible: Tensor, rotation: Tensor
+        self, u: Tensor, past: tuple[Tensor, Tensor] | None, visible: Tensor | None, rotation: Tensor | None, every: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        T = u.shape[0]
-        heads = self.query_key_value(self.attention_norm(u)).unflatten(-1, (3, self.num_heads, -1))
-        queries, keys, values = heads.permute(2, 1, 3, 0, 4)  # each [B, num_heads, T, head_size]
-        keys = torch.cat([past_keys, keys], dim=2)
-        values = torch.cat([past_values, values], dim=2)
+        """`every` n-th token of u [B, tokens, H] goes on, and all keys and values, `past` and own, are returned.
+
+        Where nothing is past, `visible` is None: each token sees itself and those before it.
+        """
+        queries, keys, values = self._heads(self.attention_norm(u), every)
+        if past is not None:
+            keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
+        rotated = keys
+        if rotation is not None:
+            queries = _rotate(queries, rotation[:, -u.shape[1] :][:, every - 1 :: every])
+            rotated = _rotate(keys, rotation)
+        if visible is not None:
+            visible = visible[:, :, every - 1 :: every]
+        elif every > 1:
+            ones = torch.ones(u.shape[1], u.shape[1], dtype=torch.bool, device=u.device)
+            visible = ones.tril()[every - 1 :: every]
         attended = F.scaled_dot_product_attention(
-            _rotate(queries, rotation[:, -T:]), _rotate(keys, rotation), values, attn_mask=visible
+            queries, rotated, values, attn_mask=visible, is_causal=visible is None
         )
-        u = u + self.attention_output(attended.permute(2, 0, 1, 3).flatten(2))
-        # T rows came, so T leave: what is left are the last window - 1.
-        return u + self.mlp(self.mlp_norm(u)), keys[:, :, T:], values[:, :, T:]
+        u = u[:, every - 1 :: every] + self.attention_output(attended.transpose(1, 2).flatten(2))
+        return u + self.mlp(self.mlp_norm(u)), keys, values
+
+    def _heads(self, normed: Tensor, every: int) -> Iterator[Tensor]:
+        """Queries of `every` n-th token, keys and values of all: each [B, num_heads, tokens, head_size]."""
+        layer, size = self.query_key_value, normed.shape[-1]
+        if every == 1:
+            parts = layer(normed).chunk(3, -1)
+        else:
+            queries = F.linear(normed[:, every - 1 :: every], layer.weight[:size], layer.bias[:size])
+            parts = (queries, *F.linear(normed, layer.weight[size:], layer.bias[size:]).chunk(2, -1))
+        return (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
 
 
 def _rotation(num_positions: int, head_size: int, like: Tensor) -> Tensor:
