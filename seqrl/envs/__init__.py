@@ -9,25 +9,31 @@ import gymnasium
 
 from seqrl.envs.adapters import Environment, GymnasiumEnvironment, TorchEnvironment
 from seqrl.envs.base import TorchVectorEnv
+from seqrl.envs.crossing_corridors import CrossingCorridors
+from seqrl.envs.gamble import Gamble
 from seqrl.envs.key_to_door import KeyToDoor
 from seqrl.envs.make import known_ids, make
 from seqrl.envs.masked_cartpole import MaskedCartPole
 from seqrl.envs.masked_mountain_car import MaskedMountainCarContinuous
 from seqrl.envs.masked_pendulum import MaskedPendulum
 from seqrl.envs.repeat_previous import RepeatPrevious
+from seqrl.envs.shortest_path import ShortestPath
 from seqrl.envs.single import SingleEnv
 from seqrl.envs.tiger import Tiger
 from seqrl.envs.tmaze import TMaze
 
 __all__ = [
     "ENVIRONMENTS",
+    "CrossingCorridors",
     "Environment",
+    "Gamble",
     "GymnasiumEnvironment",
     "KeyToDoor",
     "MaskedCartPole",
     "MaskedMountainCarContinuous",
     "MaskedPendulum",
     "RepeatPrevious",
+    "ShortestPath",
     "SingleEnv",
     "TMaze",
     "Tiger",
@@ -45,6 +51,9 @@ ENVIRONMENTS: dict[str, type[TorchVectorEnv]] = {
     "seqrl/RepeatPrevious-v0": RepeatPrevious,
     "seqrl/Tiger-v0": Tiger,
     "seqrl/KeyToDoor-v0": KeyToDoor,
+    "seqrl/ShortestPath-v0": ShortestPath,
+    "seqrl/CrossingCorridors-v0": CrossingCorridors,
+    "seqrl/Gamble-v0": Gamble,
 }
 """seqrl's environments by Gymnasium id. The first line of a class's docstring is its summary."""
 
@@ -53,6 +62,7 @@ _MAX_EPISODE_STEPS: dict[type[TorchVectorEnv], int] = {
     MaskedCartPole: 500,
     MaskedPendulum: 200,
     MaskedMountainCarContinuous: 999,
+    ShortestPath: 10,
 }
 
 for _id, _class in ENVIRONMENTS.items():

@@ -8,12 +8,16 @@ from itertools import product
 from typing import Any
 
 import gymnasium
+import numpy as np
 
-from seqrl.envs import tiger
+from seqrl.envs import gamble, shortest_path, tiger
 from seqrl.envs.base import TorchVectorEnv
+from seqrl.envs.crossing_corridors import IN_REWARD, OUT_REWARD, CrossingCorridors
+from seqrl.envs.gamble import Gamble
 from seqrl.envs.key_to_door import KeyToDoor
 from seqrl.envs.masked_cartpole import MaskedCartPole
 from seqrl.envs.repeat_previous import RepeatPrevious
+from seqrl.envs.shortest_path import ShortestPath
 from seqrl.envs.tiger import Tiger
 from seqrl.envs.tmaze import TMaze
 
@@ -32,6 +36,8 @@ def optimal_return(env: str | gymnasium.Env | gymnasium.vector.VectorEnv, **kwar
         case MaskedCartPole(max_episode_steps=limit):
             # Every step pays 1, and a linear law of x, θ and their differences never falls (the tests run it).
             return float(limit or 500)  # a single copy has its limit, 500, in Gymnasium's wrapper
+        case ShortestPath() | CrossingCorridors() | Gamble() as observed:
+            return _observed_return(observed)
     return None
 
 
@@ -49,7 +55,23 @@ def memoryless_return(env: str | gymnasium.Env | gymnasium.vector.VectorEnv, **k
             return tiger_memoryless_return(horizon)
         case KeyToDoor():
             return 1.0
+        case ShortestPath() | CrossingCorridors() | Gamble() as observed:
+            return _observed_return(observed)
     return None
+
+
+def _observed_return(env: ShortestPath | CrossingCorridors | Gamble) -> float:
+    """The optimal return of those that hide nothing, which a memory cannot add to."""
+    match env:
+        case ShortestPath(adjacency=adjacency, start=start, max_episode_steps=limit):
+            distances = shortest_path_distances(adjacency)
+            starts = [start] if start is not None else [n for n in range(len(adjacency)) if n != shortest_path.GOAL]
+            steps = distances[starts] if limit is None else distances[starts].clip(max=limit)
+            return -float(steps.mean())
+        case CrossingCorridors():
+            return max(IN_REWARD) + max(OUT_REWARD)
+        case Gamble(rounds=rounds, win_chance=win_chance):
+            return rounds * max(gamble.SAFE_REWARD, win_chance * gamble.WIN_REWARD)
 
 
 def _unwrap(env: str | gymnasium.Env | gymnasium.vector.VectorEnv, kwargs: dict[str, Any]) -> TorchVectorEnv | None:
@@ -142,3 +164,54 @@ def tiger_policy_return(policy: Sequence[Sequence[float]], horizon: int) -> floa
             )
         value = new
     return (value[True, tiger.NOTHING] + value[False, tiger.NOTHING]) / 2
+
+
+def shortest_path_distances(adjacency: np.ndarray) -> np.ndarray:
+    """The number of edges from each node to the goal, int64 [num_nodes], by breadth-first search from the goal.
+
+    `adjacency` is the graph's symmetric bool matrix, `ShortestPath.adjacency`. Where the goal cannot be reached, −1.
+    """
+    distances = np.full(len(adjacency), -1)
+    frontier, distance = np.arange(len(adjacency)) == shortest_path.GOAL, 0
+    while frontier.any():
+        distances[frontier] = distance
+        frontier = adjacency[frontier].any(0) & (distances < 0)
+        distance += 1
+    return distances
+
+
+def gamble_conditioned_return(target: float, rounds: int, win_chance: float, behaviour: float = 0.5) -> float:
+    """The expected return of perfect return-conditioned imitation in `Gamble`, asked for `target` at the start.
+
+    The log is of a policy that gambles with probability g = `behaviour` in every round, and the imitation takes, with k
+    rounds left and R still to get, P(gamble | R) of it by Bayes' rule. With p_k(R) the chance to get R in k rounds:
+
+        P(gamble | R) = g (w p_{k−1}(R − 3) + (1 − w) p_{k−1}(R)) / p_k(R),   R ← R − r after a reward of r
+
+    An R that the log does not hold, as after a gamble lost, is taken for the nearest one that it does, as a network
+    would. This is what a Decision Transformer tends to with ever more data, when it draws its actions.
+    """
+    safe, win = gamble.SAFE_REWARD, gamble.WIN_REWARD
+    outcomes = [(1 - behaviour, safe), (behaviour * win_chance, win), (behaviour * (1 - win_chance), 0.0)]
+    chances: list[dict[float, float]] = [{0.0: 1.0}]  # by rounds left and R: p_k(R)
+    for _ in range(rounds):
+        new: dict[float, float] = {}
+        for (chance, reward), (rest, before) in product(outcomes, chances[-1].items()):
+            if chance * before > 0:
+                new[rest + reward] = new.get(rest + reward, 0.0) + chance * before
+        chances.append(new)
+
+    def expected(left: int, asked: float) -> float:
+        if left == 0:
+            return 0.0
+        known = min(chances[left], key=lambda to_get: abs(to_get - asked))
+        rest = chances[left - 1]
+        by_gambling = win_chance * rest.get(known - win, 0.0) + (1 - win_chance) * rest.get(known, 0.0)
+        p = behaviour * by_gambling / chances[left][known]
+        value = (1 - p) * (safe + expected(left - 1, known - safe)) if p < 1 else 0.0
+        if p > 0:
+            value += p * win_chance * (win + expected(left - 1, known - win))
+            value += p * (1 - win_chance) * expected(left - 1, known)
+        return value
+
+    return expected(rounds, target)

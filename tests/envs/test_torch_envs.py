@@ -26,6 +26,7 @@ from seqrl.envs.tiger import LISTEN, NOTHING, OPEN_LEFT, OPEN_RIGHT
 from seqrl.envs.tmaze import DOWN, LEFT, RIGHT, UP
 from seqrl.errors import UserError
 from seqrl.testing.environment import check_environment
+from seqrl.trajectory import tree_leaves
 
 IDS = list(ENVIRONMENTS)
 
@@ -329,7 +330,7 @@ def test_state_dict_restores_a_fresh_instance(env_id):
         env.step(action)
     other.load_state_dict(env.state_dict())
     for action in actions:
-        for left, right in zip(env.step(action)[:4], other.step(action)[:4], strict=True):
+        for left, right in zip(tree_leaves(env.step(action)[:4]), tree_leaves(other.step(action)[:4]), strict=True):
             assert torch.equal(left, right)
 
 
