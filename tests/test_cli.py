@@ -151,7 +151,7 @@ BAD: list[tuple[list[str], list[str]]] = [
 
 
 @pytest.mark.parametrize(("args", "words"), BAD, ids=lambda value: " ".join(value) if value[:1] else None)
-def test_bad_input_is_refused_inone_line(
+def test_bad_input_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: list[str],
     words: list[str],
 ) -> None:  # fmt: skip
@@ -350,7 +350,7 @@ BOX = """\
 """
 
 
-def test_a_box_becomesone_line() -> None:
+def test_a_box_becomes_one_line() -> None:
     """As tyro draws it in a terminal, in colour, and where the terminal is not UTF-8."""
     # Breaks when one_line counts on │ and ─, or keeps the colours.
     plain = BOX.translate(str.maketrans("│─╭╮╰╯", " -    ")).replace("- Unrecognized options ---------------", "")

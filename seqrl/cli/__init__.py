@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import seqrl
 from seqrl.cli.comparison import compare
+from seqrl.cli.datasets import collect
 from seqrl.cli.environments import envs
 from seqrl.cli.evaluation import evaluate, report
 from seqrl.cli.training import train
@@ -21,6 +22,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "report": report,
     "compare": compare,
+    "collect": collect,
     "envs": envs,
 }
 

@@ -17,6 +17,12 @@ def positional(args: list[str]) -> tuple[str | None, list[str]]:
     return (args[0], args[1:]) if args and not args[0].startswith("-") else (None, args)
 
 
+def positionals(args: list[str]) -> tuple[list[str], list[str]]:
+    """All words before the first flag, and the rest."""
+    count = next((index for index, arg in enumerate(args) if arg.startswith("-")), len(args))
+    return args[:count], args[count:]
+
+
 def take_flag(args: list[str], flag: str) -> tuple[str | None, list[str]]:
     """The value of `flag` and the other arguments."""
     for index, arg in enumerate(args):

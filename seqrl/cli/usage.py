@@ -12,6 +12,8 @@ seqrl: reinforcement learning with memory
   seqrl train --resume RUN        continue a run, bit for bit
   seqrl evaluate RUN [flags]      play episodes with a trained agent
   seqrl report RUN                plot a run's curves: report.png in its folder
+  seqrl collect RUN|random [flags]
+                                  log episodes that an agent or random actions play: a dataset
   seqrl envs                      list seqrl's environments (any Gymnasium id works too)
 
 Each command explains its flags with --help.
