@@ -66,10 +66,10 @@ class EpisodeWriter:
             self._write("starts", np.zeros(1, dtype="<i8"))
         return self
 
-    def add(self, episode: Episode) -> None:
-        """Check an episode and write it. Its UserError names the episode, counted from 0, and the row."""
+    def add(self, episode: Episode, where: str = "") -> None:
+        """Check an episode and write it. Its UserError begins with `where`, or the episode's number, and the row."""
         assert self._temporary is not None, "add episodes within the `with` block"
-        where = f"episode {self.num_episodes}"
+        where = where or f"episode {self.num_episodes}"
         leaves, action, reward = checked(episode, self.observation_space, self.action_space, where)
         flags = np.zeros((2, len(reward)), dtype=bool)
         flags[:, -1] = episode.terminated, episode.truncated
@@ -145,7 +145,7 @@ def checked(
 
     Raises UserError, which begins with `where`, for whatever does not fit the spaces or together.
     """
-    reward = _as_array(episode.reward, f"{where}: reward")
+    reward = as_array(episode.reward, f"{where}: reward")
     if reward.ndim != 1:
         raise UserError(f"{where}: reward has the shape {list(reward.shape)}: give one number for each decision")
     num_rows = len(reward)
@@ -169,7 +169,7 @@ def checked(
 
 def checked_leaf(values: Any, space: gym.Space, num_rows: int, name: str, where: str) -> np.ndarray:
     """`values` [num_rows, *shape] of a leaf space in the type that its file has, finite and of values that exist."""
-    array = _as_array(values, f"{where}: {name}")
+    array = as_array(values, f"{where}: {name}")
     dtype, shape = leaf_layout(space)
     if array.shape[1:] != shape or array.ndim == 0:
         raise UserError(
@@ -208,7 +208,8 @@ def _sizes(space: gym.Space) -> Any:
     return 2 if isinstance(space, gym.spaces.MultiBinary) or space.dtype == bool else None
 
 
-def _as_array(values: Any, what: str) -> np.ndarray:
+def as_array(values: Any, what: str) -> np.ndarray:
+    """`values` as numbers. Raises UserError, which begins with `what`, for anything else."""
     try:
         array = np.asarray(values)
     except ValueError:

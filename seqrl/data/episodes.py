@@ -160,6 +160,13 @@ class EpisodeDataset:
         other._set_places()
         return other
 
+    def with_returns_to_go(self, return_to_go: np.ndarray) -> "EpisodeDataset":
+        """The same episodes, with other returns-to-go [R] for all rows of the files."""
+        assert return_to_go.shape == self.reward.shape, "one return-to-go for each row"
+        other = copy.copy(self)
+        other.return_to_go = return_to_go
+        return other
+
     def split(self, held_out: float, seed: int) -> tuple["EpisodeDataset", "EpisodeDataset"]:
         """Two datasets, for training and held out: the latter with a share `held_out` of the episodes, drawn by `seed`.
 

@@ -1,0 +1,167 @@
+"""Minari's datasets, read and written, and D4RL's HDF5 files. The one file that imports minari and h5py.
+
+Minari (https://minari.farama.org) keeps the public datasets for offline RL, D4RL's among them.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from seqrl.data.episodes import EpisodeDataset
+from seqrl.data.raw_episodes import RawEpisode, Unfinished, ends_of, write_dataset
+from seqrl.errors import UserError
+from seqrl.trajectory import Tree, tree_map
+
+MINARI = "minari:"
+
+
+def from_minari(
+    folder: str | Path,
+    dataset: str | Path,
+    *,
+    unfinished: Unfinished = "error",
+    about: dict[str, Any] | None = None,
+) -> EpisodeDataset:
+    """The dataset of a Minari dataset that is on this machine: its id, or the path of its folder.
+
+    The spaces are the dataset's own. Its environment's id, where known, becomes `about["env"]`.
+
+    Raises UserError where minari is not installed, the dataset is not there or damaged, or its spaces are not
+    supported.
+    """
+    minari = _minari()
+    source = f"{MINARI}{dataset}"
+    try:
+        there = Path(dataset).is_dir()
+        data = minari.MinariDataset(str(dataset)) if there else minari.load_dataset(str(dataset))
+    except FileNotFoundError:
+        raise UserError(
+            f"{source} is not on this machine: download it with `minari download {dataset}`, or give its folder"
+        ) from None
+    except Exception as error:  # whatever its files, or the packages that read their format, raise
+        raise UserError(f"{source} cannot be read ({_one_line(error)}): give a Minari dataset") from None
+
+    def episodes() -> Iterator[RawEpisode]:
+        number = 0
+        try:
+            for episode in data.iterate_episodes():
+                where, shape = f"{source}, episode {episode.id}", np.shape(episode.rewards)
+                terminated = ends_of(episode.terminations, shape, "terminations", where)
+                truncated = ends_of(episode.truncations, shape, "truncations", where)
+                yield RawEpisode(episode.observations, episode.actions, episode.rewards, terminated, truncated, where)
+                number += 1
+        except (OSError, KeyError, AssertionError, RuntimeError) as error:
+            raise UserError(
+                f"{source} is damaged at episode {number} ({_one_line(error)}): download it again"
+            ) from None
+
+    return write_dataset(
+        folder,
+        episodes,
+        observation_space=data.observation_space,
+        action_space=data.action_space,
+        unfinished=unfinished,
+        about={"source": source} | _environment(data) | (about or {}),
+    )
+
+
+def to_minari(dataset: EpisodeDataset, dataset_id: str, *, env: str | None = None) -> Any:
+    """Write a dataset's episodes as the Minari dataset `dataset_id` (`namespace/name-v0`), and return that.
+
+    Its `about` becomes the description. Images are stored as they are: Minari would make them JPEGs. With `env`, the
+    Minari dataset knows its Gymnasium environment.
+
+    Raises UserError where minari is not installed, the id is taken or malformed, or the episodes cannot be written.
+    """
+    minari = _minari()
+    spaces = dataset.observation_space, dataset.action_space
+
+    def buffers() -> Iterator[Any]:
+        for k in range(dataset.num_episodes):
+            episode = dataset.episode(k)
+            flags = np.zeros((2, len(episode.reward)), dtype=bool)
+            flags[:, -1] = episode.terminated, episode.truncated
+            yield minari.data_collector.EpisodeBuffer(
+                id=k,
+                observations=_in_own_units(episode.observation, spaces[0]),
+                actions=_in_own_units(episode.action, spaces[1]),
+                rewards=episode.reward,
+                terminations=flags[0],
+                truncations=flags[1],
+            )
+
+    try:
+        return minari.create_dataset_from_buffers(
+            dataset_id,
+            buffers(),  # one at a time, so that memory does not grow
+            env=env,
+            observation_space=spaces[0],
+            action_space=spaces[1],
+            description=json.dumps(dataset.about),
+            jpeg_encoding=False,
+        )
+    except Exception as error:  # Minari's are of many kinds
+        raise UserError(
+            f"cannot write {dataset.folder} as the Minari dataset '{dataset_id}' ({_one_line(error)}): give a new id "
+            "such as name-v0"
+        ) from None
+
+
+@contextlib.contextmanager
+def open_d4rl(path: Path) -> Iterator[dict[str, Any]]:
+    """The arrays of an HDF5 file by their paths in it, which are read when they are sliced."""
+    try:
+        import h5py
+    except ImportError:
+        raise UserError(f'{path} needs h5py: pip install "seqrl[offline]"') from None
+    arrays: dict[str, Any] = {}
+
+    def keep(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(keep)
+            yield arrays
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path} is damaged or no HDF5 file ({_one_line(error)}): download it again") from None
+
+
+def _minari() -> ModuleType:
+    try:
+        import minari
+        import minari.data_collector
+    except ImportError:
+        raise UserError('Minari datasets need minari: pip install "seqrl[offline]"') from None
+    return minari
+
+
+def _environment(data: Any) -> dict[str, Any]:
+    """What is known of where a Minari dataset comes from, as `about` has it."""
+    known: dict[str, Any] = {"minari_id": data.id}
+    if data.env_spec is not None:
+        known["env"] = data.env_spec.id
+        known["env_kwargs"] = [f"{key}={value}" for key, value in data.env_spec.kwargs.items()]
+    return known
+
+
+def _in_own_units(values: Tree, space: gym.Space) -> Tree:
+    """What agents see, as the environment gives it: discrete values count from the space's `start` again."""
+    if isinstance(space, gym.spaces.Dict):
+        return {key: _in_own_units(values[key], child) for key, child in space.spaces.items()}
+    if isinstance(space, gym.spaces.Tuple):
+        return tuple(_in_own_units(value, child) for value, child in zip(values, space.spaces, strict=True))
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        return tree_map(lambda leaf: leaf + space.start, values)
+    return np.asarray(values)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,177 @@
+"""Logs in tables: pandas data frames, .csv and .parquet files. The one file that imports pandas."""
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+
+from seqrl.data.episode_writer import as_array
+from seqrl.data.episodes import EpisodeDataset
+from seqrl.data.raw_episodes import (
+    ALIASES,
+    RawEpisode,
+    Unfinished,
+    check_lengths,
+    flat_episodes,
+    parts_of,
+    write_dataset,
+)
+from seqrl.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+TABLES = (".csv", ".parquet")
+
+
+def from_pandas(
+    folder: str | Path,
+    frame: "DataFrame",
+    *,
+    episode: str = "episode",
+    observation: Sequence[str] | None = None,
+    action: Sequence[str] | None = None,
+    observation_space: gym.Space | None = None,
+    action_space: gym.Space | None = None,
+    unfinished: Unfinished = "error",
+    about: dict[str, Any] | None = None,
+    source: str = "the table",
+) -> EpisodeDataset:
+    """The dataset of a table with a row for each decision, in the order of time.
+
+    The column `episode` tells the episodes apart; its values may be anything, and rows of one value stand together.
+    The other columns are `observation` or `observation_0`, `observation_1`, …; `action` likewise; `reward`;
+    `terminated`, `truncated` or both; perhaps `next_observation` or `next_observation_0`, …; or other common names of
+    these. A Dict observation has `observation.KEY` or `observation.KEY_0`, …. A cell may hold a list. With
+    `observation` and `action`, the names of columns in their order, other columns are left out.
+
+    Raises UserError, naming the column or the episode and the row, for whatever is missing or does not fit together.
+    """
+    columns = [str(name) for name in frame.columns]
+    twice = sorted({name for name in columns if columns.count(name) > 1})
+    if twice:
+        raise UserError(f"{source} has the column '{twice[0]}' twice: rename one")
+    frame = frame.set_axis(columns, axis=1)
+    if episode not in columns:
+        raise UserError(f"{source} has no column '{episode}' to tell the episodes apart: {nearest(episode, columns)}")
+    starts, ids = _runs(frame[episode], source)
+    parts = parts_of(_grouped(frame, episode, observation, action, source), source)
+    check_lengths(parts, source)
+
+    def episodes() -> Iterator[RawEpisode]:
+        return flat_episodes(parts, starts, lambda k: f"{source}, episode {ids[k]} (from row {starts[k]})")
+
+    return write_dataset(
+        folder,
+        episodes,
+        observation_space=observation_space,
+        action_space=action_space,
+        unfinished=unfinished,
+        about={"source": source} | (about or {}),
+    )
+
+
+def from_table(folder: str | Path, path: str | Path, **options: Any) -> EpisodeDataset:
+    """The dataset of a .csv or a .parquet file, by `from_pandas` with these options.
+
+    Raises UserError where pandas, or what it needs for .parquet, is not installed, and for a file that is damaged.
+    """
+    return from_pandas(folder, _read(Path(path)), source=str(path), **options)
+
+
+def _read(path: Path) -> "DataFrame":
+    try:
+        import pandas
+    except ImportError:
+        raise UserError(f'{path} needs pandas: pip install "seqrl[offline]"') from None
+    try:
+        if path.suffix == ".parquet":
+            return pandas.read_parquet(path)
+        with open(path, encoding="utf-8", newline="") as file:
+            header = next(csv.reader(file), [])
+        twice = sorted({name for name in header if header.count(name) > 1})
+        if twice:  # pandas would rename it
+            raise UserError(f"{path} has the column '{twice[0]}' twice: rename one")
+        return pandas.read_csv(path, encoding="utf-8")
+    except UserError:
+        raise
+    except ImportError:
+        raise UserError(f"{path} needs pyarrow, which pandas reads .parquet with: pip install pyarrow") from None
+    except (ValueError, OSError, csv.Error) as error:  # pandas' and pyarrow's own are ValueErrors
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is damaged or no {path.suffix} table ({reason}): write it again") from None
+
+
+def _runs(column: "Series", source: str) -> tuple[np.ndarray, list[Any]]:
+    """The first row of each episode and one past the last, and the episodes' names."""
+    if not len(column):
+        raise UserError(f"{source} has no rows: there is nothing to learn from; log at least one episode")
+    missing = np.flatnonzero(column.isna())
+    if len(missing):
+        raise UserError(f"{source}, row {missing[0]}: the column '{column.name}' is empty: name the episode")
+    codes = column.factorize()[0]
+    first = np.flatnonzero(np.diff(codes, prepend=-1))
+    again = np.flatnonzero(np.diff(codes[first], prepend=-1) < 0)  # factorize numbers the values as they first come
+    if len(again):
+        row = first[again[0]]
+        raise UserError(
+            f"{source}, row {row}: episode {column.iloc[row]} goes on after another began: sort the rows by "
+            f"'{column.name}', and within it by time"
+        )
+    return np.append(first, len(column)), column.iloc[first].tolist()
+
+
+def _grouped(
+    frame: "DataFrame",
+    episode: str,
+    observation: Sequence[str] | None,
+    action: Sequence[str] | None,
+    source: str,
+) -> dict[str, np.ndarray]:
+    """The table's parts by name: one column as it is, numbered ones side by side."""
+    groups: dict[str, list[str]] = {}
+    named = {"observations": observation, "actions": action}
+    for name, chosen in named.items():
+        for column in chosen or ():
+            if column not in frame.columns:
+                raise UserError(f"{source} has no column '{column}': {nearest(column, frame.columns)}")
+            groups.setdefault(name, []).append(column)
+    used = {episode, *(observation or ()), *(action or ())}
+    numbered: dict[str, dict[int, str]] = {}
+    for column in frame.columns:
+        match = re.fullmatch(r"((?:next_)?(?:observation|obs|action)s?(?:\..+?)?)_(\d+)", column)
+        if column in used or (observation and action and not _is_flag_or_reward(column)):
+            continue
+        if match:
+            numbered.setdefault(match[1], {})[int(match[2])] = column
+        else:
+            groups[column] = [column]
+    for name, columns in numbered.items():
+        if sorted(columns) != list(range(len(columns))):
+            gap = min(set(range(len(columns))) - set(columns))
+            raise UserError(f"{source} has no column '{name}_{gap}': number them from 0 without a gap")
+        groups[name] = [columns[k] for k in range(len(columns))]
+    single = {name for name, columns in groups.items() if name in columns or (name in named and len(columns) == 1)}
+    return {
+        name: _values(frame[columns[0]], source)
+        if name in single
+        else np.stack([_values(frame[column], source) for column in columns], axis=1)
+        for name, columns in groups.items()
+    }
+
+
+def _is_flag_or_reward(column: str) -> bool:
+    return any(column in ALIASES[name] for name in ("rewards", "terminated", "truncated"))
+
+
+def _values(column: "Series", source: str) -> np.ndarray:
+    """A column's numbers, or what its cells' lists hold, stacked."""
+    what = f"{source}: column '{column.name}'"
+    values = column.to_numpy()
+    if values.dtype == object and all(isinstance(value, list | np.ndarray) for value in values):
+        return as_array([np.asarray(value).tolist() for value in values], what)
+    return as_array(values, what)
