@@ -65,11 +65,14 @@ def make_engine(config: EngineConfig, make_actor: Callable[[Any, int, int], Acto
 
 
 @contextlib.contextmanager
-def learner_threads(config: EngineConfig) -> Iterator[None]:
-    """As many threads as there are cores without an actor: a thread that shares one waits for its others in vain."""
+def learner_threads(config: EngineConfig, num_learners: int = 1) -> Iterator[None]:
+    """As many threads as there are cores without an actor: a thread that shares one waits for its others in vain.
+
+    Several learners share these cores.
+    """
     before = torch.get_num_threads()
-    if config.engine == "async":
-        torch.set_num_threads(max(1, min(before, (os.cpu_count() or 1) - config.num_actors)))
+    cores = min(before, (os.cpu_count() or 1) - config.num_actors) if config.engine == "async" else before
+    torch.set_num_threads(max(1, cores // num_learners))
     try:
         yield
     finally:

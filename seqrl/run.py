@@ -295,7 +295,8 @@ class _SpeedColumn(ProgressColumn):
 
 def progress_bar() -> Progress:
     """On standard error, and silent where nobody watches: in a file, or in a worker whose parent shows its progress."""
-    silent = not sys.stderr.isatty() or multiprocessing.parent_process() is not None
+    watched = multiprocessing.parent_process() is None or multiprocessing.current_process().name == "learner 0"
+    silent = not (sys.stderr.isatty() and watched)
     whole = Column(no_wrap=True)
     columns = (
         _LabelColumn(), BarColumn(15, table_column=whole), TextColumn("{task.percentage:3.0f}%", table_column=whole),

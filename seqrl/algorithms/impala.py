@@ -15,9 +15,11 @@ Source: Espeholt et al. 2018, arXiv 1802.01561. Where this differs:
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -33,13 +35,13 @@ from seqrl.config import (
     require_at_least_one,
     require_not_negative,
 )
-from seqrl.data import Episodes, Rollout, TrajectoryReplay
-from seqrl.distributed import Actor, Engine, Shipment, actor_seed
+from seqrl.data import Rollout, TrajectoryReplay
+from seqrl.distributed import ALONE, Actor, Engine, Group, Shipment, actor_seed, spawn
 from seqrl.engine_config import EngineConfig, check_engine, learner_threads
 from seqrl.learner import Learner
 from seqrl.nets import PolicyHead, RewardScale, ValueHead
 from seqrl.objectives import gae, masked_mean, squared_error, vtrace
-from seqrl.run import Run
+from seqrl.run import Run, read_spaces
 from seqrl.training_state import TrainingState
 from seqrl.trajectory import Trajectory, to_device, tree_cat, tree_like, tree_map
 
@@ -55,6 +57,9 @@ class Config(EngineConfig):
 
     num_envs: int = 32
     """Environments of each actor, which act side by side."""
+
+    num_learners: int = 1
+    """Processes that learn together, each with its share of actors, batch and replay; on cuda, each on its own GPU."""
 
     rollout_length: int = 32
     """Steps of each environment in a trajectory; gradients flow back through all of them."""
@@ -159,7 +164,8 @@ def learn(
     version: int,
     config: Config,
 ) -> dict[str, float]:
-    """Update number `version`: one pass over fresh trajectories and some of the replay's. Returns its metrics."""
+    """Update number `version`: one pass over fresh trajectories and some of the replay's. Returns its metrics, and how
+    many `rows` they are means of."""
     parts = [(to_device(shipment.trajectory, agent.device), shipment.version) for shipment in fresh]
     for (trajectory, _), shipment in zip(parts, fresh, strict=True):
         first_rows = trajectory.inputs.is_first[:-1]
@@ -169,7 +175,8 @@ def learn(
     if config.normalize_rewards:
         batch = batch._replace(reward=scale.scaled(batch.reward))
     total, metrics = loss(agent, batch, config)
-    metrics["grad_norm"] = learner.update(total)
+    metrics["rows"] = batch.mask.sum()
+    metrics["grad_norm"] = learner.update(total, metrics["rows"])
     for trajectory, acted in parts:
         agent.update_statistics(trajectory)
         if config.replay_share:
@@ -197,16 +204,18 @@ def check(config: Config) -> None:
         config, "hidden_size", "num_envs", "rollout_length", "batch_size", "replay_capacity", "num_steps",
         "checkpoint_every",
     )  # fmt: skip
+    check_learners(config)
     require_above_zero(config, "clip_rho", "clip_c", "learning_rate", "gamma", "max_grad_norm")
     require_not_negative(config, "value_weight", "entropy_weight")
+    own = share(config, Group(0, config.num_learners))
     require(0 <= config.vtrace_lambda <= 1, f"--vtrace-lambda is {config.vtrace_lambda}: it must be from 0 to 1")
     require(
-        0 <= config.replay_share < 1 and num_replayed(config) < config.batch_size,
+        0 <= config.replay_share < 1 and num_replayed(own) < own.batch_size,
         f"--replay-share {config.replay_share} of --batch-size {config.batch_size} leaves nothing fresh: lower it, "
         "or enlarge the batch",
     )
     require(
-        config.replay_share == 0 or num_replayed(config) >= 1,
+        config.replay_share == 0 or num_replayed(own) >= 1,
         f"--replay-share {config.replay_share} of --batch-size {config.batch_size} is less than one trajectory: "
         "enlarge the batch",
     )
@@ -221,6 +230,23 @@ def check(config: Config) -> None:
     require(
         0 <= config.noise_correlation < 1, f"--noise-correlation is {config.noise_correlation}: choose 0 to below 1"
     )
+
+
+def check_learners(config: Config) -> None:
+    """Raise UserError where the learners cannot have equal shares, or GPUs of their own."""
+    require_at_least_one(config, "num_learners")
+    for name, value in (("num-actors", config.num_actors), ("batch-size", config.batch_size)):
+        require(
+            value % config.num_learners == 0,
+            f"--{name} {value} cannot be shared equally by --num-learners {config.num_learners}: choose a multiple",
+        )
+    if config.num_learners > 1 and config.device.startswith("cuda"):
+        gpus = torch.cuda.device_count()
+        require(config.device == "cuda", f"--device {config.device} with several learners: use cuda, and each has one")
+        require(
+            config.num_learners <= gpus,
+            f"--num-learners {config.num_learners} on --device cuda: there are {gpus} GPUs here, and each needs one",
+        )
 
 
 def build(config: Config, observation_space: Any, action_space: Any) -> Agent:
@@ -244,55 +270,86 @@ def make_actor(config: Config, index: int, start: int) -> Actor:
     return Actor(index, Rollout(environment, agent, seed, config.noise_correlation), config.rollout_length)
 
 
-def make_engine(config: Config) -> Engine:
-    """The engine that `config` names."""
-    return engine_config.make_engine(config, make_actor)
+def make_engine(config: Config, group: Group = ALONE) -> Engine:
+    """The engine that `config` names, with a learner's share of the actors."""
+    return engine_config.make_engine(config, functools.partial(_make_share_of_actors, group.rank, group.size))
+
+
+def _make_share_of_actors(rank: int, size: int, config: Config, index: int, start: int) -> Actor:
+    return make_actor(config, index * size + rank, start)
+
+
+def share(config: Config, group: Group) -> Config:
+    """What one learner of `config` has of actors, batch and replay, and its device."""
+    return replace(
+        config,
+        num_actors=config.num_actors // group.size,
+        batch_size=config.batch_size // group.size,
+        replay_capacity=-(-config.replay_capacity // group.size),
+        device=f"cuda:{group.local_rank}" if group.size > 1 and config.device == "cuda" else config.device,
+    )
 
 
 def train(config: Config, resume: bool = False) -> Agent:
     """Train in `config.run_dir`, and return the agent. With `resume`, continue what the folder holds; with engine sync,
-    bit for bit.
+    bit for bit. With several learners a script needs `if __name__ == "__main__":`, as it does with engine async.
 
-    Raises UserError for bad settings, an existing folder, NaN from the environment, an actor that failed, or a loss
-    that is not finite.
+    Raises UserError for bad settings, an existing folder, NaN from the environment, an actor that failed, a loss that
+    is not finite, or a learner that was killed.
     """
     check(config)
-    with contextlib.closing(make_environment(config, 1)) as environment:
-        agent = build(config, environment.single_observation_space, environment.single_action_space)
+    if config.num_learners == 1:
+        return train_share(ALONE, config, resume)
+    spawn(train_share, config.num_learners, config, resume, cuda=config.device == "cuda")
+    folder = Path(config.run_dir)
+    agent = build(config, *read_spaces(folder))
+    Run(folder, config.num_steps, "").restore({"agent": agent})
+    return agent
+
+
+def train_share(group: Group, config: Config, resume: bool) -> Agent:
+    """What one learner of `group` does of `train`."""
+    own = share(config, group)
+    with contextlib.closing(make_environment(own, 1)) as environment:
+        agent = build(own, environment.single_observation_space, environment.single_action_space)
     require(
         agent.memory.stores_state or config.replay_share == 0,
         f"--replay-share {config.replay_share} would store the {config.memory}'s large state with every trajectory: "
         "leave it out",
     )
-    with contextlib.closing(make_engine(config)) as engine, learner_threads(config):
-        return _train(config, agent, engine, resume)
+    with learner_threads(config, group.size), contextlib.closing(make_engine(own, group)) as engine:
+        return _train(config, group, agent, engine, resume)
 
 
-def _train(config: Config, agent: Agent, engine: Engine, resume: bool) -> Agent:
-    learner = Learner(agent, config.learning_rate, config.max_grad_norm)
-    scale = RewardScale(config.num_actors * config.num_envs, config.gamma).to(agent.device)
-    replay = TrajectoryReplay(config.replay_capacity, config.seed)
-    run = Run.open("impala", config, agent.observation_space, agent.action_space, resume)
+def _train(config: Config, group: Group, agent: Agent, engine: Engine, resume: bool) -> Agent:
+    own = share(config, group)
+    learner = Learner(agent, config.learning_rate, config.max_grad_norm, group.average)
+    scale = RewardScale(config.num_actors * config.num_envs, config.gamma, grows=True).to(agent.device)
+    group.join(agent, scale)
+    replay = TrajectoryReplay(own.replay_capacity, config.seed + group.rank)
+    run = group.open("impala", config, agent.observation_space, agent.action_space, resume)
     state = TrainingState(
         config.seed, agent, engine.environments, engine.acting, learner=learner, scale=scale, trajectories=replay
     )
+    group.add_others(state.parts, common=("agent", "learner"))
     step = state.restore(run)
     with run:
         run.begin(step)
         engine.publish(agent.state_dict(), state.updates)
-        while step < config.num_steps and not run.interrupted:
+        interrupted = False
+        while step < config.num_steps and not interrupted:
             if config.learning_rate_schedule == "linear":
                 learner.learning_rate = config.learning_rate * (1 - step / config.num_steps)
-            fresh = [engine.receive() for _ in range(config.batch_size - num_replayed(config))]
-            metrics = learn(agent, learner, scale, replay, fresh, state.updates, config)
+            fresh = [engine.receive() for _ in range(own.batch_size - num_replayed(own))]
+            metrics = learn(agent, learner, scale, replay, fresh, state.updates, own)
             state.updates += 1
             engine.publish(agent.state_dict(), state.updates)
-            step += sum(shipment.trajectory.reward.numel() for shipment in fresh)
-            ended = [shipment.episodes for shipment in fresh]
-            episodes = Episodes([x for e in ended for x in e.returns], [x for e in ended for x in e.lengths])
-            run.log(step, {**episodes.metrics(), **metrics, **engine.metrics()})
+            rows = metrics.pop("rows")
+            steps, metrics, interrupted = group.report(fresh, rows, metrics | engine.metrics(), run.interrupted)
+            step += steps
+            run.log(step, metrics)
             if state.updates % config.checkpoint_every == 0 or step >= config.num_steps:
                 state.save(run, step)
-        if run.interrupted:
+        if interrupted:
             state.save_interrupted(run, step)
     return agent

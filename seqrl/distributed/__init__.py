@@ -3,17 +3,21 @@
 from seqrl.distributed.actor import Actor, MakeActor, Shipment, Weights, actor_seed
 from seqrl.distributed.asynchronous import AsyncEngine
 from seqrl.distributed.engine import Engine
+from seqrl.distributed.learners import ALONE, Group, spawn
 from seqrl.distributed.on_ray import RayEngine
 from seqrl.distributed.synchronous import SyncEngine
 
 __all__ = [
+    "ALONE",
     "Actor",
     "AsyncEngine",
     "Engine",
+    "Group",
     "MakeActor",
     "RayEngine",
     "Shipment",
     "SyncEngine",
     "Weights",
     "actor_seed",
+    "spawn",
 ]

@@ -1,7 +1,18 @@
 """Running statistics, so that inputs and rewards of any scale reach the network near unit scale."""
 
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+Moments = tuple[int, Tensor, Tensor]
+"""The number of some rows, their mean and their variance."""
+
+
+def alone(rows: int, mean: Tensor, variance: Tensor) -> Iterable[Moments]:
+    """The moments of one learner without others."""
+    return [(rows, mean, variance)]
 
 
 class RunningNorm(nn.Module):
@@ -21,17 +32,23 @@ class RunningNorm(nn.Module):
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("variance", torch.ones(size))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.gather: Callable[[int, Tensor, Tensor], Iterable[Moments]] = alone
+        """From this process's moments to those of all that share the statistics: `seqrl.distributed.Group.join`."""
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
-        """Take in rows x [N, size]."""
-        rows = x.shape[0]
+        """Take in rows x [N, size], and those of other learners where they share the statistics."""
+        zero = torch.zeros_like(self.mean)
+        mean, variance = (x.mean(0), x.var(0, correction=0)) if len(x) else (zero, zero)
+        for moments in self.gather(len(x), mean, variance):
+            self._merge(*moments)
+
+    def _merge(self, rows: int, mean: Tensor, variance: Tensor) -> None:
         if rows == 0:
             return
         total = self.count + rows
-        mean, variance = x.mean(0), x.var(0, correction=0)
         delta = mean - self.mean
-        old, new = (self.count / total).to(x.dtype), (rows / total).to(x.dtype)
+        old, new = (self.count / total).to(mean.dtype), (rows / total).to(mean.dtype)
         self.variance.copy_(old * self.variance + new * variance + old * new * delta.square())
         self.mean.add_(delta * new)
         self.count.copy_(total)
@@ -49,9 +66,10 @@ class RewardScale(nn.Module):
 
     carry: Tensor
 
-    def __init__(self, num_envs: int, gamma: float):
+    def __init__(self, num_envs: int, gamma: float, grows: bool = False):
+        """With `grows`, there may be more environments later, and a checkpoint of any number of them fits."""
         super().__init__()
-        self.gamma = gamma
+        self.gamma, self.grows = gamma, grows
         self.norm = RunningNorm(1)
         self.register_buffer("carry", torch.zeros(num_envs))
 
@@ -65,6 +83,8 @@ class RewardScale(nn.Module):
         """Take in rewards [T, B] of the environments from `first_column` on."""
         returns = torch.empty_like(reward)
         columns = slice(first_column, first_column + reward.shape[1])
+        if self.grows and columns.stop > len(self.carry):
+            self.carry = torch.cat([self.carry, self.carry.new_zeros(columns.stop - len(self.carry))])
         carry = self.carry[columns]
         for t in range(reward.shape[0]):
             following = self.gamma * carry.masked_fill(is_first[t], 0.0) + reward[t]
@@ -76,3 +96,8 @@ class RewardScale(nn.Module):
     def scaled(self, reward: Tensor) -> Tensor:
         """Rewards of any shape, scaled."""
         return (reward * (self.norm.variance + 1e-8).rsqrt()).clamp(-10.0, 10.0)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        if self.grows:
+            self.carry = self.carry.new_zeros(state_dict["carry"].shape)
+        return super().load_state_dict(state_dict, strict, assign)
