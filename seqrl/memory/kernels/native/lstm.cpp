@@ -61,8 +61,8 @@ extern "C" void lstm_backward(int64_t T, int64_t B, int64_t D, int64_t H, int64_
     {
       const Share share(B);
       const int64_t block = block_steps(T, share.count);
-      std::vector<float> d(block * share.count * 4 * H);  // the gates' gradients, as `gates`
-      std::vector<Operand> copies(NUMBERS<Operand> > 1 ? num_operands<Operand>(d.size()) : 0);
+      Array<float> d(block * share.count * 4 * H);  // the gates' gradients, as `gates`
+      Array<Operand> copies(NUMBERS<Operand> > 1 ? num_operands<Operand>(d.size()) : 0);
       const Operand* operands = nullptr;
       const int64_t stride = num_operands<Operand>(4 * H);
       std::vector<const float*> inputs(block * share.count), states(block * share.count);

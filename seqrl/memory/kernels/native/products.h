@@ -55,9 +55,9 @@ inline void in_parts(int64_t count, const F& f) {
 
 // w [num_gates · H, K] as [H / VL][K][num_gates][VL]: for each vector of units, what its gates read one after another.
 template <typename Operand>
-std::vector<Operand> by_units(const float* w, int num_gates, int64_t H, int64_t K) {
+Array<Operand> by_units(const float* w, int num_gates, int64_t H, int64_t K) {
   const int64_t length = num_operands<Operand>(K);
-  std::vector<Operand> out(num_gates * H * length);
+  Array<Operand> out(num_gates * H * length);
   for (int64_t row = 0; row < num_gates * H; row++) {
     const int64_t gate = row / H, unit = row % H;
     Operand* to = out.data() + (unit / VL * length * num_gates + gate) * VL + unit % VL;
@@ -72,7 +72,7 @@ constexpr int COLUMNS = 4;  // vectors of columns at a time, in the products bel
 template <typename Operand>
 struct ByColumns {
   int64_t K, N;  // K in operands
-  std::vector<Operand> data;
+  Array<Operand> data;
 
   ByColumns(const float* w, int64_t rows, int64_t N) : K(num_operands<Operand>(rows)), N(N) {
     const int64_t width = COLUMNS * VL;

@@ -31,7 +31,7 @@ struct Before {
   const float *states, *initial;
   const uint8_t* is_first;
   int64_t B, H;
-  std::vector<float> none = std::vector<float>(H, 0.0f);
+  Array<float> none = Array<float>(H, 0.0f);
 
   const float* operator()(int64_t t, int64_t b) const {
     if (is_first[t * B + b]) return none.data();
@@ -44,7 +44,7 @@ template <typename Operand>
 struct Rows {
   int64_t length;  // numbers in a row
   std::vector<const Operand*> rows;
-  std::vector<Operand> copies;
+  Array<Operand> copies;
 
   Rows(int64_t count, int64_t length) : length(length), rows(count) {
     if (NUMBERS<Operand> > 1) copies.resize(count * num_operands<Operand>(length));
@@ -63,7 +63,7 @@ struct Rows {
 
 // `count` numbers from d + begin as operands, as far from the pointer that is returned: themselves, or copies.
 template <typename Operand>
-const Operand* as_operands(const float* d, int64_t begin, int64_t count, std::vector<Operand>& copies) {
+const Operand* as_operands(const float* d, int64_t begin, int64_t count, Array<Operand>& copies) {
   if constexpr (NUMBERS<Operand> == 1) {
     return d;
   } else {

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <cstring>
+#include <new>
+#include <vector>
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
 #endif
@@ -20,6 +22,17 @@ constexpr int VL = 4, REGISTERS = 16;
 typedef float Vec __attribute__((vector_size(4 * VL)));
 typedef int32_t IntVec __attribute__((vector_size(4 * VL)));
 typedef float UnalignedVec __attribute__((vector_size(4 * VL), aligned(4), may_alias));
+
+// Arrays that begin with a cache line: a vector of 64 bytes that lies across two takes two reads.
+template <typename T>
+struct CacheLines {
+  using value_type = T;
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64))); }
+  void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t(64)); }
+  bool operator==(const CacheLines&) const = default;
+};
+template <typename T>
+using Array = std::vector<T, CacheLines<T>>;
 
 inline Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
