@@ -5,6 +5,7 @@ Minari (https://minari.farama.org) keeps the public datasets for offline RL, D4R
 
 import contextlib
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -38,8 +39,8 @@ def from_minari(
     minari = _minari()
     source = f"{MINARI}{dataset}"
     try:
-        there = Path(dataset).is_dir()
-        data = minari.MinariDataset(str(dataset)) if there else minari.load_dataset(str(dataset))
+        path = Path(dataset) / "data" if (Path(dataset) / "data").is_dir() else Path(dataset)
+        data = minari.MinariDataset(path) if path.is_dir() else minari.load_dataset(str(dataset))
     except FileNotFoundError:
         raise UserError(
             f"{source} is not on this machine: download it with `minari download {dataset}`, or give its folder"
@@ -97,15 +98,17 @@ def to_minari(dataset: EpisodeDataset, dataset_id: str, *, env: str | None = Non
             )
 
     try:
-        return minari.create_dataset_from_buffers(
-            dataset_id,
-            buffers(),  # one at a time, so that memory does not grow
-            env=env,
-            observation_space=spaces[0],
-            action_space=spaces[1],
-            description=json.dumps(dataset.about),
-            jpeg_encoding=False,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it has no author, no permalink and so on, a warning each
+            return minari.create_dataset_from_buffers(
+                dataset_id,
+                buffers(),  # one at a time, so that memory does not grow
+                env=env,
+                observation_space=spaces[0],
+                action_space=spaces[1],
+                description=json.dumps(dataset.about),
+                jpeg_encoding=False,
+            )
     except Exception as error:  # Minari's are of many kinds
         raise UserError(
             f"cannot write {dataset.folder} as the Minari dataset '{dataset_id}' ({_one_line(error)}): give a new id "

@@ -201,9 +201,14 @@ def _followed(observation: Tree, following: Tree, where: str) -> Tree:
 
 
 def _same_structure(observation: Tree, other: Tree, where: str) -> None:
-    first, second = (sorted(tree_flatten(tree)) for tree in (observation, other))
-    if first != second:
-        raise UserError(f"{where}: observations have the keys {first}, the final ones {second}: give the same")
+    if _keys(observation) != _keys(other):
+        keys = _keys(observation), _keys(other)
+        raise UserError(f"{where}: observations have the keys {keys[0]}, the final ones {keys[1]}: give the same")
+
+
+def _keys(tree: Tree) -> list[str]:
+    """The paths of a tree's leaves; none where it is a leaf itself."""
+    return sorted(tree_flatten(tree)) if isinstance(tree, dict | tuple) else []
 
 
 def _appended(observation: Tree, last: Tree, where: str) -> Tree:
@@ -223,12 +228,12 @@ def infer_spaces(episodes: Iterator[RawEpisode]) -> tuple[gym.Space, gym.Space]:
     for raw in episodes:
         if np.size(raw.reward) == 0:
             raise UserError(f"{raw.where} is empty: leave out episodes without a decision")
+        if isinstance(raw.action, dict | tuple):
+            raise UserError(f"{raw.where}: action has several parts: give one array of actions")
         observation = _joined(observation, raw.observation, f"{raw.where}: observation")
         action = _joined(action, raw.action, f"{raw.where}: action")
     if action is None:
         raise UserError("there are no episodes: there is nothing to learn from; log at least one")
-    if not isinstance(action, _Range):
-        raise UserError("the actions have several parts: give one array of actions")
     return _space(observation, "observation"), _space(action, "action")
 
 
@@ -254,9 +259,10 @@ def _joined(so_far: Tree, values: Tree, what: str) -> Tree:
         low, high = np.minimum(old.low, new.low), np.maximum(old.high, new.high)
         return _Range(max(old.kind, new.kind), old.shape, low, high)
 
-    if set(tree_flatten(so_far)) != set(tree_flatten(ranges)):
-        old, new = sorted(tree_flatten(so_far)), sorted(tree_flatten(ranges))
-        raise UserError(f"{what} has the keys {new}, and {old} in the episodes before: give the same in all")
+    if _keys(so_far) != _keys(ranges):
+        raise UserError(
+            f"{what} has the keys {_keys(ranges)}, and {_keys(so_far)} in the episodes before: give the same in all"
+        )
     return tree_map(widened, so_far, ranges)
 
 

@@ -1,0 +1,185 @@
+"""Minari: what is written is read back bit for bit, images too; what cannot be read says so in one line."""
+
+import json
+import shutil
+import sys
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from seqrl.data import Episode, EpisodeDataset, EpisodeWriter, from_minari, import_episodes, to_minari
+from seqrl.errors import UserError
+from seqrl.trajectory import tree_flatten
+
+minari = pytest.importorskip("minari")
+
+OBSERVATION = gym.spaces.Dict(
+    image=gym.spaces.Box(0, 255, (8, 8, 3), np.uint8),
+    pair=gym.spaces.Tuple([gym.spaces.Discrete(5, start=2), gym.spaces.Box(-np.inf, np.inf, (2,))]),
+    action_mask=gym.spaces.MultiBinary(5),
+)
+ACTION = gym.spaces.MultiDiscrete([2, 3], start=[0, -1])
+
+
+@pytest.fixture(autouse=True)
+def minari_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    return tmp_path / "minari"
+
+
+def write(folder, observation_space=OBSERVATION, action_space=ACTION):
+    """Three episodes drawn from the spaces, of 3, 1 and 4 decisions."""
+    observation_space.seed(0)
+    action_space.seed(0)
+    with EpisodeWriter(folder, observation_space, action_space, about={"env": "x"}) as writer:
+        for k, length in enumerate((3, 1, 4)):
+            drawn = [observation_space.sample() for _ in range(length + 1)]
+            if isinstance(observation_space, gym.spaces.Dict):
+                observation = {
+                    "image": np.stack([one["image"] for one in drawn]),
+                    "pair": (
+                        np.array([one["pair"][0] - 2 for one in drawn]),
+                        np.stack([one["pair"][1] for one in drawn]),
+                    ),
+                    "action_mask": np.ones((length + 1, 5), bool),
+                }
+            else:
+                observation = np.stack(drawn)
+            action = np.stack([action_space.sample() for _ in range(length)])
+            if hasattr(action_space, "start"):
+                action = action - action_space.start
+            reward = np.random.default_rng(k).normal(size=length).astype(np.float32)
+            writer.add(Episode(observation, action, reward, k < 2, k == 2))
+    return EpisodeDataset.open(folder)
+
+
+SPACES = {
+    "nested": (OBSERVATION, ACTION),
+    "image": (gym.spaces.Box(0, 255, (8, 8, 3), np.uint8), gym.spaces.Discrete(3, start=-1)),
+    "vector": (gym.spaces.Box(-np.inf, np.inf, (17,)), gym.spaces.Box(-1, 1, (6,))),
+    "float64": (gym.spaces.Box(-1, 1, (3,), np.float64), gym.spaces.MultiBinary(4)),
+}
+
+
+# Breaks if `jpeg_encoding=False` is left out (images), or the spaces' start is not added (nested, image).
+@pytest.mark.parametrize("kind", SPACES)
+def test_there_and_back(tmp_path, kind):
+    dataset = write(tmp_path / "log", *SPACES[kind])
+    written = to_minari(dataset, f"test/{kind}-v0")
+    assert (written.total_episodes, written.total_steps) == (3, 8)
+    again = import_episodes(f"minari:test/{kind}-v0", tmp_path / "again")
+    assert (again.observation_space, again.action_space) == (dataset.observation_space, dataset.action_space)
+    for k in range(3):
+        found, expected = (tree_flatten(tuple(one.episode(k))) for one in (again, dataset))
+        for name, leaf in expected.items():
+            np.testing.assert_array_equal(found[name], leaf)
+    assert again.about == {"source": f"minari:test/{kind}-v0", "minari_id": f"test/{kind}-v0"}
+
+
+def test_minari_sees_values_of_its_spaces(tmp_path):
+    """In the environment's own units, as Minari's own readers expect."""
+    data = to_minari(write(tmp_path / "log"), "test/own-v0")
+    assert json.loads(data.storage.metadata["description"]) == {"env": "x"}
+    for episode in data.iterate_episodes():
+        assert all(action in ACTION for action in episode.actions)
+        assert all(one in OBSERVATION["pair"][0] for one in episode.observations["pair"][0])
+        assert len(episode.observations["image"]) == len(episode.rewards) + 1
+
+
+def test_by_its_folder_and_with_its_environment(tmp_path, minari_folder):
+    space = gym.make("CartPole-v1")
+    dataset = write(tmp_path / "log", space.observation_space, space.action_space)
+    to_minari(dataset, "cartpole-v0", env="CartPole-v1")
+    again = from_minari(tmp_path / "again", minari_folder / "cartpole-v0", about={"hide": [1]})
+    assert len(from_minari(tmp_path / "third", minari_folder / "cartpole-v0" / "data")) == 8
+    assert again.about["env"] == "CartPole-v1"
+    assert again.about["env_kwargs"] == []
+    assert again.about["hide"] == [1]
+    assert again.returns.tolist() == dataset.returns.tolist()
+
+
+def test_subsets_are_written_alone(tmp_path):
+    part = write(tmp_path / "log").subset(np.array([0, 2]))
+    assert to_minari(part, "test/part-v0").total_steps == 7
+
+
+def test_no_warnings(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        to_minari(write(tmp_path / "log", *SPACES["vector"]), "test/quiet-v0")
+
+
+def damage(path, episode, name, change):
+    import h5py
+
+    with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
+        values = change(file[f"episode_{episode}"][name][()])
+        del file[f"episode_{episode}"][name]
+        if values is not None:
+            file[f"episode_{episode}"][name] = values
+
+
+def put(place, value):
+    def change(values):
+        values[place] = value
+        return values
+
+    return change
+
+
+MALFORMED = {
+    "reward NaN": ((1, "rewards", put(0, np.nan)), "episode 1, row 0: reward is nan"),
+    "observation infinite": ((2, "observations", put((4, 3), -np.inf)), "episode 2, row 4: observation is -inf at [3]"),
+    "action out of bounds": ((0, "actions", put((2, 1), 3)), "episode 0, row 2: action is 3.0 at [1]: outside"),
+    "final observation missing": ((0, "observations", lambda x: x[:-2]), "episode 0: observation has 2 rows, not 4"),
+    "terminated early": ((2, "terminations", put(1, True)), "episode 2, row 1: terminations in the middle"),
+    "not ended": ((2, "truncations", put(3, False)), "episode 2 ends neither terminated nor truncated"),
+    "rewards missing": ((1, "rewards", lambda _: None), "is damaged at episode 1"),
+}
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_a_malformed_dataset_is_refused_in_one_line(tmp_path, minari_folder, kind):
+    change, message = MALFORMED[kind]
+    to_minari(write(tmp_path / "log", *SPACES["vector"]), "x-v0")
+    damage(minari_folder / "x-v0", *change)
+    refuse(tmp_path, "x-v0", message)
+
+
+def refuse(tmp_path, source, *messages):
+    with pytest.raises(UserError) as caught:
+        from_minari(tmp_path / "again", source)
+    text = str(caught.value)
+    assert all(message in text for message in messages), text
+    assert "\n" not in text
+    assert not (tmp_path / "again").exists()
+
+
+def test_what_is_no_minari_dataset(tmp_path, minari_folder):
+    refuse(
+        tmp_path, "D4RL/door/human-v2", "is not on this machine: download it with `minari download D4RL/door/human-v2`"
+    )
+    refuse(tmp_path, tmp_path, "cannot be read", "give a Minari dataset")
+    to_minari(write(tmp_path / "log", *SPACES["vector"]), "x-v0")
+    main = minari_folder / "x-v0" / "data" / "main_data.hdf5"
+    main.write_bytes(main.read_bytes()[:1000])
+    refuse(tmp_path, "x-v0", "is damaged at episode 0")
+    shutil.rmtree(minari_folder / "x-v0" / "data")
+    refuse(tmp_path, "x-v0", "minari:x-v0")
+
+
+def test_what_cannot_be_written(tmp_path):
+    dataset = write(tmp_path / "log", *SPACES["vector"])
+    to_minari(dataset, "x-v0")
+    for wrong in ("x-v0", "no id"):
+        with pytest.raises(UserError, match=f"as the Minari dataset '{wrong}'") as caught:
+            to_minari(dataset, wrong)
+        assert "\n" not in str(caught.value)
+
+
+def test_minari_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "minari", None)
+    with pytest.raises(UserError, match=r'pip install "seqrl\[offline\]"'):
+        from_minari(tmp_path / "again", "x-v0")
