@@ -36,7 +36,7 @@ from seqrl.config import (
     require_not_negative,
 )
 from seqrl.data import Rollout, TrajectoryReplay
-from seqrl.distributed import ALONE, Actor, Engine, Group, Shipment, actor_seed, spawn
+from seqrl.distributed import ALONE, Actor, Engine, Group, Shipment, actor_seed, spawn, torchrun_group
 from seqrl.engine_config import EngineConfig, check_engine, learner_threads
 from seqrl.learner import Learner
 from seqrl.nets import PolicyHead, RewardScale, ValueHead
@@ -240,13 +240,10 @@ def check_learners(config: Config) -> None:
             value % config.num_learners == 0,
             f"--{name} {value} cannot be shared equally by --num-learners {config.num_learners}: choose a multiple",
         )
-    if config.num_learners > 1 and config.device.startswith("cuda"):
-        gpus = torch.cuda.device_count()
-        require(config.device == "cuda", f"--device {config.device} with several learners: use cuda, and each has one")
-        require(
-            config.num_learners <= gpus,
-            f"--num-learners {config.num_learners} on --device cuda: there are {gpus} GPUs here, and each needs one",
-        )
+    require(
+        config.num_learners == 1 or not config.device.startswith("cuda:"),
+        f"--device {config.device} with several learners: use cuda, and each has a GPU of its own",
+    )
 
 
 def build(config: Config, observation_space: Any, action_space: Any) -> Agent:
@@ -297,9 +294,12 @@ def train(config: Config, resume: bool = False) -> Agent:
     Raises UserError for bad settings, an existing folder, NaN from the environment, an actor that failed, a loss that
     is not finite, or a learner that was killed.
     """
-    check(config)
-    if config.num_learners == 1:
-        return train_share(ALONE, config, resume)
+    with torchrun_group(config.device == "cuda") as group:
+        if group is not None:
+            config = replace(config, num_learners=group.size, run_dir=group.gather(config.run_dir)[0])
+        check(config)
+        if config.num_learners == 1 or group is not None:
+            return train_share(group or ALONE, config, resume)
     spawn(train_share, config.num_learners, config, resume, cuda=config.device == "cuda")
     folder = Path(config.run_dir)
     agent = build(config, *read_spaces(folder))

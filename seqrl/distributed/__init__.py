@@ -3,7 +3,7 @@
 from seqrl.distributed.actor import Actor, MakeActor, Shipment, Weights, actor_seed
 from seqrl.distributed.asynchronous import AsyncEngine
 from seqrl.distributed.engine import Engine
-from seqrl.distributed.learners import ALONE, Group, spawn
+from seqrl.distributed.learners import ALONE, Group, is_first, spawn, torchrun_group
 from seqrl.distributed.on_ray import RayEngine
 from seqrl.distributed.synchronous import SyncEngine
 
@@ -19,5 +19,7 @@ __all__ = [
     "SyncEngine",
     "Weights",
     "actor_seed",
+    "is_first",
     "spawn",
+    "torchrun_group",
 ]

@@ -50,8 +50,11 @@ LARGEST, SUMMED = {"policy_lag_max"}, {"actors_restarted", "trajectories_lost"}
 """Metrics that are not averaged over learners."""
 
 
-class Lost(Exception):  # noqa: N818  it names what happened, to another learner
+class Lost(UserError):  # noqa: N818  it names what happened, to another learner
     """Another learner has ended, so that this one waits in vain."""
+
+    def __init__(self) -> None:
+        super().__init__("another learner has ended: continue from the last checkpoint with --resume")
 
 
 class Group:
@@ -60,10 +63,9 @@ class Group:
     Every method is to be called by all learners, in the same order. Tensors go by gloo on the CPU and by NCCL on CUDA.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1):
-        self.rank, self.size = rank, size
-        self.local_rank = rank
-        """Among the learners of this machine: the number of its GPU."""
+    def __init__(self, rank: int = 0, size: int = 1, local_rank: int | None = None):
+        """`local_rank` is the number among the learners of this machine, and of its GPU there."""
+        self.rank, self.size, self.local_rank = rank, size, rank if local_rank is None else local_rank
 
     @torch.no_grad()
     def average(self, tensors: Sequence[Tensor], weight: Tensor | float) -> None:
@@ -233,20 +235,29 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # of all kinds, when a connection ends
-        raise Lost(str(error)) from error
+        raise Lost from error
 
 
-def from_torchrun(cuda: bool) -> Group | None:
-    """The group that torchrun started this process for; None where it did not."""
+def is_first() -> bool:
+    """Whether this process is to write and to say anything: all are, but those that torchrun started as others."""
+    return not dist.is_torchelastic_launched() or os.environ["RANK"] == "0"
+
+
+@contextlib.contextmanager
+def torchrun_group(cuda: bool) -> Iterator[Group | None]:
+    """The learners that torchrun has started, of which this process is one; None where it has not, or one alone.
+
+    Between machines, all must see the run's folder.
+    """
     if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
-        return None
-    if not dist.is_initialized():
-        if cuda:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group(_backend(cuda), timeout=TIMEOUT)
-    if dist.get_rank():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return Group(dist.get_rank(), dist.get_world_size())
+        yield None
+        return
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if cuda:
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group(_backend(cuda), timeout=TIMEOUT)
+    yield Group(dist.get_rank(), dist.get_world_size(), local_rank)
+    dist.destroy_process_group()  # not after an error: it would wait for the others
 
 
 def _backend(cuda: bool) -> str:
@@ -255,12 +266,15 @@ def _backend(cuda: bool) -> str:
 
 def spawn(work: Callable[..., object], size: int, *arguments: Any, cuda: bool = False) -> None:
     """Call work(group, *arguments) in `size` processes on this machine, and wait for them. With `cuda`, learner i is
-    on the GPU i.
+    on the GPU i. Raises UserError where there are not enough of them.
 
     When one fails the others are killed, and its error is raised here, as one UserError; Ctrl-C reaches the first
     learner alone. `work` and `arguments` can be pickled. A script that calls this needs
     `if __name__ == "__main__":`.
     """
+    gpus = torch.cuda.device_count()
+    if cuda and size > gpus:
+        raise UserError(f"--num-learners {size} on --device cuda: there are {gpus} GPUs here, and each needs one")
     context: Any = multiprocessing.get_context(START)
     with tempfile.TemporaryDirectory(prefix="seqrl-") as folder:
         store = str(Path(folder) / "store")  # a file, not a port: there is none to be taken, and none to be open
@@ -323,7 +337,7 @@ def _wait_for(processes: list[Any], pipes: list[Connection]) -> None:
             elif said or process.exitcode:
                 raise UserError(said.decode() or _ended(rank, process.exitcode))
     if lost_since < float("inf"):
-        raise UserError("the learners lost each other: continue from the last checkpoint with --resume")
+        raise Lost
 
 
 def _ended(rank: int, code: int) -> str:

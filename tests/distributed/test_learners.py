@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -12,6 +14,7 @@ from torch import nn
 
 from seqrl.algorithms import impala, resume, train
 from seqrl.checkpoint import load_checkpoint, save_checkpoint
+from seqrl.cli import main
 from seqrl.distributed import Group, learners, spawn
 from seqrl.errors import UserError
 from seqrl.learner import Learner
@@ -231,3 +234,61 @@ def test_two_learners_resume_bit_for_bit(tmp_path, env):
     assert json.loads((tmp_path / "crashed" / "config.json").read_text())["num_actors"] == 4
     resume(crashed.run_dir)
     same(tmp_path / "straight", tmp_path / "crashed")
+
+
+def flags(folder, *more):
+    args = ["train", "impala", "--env", "seqrl/TMaze-v0", "--num-envs", "4", "--hidden-size", "8", "--num-actors", "2"]
+    return [*args, "--rollout-length", "8", "--num-learners", "2", "--run-dir", str(folder), *more]
+
+
+def when_it_trains(folder, action):
+    def wait():
+        while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").stat().st_size:
+            time.sleep(0.01)
+        action()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+# Breaks if the learners do not agree on when to stop, or Ctrl-C is not handed on.
+def test_ctrl_c_ends_both_and_saves(tmp_path, capsys):
+    folder = tmp_path / "run"
+    thread = when_it_trains(folder, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert main(flags(folder, "--num-steps", "100000000")) == 130
+    thread.join()
+    step = list(read_metrics(folder))[-1]["step"]
+    assert (
+        capsys.readouterr().err
+        == f"seqrl: interrupted at step {step:,}; continue with: seqrl train --resume {folder}\n"
+    )
+    assert not multiprocessing.active_children()
+    assert main(["train", "--resume", str(folder), "--num-steps", str(step + 640)]) == 0
+    assert list(read_metrics(folder))[-1]["step"] == step + 640
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--num-actors", "3"], "--num-actors 3 cannot be shared equally by --num-learners 2: choose a multiple"),
+        (["--batch-size", "5"], "--batch-size 5 cannot be shared equally by --num-learners 2"),
+        (["--num-learners", "0"], "--num-learners is 0: it must be at least 1"),
+        (["--replay-share", "0.5"], "--replay-share 0.5 of --batch-size 2"),
+        (["--device", "cuda:0"], "--device cuda:0 with several learners: use cuda"),
+        (["--device", "cuda"], "--num-learners 2 on --device cuda: there are 0 GPUs here"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_starts(tmp_path, capsys, args, message):
+    folder = tmp_path / "run"
+    assert main(flags(folder, *args)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not folder.exists()
+
+
+def test_what_the_first_learner_refuses_is_said_as_it_is(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    assert main(flags(tmp_path / "run")) == 2
+    assert capsys.readouterr().err.startswith(f"seqrl: {tmp_path / 'run'} exists already (--run-dir)")
