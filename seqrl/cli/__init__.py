@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 import seqrl
+from seqrl.cli.collecting import collect
 from seqrl.cli.comparison import compare
-from seqrl.cli.datasets import collect
+from seqrl.cli.datasets import audit, export, import_
 from seqrl.cli.environments import envs
 from seqrl.cli.evaluation import evaluate, report
 from seqrl.cli.training import train
@@ -23,12 +24,18 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "report": report,
     "compare": compare,
     "collect": collect,
+    "import": import_,
+    "export": export,
+    "audit": audit,
     "envs": envs,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 2 for bad input, 130 after Ctrl-C."""
+    """Run one command. Returns the exit status: 0, 2 for bad input, 130 after Ctrl-C.
+
+    `seqrl audit` has 1 besides, for a dataset in which something is wrong.
+    """
     args = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -1,161 +1,124 @@
-"""seqrl collect."""
+"""seqrl audit, seqrl import, seqrl export: datasets of logged episodes."""
 
 import contextlib
-import dataclasses
+import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import gymnasium
-import numpy
-import torch
 import tyro
+from rich.console import Console
 
-import seqrl
-from seqrl.algorithms import load, read_config
-from seqrl.cli.arguments import parse, positionals
-from seqrl.collect import Policy, random_policy, watched
-from seqrl.collect import collect as play
-from seqrl.config import RunConfig, make_environment, require
-from seqrl.data import EpisodeWriter
+from seqrl.audit import audit as look_at
+from seqrl.checkpoint import write_atomically
+from seqrl.cli.arguments import parse, positional
+from seqrl.cli.collecting import default_folder
+from seqrl.config import RunConfig, make_environment
+from seqrl.data import EpisodeDataset, import_episodes, to_minari
 from seqrl.errors import UserError
-from seqrl.run import check_spaces
-from seqrl.spaces import space_to_json
-
-RANDOM = "random"
-SETTINGS = ("env", "env_kwargs", "hide", "flicker", "noise")
-"""What makes two environments the same problem."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collect:
-    """Log episodes that trained agents, or random actions, play: a dataset to learn from."""
+class Audit:
+    """Look at a dataset before training on it. The exit status is 1 where something is wrong, else 0."""
 
-    env: str = ""
-    """The environment; by default the run's own, with its --env-kwargs, --hide, --flicker and --noise."""
-    env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
-    """Other arguments of the environment than the run's."""
-    hide: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT")] = None
-    """Entries of a vector observation to hide; by default the run's."""
-    flicker: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
-    """Probability that an observation is blanked; by default the run's."""
-    noise: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
-    """Standard deviation of noise added to observations; by default the run's."""
-    num_episodes: Annotated[int, tyro.conf.arg(aliases=["--episodes"])] = 1000
-    """Episodes to play, in equal shares for all that were named."""
-    random_share: float = 0.0
-    """Share of the episodes that are played by uniformly random actions."""
-    epsilon: float = 0.0
-    """Chance of a uniformly random action at each step of the others."""
-    sample: bool = True
-    """Draw actions from the policy; else the likeliest one is taken."""
+    output: str = ""
+    """File to write the findings and figures to as JSON; by default none."""
+    max_rows: int = 2_000_000
+    """Rows of a larger dataset that are looked at: whole episodes, drawn at random."""
     seed: int = 0
-    """Seeds the episodes and the actions."""
-    num_envs: int = 50
-    """Environments that are played side by side."""
+    """Seeds that draw."""
+
+
+def audit(args: list[str]) -> int:
+    folder, args = positional(args)
+    options = parse(Audit, args, Audit(), "seqrl audit DATASET")
+    if folder is None:
+        raise UserError("audit needs a dataset folder, named first: seqrl audit DATASET")
+    if options.max_rows < 1:
+        raise UserError(f"--max-rows is {options.max_rows}: it must be at least 1")
+    if options.seed < 0:
+        raise UserError(f"--seed is {options.seed}: it must not be negative")
+    result = look_at(EpisodeDataset.open(folder), max_rows=options.max_rows, seed=options.seed)
+    if options.output:
+        path = Path(options.output)
+        try:
+            write_atomically(path, (json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n").encode())
+        except OSError as error:
+            raise UserError(f"cannot write {path} ({error.strerror}): choose another --output") from None
+    Console().print(result.table())
+    return 0 if result.sound else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Make a dataset of what another program logged: .npz, .hdf5, .jsonl, .csv, .parquet, .npy files, minari:ID."""
+
     dataset_dir: str = ""
-    """Folder to write; must not exist yet. By default datasets/ENV, numbered if that is taken."""
+    """Folder to write; must not exist yet. By default datasets/SOURCE, numbered if that is taken."""
+    env: str = ""
+    """The environment that it was logged in, for its spaces; else they are inferred from what was logged."""
+    env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Arguments of that environment."""
+    unfinished: Literal["error", "truncate", "drop"] = "error"
+    """What to do with an episode that ends neither terminated nor truncated."""
+    episode_column: str = ""
+    """The column of a table that tells episodes apart; by default "episode"."""
 
 
-def collect(args: list[str]) -> int:
-    """Each policy plays its share in turn, with environments and draws seeded anew."""
-    names, args = positionals(args)
-    options = parse(Collect, args, Collect(), "seqrl collect RUN")
-    require(bool(names), "collect needs a run folder, or random, named first: seqrl collect RUN")
-    _check(options, names)
-    config = _problem(options, names)
-    folder = Path(options.dataset_dir or _default_folder(config.env))
-    shares = [options.num_episodes // len(names) + (k < options.num_episodes % len(names)) for k in range(len(names))]
+def import_(args: list[str]) -> int:
+    source, args = positional(args)
+    options = parse(Import, args, Import(), "seqrl import SOURCE")
+    if source is None:
+        raise UserError("import needs a file, a folder or minari:ID, named first: seqrl import SOURCE")
+    chosen: dict[str, Any] = {"unfinished": options.unfinished} | _spaces(source, options)
+    if options.episode_column:
+        if Path(source).suffix not in (".csv", ".parquet"):
+            raise UserError(f"--episode-column is for tables, .csv and .parquet: {source} tells episodes apart itself")
+        chosen["episode"] = options.episode_column
+    folder = options.dataset_dir or default_folder(Path(source.removeprefix("minari:")).stem or "imported")
     try:
-        with contextlib.closing(make_environment(config, min(options.num_envs, max(shares)))) as environment:
-            spaces = environment.single_observation_space, environment.single_action_space
-            policies = [_policy(name, *spaces) for name in names]
-            with EpisodeWriter(folder, *spaces, about=_about(config, options, names, shares)) as writer:
-                num_steps, total = 0, 0.0
-                for k, (name, policy, share) in enumerate(zip(names, policies, shares, strict=True)):
-                    seed = int(numpy.random.SeedSequence((options.seed, k)).generate_state(1)[0]) >> 2
-                    episodes = play(
-                        policy, environment, share, seed, sample=options.sample, epsilon=options.epsilon,
-                        random_share=options.random_share,
-                    )  # fmt: skip
-                    for episode in watched(episodes, share, f"{name} {config.env}"):
-                        writer.add(episode)
-                        num_steps += len(episode.reward)
-                        total += float(episode.reward.sum(dtype=numpy.float64))
+        dataset = import_episodes(source, folder, **chosen)
     except KeyboardInterrupt:
         print("seqrl: interrupted; no episodes were kept", file=sys.stderr)
         return 130
-    count = options.num_episodes
-    print(f"{folder}: {count:,} episodes, {num_steps:,} steps, mean return {total / count:.4g}. "
-          f"Look at them first: seqrl audit {folder}")  # fmt: skip
+    print(f"{folder}: {dataset.num_episodes:,} episodes, {len(dataset):,} steps, mean return "
+          f"{dataset.returns.mean():.4g}. Look at them first: seqrl audit {folder}")  # fmt: skip
     return 0
 
 
-def _check(options: Collect, names: Sequence[str]) -> None:
-    """Raise UserError for flags that make no sense, before anything is made."""
-    require(options.num_envs >= 1, f"--num-envs is {options.num_envs}: it must be at least 1")
-    require(0 <= options.seed < 2**31, f"--seed is {options.seed}: it must be from 0 to {2**31 - 1}")
-    for flag, share in (("--random-share", options.random_share), ("--epsilon", options.epsilon)):
-        require(0 <= share <= 1, f"{flag} is {share}: give a number from 0 to 1")
-    least = len(names)
-    require(
-        options.num_episodes >= least,
-        f"--num-episodes is {options.num_episodes}: it must be at least {least}, one for each that plays",
-    )
-    if options.dataset_dir and Path(options.dataset_dir).exists():
-        raise UserError(f"{options.dataset_dir} exists already (--dataset-dir): choose another folder, or remove it")
+def _spaces(source: str, options: Import) -> dict[str, Any]:
+    """The spaces of --env, and its name for the dataset's index."""
+    if not options.env:
+        if options.env_kwargs:
+            raise UserError("--env-kwargs needs --env: name the environment that it was logged in")
+        return {}
+    if source.startswith("minari:"):
+        raise UserError("--env is not needed for Minari datasets, which know their spaces: leave it out")
+    config = RunConfig(env=options.env, env_kwargs=options.env_kwargs)
+    with contextlib.closing(make_environment(config, 1)) as environment:
+        return {
+            "observation_space": environment.single_observation_space,
+            "action_space": environment.single_action_space,
+            "about": {"env": options.env, "env_kwargs": options.env_kwargs},
+        }
 
 
-def _problem(options: Collect, names: Sequence[str]) -> Any:
-    """The config of the environment that all play: the runs' own, with the flags over it."""
-    runs = [name for name in names if name != RANDOM]
-    configs = [read_config(run) for run in runs]
-    if not configs:
-        require(bool(options.env), "random actions need an environment: name one with --env, or a run beside random")
-    config = configs[0] if configs else RunConfig()
-    changes: dict[str, Any] = {"device": "cpu"}
-    if options.env:
-        changes |= {"env": options.env, "env_kwargs": options.env_kwargs}
-    elif options.env_kwargs:
-        changes |= {"env_kwargs": options.env_kwargs}
-    changes |= {
-        name: getattr(options, name) for name in ("hide", "flicker", "noise") if getattr(options, name) is not None
-    }
-    for run, other in zip(runs, configs, strict=True):
-        for name in SETTINGS:
-            mine, theirs = getattr(config, name), getattr(other, name)
-            if name not in changes and mine != theirs:
-                raise UserError(
-                    f"{runs[0]} has --{name.replace('_', '-')} {mine!r}, {run} has {theirs!r}: "
-                    "all must play the same problem; say which with this flag"
-                )
-    return dataclasses.replace(config, **changes)
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a dataset in another program's format."""
+
+    to_minari: str = ""
+    """Id of the Minari dataset to make, such as cartpole/random-v0."""
 
 
-def _policy(name: str, observation_space: gymnasium.Space, action_space: gymnasium.Space) -> Policy:
-    if name == RANDOM:
-        return random_policy(action_space)
-    agent = load(name)
-    spaces = {"observation": space_to_json(observation_space), "action": space_to_json(action_space)}
-    check_spaces(Path(name), spaces)
-    return agent
-
-
-def _about(config: RunConfig, options: Collect, names: Sequence[str], shares: Sequence[int]) -> dict[str, Any]:
-    """Where the episodes come from, for the dataset's index."""
-    modules = {"seqrl": seqrl, "gymnasium": gymnasium, "numpy": numpy, "torch": torch}
-    return {
-        **{name: getattr(config, name) for name in SETTINGS},
-        "source": f"seqrl collect {' '.join(names)}",
-        "policies": [{"policy": name, "num_episodes": share} for name, share in zip(names, shares, strict=True)],
-        **{name: getattr(options, name) for name in ("random_share", "epsilon", "sample", "seed", "num_envs")},
-        "versions": {name: module.__version__ for name, module in modules.items()},
-    }
-
-
-def _default_folder(env: str) -> Path:
-    base = Path("datasets") / env.replace("/", "-").replace(":", "-")
-    candidates = (base if k == 1 else base.with_name(f"{base.name}_{k}") for k in range(1, 1_000_000))
-    return next(path for path in candidates if not path.exists())
+def export(args: list[str]) -> int:
+    folder, args = positional(args)
+    options = parse(Export, args, Export(), "seqrl export DATASET")
+    if folder is None or not options.to_minari:
+        raise UserError("export needs a dataset folder and a format: seqrl export DATASET --to-minari NAME-v0")
+    dataset = EpisodeDataset.open(folder)
+    to_minari(dataset, options.to_minari)
+    print(f"{options.to_minari}: {dataset.num_episodes:,} episodes, in Minari's own folder")
+    return 0

@@ -14,6 +14,9 @@ seqrl: reinforcement learning with memory
   seqrl report RUN                plot a run's curves: report.png in its folder
   seqrl collect RUN|random [flags]
                                   log episodes that an agent or random actions play: a dataset
+  seqrl import SOURCE [flags]     make a dataset of what another program logged
+  seqrl export DATASET [flags]    write a dataset as a Minari dataset
+  seqrl audit DATASET [flags]     is a dataset fit to learn from?
   seqrl envs                      list seqrl's environments (any Gymnasium id works too)
 
 Each command explains its flags with --help.

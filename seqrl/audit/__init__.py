@@ -1,0 +1,93 @@
+"""Is a dataset of logged episodes fit to learn from? A look at it before hours are spent on training."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from seqrl.audit import of_columns, of_episodes
+from seqrl.audit.finding import Finding
+from seqrl.audit.reading import Rows
+from seqrl.data.episodes import EpisodeDataset
+
+__all__ = ["Audit", "Finding", "audit"]
+
+CHECKS = (
+    of_episodes.episodes, of_episodes.returns, of_episodes.rewards, of_episodes.endings, of_episodes.leaks,
+    of_episodes.duplicates, of_columns.finite, of_columns.columns, of_columns.placeholders, of_columns.coverage,
+    of_columns.actions, of_columns.chance,
+)  # fmt: skip
+STYLES = {"ok": "green", "look": "yellow", "wrong": "bold red"}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found in a dataset: one finding or more for each check, in order, and the figures behind them.
+
+    Severities: "ok"; "look" at this, it may be as it should; "wrong", which no sound log has.
+    """
+
+    folder: Path
+    about: dict[str, Any]
+    figures: dict[str, Any]
+    findings: list[Finding]
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return all(finding.severity != "wrong" for finding in self.findings)
+
+    def table(self) -> Table:
+        """One line for each finding."""
+        env = " ".join([str(self.about.get("env") or ""), *map(str, self.about.get("env_kwargs") or ())]).strip()
+        caption = f"five numbers: least / 5 % / median / 95 % / greatest; {self.figures['read']}"
+        table = Table(title=f"{self.folder}{f': {env}' if env else ''}", caption=caption, show_lines=False)
+        for name in ("check", "verdict", "what was found"):
+            table.add_column(name, no_wrap=name != "what was found")
+        for check, _, severity, message in self.findings:
+            table.add_row(check, f"[{STYLES[severity]}]{severity}[/]", message.replace("[", r"\["))
+        return table
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for programs, such as JSON can hold: what is not finite is null."""
+        content = {
+            "folder": str(self.folder),
+            "sound": self.sound,
+            "about": self.about,
+            "findings": [finding._asdict() for finding in self.findings],
+            "figures": self.figures,
+        }
+        return json.loads(json.dumps(_plain(content)))
+
+
+def audit(dataset: EpisodeDataset, *, max_rows: int = 2_000_000, max_bytes: int = 1 << 30, seed: int = 0) -> Audit:
+    """Look at a dataset, and write nothing.
+
+    Lengths, returns and endings are those of all episodes. Of a dataset with more than `max_rows` rows, or `max_bytes`
+    of observations, everything else is of a sample of whole episodes drawn by `seed`, and the result says so
+    (`figures["read"]`). Memory is bounded by these two, never by the dataset; images are read in blocks.
+    """
+    rows = Rows(dataset, max_rows, max_bytes, seed)
+    number = f"{len(rows.episodes):,} of {dataset.num_episodes:,} episodes"
+    figures: dict[str, Any] = {
+        "read": f"observations, actions and rewards of a sample: {number}" if rows.is_sample else "all rows were read"
+    }
+    findings: list[Finding] = []
+    for check in CHECKS:
+        more, found = check(rows)
+        figures |= more
+        findings += found
+    return Audit(dataset.folder, dataset.about, figures, findings)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(child) for child in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,162 @@
+"""seqrl collect."""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import gymnasium
+import numpy
+import torch
+import tyro
+
+import seqrl
+from seqrl.algorithms import load, read_config
+from seqrl.cli.arguments import parse, positionals
+from seqrl.collect import Policy, random_policy, watched
+from seqrl.collect import collect as play
+from seqrl.config import RunConfig, make_environment, require
+from seqrl.data import EpisodeWriter
+from seqrl.errors import UserError
+from seqrl.run import check_spaces
+from seqrl.spaces import space_to_json
+
+RANDOM = "random"
+SETTINGS = ("env", "env_kwargs", "hide", "flicker", "noise")
+"""What makes two environments the same problem."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collect:
+    """Log episodes that trained agents, or random actions, play: a dataset to learn from."""
+
+    env: str = ""
+    """The environment; by default the run's own, with its --env-kwargs, --hide, --flicker and --noise."""
+    env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Other arguments of the environment than the run's."""
+    hide: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT")] = None
+    """Entries of a vector observation to hide; by default the run's."""
+    flicker: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """Probability that an observation is blanked; by default the run's."""
+    noise: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """Standard deviation of noise added to observations; by default the run's."""
+    num_episodes: Annotated[int, tyro.conf.arg(aliases=["--episodes"])] = 1000
+    """Episodes to play, in equal shares for all that were named."""
+    random_share: float = 0.0
+    """Share of the episodes that are played by uniformly random actions."""
+    epsilon: float = 0.0
+    """Chance of a uniformly random action at each step of the others."""
+    sample: bool = True
+    """Draw actions from the policy; else the likeliest one is taken."""
+    seed: int = 0
+    """Seeds the episodes and the actions."""
+    num_envs: int = 50
+    """Environments that are played side by side."""
+    dataset_dir: str = ""
+    """Folder to write; must not exist yet. By default datasets/ENV, numbered if that is taken."""
+
+
+def collect(args: list[str]) -> int:
+    """Each policy plays its share in turn, with environments and draws seeded anew."""
+    names, args = positionals(args)
+    options = parse(Collect, args, Collect(), "seqrl collect RUN")
+    require(bool(names), "collect needs a run folder, or random, named first: seqrl collect RUN")
+    _check(options, names)
+    config = _problem(options, names)
+    folder = Path(options.dataset_dir or default_folder(config.env))
+    shares = [options.num_episodes // len(names) + (k < options.num_episodes % len(names)) for k in range(len(names))]
+    try:
+        with contextlib.closing(make_environment(config, min(options.num_envs, max(shares)))) as environment:
+            spaces = environment.single_observation_space, environment.single_action_space
+            policies = [_policy(name, *spaces) for name in names]
+            with EpisodeWriter(folder, *spaces, about=_about(config, options, names, shares)) as writer:
+                num_steps, total = 0, 0.0
+                for k, (name, policy, share) in enumerate(zip(names, policies, shares, strict=True)):
+                    seed = int(numpy.random.SeedSequence((options.seed, k)).generate_state(1)[0]) >> 2
+                    episodes = play(
+                        policy, environment, share, seed, sample=options.sample, epsilon=options.epsilon,
+                        random_share=options.random_share,
+                    )  # fmt: skip
+                    for episode in watched(episodes, share, f"{name} {config.env}"):
+                        writer.add(episode)
+                        num_steps += len(episode.reward)
+                        total += float(episode.reward.sum(dtype=numpy.float64))
+    except KeyboardInterrupt:
+        print("seqrl: interrupted; no episodes were kept", file=sys.stderr)
+        return 130
+    count = options.num_episodes
+    print(f"{folder}: {count:,} episodes, {num_steps:,} steps, mean return {total / count:.4g}. "
+          f"Look at them first: seqrl audit {folder}")  # fmt: skip
+    return 0
+
+
+def _check(options: Collect, names: Sequence[str]) -> None:
+    """Raise UserError for flags that make no sense, before anything is made."""
+    require(options.num_envs >= 1, f"--num-envs is {options.num_envs}: it must be at least 1")
+    require(0 <= options.seed < 2**31, f"--seed is {options.seed}: it must be from 0 to {2**31 - 1}")
+    for flag, share in (("--random-share", options.random_share), ("--epsilon", options.epsilon)):
+        require(0 <= share <= 1, f"{flag} is {share}: give a number from 0 to 1")
+    least = len(names)
+    require(
+        options.num_episodes >= least,
+        f"--num-episodes is {options.num_episodes}: it must be at least {least}, one for each that plays",
+    )
+    if options.dataset_dir and Path(options.dataset_dir).exists():
+        raise UserError(f"{options.dataset_dir} exists already (--dataset-dir): choose another folder, or remove it")
+
+
+def _problem(options: Collect, names: Sequence[str]) -> Any:
+    """The config of the environment that all play: the runs' own, with the flags over it."""
+    runs = [name for name in names if name != RANDOM]
+    configs = [read_config(run) for run in runs]
+    if not configs:
+        require(bool(options.env), "random actions need an environment: name one with --env, or a run beside random")
+    config = configs[0] if configs else RunConfig()
+    changes: dict[str, Any] = {"device": "cpu"}
+    if options.env:
+        changes |= {"env": options.env, "env_kwargs": options.env_kwargs}
+    elif options.env_kwargs:
+        changes |= {"env_kwargs": options.env_kwargs}
+    changes |= {
+        name: getattr(options, name) for name in ("hide", "flicker", "noise") if getattr(options, name) is not None
+    }
+    for run, other in zip(runs, configs, strict=True):
+        for name in SETTINGS:
+            mine, theirs = getattr(config, name), getattr(other, name)
+            if name not in changes and mine != theirs:
+                raise UserError(
+                    f"{runs[0]} has --{name.replace('_', '-')} {mine!r}, {run} has {theirs!r}: "
+                    "all must play the same problem; say which with this flag"
+                )
+    return dataclasses.replace(config, **changes)
+
+
+def _policy(name: str, observation_space: gymnasium.Space, action_space: gymnasium.Space) -> Policy:
+    if name == RANDOM:
+        return random_policy(action_space)
+    agent = load(name)
+    spaces = {"observation": space_to_json(observation_space), "action": space_to_json(action_space)}
+    check_spaces(Path(name), spaces)
+    return agent
+
+
+def _about(config: RunConfig, options: Collect, names: Sequence[str], shares: Sequence[int]) -> dict[str, Any]:
+    """Where the episodes come from, for the dataset's index."""
+    modules = {"seqrl": seqrl, "gymnasium": gymnasium, "numpy": numpy, "torch": torch}
+    return {
+        **{name: getattr(config, name) for name in SETTINGS},
+        "source": f"seqrl collect {' '.join(names)}",
+        "policies": [{"policy": name, "num_episodes": share} for name, share in zip(names, shares, strict=True)],
+        **{name: getattr(options, name) for name in ("random_share", "epsilon", "sample", "seed", "num_envs")},
+        "versions": {name: module.__version__ for name, module in modules.items()},
+    }
+
+
+def default_folder(name: str) -> Path:
+    """datasets/NAME, with a number behind it if that exists."""
+    base = Path("datasets") / name.replace("/", "-").replace(":", "-")
+    candidates = (base if k == 1 else base.with_name(f"{base.name}_{k}") for k in range(1, 1_000_000))
+    return next(path for path in candidates if not path.exists())
