@@ -19,15 +19,11 @@ from seqrl.nets import Encoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Settings that mean the same for every algorithm."""
+class ProblemConfig:
+    """A problem, and where a run of it goes: settings that mean the same for everything that is trained."""
 
     env: str = ""
     """Gymnasium id of the environment, such as seqrl/TMaze-v0 or CartPole-v1."""
-    memory: str = "gru"
-    """What the agent remembers with: none, frame_stack, gru, lstm, linear or transformer."""
-    num_steps: int = 300_000
-    """Environment steps to train for, over all environments."""
     seed: int = 0
     """Seeds the weights, the environments, the actions and the order of minibatches."""
     run_dir: str = ""
@@ -50,6 +46,16 @@ class RunConfig:
     autoreset_mode: str = "next_step"
     """next_step, same_step or disabled: Gymnasium's three ways to begin a new episode."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(ProblemConfig):
+    """Settings that mean the same for every algorithm that learns by acting."""
+
+    memory: str = "gru"
+    """What the agent remembers with: none, frame_stack, gru, lstm, linear or transformer."""
+    num_steps: int = 300_000
+    """Environment steps to train for, over all environments."""
+
     hidden_size: int = 64
     """Width of the encoder and of the memory."""
     num_frames: int = 4
@@ -66,15 +72,12 @@ class RunConfig:
     """Whether vector observations are standardised by running statistics."""
 
 
-def make_environment(config: RunConfig, num_envs: int | None = None) -> Environment:
+def make_environment(config: ProblemConfig, num_envs: int | None = None) -> Environment:
     """The batch of environments that `config` describes; `num_envs` overrides its number."""
     if not config.env:
         raise UserError("no environment given: name one with --env (`seqrl envs` lists ours; any Gymnasium id works)")
     count = config.num_envs if num_envs is None else num_envs
     require(count >= 1, f"--num-envs is {count}: it must be at least 1")
-    require(
-        config.precision in ("float32", "bfloat16"), f"--precision '{config.precision}': choose float32 or bfloat16"
-    )
     require(0 <= config.seed < 2**31, f"--seed is {config.seed}: it must be from 0 to {2**31 - 1}")
     for field in fields(config):
         value = getattr(config, field.name)
@@ -93,7 +96,7 @@ def make_environment(config: RunConfig, num_envs: int | None = None) -> Environm
     )
 
 
-def device(config: RunConfig) -> str:
+def device(config: ProblemConfig) -> str:
     """The device of `config`, checked."""
     try:
         kind = torch.device(config.device).type
@@ -121,6 +124,9 @@ def make_agent(
     config: RunConfig, observation_space: gym.Space, action_space: gym.Space, heads: Mapping[str, nn.Module]
 ) -> Agent:
     """Encoder and memory as `config` says, with the algorithm's heads."""
+    require(
+        config.precision in ("float32", "bfloat16"), f"--precision '{config.precision}': choose float32 or bfloat16"
+    )
     memory = make_memory(
         config.memory,
         config.hidden_size,
@@ -146,21 +152,21 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-def require_at_least_one(config: RunConfig, *names: str) -> None:
+def require_at_least_one(config: ProblemConfig, *names: str) -> None:
     """Raise UserError for the first of the settings `names` that is below 1."""
     for name in names:
         value = getattr(config, name)
         require(value >= 1, f"{_flag(name)} is {value}: it must be at least 1")
 
 
-def require_above_zero(config: RunConfig, *names: str) -> None:
+def require_above_zero(config: ProblemConfig, *names: str) -> None:
     """Raise UserError for the first of the settings `names` that is not above 0."""
     for name in names:
         value = getattr(config, name)
         require(value > 0, f"{_flag(name)} is {value}: it must be above 0")
 
 
-def require_not_negative(config: RunConfig, *names: str) -> None:
+def require_not_negative(config: ProblemConfig, *names: str) -> None:
     """Raise UserError for the first of the settings `names` that is below 0."""
     for name in names:
         value = getattr(config, name)

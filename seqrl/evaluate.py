@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from seqrl.agent import Agent
+from seqrl.acting import ActingModule
 from seqrl.envs import Environment
 from seqrl.errors import UserError
 from seqrl.trajectory import AgentInput
@@ -31,7 +31,7 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    agent: Agent, environment: Environment, num_episodes: int = 100, seed: int = 0, sample: bool = False
+    agent: ActingModule, environment: Environment, num_episodes: int = 100, seed: int = 0, sample: bool = False
 ) -> Evaluation:
     """Play `num_episodes` and give their returns. The agent takes its likeliest action, or draws it with `sample`.
 

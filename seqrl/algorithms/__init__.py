@@ -5,8 +5,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from seqrl.agent import Agent
-from seqrl.algorithms import impala, ppo, r2d2, recurrent_sac
+from seqrl.acting import ActingModule
+from seqrl.algorithms import decision_transformer, impala, ppo, r2d2, recurrent_sac
 from seqrl.checkpoint import load_checkpoint
 from seqrl.errors import UserError, nearest
 from seqrl.malloc import keep_freed_memory
@@ -17,21 +17,40 @@ ALGORITHMS: dict[str, ModuleType] = {
     "r2d2": r2d2,
     "recurrent_sac": recurrent_sac,
     "impala": impala,
+    "decision_transformer": decision_transformer,
 }
 
-__all__ = ["ALGORITHMS", "impala", "load", "ppo", "r2d2", "read_config", "recurrent_sac", "resume", "train"]
+__all__ = [
+    "ALGORITHMS",
+    "decision_transformer",
+    "impala",
+    "load",
+    "ppo",
+    "r2d2",
+    "read_config",
+    "recurrent_sac",
+    "resume",
+    "train",
+    "with_run_dir",
+]
 
 
-def train(config: Any) -> Agent:
+def train(config: Any) -> ActingModule:
     """Train as `config` says (a `Config` of one of the algorithms), and return the agent."""
     module = _module_of(config)
     keep_freed_memory()
-    if not config.run_dir:
-        config = dataclasses.replace(config, run_dir=default_run_dir(config.env, config.memory, config.seed))
-    return module.train(config)
+    return module.train(with_run_dir(config))
 
 
-def resume(run: str | Path, num_steps: int | None = None) -> Agent:
+def with_run_dir(config: Any) -> Any:
+    """`config` with a folder to write, named after its problem, if it has none."""
+    if config.run_dir:
+        return config
+    problem = config.env or Path(getattr(config, "dataset", "")).name
+    return dataclasses.replace(config, run_dir=default_run_dir(problem, config.memory, config.seed))
+
+
+def resume(run: str | Path, num_steps: int | None = None) -> ActingModule:
     """Continue the run in a folder, bit for bit, and return the agent. `num_steps` replaces the run's own number."""
     config = dataclasses.replace(read_config(run), run_dir=str(run))
     if num_steps is not None:
@@ -40,7 +59,7 @@ def resume(run: str | Path, num_steps: int | None = None) -> Agent:
     return _module_of(config).train(config, resume=True)
 
 
-def load(run: str | Path) -> Agent:
+def load(run: str | Path) -> ActingModule:
     """The trained agent of a run folder, ready to `act`.
 
     Raises UserError when the folder is not a run, or its checkpoint is missing, damaged, pickled or of another agent.

@@ -1,18 +1,18 @@
 """seqrl train."""
 
-import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqrl.algorithms import ALGORITHMS, read_config
+from seqrl.algorithms import ALGORITHMS, read_config, with_run_dir
 from seqrl.algorithms import resume as resume_run
 from seqrl.algorithms import train as train_run
 from seqrl.cli.arguments import parse, positional, take_flag
 from seqrl.cli.usage import print_usage
+from seqrl.distributed import is_first
 from seqrl.errors import UserError, nearest
 from seqrl.recipes import RECIPES
-from seqrl.run import default_run_dir, read_finished_step, read_saved_step
+from seqrl.run import read_finished_step, read_saved_step
 
 
 def train(args: list[str]) -> int:
@@ -31,11 +31,9 @@ def train(args: list[str]) -> int:
         default = RECIPES[name]()
     else:
         raise UserError(f"unknown recipe or algorithm '{name}': {nearest(name, [*ALGORITHMS, *RECIPES])}")
-    config = parse(type(default), args, default, f"seqrl train {name}")
-    if not config.run_dir:
-        config = dataclasses.replace(config, run_dir=default_run_dir(config.env, config.memory, config.seed))
+    config = with_run_dir(parse(type(default), args, default, f"seqrl train {name}"))
     train_run(config)
-    return _finish(config.run_dir, config.num_steps)
+    return _finish(config.run_dir, config.num_steps) if is_first() else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +48,7 @@ def _resume(run: str, args: list[str]) -> int:
     options = parse(Resume, args, Resume(), "seqrl train --resume RUN")
     resume_run(run, options.num_steps or None)
     flags = f" --num-steps {options.num_steps}" if options.num_steps else ""
-    return _finish(run, options.num_steps or read_config(run).num_steps, flags)
+    return _finish(run, options.num_steps or read_config(run).num_steps, flags) if is_first() else 0
 
 
 def _finish(run: str, num_steps: int, flags: str = "") -> int:

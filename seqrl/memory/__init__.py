@@ -9,6 +9,7 @@ from seqrl.memory.linear import LinearRecurrence
 from seqrl.memory.make import MEMORIES, make_memory
 from seqrl.memory.none import NoMemory
 from seqrl.memory.recurrent import GRU, LSTM
+from seqrl.memory.reencoded import Reencoded
 from seqrl.memory.transformer import Transformer
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "LinearRecurrence",
     "Memory",
     "NoMemory",
+    "Reencoded",
     "State",
     "Transformer",
     "make_memory",

@@ -46,6 +46,9 @@ class Categorical:
     def entropy(self) -> Tensor:
         return -(self.log_probs.exp() * self.log_probs).sum(-1)
 
+    def from_environment(self, action: Tensor) -> Tensor:
+        return action
+
     def to_environment(self, action: Tensor) -> Tensor:
         return action
 
@@ -68,6 +71,9 @@ class MultiCategorical:
 
     def entropy(self) -> Tensor:
         return torch.stack([part.entropy() for part in self.parts]).sum(0)
+
+    def from_environment(self, action: Tensor) -> Tensor:
+        return action
 
     def to_environment(self, action: Tensor) -> Tensor:
         return action
@@ -108,6 +114,13 @@ class Gaussian:
     def entropy(self) -> Tensor:
         log_std = self.log_std.expand_as(self.mean)
         return (log_std + 0.5 + LOG_SQRT_2PI + self._log_slope(self.mean)).sum(-1)
+
+    def from_environment(self, action: Tensor) -> Tensor:
+        """The raw action of one that the environment took, [..., A]: for logs. Under "squash" the box's rim is left."""
+        if self.bound == "none":
+            return action
+        unit = 2.0 * (action - self.low) / (self.high - self.low) - 1.0
+        return torch.atanh(unit.clamp(-1 + 1e-6, 1 - 1e-6)) if self.bound == "squash" else unit
 
     def to_environment(self, action: Tensor) -> Tensor:
         if self.bound == "none":

@@ -22,3 +22,15 @@ def unrescale(x: Float[Tensor, "*shape"], epsilon: float = 1e-3) -> Float[Tensor
     c = 1 + epsilon + x.abs()
     u = 2 * c / (1 + (1 + 4 * epsilon * c).sqrt())  # the form of the root that does not cancel for small ε
     return x.sign() * (u.square() - 1)
+
+
+def expectile_error(
+    prediction: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], expectile: float
+) -> Float[Tensor, "*shape"]:
+    """|τ − 1(u < 0)| u² with u = target − prediction: least for the τ-expectile of the targets, ½ for their mean.
+
+    Gradients flow through `prediction` alone. Source: Newey & Powell 1987; as a value loss, Kostrikov et al. 2022,
+    arXiv 2110.06169, equation 3.
+    """
+    u = target.detach() - prediction
+    return (expectile - (u < 0).to(u.dtype)).abs() * u.square()

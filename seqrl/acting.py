@@ -1,0 +1,169 @@
+"""What acts: the interface that rollouts, evaluation and people use, whatever is behind it."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from seqrl.errors import UserError
+from seqrl.memory.base import State
+from seqrl.trajectory import AgentInput, Tree, tree_leaves, tree_map
+
+
+class ActingModule(nn.Module, ABC):
+    """Reads a history row by row and says, at each row, what its heads say; one of them is called "policy".
+
+    Acting calls `step`, which is `unroll` with T = 1. A person with a trained agent calls `act`, which keeps the state
+    between calls, and `reset`.
+    """
+
+    def __init__(self, observation_space: gym.Space, action_space: gym.Space):
+        super().__init__()
+        self.observation_space, self.action_space = observation_space, action_space
+        self._session: _Session | None = None
+
+    heads: nn.ModuleDict
+    reads_reward: bool
+    """Whether what is said depends on the previous reward."""
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> State:
+        """The state of a fresh start, leaves [batch_size, ...]."""
+
+    @abstractmethod
+    def unroll(self, inputs: AgentInput, state: State) -> tuple[dict[str, Any], State]:
+        """What each head says at each of T rows (leaves [T, B, ...]), and the state after them."""
+
+    def step(self, inputs: AgentInput, state: State) -> tuple[dict[str, Any], State]:
+        """`unroll` on one row: leaves [B, ...]; the heads' outputs keep a leading time axis of 1."""
+        return self.unroll(tree_map(lambda leaf: leaf.unsqueeze(0), inputs), state)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def initial_input(self, observation: Tree) -> AgentInput:
+        """The input for the first rows of a batch of episodes: observation leaves [B, ...]."""
+        batch_size = next(tree_leaves(observation)).shape[0]
+        continuous = isinstance(self.action_space, gym.spaces.Box)
+        return AgentInput(
+            observation,
+            torch.zeros(
+                batch_size,
+                *(self.action_space.shape or ()),
+                dtype=torch.float32 if continuous else torch.int64,
+                device=self.device,
+            ),
+            torch.zeros(batch_size, device=self.device),
+            torch.ones(batch_size, dtype=torch.bool, device=self.device),
+        )
+
+    def reset(self) -> None:
+        """Forget: the next `act` begins new episodes."""
+        self._session = None
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: Any,
+        *,
+        reward: Any = None,
+        is_first: Any = None,
+        sample: bool = False,
+    ) -> np.ndarray:
+        """The action for an observation as the environment gives it, for one environment or a batch of them.
+
+        The agent keeps its memory from call to call. `is_first` (bool, one a row of the batch) begins new episodes for
+        some rows; `reset` does so for all. `reward` is what the last action brought, needed only by an agent that was
+        trained with the previous reward as an input. The likeliest action is returned, or a draw with `sample`.
+
+        Raises UserError when the observation does not fit the space that the agent was trained on.
+        """
+        observation, single = _as_batch(observation, self.observation_space, self.device)
+        inputs = self.initial_input(observation)
+        batch_size = inputs.is_first.shape[0]
+        if any(leaf.shape[0] != batch_size for leaf in tree_leaves(observation)):
+            raise UserError("act: some parts of the observation have a batch axis of another size than others")
+        session = self._session
+        if session is None:
+            session = _Session(self.initial_state(batch_size), inputs.previous_action)
+        else:
+            if session.action.shape[0] != batch_size:
+                raise UserError(
+                    f"act: a batch of {batch_size} follows one of {session.action.shape[0]}: call reset() in between"
+                )
+            if reward is None and self.reads_reward:
+                raise UserError(
+                    "act: this agent reads the previous reward: pass reward=..., or reset() between episodes"
+                )
+            inputs = inputs._replace(
+                previous_action=session.action,
+                previous_reward=_rows("reward", 0.0 if reward is None else reward, inputs.previous_reward),
+                is_first=_rows("is_first", False if is_first is None else is_first, inputs.is_first),
+            )
+        outputs, state = self.step(inputs, session.state)
+        distribution = outputs["policy"]
+        raw = distribution.sample() if sample else distribution.mode()
+        action = self.environment_action(distribution, raw[0])
+        self._session = _Session(state, action)
+        array = action.cpu().numpy()
+        if isinstance(self.action_space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+            array = array + self.action_space.start
+        return array[0] if single else array
+
+    def environment_action(self, distribution: Any, raw: Tensor) -> Tensor:
+        """A raw action [B, ...] of the policy as the environment takes it, [B, *action shape]."""
+        return distribution.to_environment(raw).reshape(-1, *(self.action_space.shape or ()))
+
+
+class _Session:
+    """What `act` remembers between calls."""
+
+    def __init__(self, state: State, action: Tensor):
+        self.state, self.action = state, action
+
+
+def _as_batch(observation: Any, space: gym.Space, device: torch.device) -> tuple[Tree, bool]:
+    """A Gymnasium observation as tensors with a batch axis, and whether it came without one."""
+    if isinstance(space, gym.spaces.Dict):
+        if not isinstance(observation, dict) or not set(space.spaces) <= set(observation):
+            raise UserError(f"act: the observation is not a dict with the keys {list(space.spaces)}")
+        parts = {key: _as_batch(observation[key], child, device) for key, child in space.spaces.items()}
+        return {key: leaf for key, (leaf, _) in parts.items()}, all(single for _, single in parts.values())
+    if isinstance(space, gym.spaces.Tuple):
+        if not isinstance(observation, tuple) or len(observation) != len(space.spaces):
+            raise UserError(f"act: the observation is not a tuple of {len(space.spaces)}")
+        pairs = [_as_batch(o, child, device) for o, child in zip(observation, space.spaces, strict=True)]
+        return tuple(leaf for leaf, _ in pairs), all(single for _, single in pairs)
+    leaf = torch.as_tensor(np.asarray(observation) if not isinstance(observation, Tensor) else observation)
+    if leaf.is_floating_point():
+        leaf = leaf.float()
+    elif leaf.dtype not in (torch.uint8, torch.bool):
+        leaf = leaf.long()
+    shape = tuple(space.shape or ())
+    single = tuple(leaf.shape) == shape
+    if not single and tuple(leaf.shape[1:]) != shape:
+        raise UserError(f"act: an observation of shape {tuple(leaf.shape)} does not fit {space}, nor a batch of them")
+    if leaf.is_floating_point() and not leaf.isfinite().all():
+        raise UserError("act: the observation holds NaN or infinity: mend the environment or the sensor")
+    if isinstance(space, gym.spaces.MultiBinary):
+        leaf = leaf.bool()
+    elif isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        leaf = leaf - torch.as_tensor(space.start, device=leaf.device)
+        sizes = torch.as_tensor(space.n if isinstance(space, gym.spaces.Discrete) else space.nvec, device=leaf.device)
+        if not ((leaf >= 0) & (leaf < sizes)).all():
+            raise UserError(f"act: the observation lies outside {space}")
+    return (leaf.unsqueeze(0) if single else leaf).to(device), single
+
+
+def _rows(name: str, value: Any, like: Tensor) -> Tensor:
+    """`value` as one entry a row of the batch, in the type of `like` [B]."""
+    rows = torch.as_tensor(value).to(like)
+    if rows.shape not in ((), like.shape):
+        raise UserError(f"act: {name} has the shape {tuple(rows.shape)}: give one value, or {len(like)}")
+    if not rows.isfinite().all():
+        raise UserError(f"act: {name} is NaN or infinite: mend the environment")
+    return rows.expand(len(like))

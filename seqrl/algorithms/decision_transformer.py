@@ -1,0 +1,256 @@
+"""Decision Transformer: actions predicted from the return that is asked for, learnt from logged episodes alone.
+
+Source: Chen et al. 2021, arXiv 2106.01345. Where this differs:
+
+- Windows begin anywhere from `context_length` − 1 places before their episode, so that every decision is learnt from
+  equally often; what stands before a window's first row is hidden, its action too.
+- The agent's differences from the paper's model stand in `DecisionAgent`, no dropout among them. Adam, with a warm-up
+  and a linear decay to 0.
+- A Gaussian of one learned width for continuous actions, or the mean squared error.
+- The default target is the highest return of the log; `seqrl calibrate` finds a better one.
+
+The baselines share all of it: `condition` "none" is behaviour cloning; with a `best_share` below 1, of the best
+episodes (filtered BC, "%BC"); `relabel` "values" raises returns-to-go to what values learnt from the same log promise,
+after Yamagata et al. 2023 (QDT, arXiv 2209.03993), so that one episode's beginning can be joined to another's end.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqrl.config import device, require, require_above_zero, require_at_least_one, require_not_negative
+from seqrl.data import EpisodeDataset, Windows
+from seqrl.decision_agent import Context, DecisionAgent, Timestep
+from seqrl.learner import Learner
+from seqrl.objectives import masked_mean, squared_error
+from seqrl.offline_config import OfflineConfig, problem_of
+from seqrl.relabel import ValueConfig, relabelled_returns
+from seqrl.run import Run, Stateful
+from seqrl.trajectory import to_device, tree_map
+
+Condition = Literal["return", "none"]
+Relabel = Literal["none", "values"]
+ActionLoss = Literal["likelihood", "squared_error"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(OfflineConfig):
+    """Decision Transformer, and behaviour cloning with the same model. The defaults serve small problems."""
+
+    condition: Condition = "return"
+    """return, or none: behaviour cloning."""
+    best_share: float = 1.0
+    """Share of the episodes, those with the highest returns, that are learnt from."""
+    relabel: Relabel = "none"
+    """none, or values: returns-to-go are raised to what values learnt from the log promise (QDT)."""
+    gamma: float = 1.0
+    """Discount of a step, in returns-to-go."""
+
+    context_length: int = 20
+    """Rows of a window, and rows that acting looks back."""
+    context: Context = "reencode"
+    """How acting reads them: reencode (afresh at each step, as in training) or cache (quicker, looks back further)."""
+    timestep: Timestep = "sinusoidal"
+    """How a row tells its time: sinusoidal, learned (acting beyond the longest logged episode is refused) or none."""
+    hidden_size: int = 128
+    """Width of the model."""
+    num_layers: int = 3
+    """Layers of the transformer."""
+    num_heads: int = 1
+    """Heads of its attention."""
+    normalize_observations: bool = True
+    """Whether vector observations are standardised by the log's statistics."""
+
+    action_loss: ActionLoss = "likelihood"
+    """likelihood, or squared_error for continuous actions."""
+    batch_size: int = 64
+    """Windows of a batch."""
+    learning_rate: float = 1e-3
+    """Adam's largest step size; it falls linearly to 0 at the last update."""
+    warmup: int = 200
+    """Updates in which it rises to that."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    value_updates: int = 5_000
+    """Updates of the values that relabel returns."""
+    value_expectile: float = 0.9
+    """τ of these values: ½ for the mean over logged actions, towards 1 for the best of them."""
+
+
+def loss(agent: DecisionAgent, windows: Windows, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
+    """−log π(a_t | window up to o_t), or ½ (mean − a)², over the decisions of `windows`. The metrics are detached.
+
+    Nothing of a row that is no decision has an influence, NaN included.
+    """
+    mask = windows.mask
+    inputs, return_to_go, action = tree_map(
+        lambda leaf: leaf.masked_fill(~mask.view(*mask.shape, *[1] * (leaf.ndim - 2)), 0),
+        (windows.inputs, windows.return_to_go, windows.action),
+    )
+    # Pads stand behind the rows that count: that nothing resets inside a window lets it be unrolled at once.
+    inputs = inputs._replace(is_first=torch.zeros_like(mask).index_fill_(0, torch.tensor(0, device=mask.device), True))
+    state = agent.memory.initial_state(mask.shape[1])
+    outputs, _ = agent.unroll_rows(inputs, return_to_go, windows.timestep, state)
+    policy = outputs["policy"]
+    raw = policy.from_environment(action.flatten(2) if action.is_floating_point() else action)
+    with torch.no_grad():
+        metrics = {"log_likelihood": masked_mean(policy.log_prob(raw), mask)}
+        if action.is_floating_point():
+            metrics["squared_error"] = masked_mean((policy.mode() - raw).square().sum(-1), mask)
+        else:
+            right = policy.mode() == raw
+            metrics["accuracy"] = masked_mean((right if right.ndim == 2 else right.all(-1)).float(), mask)
+    if config.action_loss == "squared_error":
+        total = masked_mean(squared_error(policy.mode(), raw).sum(-1), mask)
+    else:
+        total = masked_mean(-policy.log_prob(raw), mask)
+    return total, {"loss": total.detach(), **metrics}
+
+
+def check(config: Config) -> None:
+    """Raise UserError for settings that contradict each other or make no sense."""
+    choices = {"condition": Condition, "relabel": Relabel, "context": Context, "timestep": Timestep}
+    for name, kind in {**choices, "action_loss": ActionLoss}.items():
+        value, known = getattr(config, name), get_args(kind)
+        require(value in known, f"--{name.replace('_', '-')} '{value}': choose one of {', '.join(known)}")
+    require_at_least_one(
+        config, "num_steps", "context_length", "hidden_size", "num_layers", "num_heads", "batch_size", "log_every",
+        "checkpoint_every", "value_updates",
+    )  # fmt: skip
+    require_above_zero(config, "learning_rate", "max_grad_norm")
+    require_not_negative(config, "warmup")
+    require(0 < config.gamma <= 1, f"--gamma is {config.gamma}: it must be above 0, and at most 1")
+    require(0 < config.best_share <= 1, f"--best-share is {config.best_share}: it must be above 0, and at most 1")
+    require(0 <= config.held_out < 1, f"--held-out is {config.held_out}: it must be from 0 to below 1")
+    require(0 < config.value_expectile < 1, f"--value-expectile is {config.value_expectile}: choose between 0 and 1")
+    require(
+        config.condition == "return" or config.relabel == "none",
+        f"--relabel {config.relabel} with --condition none: returns that nobody reads need no relabelling",
+    )
+
+
+def build(config: Config, observation_space: Any, action_space: Any) -> DecisionAgent:
+    """The untrained agent. Weights depend on the seed alone."""
+    require(
+        config.action_loss == "likelihood" or np.issubdtype(action_space.dtype, np.floating),
+        f"--action-loss squared_error for the action space {action_space}: it needs continuous actions",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        agent = DecisionAgent(
+            observation_space,
+            action_space,
+            hidden_size=config.hidden_size,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            context_length=config.context_length,
+            context=config.context,
+            timestep=config.timestep,
+            max_timestep=config.max_timestep,
+            gamma=config.gamma,
+            conditioned=config.condition == "return",
+            normalize_observations=config.normalize_observations,
+        )
+    return agent.to(device(config))
+
+
+def train(config: Config, resume: bool = False) -> DecisionAgent:
+    """Train on the log in `config.dataset`, and return the agent. With `resume`, continue the run folder, bit for bit.
+
+    Raises UserError for bad settings, a folder that holds no episodes, an existing run folder, or a loss that is not
+    finite.
+    """
+    check(config)
+    dataset = EpisodeDataset.open(config.dataset, config.gamma)
+    config = problem_of(config, dataset)
+    if config.timestep == "learned" and config.max_timestep == 0:
+        config = replace(config, max_timestep=int(dataset.lengths.max()))
+    agent = build(config, dataset.observation_space, dataset.action_space)
+    run = Run.open("decision_transformer", config, agent.observation_space, agent.action_space, resume)
+    dataset, held_out = chosen_episodes(dataset, config)
+    if config.relabel == "values":
+        dataset = relabelled(dataset, config)
+    with run:
+        return _train(config, agent, dataset, held_out, run)
+
+
+def chosen_episodes(dataset: EpisodeDataset, config: Config) -> tuple[EpisodeDataset, EpisodeDataset | None]:
+    """The episodes to learn from, the best of them if `config` says so, and those held out: the same each time."""
+    held_out = None
+    if config.held_out > 0 and dataset.num_episodes > 1:
+        dataset, held_out = dataset.split(config.held_out, config.seed)
+    return (dataset.best(config.best_share) if config.best_share < 1 else dataset), held_out
+
+
+def relabelled(dataset: EpisodeDataset, config: Config) -> EpisodeDataset:
+    """`dataset` with its returns-to-go relabelled by values, which are learnt once and kept in the run's folder."""
+    settings = ValueConfig(
+        num_updates=config.value_updates, gamma=config.gamma, expectile=config.value_expectile, seed=config.seed
+    )
+    path = Path(config.run_dir) / "return_to_go.npy"
+    return dataset.with_returns_to_go(relabelled_returns(dataset, settings, path))
+
+
+def _train(
+    config: Config, agent: DecisionAgent, dataset: EpisodeDataset, held_out: EpisodeDataset | None, run: Run
+) -> DecisionAgent:
+    learner, draws = Learner(agent, config.learning_rate, config.max_grad_norm), Draws(config.seed)
+    parts: dict[str, Stateful] = {"agent": agent, "learner": learner, "draws": draws}
+    step = run.restore({}).get("step", 0)
+    if step:
+        run.restore(parts)
+    else:
+        describe(agent, dataset)
+    run.begin(step)
+    history: list[dict[str, Tensor]] = []
+    while step < config.num_steps and not run.interrupted:
+        learner.learning_rate = config.learning_rate * min(
+            (step + 1) / (config.warmup + 1), 1 - step / config.num_steps
+        )
+        windows = dataset.windows(config.batch_size, config.context_length, draws.generator)
+        total, metrics = loss(agent, to_device(windows, agent.device), config)
+        history.append({**metrics, "grad_norm": learner.update(total)})
+        step += 1
+        if step % config.log_every == 0 or step == config.num_steps:
+            shown = {name: float(torch.stack([m[name] for m in history]).mean()) for name in history[0]}
+            run.log(step, shown | (held_out_metrics(agent, held_out, config) if held_out else {}))
+            history.clear()
+        if step % config.checkpoint_every == 0 or step == config.num_steps or run.interrupted:
+            run.save(parts, {"step": step})
+    return agent
+
+
+class Draws:
+    """The generator of windows, as a part of a checkpoint."""
+
+    def __init__(self, seed: int):
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.generator.set_state(state["generator"].cpu())
+
+
+def describe(agent: DecisionAgent, dataset: EpisodeDataset, num_windows: int = 4096) -> None:
+    """Give the agent the log's statistics (of up to `num_windows` windows) and returns, and its default target."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(-(-num_windows // 256)):
+        windows = to_device(dataset.windows(256, 64, generator), agent.device)
+        agent.update_statistics(windows.inputs.observation, windows.return_to_go, windows.mask)
+    first = torch.from_numpy(dataset.return_to_go[dataset.starts[:-1]])
+    agent.return_range.copy_(torch.stack([first.min(), first.max()]))
+    agent.target_return = float(first.max())
+
+
+@torch.no_grad()
+def held_out_metrics(agent: DecisionAgent, dataset: EpisodeDataset, config: Config) -> dict[str, float]:
+    """The loss's metrics on held-out episodes, on the same windows each time."""
+    windows = dataset.windows(256, config.context_length, torch.Generator().manual_seed(1))
+    _, metrics = loss(agent, to_device(windows, agent.device), config)
+    return {f"held_out_{name}": float(value) for name, value in metrics.items()}
