@@ -27,6 +27,8 @@ from seqrl.nets.encoders import ACTION_MASK
 from seqrl.spaces import space_to_json
 from seqrl.trajectory import Tree, tree_leaves
 
+REWARD = gym.spaces.Box(-np.inf, np.inf, ())
+
 
 class EpisodeWriter:
     """A context manager: `add` episodes, and when the block ends without an exception, `folder` holds them all.
@@ -155,7 +157,7 @@ def checked(
         raise UserError(
             f"{where} ends neither terminated nor truncated: set truncated where only the recording stopped"
         )
-    reward = checked_leaf(reward, gym.spaces.Box(-np.inf, np.inf, ()), num_rows, "reward", where)
+    reward = checked_leaf(reward, REWARD, num_rows, "reward", where)
     action = checked_leaf(episode.action, action_space, num_rows, "action", where)
     if isinstance(action_space, gym.spaces.Box):
         _check_bounds(action, action_space, where)

@@ -5,6 +5,7 @@ Minari (https://minari.farama.org) keeps the public datasets for offline RL, D4R
 
 import contextlib
 import json
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,8 @@ def to_minari(dataset: EpisodeDataset, dataset_id: str, *, env: str | None = Non
                 truncations=flags[1],
             )
 
+    path = Path(minari.storage.datasets_root_dir.get_dataset_path(dataset_id))
+    existed = path.exists()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it has no author, no permalink and so on, a warning each
@@ -110,6 +113,8 @@ def to_minari(dataset: EpisodeDataset, dataset_id: str, *, env: str | None = Non
                 jpeg_encoding=False,
             )
     except Exception as error:  # Minari's are of many kinds
+        if not existed:  # half of it would be there
+            shutil.rmtree(path, ignore_errors=True)
         raise UserError(
             f"cannot write {dataset.folder} as the Minari dataset '{dataset_id}' ({_one_line(error)}): give a new id "
             "such as name-v0"
@@ -141,6 +146,7 @@ def _minari() -> ModuleType:
     try:
         import minari
         import minari.data_collector
+        import minari.storage.datasets_root_dir
     except ImportError:
         raise UserError('Minari datasets need minari: pip install "seqrl[offline]"') from None
     return minari

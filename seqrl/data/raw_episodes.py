@@ -142,6 +142,8 @@ def check_lengths(parts: dict[str, Any], source: str) -> int:
 def flags_of(values: Any, name: str, where: str) -> np.ndarray:
     """A flag's values as bools [T]: they may be bools, or the numbers 0 and 1."""
     array = as_array(values, f"{where}: {name}")
+    if array.dtype == bool and array.ndim < 2:
+        return array
     good = (array == 0) | (array == 1)
     if array.ndim > 1 or not good.all():
         found = f"{array[~good].flat[0]}" if array.ndim < 2 else f"an array of shape {list(array.shape)}"
@@ -270,9 +272,12 @@ def _range(values: Any, what: str) -> _Range:
     array = as_array(values, what)
     if array.ndim == 0:
         raise UserError(f"{what} is one number: give one row for each decision")
-    numbers = array.astype(np.float64)
-    finite = np.isfinite(numbers)  # what is not is reported when it is written
-    low, high = (np.asarray(f(numbers, 0, where=finite, initial=i)) for f, i in ((np.min, np.inf), (np.max, -np.inf)))
+    if array.dtype.kind == "f":  # what is not finite is reported when it is written
+        finite = np.isfinite(array)
+        low, high = array.min(0, where=finite, initial=np.inf), array.max(0, where=finite, initial=-np.inf)
+    else:
+        low, high = array.min(0), array.max(0)
+    low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
     kind = 1 if array.dtype == np.uint8 else {"b": 0, "u": 2, "i": 2, "f": 3}[array.dtype.kind]
     return _Range(kind, array.shape[1:], low, high)
 

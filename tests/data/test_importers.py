@@ -83,6 +83,13 @@ def make_csv(path):
     return path / "log.csv"
 
 
+def make_parquet(path):
+    pytest.importorskip("pyarrow")
+    lists = frame(**{f"{n}observation_{k}": None for k in range(3) for n in ("", "next_")})
+    lists.assign(observation=list(OBSERVATIONS), next_observation=list(NEXT)).to_parquet(path / "log.parquet")
+    return path / "log.parquet"
+
+
 def make_hdf5(path):
     import h5py
 
@@ -104,7 +111,7 @@ def assert_is_the_log(dataset, final):
         assert (episode.terminated, episode.truncated) == [(True, False), (True, False), (False, True)][k]
 
 
-@pytest.mark.parametrize("make", [make_npz, make_folder, make_json_lines, make_csv, make_hdf5])
+@pytest.mark.parametrize("make", [make_npz, make_folder, make_json_lines, make_csv, make_hdf5, make_parquet])
 def test_every_format_gives_the_same_dataset(tmp_path, make):
     source = make(tmp_path)
     dataset = import_episodes(str(source), tmp_path / "log")

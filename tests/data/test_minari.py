@@ -179,6 +179,15 @@ def test_what_cannot_be_written(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_nothing_stays_behind_where_writing_fails(tmp_path, minari_folder, monkeypatch):
+    dataset = write(tmp_path / "log", *SPACES["vector"])
+    whole = dataset.episode
+    monkeypatch.setattr(dataset, "episode", lambda k: whole(k) if k < 2 else whole(k)._replace(observation=None))
+    with pytest.raises(UserError, match="cannot write"):
+        to_minari(dataset, "x-v0")
+    assert not (minari_folder / "x-v0").exists()
+
+
 def test_minari_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "minari", None)
     with pytest.raises(UserError, match=r'pip install "seqrl\[offline\]"'):
