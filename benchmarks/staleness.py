@@ -48,6 +48,7 @@ from seqrl.agent import Agent
 from seqrl.algorithms import r2d2
 from seqrl.data import Replay, ReplayBatch
 from seqrl.data.replay import StartState
+from seqrl.data.sharded_replay import ShardedReplay
 from seqrl.replay_config import make_replay
 from seqrl.run import read_metrics
 from seqrl.trajectory import Tree, tree_like, tree_map
@@ -100,7 +101,10 @@ class Comparison(list[Measurement]):
     """Takes the place of R2D2's `discrepancy`, and measures every strategy at the rows that `batch` learns from."""
 
     @torch.no_grad()
-    def __call__(self, agent: Agent, replay: Replay, batch: ReplayBatch, strategy: StartState) -> dict[str, Tensor]:
+    def __call__(
+        self, agent: Agent, replays: ShardedReplay, batch: ReplayBatch, strategy: StartState
+    ) -> dict[str, Tensor]:
+        (replay,) = replays.shards
         before, whole = replay.history(batch.slot)
         inputs = tree_map(lambda old, new: torch.cat([old, new[:-1]]), before, batch.inputs)
         zero = agent.initial_state(len(batch.slot))

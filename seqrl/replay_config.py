@@ -53,7 +53,7 @@ class ReplayConfig(RunConfig):
     """Turns of learning between checkpoints. Environments that cannot be saved begin new episodes at each."""
 
 
-def check_replay(config: ReplayConfig) -> None:
+def check_replay(config: ReplayConfig, num_actors: int = 1) -> None:
     """Raise UserError for settings of the replay that contradict each other or make no sense."""
     require_at_least_one(
         config, "hidden_size", "num_envs", "length", "replay_capacity", "batch_size", "rollout_length", "num_steps",
@@ -72,11 +72,12 @@ def check_replay(config: ReplayConfig) -> None:
         "burn_in" not in config.start_state or config.burn_in >= 1,
         f"--start-state {config.start_state} with --burn-in 0: give it rows to burn in, or take --start-state zero",
     )
-    first = config.num_envs * (burn_in_rows(config) + config.length + 1)
-    always = first + config.num_envs * (config.length - config.overlap - 1)
+    num_envs = config.num_envs * num_actors
+    first = num_envs * (burn_in_rows(config) + config.length + 1)
+    always = first + num_envs * (config.length - config.overlap - 1)
     require(
         config.replay_capacity >= always,
-        f"--replay-capacity {config.replay_capacity} holds no sequence of each of {config.num_envs} environments: "
+        f"--replay-capacity {config.replay_capacity} holds no sequence of each of {num_envs} environments: "
         f"give at least {always}",
     )
     require(
@@ -91,11 +92,23 @@ def check_replay(config: ReplayConfig) -> None:
 
 
 def make_replay(
-    config: ReplayConfig, *, stores_states: bool, priority_exponent: float = 0.0, importance_exponent: float = 0.0
+    config: ReplayConfig,
+    *,
+    stores_states: bool,
+    priority_exponent: float = 0.0,
+    importance_exponent: float = 0.0,
+    shard: int = 0,
+    num_shards: int = 1,
+    slack: int = 0,
 ) -> Replay:
-    """The empty replay that `config` describes, with its files in the run's folder."""
+    """The empty replay that `config` describes, with its files in the run's folder; or one of the shards of it, with an
+    equal part of the capacity.
+
+    `slack` are rows between two checkpoints beyond those that `config.checkpoint_every` rollouts bring.
+    """
+    name = "replay" if num_shards == 1 else f"replay-{shard}"
     return Replay(
-        config.replay_capacity,
+        -(-config.replay_capacity // num_shards),
         config.num_envs,
         config.length,
         config.overlap,
@@ -104,10 +117,15 @@ def make_replay(
         priority_exponent=priority_exponent,
         importance_exponent=importance_exponent,
         where=config.replay_storage,
-        folder=Path(config.run_dir) / "replay",
-        slack=config.checkpoint_every * config.rollout_length + 1,
-        seed=config.seed,
+        folder=Path(config.run_dir) / name,
+        slack=unsaved_rows(config) + slack,
+        seed=config.seed + shard * 1_000_003,
     )
+
+
+def unsaved_rows(config: ReplayConfig) -> int:
+    """Rows of an environment between two checkpoints: those of the rollouts, and one where episodes are cut off."""
+    return config.checkpoint_every * config.rollout_length + 1
 
 
 def burn_in_rows(config: ReplayConfig) -> int:

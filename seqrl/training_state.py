@@ -3,14 +3,24 @@
 from typing import Protocol
 
 from seqrl.agent import Agent
-from seqrl.data import Replay, Rollout
 from seqrl.run import Run, Stateful
+from seqrl.trajectory import Tree
 
 
 class Acting(Stateful, Protocol):
     """What acts: a rollout, or an engine with several of them."""
 
+    @property
+    def state(self) -> Tree:
+        """The memory's state before the next row; a tuple of them, one for each actor, of an engine."""
+
     def restart(self, seed: int) -> None: ...
+
+
+class Interruptible(Stateful, Protocol):
+    """A replay, whose rows must say where episodes were ended from outside."""
+
+    def interrupt(self, state: Tree) -> None: ...
 
 
 class TrainingState:
@@ -26,7 +36,7 @@ class TrainingState:
         agent: Agent,
         environment: Stateful,
         rollout: Acting,
-        replay: Replay | None = None,
+        replay: Interruptible | None = None,
         **parts: Stateful,
     ):
         self.seed, self.rollout, self.replay, self.updates = seed, rollout, replay, 0
@@ -61,6 +71,5 @@ class TrainingState:
 
     def _begin_new_episodes(self) -> None:
         if self.replay is not None:
-            assert isinstance(self.rollout, Rollout)
             self.replay.interrupt(self.rollout.state)
         self.rollout.restart(self.seed * 1_000_003 + self.updates)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -50,6 +50,18 @@ class ReplayBatch(NamedTuple):
     """[N] importance weights (N_stored · probability)^−β over their maximum."""
     age: Tensor
     """[N] learner's updates since the state was made; zeros where none was stored."""
+
+
+class Replayed(Protocol):
+    """What a learner asks of a replay, whatever it is made of. See `Replay`."""
+
+    burn_in: int
+
+    def sample(self, batch_size: int, device: torch.device | str = "cpu", version: int = 0) -> ReplayBatch: ...
+    def set_priority(self, slot: Tensor, priority: Tensor) -> None: ...
+    def write_back(self, slot: Tensor, state: Tree, version: int) -> None: ...
+    def history(self, slot: Tensor, limit: int = 10_000) -> tuple[AgentInput, Tensor]: ...
+    def priority_quantiles(self) -> dict[str, Tensor]: ...
 
 
 class Replay:
@@ -298,7 +310,7 @@ def start_state(agent: Agent, batch: ReplayBatch, strategy: StartState) -> Tree:
 
 
 @torch.no_grad()
-def discrepancy(agent: Agent, replay: Replay, batch: ReplayBatch, strategy: StartState) -> dict[str, Tensor]:
+def discrepancy(agent: Agent, replay: Replayed, batch: ReplayBatch, strategy: StartState) -> dict[str, Tensor]:
     """How far the start state leads the values astray, at the first and at the last row that is learnt from.
 
         ΔQ_t = ‖q̂_t − q_t‖₂ / max_{j, a} |q̂_j(a)|

@@ -2,21 +2,23 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from seqrl.checkpoint import from_bytes, to_bytes
 from seqrl.data import Episodes, Rollout
-from seqrl.trajectory import AgentInput, Trajectory
+from seqrl.data.sharded_replay import ActedSequences
+from seqrl.trajectory import AgentInput, Trajectory, Tree
 
 Weights = Mapping[str, Tensor]
 """An agent's `state_dict`: parameters and running statistics, by name."""
 
 
 class Shipment(NamedTuple):
-    """What an actor sends: one whole trajectory, the state of its memory before the first row included.
+    """What an actor sends: one whole trajectory, and the states of its memory before the first row, or before each row
+    that begins a sequence of a replay.
 
     A tree of tensors and numbers, so that any engine can carry it: as it is, as bytes, or through an object store.
     """
@@ -28,37 +30,64 @@ class Shipment(NamedTuple):
     actor: int
     seconds: float
     """What acting took, by the clock."""
+    first_row: int = 0
+    """For a replay: the rows of each environment that the actor acted before these; 0 again when it begins anew."""
+    priority: Tree = ()
+    """For a replay: first priorities [C, B] of the last C sequences that became whole, by the weights that acted."""
 
     def to_bytes(self) -> bytes:
         """For a pipe: tensors by safetensors and all else by JSON, so that nothing need be unpickled."""
-        return to_bytes(self.trajectory, {"episodes": self.episodes, "rest": self[2:]})
+        return to_bytes((self.trajectory, self.priority), {"episodes": self.episodes, "rest": self[2:6]})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Shipment":
         """What `to_bytes` was made of; a memory's state as plain tuples."""
-        (inputs, *rows), counters = from_bytes(data)
-        return cls(Trajectory(AgentInput(*inputs), *rows), Episodes(*counters["episodes"]), *counters["rest"])
+        ((inputs, *rows), priority), counters = from_bytes(data)
+        version, actor, seconds, first_row = counters["rest"]
+        trajectory, episodes = Trajectory(AgentInput(*inputs), *rows), Episodes(*counters["episodes"])
+        return cls(trajectory, episodes, version, actor, seconds, first_row, priority)
 
 
 class Actor:
     """Collects trajectories of `rollout_length` rows, each going on where the one before stopped.
 
-    `index` tells the actors of an engine apart, from 0. The rollout's agent is the actor's own.
+    `index` tells the actors of an engine apart, from 0. The rollout's agent is the actor's own. With `sequences`, what
+    it sends is for a replay.
     """
 
-    def __init__(self, index: int, rollout: Rollout, rollout_length: int):
-        self.index, self.rollout, self.rollout_length = index, rollout, rollout_length
-        self.version: int | None = None
-        """Of the weights that the agent has; None before it was given any."""
+    def __init__(self, index: int, rollout: Rollout, rollout_length: int, sequences: ActedSequences | None = None):
+        self.index, self.rollout, self.rollout_length, self.sequences = index, rollout, rollout_length, sequences
 
     def collect(self, weights: Weights, version: int) -> Shipment:
-        """Take up `weights`, unless the agent has this version already, and act."""
+        """Take up `weights`, whose running statistics may be newer than their version says, and act."""
         start = time.perf_counter()
-        if version != self.version:
-            self.rollout.agent.load_state_dict(weights)
-            self.version = version
-        trajectory, episodes = self.rollout.collect(self.rollout_length)
-        return Shipment(trajectory, episodes, version, self.index, time.perf_counter() - start)
+        self.rollout.agent.load_state_dict(weights)
+        if self.sequences is None:
+            trajectory, episodes = self.rollout.collect(self.rollout_length)
+            return Shipment(trajectory, episodes, version, self.index, time.perf_counter() - start)
+        first_row = self.sequences.rows
+        kept = self.sequences.state_rows(self.rollout_length)
+        trajectory, episodes = self.rollout.collect(self.rollout_length, kept)
+        priority = self.sequences.add(trajectory)
+        seconds = time.perf_counter() - start
+        return Shipment(trajectory, episodes, version, self.index, seconds, first_row, priority)
+
+    def restart(self, seed: int) -> None:
+        """Begin new episodes, with a seed made of the run's `seed`."""
+        first = self.sequences is not None and self.index == 0  # alone, it is the run of a single process
+        self.rollout.restart(seed if first else actor_seed(seed, self.index))
+        if self.sequences is not None:
+            self.sequences.interrupt()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What its next trajectory depends on besides the environments and the weights."""
+        rest = {} if self.sequences is None else {"sequences": self.sequences.state_dict()}
+        return {**self.rollout.state_dict(), **rest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rollout.load_state_dict({name: part for name, part in state.items() if name != "sequences"})
+        if self.sequences is not None:
+            self.sequences.load_state_dict(state["sequences"])
 
     def close(self) -> None:
         """Free what the environments hold."""

@@ -11,6 +11,7 @@ from seqrl.distributed.actor import Shipment, Weights
 from seqrl.errors import UserError
 from seqrl.run import Stateful
 from seqrl.training_state import Acting
+from seqrl.trajectory import Tree
 
 logger = logging.getLogger("seqrl")
 
@@ -24,6 +25,7 @@ class Engine(ABC):
 
     environments: Stateful
     acting: Acting
+    num_actors: int
 
     @abstractmethod
     def publish(self, weights: Weights, version: int) -> None:
@@ -33,6 +35,10 @@ class Engine(ABC):
     @abstractmethod
     def receive(self) -> Shipment:
         """The next trajectory, waiting for it. Raises UserError where an actor has failed, and not just died."""
+
+    def resize(self, num_actors: int) -> None:
+        """Let there be another number of actors, of which the last ones end, or more begin, while the others act on."""
+        raise UserError("with --engine sync the number of actors cannot be changed: train anew, or use async or ray")
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
@@ -47,6 +53,8 @@ class Engine(ABC):
 
 class Unsaved:
     """Actors that a checkpoint holds nothing of: a run that goes on begins new episodes."""
+
+    state: Tree = ()
 
     def state_dict(self) -> dict:
         return {}

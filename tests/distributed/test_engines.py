@@ -85,7 +85,7 @@ def test_a_counting_memory_through_the_queue(name):
     with closing(engines(3)[name]()) as engine:
         engine.publish(counting_agent().state_dict(), 0)
         while min(received) < 8:  # processes do not begin all at once
-            trajectory, episodes, version, actor, seconds = engine.receive()
+            trajectory, episodes, version, actor, seconds = engine.receive()[:5]
             observation, is_first = trajectory.inputs.observation, trajectory.inputs.is_first
             count = observation[..., 1] + 1  # the clock's step says how many rows of the episode were read
             going_on = ~is_first[0]

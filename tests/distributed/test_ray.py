@@ -52,7 +52,7 @@ def test_a_counting_memory_through_the_object_store():
     last, received = {}, [0, 0]
     with started(make_counting_actor) as engine:
         while min(received) < 8:
-            trajectory, _episodes, version, actor, seconds = engine.receive()
+            trajectory, _episodes, version, actor, seconds = engine.receive()[:5]
             observation, is_first = trajectory.inputs.observation, trajectory.inputs.is_first
             count = observation[..., 1] + 1  # the clock's step says how many rows of the episode were read
             going_on = ~is_first[0]
