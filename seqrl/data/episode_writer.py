@@ -49,6 +49,8 @@ class EpisodeWriter:
         self.folder = Path(folder)
         self.observation_space = agent_space(observation_space, "observation")
         self.action_space = agent_space(action_space, "action")
+        if not list(tree_leaves(space_tree(self.observation_space))):
+            raise UserError(f"the observation space {observation_space} has nothing to observe: give one with a part")
         try:
             self.about = json.loads(json.dumps(about, allow_nan=False))
         except (TypeError, ValueError) as error:

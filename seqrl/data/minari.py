@@ -112,9 +112,11 @@ def to_minari(dataset: EpisodeDataset, dataset_id: str, *, env: str | None = Non
                 description=json.dumps(dataset.about),
                 jpeg_encoding=False,
             )
-    except Exception as error:  # Minari's are of many kinds
+    except BaseException as error:  # Minari's are of many kinds
         if not existed:  # half of it would be there
             shutil.rmtree(path, ignore_errors=True)
+        if not isinstance(error, Exception):
+            raise
         raise UserError(
             f"cannot write {dataset.folder} as the Minari dataset '{dataset_id}' ({_one_line(error)}): give a new id "
             "such as name-v0"

@@ -67,7 +67,8 @@ def write_dataset(
     inferred = [name for name, space in given.items() if space is None]
     if inferred:
         found = infer_spaces(episodes())
-        observation_space, action_space = observation_space or found[0], action_space or found[1]
+        observation_space = found[0] if observation_space is None else observation_space
+        action_space = found[1] if action_space is None else action_space
     assert observation_space is not None
     assert action_space is not None
     dropped = repeated = 0
@@ -95,11 +96,12 @@ def write_dataset(
     return EpisodeDataset.open(folder)
 
 
-def parts_of(log: Mapping[str, Any], where: str) -> dict[str, Any]:
+def parts_of(log: Mapping[str, Any], where: str, way_out: str = "") -> dict[str, Any]:
     """The parts of a log under their own names (`ALIASES`): observations, actions, rewards and what else it has.
 
     Flat names such as `observations.image` or `observations/image` become a dict. Entries whose names begin with
-    `infos` or `metadata` are left out. Raises UserError for a part that is missing, or there twice, or unknown.
+    `infos` or `metadata` are left out. Raises UserError for a part that is missing, there twice or unknown; of the
+    last, `way_out` says what else may be done.
     """
     own = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
     parts: dict[str, Any] = {}
@@ -108,7 +110,7 @@ def parts_of(log: Mapping[str, Any], where: str) -> dict[str, Any]:
         if head in ("infos", "metadata"):
             continue
         if head not in own:
-            raise UserError(f"{where} has the unknown part '{key}': {nearest(head, own)}")
+            raise UserError(f"{where} has the unknown part '{key}': {nearest(head, own)}{way_out}")
         name = own[head]
         if rest and isinstance(parts.setdefault(name, {}), dict) and rest not in parts[name]:
             parts[name][rest] = value
@@ -311,7 +313,7 @@ def _episode(raw: RawEpisode, observation_space: gym.Space, action_space: gym.Sp
     observation = _adapted(raw.observation, observation_space, f"{raw.where}: observation")
     action = _adapted(raw.action, action_space, f"{raw.where}: action")
     reward = as_array(raw.reward, f"{raw.where}: reward")
-    repeated = 0 < len(np.atleast_1d(next(tree_leaves(observation)))) == np.size(reward)
+    repeated = 0 < len(np.atleast_1d(next(tree_leaves(observation), np.zeros(0)))) == np.size(reward)
     if repeated:
         observation = tree_map(lambda leaf: np.concatenate([leaf, leaf[-1:]]), observation)
     return Episode(observation, action, reward, raw.terminated, raw.truncated), repeated

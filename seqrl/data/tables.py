@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 TABLES = (".csv", ".parquet")
+TIMES = ("timestep", "step", "time")
+"""Columns that are not read, but say whether the rows stand in the order of time."""
 
 
 def from_pandas(
@@ -46,8 +48,9 @@ def from_pandas(
     The column `episode` tells the episodes apart; its values may be anything, and rows of one value stand together.
     The other columns are `observation` or `observation_0`, `observation_1`, …; `action` likewise; `reward`;
     `terminated`, `truncated` or both; perhaps `next_observation` or `next_observation_0`, …; or other common names of
-    these. A Dict observation has `observation.KEY` or `observation.KEY_0`, …. A cell may hold a list. With
-    `observation` and `action`, the names of columns in their order, other columns are left out.
+    these. A Dict observation has `observation.KEY` or `observation.KEY_0`, …. A cell may hold a list. A column
+    `timestep`, `step` or `time` has to rise within each episode. With `observation` and `action`, the names of columns
+    in their order, other columns are left out.
 
     Raises UserError, naming the column or the episode and the row, for whatever is missing or does not fit together.
     """
@@ -59,7 +62,10 @@ def from_pandas(
     if episode not in columns:
         raise UserError(f"{source} has no column '{episode}' to tell the episodes apart: {nearest(episode, columns)}")
     starts, ids = _runs(frame[episode], source)
-    parts = parts_of(_grouped(frame, episode, observation, action, source), source)
+    for name in set(TIMES) & set(columns) - {*(observation or ()), *(action or ())}:
+        _check_time(_values(frame[name], source), starts, name, source)
+    way_out = "; or give the names of the columns to read, `observation` and `action`: others are left out"
+    parts = parts_of(_grouped(frame, episode, observation, action, source), source, way_out)
     check_lengths(parts, source)
 
     def episodes() -> Iterator[RawEpisode]:
@@ -96,7 +102,8 @@ def _read(path: Path) -> "DataFrame":
         twice = sorted({name for name in header if header.count(name) > 1})
         if twice:  # pandas would rename it
             raise UserError(f"{path} has the column '{twice[0]}' twice: rename one")
-        return pandas.read_csv(path, encoding="utf-8")
+        frame = pandas.read_csv(path, encoding="utf-8")
+        return frame[[name for name in frame.columns if not name.startswith("Unnamed: ")]]  # where an index was saved
     except UserError:
         raise
     except ImportError:
@@ -125,6 +132,16 @@ def _runs(column: "Series", source: str) -> tuple[np.ndarray, list[Any]]:
     return np.append(first, len(column)), column.iloc[first].tolist()
 
 
+def _check_time(time: np.ndarray, starts: np.ndarray, name: str, source: str) -> None:
+    falls = np.diff(time, axis=0) <= 0
+    falls[starts[1:-1] - 1] = False  # from one episode to the next
+    if falls.any():
+        row = int(np.argmax(falls)) + 1
+        raise UserError(
+            f"{source}, row {row}: '{name}' is {time[row]} after {time[row - 1]}: sort each episode's rows by time"
+        )
+
+
 def _grouped(
     frame: "DataFrame",
     episode: str,
@@ -140,7 +157,7 @@ def _grouped(
             if column not in frame.columns:
                 raise UserError(f"{source} has no column '{column}': {nearest(column, frame.columns)}")
             groups.setdefault(name, []).append(column)
-    used = {episode, *(observation or ()), *(action or ())}
+    used = {episode, *TIMES, *(observation or ()), *(action or ())}
     numbered: dict[str, dict[int, str]] = {}
     for column in frame.columns:
         match = re.fullmatch(r"((?:next_)?(?:observation|obs|action)s?(?:\..+?)?)_(\d+)", column)

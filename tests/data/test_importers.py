@@ -136,6 +136,11 @@ def test_tables(tmp_path):
     assert chosen.about["final_observation_repeated"] == 3
 
 
+def test_a_table_saved_with_its_index_and_times(tmp_path):
+    frame(step=[0, 1, 2, 3, 4, 0, 0, 2, 5, 6]).to_csv(tmp_path / "log.csv")
+    assert_is_the_log(import_episodes(tmp_path / "log.csv", tmp_path / "log"), FINAL)
+
+
 def test_final_observations(tmp_path):
     assert_is_the_log(from_arrays(tmp_path / "a", arrays(final_observations=FINAL)), FINAL)
     repeated = from_arrays(tmp_path / "b", arrays(), about={"env": "x"})
@@ -341,6 +346,7 @@ MALFORMED = {
     "flags of 2": (npz(terminals=put(ACTIONS, 0, 2)), "log.npz: terminated holds 2: give true or false"),
     "flags of two dimensions": (npz(terminals=TERMINALS[:, None]), "terminated holds an array of shape [10, 1]"),
     "flags strings": (npz(terminals=np.array(["no"] * 10)), "log.npz: terminated is of type <U2: give numbers"),
+    "nothing to observe": (lines(*[{"observations": {}}] * 3), "the observation space Dict() has nothing to observe"),
     "no end": (npz(timeouts=0 * TIMEOUTS), "log.npz, episode 2 (from row 6) ends neither terminated nor truncated"),
     "no rows": (npz(rewards=np.zeros(0)), "log.npz has no rows"),
     "reward NaN": (npz(rewards=put(REWARDS, 7, np.nan)), "log.npz, episode 2 (from row 6), row 1: reward is nan"),
@@ -395,7 +401,7 @@ MALFORMED = {
     "column missing": (csv(episode=None), "log.csv has no column 'episode'"),
     "column of rewards missing": (csv(reward=None), "log.csv has no rewards"),
     "column skipped": (csv(observation_1=None), "log.csv has no column 'observation_1': number them from 0"),
-    "column unknown": (csv(speed=REWARDS), "has the unknown part 'speed'"),
+    "column unknown": (csv(speed=REWARDS), "has the unknown part 'speed': known: "),
     "column twice": (raw("log.csv", b"episode,reward,reward\n0,1,1\n"), "has the column 'reward' twice"),
     "column of words": (csv(reward=["high"] * 10), "log.csv: column 'reward' is of type"),
     "cell empty": (csv(reward=put(REWARDS, 1, np.nan)), "log.csv, episode a (from row 0), row 1: reward is nan"),
@@ -404,6 +410,9 @@ MALFORMED = {
         csv(episode=list("aabbbaaccc"), **NO_NEXT), "log.csv, row 5: episode a goes on after another began",
     ),
     "episode ends early": (csv(episode=[0] * 10, **NO_NEXT), "episode 0 (from row 0), row 4: terminated in the middle"),
+    "time goes back": (
+        csv(timestep=put(np.arange(10), [6, 7, 8, 9], [0, 1, 1, 2])), "log.csv, row 8: 'timestep' is 1 after 1: sort",
+    ),
     "table ragged": (raw("log.csv", b"episode,reward\n0,1\n0,1,2,3\n"), "log.csv is damaged or no .csv table"),
     "table of nothing": (raw("log.csv", b""), "log.csv is damaged or no .csv table"),
     "table without rows": (raw("log.csv", b"episode,reward\n"), "log.csv has no rows"),

@@ -16,7 +16,7 @@ from seqrl.trajectory import tree_flatten
 minari = pytest.importorskip("minari")
 
 OBSERVATION = gym.spaces.Dict(
-    image=gym.spaces.Box(0, 255, (8, 8, 3), np.uint8),
+    image=gym.spaces.Box(0, 255, (32, 32, 3), np.uint8),
     pair=gym.spaces.Tuple([gym.spaces.Discrete(5, start=2), gym.spaces.Box(-np.inf, np.inf, (2,))]),
     action_mask=gym.spaces.MultiBinary(5),
 )
@@ -57,7 +57,7 @@ def write(folder, observation_space=OBSERVATION, action_space=ACTION):
 
 SPACES = {
     "nested": (OBSERVATION, ACTION),
-    "image": (gym.spaces.Box(0, 255, (8, 8, 3), np.uint8), gym.spaces.Discrete(3, start=-1)),
+    "image": (gym.spaces.Box(0, 255, (32, 32, 3), np.uint8), gym.spaces.Discrete(3, start=-1)),
     "vector": (gym.spaces.Box(-np.inf, np.inf, (17,)), gym.spaces.Box(-1, 1, (6,))),
     "float64": (gym.spaces.Box(-1, 1, (3,), np.float64), gym.spaces.MultiBinary(4)),
 }
