@@ -165,6 +165,7 @@ def train(config: Config, resume: bool = False) -> DecisionAgent:
     finite.
     """
     check(config)
+    require(bool(config.dataset), "no dataset given: name a folder of logged episodes with --dataset (seqrl collect)")
     dataset = EpisodeDataset.open(config.dataset, config.gamma)
     config = problem_of(config, dataset)
     if config.timestep == "learned" and config.max_timestep == 0:
@@ -198,27 +199,25 @@ def relabelled(dataset: EpisodeDataset, config: Config) -> EpisodeDataset:
 def _train(
     config: Config, agent: DecisionAgent, dataset: EpisodeDataset, held_out: EpisodeDataset | None, run: Run
 ) -> DecisionAgent:
-    learner, draws = Learner(agent, config.learning_rate, config.max_grad_norm), Draws(config.seed)
-    parts: dict[str, Stateful] = {"agent": agent, "learner": learner, "draws": draws}
+    learner = Learner(agent, config.learning_rate, config.max_grad_norm)
+    draws, means = Draws(config.seed), Means()
+    parts: dict[str, Stateful] = {"agent": agent, "learner": learner, "draws": draws, "means": means}
     step = run.restore({}).get("step", 0)
     if step:
         run.restore(parts)
     else:
         describe(agent, dataset)
     run.begin(step)
-    history: list[dict[str, Tensor]] = []
     while step < config.num_steps and not run.interrupted:
         learner.learning_rate = config.learning_rate * min(
             (step + 1) / (config.warmup + 1), 1 - step / config.num_steps
         )
         windows = dataset.windows(config.batch_size, config.context_length, draws.generator)
         total, metrics = loss(agent, to_device(windows, agent.device), config)
-        history.append({**metrics, "grad_norm": learner.update(total)})
+        means.add({**metrics, "grad_norm": learner.update(total)})
         step += 1
         if step % config.log_every == 0 or step == config.num_steps:
-            shown = {name: float(torch.stack([m[name] for m in history]).mean()) for name in history[0]}
-            run.log(step, shown | (held_out_metrics(agent, held_out, config) if held_out else {}))
-            history.clear()
+            run.log(step, means.take() | (held_out_metrics(agent, held_out, config) if held_out else {}))
         if step % config.checkpoint_every == 0 or step == config.num_steps or run.interrupted:
             run.save(parts, {"step": step})
     return agent
@@ -235,6 +234,29 @@ class Draws:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.generator.set_state(state["generator"].cpu())
+
+
+class Means:
+    """The means of metrics since they were last taken, as a part of a checkpoint."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        for name, value in {**metrics, "count": torch.ones(())}.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def take(self) -> dict[str, float]:
+        count = float(self.sums.pop("count"))
+        taken = {name: float(value) / count for name, value in self.sums.items()}
+        self.sums.clear()
+        return taken
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self.sums)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.sums = dict(state)
 
 
 def describe(agent: DecisionAgent, dataset: EpisodeDataset, num_windows: int = 4096) -> None:

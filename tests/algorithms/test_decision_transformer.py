@@ -1,0 +1,255 @@
+"""Decision Transformer: what its loss may depend on, that acting is training, and that it learns and resumes."""
+
+import dataclasses
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from seqrl.algorithms import load, resume, train
+from seqrl.algorithms.decision_transformer import Config, build, check, describe, held_out_metrics, loss
+from seqrl.checkpoint import load_checkpoint
+from seqrl.data import Episode, EpisodeDataset, EpisodeWriter
+from seqrl.errors import UserError
+from seqrl.learner import Learner
+from seqrl.run import CHECKPOINT, Run, read_metrics
+from seqrl.trajectory import tree_flatten, tree_map
+
+BOX = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+ACTIONS = {
+    "discrete": gym.spaces.Discrete(3),
+    "multi-discrete": gym.spaces.MultiDiscrete([2, 3]),
+    "continuous": gym.spaces.Box(np.float32([-2.0, 0.0]), np.float32([2.0, 1.0])),
+    "unbounded": gym.spaces.Box(-np.inf, np.inf, (2, 2), np.float32),
+}
+
+
+def written(folder, action_space=ACTIONS["discrete"], num_episodes=12, gamma=1.0, seed=0) -> EpisodeDataset:
+    """Episodes of 1 to 9 random decisions."""
+    rng = np.random.default_rng(seed)
+    action_space.seed(seed)
+    with EpisodeWriter(folder, BOX, action_space, about={}) as writer:
+        for k in range(num_episodes):
+            length = int(rng.integers(1, 10))
+            action = np.stack([action_space.sample() for _ in range(length)])
+            observation = rng.uniform(-1, 1, (length + 1, 2)).astype(np.float32)
+            reward = rng.normal(size=length).astype(np.float32)
+            writer.add(Episode(observation, action, reward, k % 2 == 0, k % 2 == 1))
+    return EpisodeDataset.open(folder, gamma)
+
+
+def config(**settings) -> Config:
+    defaults = {"hidden_size": 16, "num_layers": 2, "context_length": 6, "batch_size": 8, "num_steps": 12}
+    return Config(**{**defaults, "log_every": 4, "checkpoint_every": 4, "warmup": 2, **settings})
+
+
+@pytest.fixture(params=ACTIONS)
+def log(request, tmp_path):
+    return written(tmp_path / "log", ACTIONS[request.param])
+
+
+def made(log, **settings):
+    agent = build(config(**settings), log.observation_space, log.action_space)
+    describe(agent, log, num_windows=256)
+    return agent
+
+
+def windows_of(log, number=16, length=6):
+    return log.windows(number, length, torch.Generator().manual_seed(3))
+
+
+# Break: `masked_fill` in loss left out.
+def test_what_stands_in_pads_does_not_matter(log):
+    agent, windows = made(log), windows_of(log)
+    assert not windows.mask.all()
+
+    def spoilt(leaf):
+        spoil = ~windows.mask.view(*windows.mask.shape, *[1] * (leaf.ndim - 2))
+        return leaf.masked_fill(spoil, float("nan")) if leaf.is_floating_point() else leaf.masked_fill(spoil, True)
+
+    inputs = tree_map(spoilt, windows.inputs)
+    dirty = windows._replace(inputs=inputs, action=spoilt(windows.action), return_to_go=spoilt(windows.return_to_go))
+    for one in (windows, dirty):
+        agent.zero_grad()
+        total, _ = loss(agent, one, config())
+        total.backward()
+        found = [total.detach(), *(p.grad.clone() for p in agent.parameters() if p.grad is not None)]
+        if one is windows:
+            expected = found
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+# Break: `is_causal=False` in the transformer, or observation and action at the same row swapped in the tokens.
+@pytest.mark.parametrize("context", ["reencode", "cache"])
+def test_no_action_depends_on_what_comes_later_or_on_itself(tmp_path, context):
+    log = written(tmp_path / "log", num_episodes=20)
+    agent = made(log, context=context)
+    windows = windows_of(log, 32)
+    k = int(windows.mask.all(0).nonzero()[0])  # a window without pads
+    one = tree_map(lambda leaf: leaf[:, k : k + 1], windows)
+    previous = one.inputs.previous_action
+
+    def logits(observation, return_to_go, previous_action):
+        inputs = one.inputs._replace(observation=observation, previous_action=previous_action)
+        state = agent.memory.initial_state(1)
+        return agent.unroll_rows(inputs, return_to_go, one.timestep, state)[0]["policy"].log_probs
+
+    t = 3
+    observation, return_to_go = one.inputs.observation.requires_grad_(), one.return_to_go.requires_grad_()
+    before = logits(observation, return_to_go, previous)
+    grads = torch.autograd.grad(before[t].square().sum(), [observation, return_to_go])
+    for grad in grads:
+        assert grad[: t + 1].abs().flatten(1).sum(1).min() > 0  # of all rows up to its own
+        assert not grad[t + 1 :].any()
+    changed_action = previous.clone()
+    changed_action[t + 1 :] = (previous[t + 1 :] + 1) % 3  # a_t is the previous action of row t + 1
+    changed = (observation.detach().clone(), return_to_go.detach().clone())
+    for leaf in changed:
+        leaf[t + 1 :] += 1
+    after = logits(*changed, changed_action)
+    assert torch.equal(before[: t + 1], after[: t + 1])
+    assert not torch.equal(before[t + 1 :], after[t + 1 :])
+
+
+# Break: `self.target` read after the reward in unroll, or R of the row before.
+@pytest.mark.parametrize("gamma", [1.0, 0.9])
+@pytest.mark.parametrize("context", ["reencode", "cache"])
+def test_acting_asks_as_training_reads(tmp_path, gamma, context):
+    """Along a logged episode, asked for what it brought: step by step, the same policies as in training."""
+    log = written(tmp_path / "log", gamma=gamma)
+    agent = made(log, context=context, gamma=gamma, context_length=10)
+    for k in range(log.num_episodes):
+        windows = log.windows_at(np.array([k]), np.array([0]), int(log.lengths[k]))
+        state = agent.memory.initial_state(1)
+        trained, _ = agent.unroll_rows(windows.inputs, windows.return_to_go, windows.timestep, state)
+        agent.target_return = float(windows.return_to_go[0, 0])
+        acted, _ = agent.unroll(windows.inputs, agent.initial_state(1))
+        torch.testing.assert_close(acted["policy"].log_probs, trained["policy"].log_probs, atol=1e-5, rtol=0)
+
+
+def test_both_contexts_act_alike_within_a_window_and_differ_beyond(tmp_path):
+    log = written(tmp_path / "log", num_episodes=40)
+    one, other = made(log, context="reencode"), made(log, context="cache")
+    other.load_state_dict({name.replace("memory.memory.", "memory."): leaf for name, leaf in one.state_dict().items()})
+    k = int(np.argmax(log.lengths))
+    windows = log.windows_at(np.array([k]), np.array([0]), 9)
+    first, second = (a.unroll(windows.inputs, a.initial_state(1))[0]["policy"].log_probs for a in (one, other))
+    torch.testing.assert_close(first[:6], second[:6], atol=1e-5, rtol=0)
+    assert (first[6:] - second[6:]).abs().max() > 1e-6
+
+
+def test_statistics_and_target_are_the_logs(tmp_path):
+    log = written(tmp_path / "log", num_episodes=30)
+    agent = made(log)
+    assert agent.target_return == pytest.approx(log.returns.max(), rel=1e-5)
+    assert agent.return_range.tolist() == pytest.approx([log.returns.min(), log.returns.max()], rel=1e-5)
+    decisions = np.concatenate([np.arange(s, s + n) for s, n in zip(log.starts[:-1], log.lengths, strict=True)])
+    assert agent.return_norm.mean.item() == pytest.approx(log.return_to_go[decisions].mean(), abs=0.15)
+    assert agent.encoder.encoders[0].norm.variance.mean().item() == pytest.approx(1 / 3, abs=0.1)
+
+
+def test_one_batch_is_learnt_by_heart(log):
+    """Every kind of action: the loss of a few windows falls far below where it began."""
+    agent, windows = made(log, hidden_size=32), windows_of(log, 4)
+    learner = Learner(agent, 3e-3, 1.0)
+    losses = []
+    for _ in range(150):
+        total, metrics = loss(agent, windows, config())
+        learner.update(total)
+        losses.append(float(total.detach()))
+    if "accuracy" in metrics:
+        assert metrics["accuracy"] > 0.95
+        assert losses[-1] < 0.3 * losses[0]
+    else:
+        assert metrics["squared_error"] < 0.05
+        assert losses[-1] < losses[0] - 1
+
+
+def test_squared_error_is_that_of_the_mean(tmp_path):
+    log = written(tmp_path / "log", ACTIONS["continuous"])
+    agent, windows = made(log), windows_of(log)
+    total, metrics = loss(agent, windows, config(action_loss="squared_error"))
+    assert float(total.detach()) == pytest.approx(float(metrics["squared_error"]) / 2)
+
+
+class Crash(BaseException):
+    """The end of the process, as far as the code under test can tell."""
+
+
+# Break: `draws` or `means` left out of the parts of a checkpoint.
+@pytest.mark.parametrize("settings", [{}, {"relabel": "values", "value_updates": 20}, {"best_share": 0.4}])
+def test_interrupted_and_resumed_ends_bit_for_bit_the_same(tmp_path, monkeypatch, settings):
+    log = written(tmp_path / "log", num_episodes=20)
+    whole = config(dataset=str(log.folder), run_dir=str(tmp_path / "whole"), checkpoint_every=3, **settings)
+    train(whole)
+    log_line = Run.log
+
+    def crashing(self, step, metrics):
+        log_line(self, step, metrics)
+        if step == 8:
+            raise Crash
+
+    monkeypatch.setattr(Run, "log", crashing)
+    with pytest.raises(Crash):
+        train(dataclasses.replace(whole, run_dir=str(tmp_path / "part")))
+    monkeypatch.undo()
+    resume(tmp_path / "part")
+    one, other = (tree_flatten(load_checkpoint(tmp_path / name / CHECKPOINT)[0]) for name in ("whole", "part"))
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    lines = [[{k: v for k, v in line.items() if k != "steps_per_second"} for line in read_metrics(tmp_path / name)]
+             for name in ("whole", "part")]  # fmt: skip
+    assert lines[0] == lines[1]
+
+
+def test_a_loaded_agent_is_the_trained_one(tmp_path):
+    log = written(tmp_path / "log", num_episodes=20)
+    trained = train(config(dataset=str(log.folder), run_dir=str(tmp_path / "run")))
+    loaded = load(tmp_path / "run")
+    assert loaded.target_return == trained.target_return
+    for a, b in zip(trained.state_dict().values(), loaded.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_held_out_episodes_are_not_learnt_from(tmp_path):
+    log = written(tmp_path / "log", num_episodes=20)
+    agent = made(log)
+    metrics = held_out_metrics(agent, log.split(0.3, 0)[1], config())
+    assert set(metrics) == {"held_out_loss", "held_out_log_likelihood", "held_out_accuracy"}
+    train(config(dataset=str(log.folder), run_dir=str(tmp_path / "run"), held_out=0.3))
+    assert "held_out_accuracy" in next(read_metrics(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"condition": "wish"}, "--condition 'wish': choose one of return, none"),
+        ({"context": "all"}, "--context 'all'"),
+        ({"timestep": "clip"}, "--timestep 'clip'"),
+        ({"relabel": "more"}, "--relabel 'more'"),
+        ({"action_loss": "l1"}, "--action-loss 'l1'"),
+        ({"gamma": 0.0}, "--gamma is 0.0"),
+        ({"gamma": 1.1}, "--gamma is 1.1"),
+        ({"best_share": 0.0}, "--best-share is 0.0"),
+        ({"held_out": 1.0}, "--held-out is 1.0"),
+        ({"context_length": 0}, "--context-length is 0"),
+        ({"warmup": -1}, "--warmup is -1"),
+        ({"value_expectile": 1.0}, "--value-expectile is 1.0"),
+        ({"condition": "none", "relabel": "values"}, "returns that nobody reads"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        check(config(**settings))
+
+
+def test_no_dataset_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="no dataset given"):
+        train(config(run_dir=str(tmp_path / "run")))
+    with pytest.raises(UserError, match="holds no logged episodes"):
+        train(config(dataset=str(tmp_path), run_dir=str(tmp_path / "run")))
+    log = written(tmp_path / "log")
+    with pytest.raises(UserError, match=r"--action-loss squared_error .* needs continuous actions"):
+        train(config(dataset=str(log.folder), action_loss="squared_error", run_dir=str(tmp_path / "run")))
