@@ -181,6 +181,7 @@ def _box(space: gym.Space, action: np.ndarray) -> tuple[dict[str, Any], list[Fin
         at_bounds = ((np.abs(action - low) <= 1e-6 * width) | (np.abs(action - high) <= 1e-6 * width)).mean(0)
         outside = int(((action < low - 1e-5 * width) | (action > high + 1e-5 * width)).any(1).sum())
         constant = np.flatnonzero(action.min(0) == action.max(0))
+        spread = zip(action.mean(0)[:4], action.std(0)[:4], strict=True)
     found = []
     if outside:
         found.append(
@@ -193,7 +194,7 @@ def _box(space: gym.Space, action: np.ndarray) -> tuple[dict[str, Any], list[Fin
         k = int(at_bounds.argmax())
         message = f"{percent(at_bounds[k])} of entry {k} are at its bounds: clipped? A density gives them no sense"
         found.append(Finding("actions", "at_bounds", "look", message))
-    means = ", ".join(f"{m:.3g} ± {s:.3g}" for m, s in zip(action.mean(0)[:4], action.std(0)[:4], strict=True))
+    means = ", ".join(f"{mean:.3g} ± {deviation:.3g}" for mean, deviation in spread)
     text = f"mean ± sd {means}; at most {percent(at_bounds.max())} of an entry at its bounds"
     return {"at_bounds": at_bounds.tolist()}, found, text
 

@@ -135,19 +135,24 @@ def _counters(rows: Rows, leaf: Leaf) -> list[Finding]:
 
 
 def _lost_boundaries(rows: Rows, leaf: Leaf) -> list[Finding]:
-    """Steps far beyond the usual that land among first observations: two episodes in one."""
-    columns = np.flatnonzero(leaf.continuous)
+    """Steps far beyond the usual that land among first observations: two episodes in one.
+
+    Only columns whose first values lie close together can tell: an angle that wraps around jumps too.
+    """
+    with np.errstate(invalid="ignore"):
+        near = leaf.first_high - leaf.first_low < 0.5 * (leaf.high - leaf.low)
+    columns = np.flatnonzero(leaf.continuous & near)
     if not 0 < len(columns) <= 256 or not len(leaf.steps):
         return []
     with np.errstate(invalid="ignore"):
-        usual = np.nanquantile(np.abs(leaf.steps[:, columns]), 0.99, axis=0)
+        usual = np.nanquantile(np.abs(leaf.steps[:, columns]), 0.9, axis=0)
     usual[usual == 0] = np.inf  # what seldom changes has no usual step
     low, high = leaf.first_low, leaf.first_high
     count = 0
     for block in rows.blocks(8 * len(leaf.low)):
         values = leaf.rows(rows.row[block]).astype(np.float64)
         with np.errstate(invalid="ignore"):
-            far = (np.abs(values[1:, columns] - values[:-1, columns]) > 3 * usual).any(1)
+            far = (np.abs(values[1:, columns] - values[:-1, columns]) > 4 * usual).any(1)
         at_start = np.all((values[1:] >= low) & (values[1:] <= high), axis=1)
         count += int((far & at_start & ~rows.is_final[block][:-1]).sum())
     if not count:
