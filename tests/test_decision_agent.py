@@ -72,7 +72,7 @@ def test_learned_timesteps_end() -> None:
     state, inputs = made.initial_state(1), made.initial_input(torch.zeros(1, 3))
     for t in range(3):
         _, state = made.step(inputs._replace(is_first=torch.tensor([t == 0])), state)
-    with pytest.raises(UserError, match="has lasted 3 steps, and learned timesteps end at 2.*--timestep sinusoidal"):
+    with pytest.raises(UserError, match=r"has lasted 3 steps, and learned timesteps end at 2.*--timestep sinusoidal"):
         made.step(inputs._replace(is_first=torch.tensor([False])), state)
 
 
