@@ -81,10 +81,13 @@ class Config(OfflineConfig):
     """τ of these values: ½ for the mean over logged actions, towards 1 for the best of them."""
 
 
-def loss(agent: DecisionAgent, windows: Windows, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
+def loss(
+    agent: DecisionAgent, windows: Windows, config: Config, counted: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """−log π(a_t | window up to o_t), or ½ (mean − a)², over the decisions of `windows`. The metrics are detached.
 
-    Nothing of a row that is no decision has an influence, NaN included.
+    Nothing of a row that is no decision has an influence, NaN included. With `counted` [T, N] only those decisions
+    count, and the others are read.
     """
     mask = windows.mask
     inputs, return_to_go, action = tree_map(
@@ -95,6 +98,7 @@ def loss(agent: DecisionAgent, windows: Windows, config: Config) -> tuple[Tensor
     inputs = inputs._replace(is_first=torch.zeros_like(mask).index_fill_(0, torch.tensor(0, device=mask.device), True))
     state = agent.memory.initial_state(mask.shape[1])
     outputs, _ = agent.unroll_rows(inputs, return_to_go, windows.timestep, state)
+    mask = mask if counted is None else mask & counted
     policy = outputs["policy"]
     raw = policy.from_environment(action.flatten(2) if action.is_floating_point() else action)
     with torch.no_grad():

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 import seqrl
+from seqrl.cli.actors import actors
+from seqrl.cli.calibration import calibrate
 from seqrl.cli.collecting import collect
 from seqrl.cli.comparison import compare
 from seqrl.cli.datasets import audit, export, import_
@@ -27,6 +29,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "import": import_,
     "export": export,
     "audit": audit,
+    "calibrate": calibrate,
+    "actors": actors,
     "envs": envs,
 }
 

@@ -10,6 +10,7 @@ seqrl: reinforcement learning with memory
   seqrl train NAME [flags]        train a recipe ({recipes})
                                   or an algorithm ({algorithms}) on --env ENV
   seqrl train --resume RUN        continue a run, bit for bit
+  seqrl actors RUN N              change the number of actors of a run, while it trains too
   seqrl evaluate RUN [flags]      play episodes with a trained agent
   seqrl report RUN                plot a run's curves: report.png in its folder
   seqrl collect RUN|random [flags]
@@ -17,6 +18,7 @@ seqrl: reinforcement learning with memory
   seqrl import SOURCE [flags]     make a dataset of what another program logged
   seqrl export DATASET [flags]    write a dataset as a Minari dataset
   seqrl audit DATASET [flags]     is a dataset fit to learn from?
+  seqrl calibrate RUN [flags]     which return should a Decision Transformer be asked for?
   seqrl envs                      list seqrl's environments (any Gymnasium id works too)
 
 Each command explains its flags with --help.

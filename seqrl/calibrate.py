@@ -1,0 +1,250 @@
+"""Which return should be asked for? Targets against achieved returns, and what the log says without an environment."""
+
+import itertools
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from rich.table import Table
+from scipy.stats import spearmanr
+
+from seqrl.algorithms.decision_transformer import Config, chosen_episodes, loss
+from seqrl.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from seqrl.data import EpisodeDataset, Windows
+from seqrl.decision_agent import DecisionAgent
+from seqrl.envs import Environment
+from seqrl.errors import UserError
+from seqrl.evaluate import evaluate
+from seqrl.run import CHECKPOINT
+from seqrl.trajectory import tree_map
+
+FEW = 5
+"""Logged episodes below which a return counts as hardly supported."""
+
+
+class Bin(NamedTuple):
+    """Held-out decisions with returns-to-go from `low` to `high`: how many, and how well their actions are foreseen."""
+
+    low: float
+    high: float
+    decisions: int
+    log_likelihood: float
+    accuracy: float | None
+    """Of discrete actions: the share that is foreseen."""
+    squared_error: float | None
+    """Of continuous ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Achieved returns by target: means, half-widths of their 95 % intervals, and logged episodes that brought it."""
+
+    targets: list[float]
+    achieved: list[float]
+    half_width: list[float]
+    support: list[int]
+    """Logged episodes with at least this return."""
+    data_range: tuple[float, float]
+    rank_correlation: float
+    """Spearman's, of target and achieved return, over the targets within the log's range."""
+    recommended: float
+    num_episodes: int
+
+    def warnings(self) -> list[str]:
+        """What a person should know before asking for the recommended return."""
+        k = self.targets.index(self.recommended)
+        said = []
+        if self.support[k] == 0:
+            said.append(
+                f"No logged episode brought {self.recommended:.4g} (the best {self.data_range[1]:.4g}): the agent was "
+                "never shown how, and the figure is luck of extrapolation."
+            )
+        elif self.support[k] < FEW:
+            said.append(f"Only {self.support[k]} logged episodes brought {self.recommended:.4g}: log more like them.")
+        if not self.rank_correlation >= 0.5:
+            said.append(
+                "The achieved return does not follow the target: asking has no hold on this agent. Train longer; or "
+                "returns are luck here (seqrl audit)."
+            )
+        short = self.recommended - self.achieved[k] > max(2 * self.half_width[k], 0.1 * abs(self.recommended))
+        if short:
+            said.append(f"What is asked for is not reached: {self.achieved[k]:.4g} in place of {self.recommended:.4g}.")
+        return said
+
+    def table(self) -> Table:
+        """A line for each target."""
+        table = Table(title="target and achieved return", caption=f"{self.num_episodes} episodes each")
+        for name in ("target", "achieved (95 %)", "logged episodes with as much", ""):
+            table.add_column(name, justify="right")
+        for target, mean, half, support in zip(self.targets, self.achieved, self.half_width, self.support, strict=True):
+            note = "recommended" if target == self.recommended else "out of support" if support == 0 else ""
+            table.add_row(f"{target:.4g}", f"{mean:.4g} ± {half:.3g}", f"{support:,}", note)
+        return table
+
+
+def calibrate(
+    agent: DecisionAgent,
+    environment: Environment,
+    dataset: EpisodeDataset,
+    targets: list[float],
+    num_episodes: int,
+    seed: int,
+) -> Calibration:
+    """Play `num_episodes` for each target, all targets side by side, and say which to ask for.
+
+    `environment` has a multiple of as many environments as there are targets. The recommended target is the lowest
+    whose achieved return is as good as the best one's, up to the latter's interval; the agent's own target stays.
+
+    Raises UserError for an agent that no return can be asked of.
+    """
+    if not agent.conditioned:
+        raise UserError("this agent clones behaviour (--condition none): there is no target to calibrate")
+    each = environment.num_envs // len(targets)
+    assert environment.num_envs == each * len(targets), "environments are dealt out to targets in equal numbers"
+    before = agent.target_return
+    agent.target_return = torch.tensor(targets).repeat_interleave(each)
+    try:
+        result = evaluate(agent, environment, environment.num_envs * -(-num_episodes // each), seed)
+    finally:
+        agent.target_return = before
+    returns = result.returns.reshape(len(targets), -1)
+    mean = returns.mean(1)
+    half = 1.96 * returns.std(1, ddof=1) / math.sqrt(returns.shape[1])
+    best = int(mean.argmax())
+    recommended = targets[int(np.flatnonzero(mean >= mean[best] - half[best])[0])]
+    low, high = float(dataset.returns.min()), float(dataset.returns.max())
+    within = [k for k, target in enumerate(targets) if low <= target <= high]
+    follows = float(spearmanr(np.array(targets)[within], mean[within]).statistic) if len(within) > 2 else math.nan
+    return Calibration(
+        targets=targets,
+        achieved=mean.tolist(),
+        half_width=half.tolist(),
+        support=[int((dataset.returns >= target - 1e-6 * max(1, abs(target))).sum()) for target in targets],
+        data_range=(low, high),
+        rank_correlation=follows if math.isfinite(follows) else 0.0,
+        recommended=recommended,
+        num_episodes=returns.shape[1],
+    )
+
+
+def target_grid(dataset: EpisodeDataset, number: int) -> list[float]:
+    """`number` targets: evenly over the log's returns, the last a tenth of their range above the highest."""
+    low, high = float(dataset.returns.min()), float(dataset.returns.max())
+    above = high + 0.1 * (high - low or abs(high) or 1.0)
+    return [*np.linspace(low, high, number - 1).tolist(), above] if high > low else [high, above]
+
+
+@torch.no_grad()
+def by_return(
+    agent: DecisionAgent, dataset: EpisodeDataset, config: Config, num_bins: int = 5, num_windows: int = 2048
+) -> list[Bin]:
+    """How well an agent foresees the logged actions of `dataset`, held-out episodes, by their returns-to-go.
+
+    Nothing is played. An agent that heeds the return foresees the actions of good and of bad decisions alike; one that
+    does not, those that are common. The bins hold equal shares of the decisions.
+    """
+    length = min(config.context_length, 256)
+    windows = dataset.windows(num_windows, length, torch.Generator().manual_seed(2))
+    wished = windows.return_to_go[windows.mask]
+    edges = torch.quantile(wished, torch.linspace(0, 1, num_bins + 1)).unique()
+    edges = edges if len(edges) > 1 else edges.expand(2)  # all are alike: one bin
+    bins = []
+    for low, high in itertools.pairwise(edges):
+        last = high == edges[-1]
+        inside = (windows.return_to_go >= low) & (windows.return_to_go <= high if last else windows.return_to_go < high)
+        total = {"decisions": 0.0}
+        for part in torch.arange(num_windows).split(256):
+            rows: Windows = tree_map(lambda leaf, part=part: leaf[:, part], windows)
+            chosen = inside[:, part] & rows.mask
+            _, metrics = loss(agent, rows, config, chosen)
+            count = float(chosen.sum())
+            for name, value in metrics.items():
+                total[name] = total.get(name, 0.0) + count * float(value)
+            total["decisions"] += count
+        count = max(total.pop("decisions"), 1.0)
+        means = {name: value / count for name, value in total.items()}
+        bins.append(
+            Bin(
+                float(low), float(high), int(count),
+                means["log_likelihood"], means.get("accuracy"), means.get("squared_error"),
+            )
+        )  # fmt: skip
+    return bins
+
+
+def bins_table(bins: list[Bin], held_out: bool) -> Table:
+    """A line for each bin."""
+    which = "held-out" if held_out else "logged (none was held out)"
+    table = Table(title=f"how well {which} actions are foreseen, by return-to-go")
+    measure = "accuracy" if bins and bins[0].accuracy is not None else "squared error"
+    for name in ("return-to-go", "decisions", "log-likelihood", measure):
+        table.add_column(name, justify="right")
+    for b in bins:
+        value = b.accuracy if b.accuracy is not None else b.squared_error
+        table.add_row(f"{b.low:.4g} to {b.high:.4g}", f"{b.decisions:,}", f"{b.log_likelihood:.3f}", f"{value:.3f}")
+    return table
+
+
+def held_out_or_all(dataset: EpisodeDataset, config: Config) -> tuple[EpisodeDataset, bool]:
+    """The run's held-out episodes, or where it held none out, all of them; and which of the two."""
+    _, held_out = chosen_episodes(dataset, config)
+    return (held_out, True) if held_out is not None else (dataset, False)
+
+
+def write(folder: Path, calibration: Calibration | None, bins: list[Bin], dataset: EpisodeDataset) -> list[Path]:
+    """calibration.json and, where targets were played, calibration.png, into a run's folder."""
+    content = {"calibration": asdict(calibration) if calibration else None, "bins": [b._asdict() for b in bins]}
+    path = folder / "calibration.json"
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    if calibration is None:
+        return [path]
+    picture = folder / "calibration.png"
+    _plot(calibration, dataset, picture)
+    return [path, picture]
+
+
+def set_target(folder: Path, target: float) -> None:
+    """Make `target` the default of the agent in a run's folder."""
+    path = folder / CHECKPOINT
+    tree, counters = load_checkpoint(path)
+    tree["agent"]["target"] = torch.tensor(float(target))
+    save_checkpoint(path, tree, counters)
+
+
+def _plot(calibration: Calibration, dataset: EpisodeDataset, path: Path) -> None:
+    """Achieved return by target with its interval, above a histogram of the log's returns."""
+    figure, (axes, below) = plt.subplots(
+        2, 1, figsize=(6.4, 6), dpi=150, layout="constrained", sharex=True, height_ratios=(3, 1)
+    )
+    targets, achieved = np.array(calibration.targets), np.array(calibration.achieved)
+    _, high = calibration.data_range
+    axes.plot(targets, targets, color="#888888", linestyle="--", linewidth=1, label="what is asked for")
+    axes.errorbar(
+        targets, achieved, yerr=calibration.half_width, color="#0072b2", marker="o", markersize=4, capsize=3,
+        linewidth=1.8, label="what is achieved (95 %)",
+    )  # fmt: skip
+    k = calibration.targets.index(calibration.recommended)
+    axes.plot(targets[k], achieved[k], marker="*", markersize=16, color="#d55e00", linestyle="none",
+              label=f"recommended: {targets[k]:.4g}")  # fmt: skip
+    beyond = axes.get_xlim()[1]
+    for panel in (axes, below):
+        panel.axvspan(high, max(beyond, high), color="#cc79a7", alpha=0.12, linewidth=0)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(alpha=0.25)
+    axes.set_xlim(right=beyond)
+    axes.set(ylabel="achieved return", title=f"rank correlation {calibration.rank_correlation:.2f}")
+    axes.legend(frameon=False, fontsize=9)
+    below.hist(dataset.returns, bins=40, color="#009e73")
+    below.set(xlabel="target return (shaded: beyond the log)", ylabel="logged episodes")
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png")
+    plt.close(figure)
+    temporary.replace(path)

@@ -1,0 +1,72 @@
+"""seqrl calibrate."""
+
+import contextlib
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from seqrl import calibrate as calibration
+from seqrl.algorithms import decision_transformer, load, read_config
+from seqrl.cli.arguments import parse, positional
+from seqrl.config import make_environment, require
+from seqrl.data import EpisodeDataset
+from seqrl.decision_agent import DecisionAgent
+from seqrl.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrate:
+    """Which return should a Decision Transformer be asked for? Targets against what they achieve, and a recommendation.
+
+    Without an environment, how well it foresees held-out actions, by their returns-to-go.
+    """
+
+    targets: tuple[float, ...] = ()
+    """Returns to ask for; by default a grid over the log's returns, and one above them."""
+    num_targets: int = 11
+    """Targets of that grid."""
+    num_episodes: int = 40
+    """Episodes for each target."""
+    seed: int = 10_000
+    """Seed of the episodes."""
+    play: bool = True
+    """Whether the environment is played; without, only the log is asked."""
+    set_target: bool = False
+    """Make the recommended target the agent's default."""
+
+
+def calibrate(args: list[str]) -> int:
+    name, args = positional(args)
+    options = parse(Calibrate, args, Calibrate(), "seqrl calibrate RUN")
+    if name is None:
+        raise UserError("calibrate needs a run folder, named first: seqrl calibrate RUN")
+    require(options.num_targets >= 3, f"--num-targets is {options.num_targets}: it must be at least 3")
+    require(options.num_episodes >= 2, f"--num-episodes is {options.num_episodes}: an interval needs at least 2")
+    require(options.play or not options.set_target, "--set-target needs the environment: leave out --no-play")
+    run = Path(name)
+    config = read_config(run)
+    if not isinstance(config, decision_transformer.Config):
+        raise UserError(f"{run} is no Decision Transformer: only that can be asked for a return")
+    config = dataclasses.replace(config, device="cpu", run_dir=name)
+    agent = load(run)
+    assert isinstance(agent, DecisionAgent)
+    dataset = EpisodeDataset.open(config.dataset, config.gamma)
+    logged, held_out = calibration.held_out_or_all(dataset, config)
+    bins, console = calibration.by_return(agent, logged, config), Console()
+    console.print(calibration.bins_table(bins, held_out))
+    result = None
+    if options.play:
+        require(bool(config.env), f"{run} does not say which environment it is for: calibrate it with --no-play")
+        targets = sorted(set(options.targets)) or calibration.target_grid(dataset, options.num_targets)
+        each = max(1, min(options.num_episodes, 200 // len(targets)))
+        with contextlib.closing(make_environment(config, each * len(targets))) as environment:
+            result = calibration.calibrate(agent, environment, dataset, targets, options.num_episodes, options.seed)
+        console.print(result.table())
+        console.print(f"Ask for {result.recommended:.4g}.", *result.warnings())
+    if options.set_target and result is not None:
+        calibration.set_target(run, result.recommended)
+        print(f"{run} asks for {result.recommended:.4g} from now on.")
+    print("Written:", *calibration.write(run, result, bins, dataset))
+    return 0
