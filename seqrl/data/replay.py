@@ -1,5 +1,6 @@
 """Replay of sequences, with the memory's states that acting had at their starts."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -8,8 +9,9 @@ import torch
 from torch import Tensor
 
 from seqrl.agent import Agent
-from seqrl.data.storage import Storage, Where
+from seqrl.data.storage import Storage, Where, gather
 from seqrl.data.sum_tree import SumTree
+from seqrl.errors import UserError
 from seqrl.trajectory import AgentInput, Trajectory, Tree, to_device, tree_like, tree_map
 
 StartState = Literal["zero", "burn_in", "stored", "stored_burn_in", "refresh"]
@@ -198,13 +200,14 @@ class Replay:
     def sample(self, batch_size: int, device: torch.device | str = "cpu", version: int = 0) -> ReplayBatch:
         """Draw `batch_size` sequences, as the priorities say. `version` is the learner's number of updates."""
         assert self.storage is not None
+        assert self.num_sequences > 0
         slot, probability = self.tree.sample(batch_size, self.generator)
         row, column = slot // self.num_envs, slot % self.num_envs
         rows: Rows = self.storage.read_sequences(column, row * self.stride, device)
         rows.mask[: self.burn_in] = False
         beta = self.importance_exponent
         rest = (
-            tree_map(lambda leaf: leaf.flatten(0, 1).index_select(0, slot), self.states),
+            tree_map(lambda leaf: gather(leaf.flatten(0, 1), slot, 1)[0], self.states),
             slot,
             (probability / probability.min()).pow(-beta).float() if beta else torch.ones(batch_size),
             version - self.version.view(-1).index_select(0, slot) if self.stores_states else torch.zeros_like(slot),
@@ -218,9 +221,15 @@ class Replay:
         return sequence * self.stride, slot % self.num_envs
 
     def set_priority(self, slot: Tensor, priority: Tensor) -> None:
-        """New priorities [N] of the sequences `slot` [N]; one that was drawn several times gets its largest."""
+        """New priorities [N] of the sequences `slot` [N]; one that was drawn several times gets its largest.
+
+        Raises UserError where one is not finite.
+        """
         priority = priority.detach().double().cpu()
-        self.max_priority = max(self.max_priority, float(priority.max()))
+        largest = float(priority.max())
+        if not math.isfinite(largest):
+            raise UserError(f"a priority is {largest}: the update diverged; lower --learning-rate or --max-grad-norm")
+        self.max_priority = max(self.max_priority, largest)
         self.tree.set(slot.cpu(), priority.clamp(min=1e-6) ** self.priority_exponent)
 
     def write_back(self, slot: Tensor, state: Tree, version: int) -> None:

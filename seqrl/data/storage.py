@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from seqrl.errors import UserError
+from seqrl.memory.kernels.native_library import call, library
 from seqrl.trajectory import Tree, tree_leaves, tree_map
 
 Where = Literal["memory", "disk"]
@@ -49,8 +50,6 @@ class Storage:
             if restore and self._file is not None:
                 self._records.copy_(self._file)
         self._unsaved: list[Tensor] = []
-        # [B · rows, length, record_size]: the sequences from every row on, which overlap in memory
-        self._sequences = self._records.flatten(0, 1).unfold(0, length, 1).transpose(1, 2)
 
     @property
     def leaves(self) -> Tree:
@@ -83,10 +82,8 @@ class Storage:
 
         The leaves are views of one block of records, and nobody else's.
         """
-        records = self._records.new_empty(self.length, len(first), self._records.shape[2])
         index = columns * self._records.shape[1] + first
-        torch.index_select(self._sequences, 0, index, out=records.transpose(0, 1))
-        return self._unpack(records.to(device))
+        return self._unpack(gather(self._records.flatten(0, 1), index, self.length).to(device))
 
     def save(self) -> None:
         """Bring the file up to date, and to the disk."""
@@ -100,20 +97,33 @@ class Storage:
             os.fsync(file.fileno())
 
 
+def gather(rows: Tensor, first: Tensor, length: int) -> Tensor:
+    """Blocks of `length` of the rows [R, ...], which begin at the rows `first` [N]: [length, N, ...], bytes of its own.
+
+    `rows` is contiguous. In C++ the next rows of all blocks are on their way from main memory while one is copied.
+    """
+    out = rows.new_empty(length, len(first), *rows.shape[1:])
+    if library() is None:
+        blocks = rows.unfold(0, length, 1).movedim(-1, 1)  # [R − length + 1, length, ...], which overlap in memory
+        torch.index_select(blocks, 0, first, out=out.transpose(0, 1))
+    else:
+        call("gather_blocks", (len(first), length, rows.nbytes // len(rows)), rows, first, out)
+    return out
+
+
 @dataclass(frozen=True)
 class _Field:
-    """Where a leaf stands in a record: `size` numbers from `offset` on, both counted in numbers of its type."""
+    """Where a leaf of `shape` stands in a record: from `offset` on, counted in numbers of its type."""
 
     dtype: torch.dtype
-    shape: torch.Size
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
     offset: int
 
     def of(self, records: Tensor) -> Tensor:
         """The leaf [..., *shape] of records [..., numbers], seen as of its type."""
-        if not self.shape:
-            return records[..., self.offset]
-        leaf = records[..., self.offset : self.offset + self.shape.numel()]
-        return leaf.view(*records.shape[:-1], *self.shape)
+        size, strides = records.shape[:-1] + self.shape, records.stride()[:-1] + self.strides
+        return records.as_strided(size, strides, records.storage_offset() + self.offset)
 
 
 def _fields(row: Tree) -> tuple[Tree, int]:
@@ -124,7 +134,8 @@ def _fields(row: Tree) -> tuple[Tree, int]:
     end = 0
     fields: dict[int, _Field] = {}
     for leaf in sorted(tree_leaves(row), key=lambda leaf: -leaf.itemsize):
-        fields[id(leaf)] = _Field(leaf.dtype, leaf.shape[1:], end // leaf.itemsize)
+        strides = leaf[0].contiguous().stride()
+        fields[id(leaf)] = _Field(leaf.dtype, tuple(leaf.shape[1:]), strides, end // leaf.itemsize)
         end += leaf[0].nbytes
     widest = max(leaf.itemsize for leaf in tree_leaves(row))
     return tree_map(lambda leaf: fields[id(leaf)], row), -(-end // widest) * widest

@@ -332,3 +332,13 @@ def test_histories_by_hand(capacity, limit):
             _, state = walk.agent.unroll(before, walk.agent.initial_state(12))
             going_on = whole & (step > 0)
             assert torch.equal(state[going_on], step[going_on])
+
+
+# Breaks if only NaN is found, or only infinity.
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_priorities_that_are_not_finite_are_refused(bad):
+    replay = Walk(60, 4).replay_of(20)
+    batch = replay.sample(3)
+    with pytest.raises(UserError, match=rf"a priority is {bad}: the update diverged"):
+        replay.set_priority(batch.slot, torch.tensor([1.0, bad, 2.0]))
+    replay.sample(3)

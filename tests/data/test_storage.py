@@ -7,7 +7,8 @@ import resource
 import pytest
 import torch
 
-from seqrl.data.storage import Storage
+from seqrl.data import storage as module
+from seqrl.data.storage import Storage, gather
 from seqrl.errors import UserError
 from seqrl.trajectory import tree_flatten, tree_map
 
@@ -17,6 +18,14 @@ ROW = {
     "pair": (torch.zeros(B), torch.zeros(B, dtype=torch.int64)),
     "flag": torch.zeros(B, dtype=torch.bool),
 }
+
+native = module.library()
+needs_native = pytest.mark.skipif(native is None, reason="needs a C++ compiler")
+
+
+@pytest.fixture(params=["pytorch", pytest.param("c++", marks=needs_native)])
+def computed_by(request, monkeypatch):
+    monkeypatch.setattr(module, "library", lambda: None if request.param == "pytorch" else native)
 
 
 def rows(num, seed=0):
@@ -54,7 +63,7 @@ def test_rows_by_hand(tmp_path, where):
 
 # Breaks if `again` leaves out a row (`< self.length - 2`), or is not written at all.
 @pytest.mark.parametrize("where", ["memory", "disk"])
-def test_sequences_run_on_over_the_end(tmp_path, where):
+def test_sequences_run_on_over_the_end(tmp_path, where, computed_by):
     """Every sequence there is, after the ring was written over one and a half times; it has bytes of its own."""
     storage, written = make(where, tmp_path), rows(NUM_ROWS + 4)
     for k in range(NUM_ROWS + 4):
@@ -65,6 +74,20 @@ def test_sequences_run_on_over_the_end(tmp_path, where):
         found = storage.read_sequences(columns, first)
         assert_equal(found, tree_map(lambda leaf: leaf[positions + NUM_ROWS * (positions < 4), columns], written))
         tree_map(torch.Tensor.zero_, found)
+
+
+# Breaks if C++ leaves out a row's last bytes, or a row; and reads beyond the block (`next`) only ask for memory.
+@pytest.mark.parametrize("shape", [(), (3,), (17,), (48,), (5, 50), (300,), (0,)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.int64])
+def test_gathered_blocks_by_definition(shape, dtype, computed_by):
+    """Blocks that overlap, the first and the last there are, of rows of 0 to 2,400 bytes."""
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randint(0, 256, (40, *shape), generator=generator).to(dtype)
+    for length in (1, 2, 21):
+        first = torch.cat([torch.tensor([0, 40 - length]), torch.randint(41 - length, (9,), generator=generator)])
+        found = gather(source, first, length)
+        assert torch.equal(found, source[first + torch.arange(length)[:, None]])
+        assert found.is_contiguous()
 
 
 def test_one_type_after_the_other_is_aligned():
