@@ -87,6 +87,7 @@ class DecisionAgent(ActingModule):
             window=context_length,
             tokens_per_row=num_tokens,
             rotary=timestep == "none",
+            activation="relu",
         )
         self.memory: Memory = Reencoded(memory, context_length) if context == "reencode" else memory
         self.heads = nn.ModuleDict({"policy": PolicyHead(hidden_size, action_space)})

@@ -1,6 +1,7 @@
 """A transformer whose context is a window that slides along the episode."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +23,8 @@ class Transformer(Memory):
         u_t^l = v_t + MLP(norm(v_t)),        y_t = norm(u_t^{num_layers})
         visible(t) = {s : 0 ≤ t − s < window, and no `is_first` in (s, t]}
 
-    Norms come first, the MLP is GELU and four times as wide. Positions are rotary, hence relative. There is no dropout:
-    acting and training compute the same function.
+    Norms come first, the MLP is GELU (or ReLU) and four times as wide. Positions are rotary, hence relative. There is no
+    dropout: acting and training compute the same function.
 
     *The context is a sliding cache.* A cached key of a deep layer was computed from rows that have since left the
     window, and the whole unroll uses the same key: y_t depends on the last num_layers · (window − 1) + 1 rows of the
@@ -59,6 +60,7 @@ class Transformer(Memory):
         window: int = 64,
         tokens_per_row: int = 1,
         rotary: bool = True,
+        activation: Literal["gelu", "relu"] = "gelu",
     ) -> None:
         super().__init__()
         check_sizes(
@@ -86,7 +88,7 @@ class Transformer(Memory):
         self.tokens_per_row = tokens_per_row
         self.rotary = rotary
         self.input = nn.Linear(input_size // tokens_per_row, hidden_size)
-        self.layers = nn.ModuleList(_Layer(hidden_size, num_heads) for _ in range(num_layers))
+        self.layers = nn.ModuleList(_Layer(hidden_size, num_heads, activation) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden_size)
 
     def initial_state(self, batch_size: int) -> SlidingCache:
@@ -135,15 +137,16 @@ def _visible_tokens(visible: Tensor, num_tokens: int) -> Tensor:
 
 
 class _Layer(nn.Module):
-    def __init__(self, hidden_size: int, num_heads: int) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, activation: str) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.attention_norm = nn.LayerNorm(hidden_size)
         self.query_key_value = nn.Linear(hidden_size, 3 * hidden_size)
         self.attention_output = nn.Linear(hidden_size, hidden_size)
         self.mlp_norm = nn.LayerNorm(hidden_size)
+        middle = nn.GELU() if activation == "gelu" else nn.ReLU()
         self.mlp = nn.Sequential(
-            nn.Linear(hidden_size, 4 * hidden_size), nn.GELU(), nn.Linear(4 * hidden_size, hidden_size)
+            nn.Linear(hidden_size, 4 * hidden_size), middle, nn.Linear(4 * hidden_size, hidden_size)
         )
 
     def forward(
