@@ -23,7 +23,7 @@ class Transformer(Memory):
         u_t^l = v_t + MLP(norm(v_t)),        y_t = norm(u_t^{num_layers})
         visible(t) = {s : 0 ≤ t − s < window, and no `is_first` in (s, t]}
 
-    Norms come first, the MLP is GELU (or ReLU) and four times as wide. Positions are rotary, hence relative. There is no
+    Norms come first, the MLP is GELU (or ReLU) and four times as wide. Positions are rotary, so relative. There is no
     dropout: acting and training compute the same function.
 
     *The context is a sliding cache.* A cached key of a deep layer was computed from rows that have since left the
