@@ -300,6 +300,7 @@ def test_nan_from_the_first_observation_leaves_no_folder(tmp_path: Path, capsys:
     "args",
     [[], ["--help"], ["-h"], ["train", "--help"], ["train", "ppo", "--help"], ["train", "tmaze", "-h"],
      ["compare", "--help"], ["compare", "seqrl/TMaze-v0", "--help"], ["evaluate", "--help"], ["envs", "--help"],
+     ["collect", "--help"], ["import", "--help"], ["export", "--help"], ["audit", "--help"],
      ["train", "--resume", "RUN", "--help"], ["compare", "--resume", "RUN", "--help"], ["--version"]],
     ids=lambda args: " ".join(["seqrl", *args]),
 )  # fmt: skip
