@@ -36,7 +36,7 @@ from seqrl.config import (
     require_not_negative,
 )
 from seqrl.data import Rollout, TrajectoryReplay
-from seqrl.distributed import ALONE, Actor, Engine, Group, Shipment, actor_seed, spawn, torchrun_group
+from seqrl.distributed import ALONE, Actor, Engine, Group, Shipment, actor_seed, asked_for_actors, spawn, torchrun_group
 from seqrl.engine_config import EngineConfig, check_engine, learner_threads
 from seqrl.learner import Learner
 from seqrl.nets import PolicyHead, RewardScale, ValueHead
@@ -294,6 +294,8 @@ def train(config: Config, resume: bool = False) -> Agent:
     Raises UserError for bad settings, an existing folder, NaN from the environment, an actor that failed, a loss that
     is not finite, or a learner that was killed.
     """
+    if resume:
+        config = replace(config, num_actors=asked_for_actors(Path(config.run_dir), config.num_actors))
     with torchrun_group(config.device == "cuda") as group:
         if group is not None:
             config = replace(config, num_learners=group.size, run_dir=group.gather(config.run_dir)[0])
@@ -345,6 +347,9 @@ def _train(config: Config, group: Group, agent: Agent, engine: Engine, resume: b
             state.updates += 1
             engine.publish(agent.state_dict(), state.updates)
             rows = metrics.pop("rows")
+            wanted = asked_for_actors(run.folder, config.num_actors) // group.size
+            if wanted != engine.num_actors:
+                engine.resize(wanted)
             steps, metrics, interrupted = group.report(fresh, rows, metrics | engine.metrics(), run.interrupted)
             step += steps
             run.log(step, metrics)

@@ -7,6 +7,7 @@ from pathlib import Path
 from seqrl.algorithms import ALGORITHMS, read_config, with_run_dir
 from seqrl.algorithms import resume as resume_run
 from seqrl.algorithms import train as train_run
+from seqrl.cli.actors import set_num_actors
 from seqrl.cli.arguments import parse, positional, take_flag
 from seqrl.cli.usage import print_usage
 from seqrl.distributed import is_first
@@ -42,10 +43,14 @@ class Resume:
 
     num_steps: int = 0
     """Train up to this step; 0 for the run's own number."""
+    num_actors: int = 0
+    """Actors from now on, of engine async or ray; 0 for as many as before."""
 
 
 def _resume(run: str, args: list[str]) -> int:
     options = parse(Resume, args, Resume(), "seqrl train --resume RUN")
+    if options.num_actors:
+        set_num_actors(run, options.num_actors)
     resume_run(run, options.num_steps or None)
     flags = f" --num-steps {options.num_steps}" if options.num_steps else ""
     return _finish(run, options.num_steps or read_config(run).num_steps, flags) if is_first() else 0

@@ -2,6 +2,7 @@
 
 from seqrl.distributed.actor import Actor, MakeActor, Shipment, Weights, actor_seed
 from seqrl.distributed.asynchronous import AsyncEngine
+from seqrl.distributed.elastic import ask_for_actors, asked_for_actors
 from seqrl.distributed.engine import Engine
 from seqrl.distributed.learners import ALONE, Group, is_first, spawn, torchrun_group
 from seqrl.distributed.on_ray import RayEngine
@@ -19,6 +20,8 @@ __all__ = [
     "SyncEngine",
     "Weights",
     "actor_seed",
+    "ask_for_actors",
+    "asked_for_actors",
     "is_first",
     "spawn",
     "torchrun_group",

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from seqrl.distributed.actor import MakeActor, Shipment, Weights
 from seqrl.distributed.engine import Deaths, Engine, Meter, Unsaved, describe
+from seqrl.distributed.processes import end_with_parent
 from seqrl.errors import UserError
 from seqrl.malloc import keep_freed_memory
 
@@ -43,8 +44,10 @@ class AsyncEngine(Engine):
         self.make_actor, self.num_actors, self.timeout = make_actor, num_actors, timeout
         self.meter, self.deaths = Meter(num_actors), Deaths()
         self.shared: SharedWeights | None = None
-        self.start = 0
+        self.start = self.added = 0
         self.processes: dict[int, Any] = {}
+        self.leaving: list[Any] = []
+        """Processes of actors that are to end."""
         self.connections: dict[Connection, int] = {}
         self.heard: dict[int, float] = {}
         """When an actor last gave something, or began: that takes seconds, and is not timed."""
@@ -66,7 +69,7 @@ class AsyncEngine(Engine):
     def _begin(self, index: int) -> None:
         context = multiprocessing.get_context("spawn")  # forking a process that has used torch's threads may deadlock
         ours, theirs = context.Pipe()
-        start = self.start + self.deaths.restarted
+        start = self.start + self.deaths.restarted + self.added
         process = context.Process(
             target=_act, args=(self.make_actor, index, start, self.shared, theirs), name=f"actor {index}"
         )
@@ -74,6 +77,18 @@ class AsyncEngine(Engine):
         theirs.close()  # so that the pipe ends when the actor does
         self.processes[index], self.connections[ours] = process, index
         self.heard.pop(index, None)
+
+    def resize(self, num_actors: int) -> None:
+        """The receiver sees to it: at once where it does not wait for room in the queue."""
+        self.num_actors = self.meter.num_actors = num_actors
+
+    def _follow_size(self) -> None:
+        for connection in [c for c, index in self.connections.items() if index >= self.num_actors]:
+            self.leaving.append(self.processes.pop(self.connections.pop(connection)))
+            connection.close()  # the actor finds the pipe broken once it has a trajectory, and ends
+        for index in range(len(self.processes), self.num_actors):
+            self.added += 1
+            self._begin(index)
 
     def receive(self) -> Shipment:
         start, depth, item = time.perf_counter(), self.queue.qsize(), None
@@ -90,6 +105,7 @@ class AsyncEngine(Engine):
         """Move what comes through the pipes into the queue, in a thread beside the learner."""
         try:
             while not self.closed.is_set():
+                self._follow_size()
                 self._receive_some()
         except UserError as error:
             self._put(error)
@@ -135,7 +151,7 @@ class AsyncEngine(Engine):
                 return
 
     def metrics(self) -> dict[str, float]:
-        return {**self.meter.metrics(), **self.deaths.metrics()}
+        return {"num_actors": float(self.num_actors), **self.meter.metrics(), **self.deaths.metrics()}
 
     def close(self) -> None:
         self.closed.set()
@@ -144,7 +160,7 @@ class AsyncEngine(Engine):
         for connection in self.connections:
             connection.close()  # an actor that wants to send finds the pipe broken, and ends
         end = time.monotonic() + 5
-        for process in self.processes.values():
+        for process in [*self.processes.values(), *self.leaving]:
             process.join(max(end - time.monotonic(), 0))
             process.kill()
             process.join()
@@ -181,6 +197,7 @@ class SharedWeights:
 
 def _act(make_actor: MakeActor, index: int, start: int, weights: SharedWeights, connection: Connection) -> None:
     """An actor's process."""
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the learner decides when to end
     torch.set_num_threads(1)
     keep_freed_memory()

@@ -46,7 +46,7 @@ START = "spawn"
 """How processes are started: neither CUDA nor torch's threads survive a fork."""
 LOST, INTERRUPTED = b"lost", b"interrupted"
 """What a learner says of its end, if not what went wrong."""
-LARGEST, SUMMED = {"policy_lag_max"}, {"actors_restarted", "trajectories_lost"}
+LARGEST, SUMMED = {"policy_lag_max"}, {"num_actors", "actors_restarted", "trajectories_lost"}
 """Metrics that are not averaged over learners."""
 
 

@@ -42,7 +42,8 @@ class RayEngine(Engine):
         self.environments = self.acting = Unsaved()
         self.make_actor, self.num_actors, self.timeout = make_actor, num_actors, timeout
         self.meter, self.deaths = Meter(num_actors), Deaths()
-        self.start = self.version = 0
+        self.cpus = 0 if self.started_here and not address else 1  # on this machine there may be more actors than cores
+        self.start = self.version = self.added = 0
         self.weights: Any = None
         self.actors: dict[int, Any] = {}
         self.asked: dict[Any, int] = {}
@@ -63,9 +64,20 @@ class RayEngine(Engine):
                 self._begin(index)
             self.meter = Meter(self.num_actors)
 
+    def resize(self, num_actors: int) -> None:
+        self.num_actors = self.meter.num_actors = num_actors
+        if not self.actors:
+            return
+        for index in [i for i in self.actors if i >= num_actors]:
+            self._end(index)
+        for index in range(len(self.actors), num_actors):
+            self.added += 1
+            self._begin(index)
+
     def _begin(self, index: int) -> None:
-        remote = self.ray.remote(num_cpus=1, max_restarts=0)(_RemoteActor)
-        self.actors[index] = remote.remote(self.make_actor, index, self.start + self.deaths.restarted)
+        remote = self.ray.remote(num_cpus=self.cpus, max_restarts=0)(_RemoteActor)
+        start = self.start + self.deaths.restarted + self.added
+        self.actors[index] = remote.remote(self.make_actor, index, start)
         self.beginning[self.actors[index].begin.remote()] = index
         for _ in range(AHEAD):
             self._ask(index)
@@ -119,15 +131,19 @@ class RayEngine(Engine):
         return message._replace(trajectory=tree_map(lambda leaf: torch.from_numpy(leaf.copy()), message.trajectory))
 
     def _replace(self, index: int, why: str) -> None:
-        self.ray.kill(self.actors[index])
-        self.asked = {reference: i for reference, i in self.asked.items() if i != index}
-        self.beginning = {reference: i for reference, i in self.beginning.items() if i != index}
-        self.heard.pop(index, None)
+        self._end(index)
         self.deaths.died(index, why)
         self._begin(index)
 
+    def _end(self, index: int) -> None:
+        self.ray.kill(self.actors.pop(index))
+        self.asked = {reference: i for reference, i in self.asked.items() if i != index}
+        self.beginning = {reference: i for reference, i in self.beginning.items() if i != index}
+        self.heard.pop(index, None)
+        self.process_ids.pop(index, None)
+
     def metrics(self) -> dict[str, float]:
-        return {**self.meter.metrics(), **self.deaths.metrics()}
+        return {"num_actors": float(self.num_actors), **self.meter.metrics(), **self.deaths.metrics()}
 
     def close(self) -> None:
         for actor in self.actors.values():

@@ -1,6 +1,7 @@
-"""Actors killed again and again under a whole training run. Slow: two minutes for each engine."""
+"""Actors, and learners, killed under whole training runs. The slow ones take two minutes for each engine."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -8,28 +9,41 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
+from clock import Clock
+
+from seqrl.algorithms import impala, resume, train
+from seqrl.checkpoint import load_checkpoint
+from seqrl.data import TrajectoryReplay
+from seqrl.run import CHECKPOINT, read_metrics, read_saved_step
 
 MINUTES, EVERY = 2.0, 5.0
+pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="finds processes under /proc")
+
+
+def processes_of(session):
+    """Process ids and command lines of all that is left of a session."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        try:
+            if not folder.name.isdigit() or os.getsid(int(folder.name)) != session:
+                continue
+            words = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
+            if (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                found[int(folder.name)] = words
+        except OSError:  # gone in the meantime
+            continue
+    return found
 
 
 def actors(run):
     """Process ids of the actors of a training run, whose processes are those of its session."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            if not folder.name.isdigit() or os.getsid(int(folder.name)) != run.pid:
-                continue
-            words = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
-        except OSError:  # gone in the meantime
-            continue
-        if b"spawn_main" in words or b"_RemoteActor" in words:
-            found.append(int(folder.name))
-    return sorted(found)
+    found = processes_of(run.pid)
+    return sorted(pid for pid, words in found.items() if b"spawn_main" in words or b"_RemoteActor" in words)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc").exists(), reason="finds processes under /proc")
 @pytest.mark.parametrize("engine", ["async", "ray"])
 def test_the_learner_goes_on_while_actors_are_killed(engine, tmp_path):
     """One of two actors every five seconds: the learner never stops, they come back, and all is counted."""
@@ -68,3 +82,85 @@ def test_the_learner_goes_on_while_actors_are_killed(engine, tmp_path):
     resumed = subprocess.run([sys.executable, "-m", "seqrl.cli", "train", "--resume", str(folder), "--num-steps",
                               str(last["step"] + 20_000)], capture_output=True, text=True, timeout=120)  # fmt: skip
     assert resumed.returncode == 0, resumed.stderr
+
+
+class Stuck(Clock):
+    """Does not come back from its hundredth step where the file `BLOCK` is."""
+
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        while self.steps >= 100 and Path(os.environ["BLOCK"]).exists():
+            time.sleep(0.1)
+        return super().step(action)
+
+
+gym.register("tests/Stuck-v0", entry_point=Stuck, disable_env_checker=True)
+
+
+def small(folder, **changes):
+    defaults = {"env": "clock:tests/Clock-v0", "num_envs": 2, "num_actors": 1, "hidden_size": 8, "rollout_length": 8}
+    defaults |= {"engine": "async", "batch_size": 2, "replay_share": 0.5, "replay_capacity": 7, "checkpoint_every": 5}
+    return impala.Config(**{**defaults, "num_steps": 10**9, "run_dir": str(folder), **changes})
+
+
+def train_in_a_session(config):
+    os.setsid()
+    train(config)
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.01)
+
+
+def goes_on(folder, num_steps):
+    """Resume a run whose learner was killed: from its last checkpoint, with its replay, to the end."""
+    step = read_saved_step(folder)
+    tree, counters = load_checkpoint(folder / CHECKPOINT)
+    assert counters["updates"] % 5 == 0
+    versions = tree["trajectories"]["versions"].tolist()
+    assert len(versions) == 7
+    seen = []
+    load = TrajectoryReplay.load_state_dict
+
+    def loading(replay, state):
+        load(replay, state)
+        seen.append([version for _, version in replay.rows])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrajectoryReplay, "load_state_dict", loading)
+        resume(folder, step + num_steps)
+    assert seen == [versions]
+    steps = [line["step"] for line in read_metrics(folder)]
+    assert steps == sorted(set(steps))
+    assert step in steps
+    assert steps[-1] >= step + num_steps
+    assert read_saved_step(folder) == steps[-1]
+    assert load_checkpoint(folder / CHECKPOINT)[1]["updates"] > counters["updates"]
+
+
+# Breaks without `end_with_parent` in an actor's process: one that its environment holds back never looks at its pipe.
+@pytest.mark.parametrize("stuck", [False, True])
+def test_a_learner_that_is_killed_leaves_nothing_and_can_go_on(tmp_path, monkeypatch, stuck):
+    folder, block = tmp_path / "run", tmp_path / "block"
+    monkeypatch.setenv("BLOCK", str(block))
+    if stuck:
+        block.touch()
+    config = small(folder, env="test_faults:tests/Stuck-v0" if stuck else "clock:tests/Clock-v0")
+    context = multiprocessing.get_context("forkserver")  # imports once, then starts each process at once
+    context.set_forkserver_preload(["seqrl.cli", "pytest", "test_faults"])
+    process = context.Process(target=train_in_a_session, args=(config,))
+    process.start()
+    wait_until(lambda: read_saved_step(folder) >= (64 if stuck else 160))
+    if stuck:
+        wait_until(lambda: len(list(read_metrics(folder))) == 100 * 2 // 16)
+    assert len(processes_of(process.pid)) >= 2
+    process.kill()
+    process.join()
+    wait_until(lambda: not processes_of(process.pid), 10)
+    block.unlink(missing_ok=True)
+    goes_on(folder, 160)
