@@ -25,11 +25,18 @@ from seqrl.data.raw_episodes import (
     flags_of,
     flat_episodes,
     parts_of,
+    with_arrays,
     write_dataset,
 )
 from seqrl.data.tables import TABLES, from_table
 from seqrl.errors import UserError
 from seqrl.trajectory import Tree, tree_leaves
+
+UNREADABLE = (
+    *(ValueError, EOFError, OSError, AttributeError, TypeError, KeyError, RuntimeError),  # NotImplementedError too
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""What NumPy and the modules below it raise over a damaged file."""
 
 
 def import_episodes(source: str | Path, folder: str | Path, **options: Any) -> EpisodeDataset:
@@ -83,7 +90,7 @@ def from_arrays(
 
     Raises UserError for whatever does not fit together, naming `source`, the episode and the row.
     """
-    parts = parts_of(arrays, source)
+    parts = with_arrays(parts_of(arrays, source), source)
     starts = _starts(parts, source)
 
     def episodes() -> Iterator[RawEpisode]:
@@ -109,9 +116,10 @@ def _starts(parts: dict[str, Any], source: str) -> np.ndarray:
     starts = np.unique(np.concatenate([[0], last, [num_rows]]))
     final = parts.get("final_observations")
     for leaf in tree_leaves(final) if final is not None else ():
-        if len(leaf) != len(starts) - 1:
+        if tuple(leaf.shape[:1]) != (len(starts) - 1,):
+            found = f"{leaf.shape[0]} rows" if leaf.shape else "no rows"
             raise UserError(
-                f"{source}: final_observations has {len(leaf)} rows for {len(starts) - 1} episodes: give one for each"
+                f"{source}: final_observations has {found} for {len(starts) - 1} episodes: give one for each"
             )
     return starts
 
@@ -129,7 +137,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         if not files:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {key: archive[key] for key in archive.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError) as error:
+    except UNREADABLE as error:
         if "allow_pickle" in str(error) or "pickled" in str(error):
             raise UserError(
                 f"{name} holds a pickle, which could run code and is never loaded: save arrays of numbers"

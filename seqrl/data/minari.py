@@ -140,7 +140,7 @@ def open_d4rl(path: Path) -> Iterator[dict[str, Any]]:
         with h5py.File(path, "r") as file:
             file.visititems(keep)
             yield arrays
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, KeyError) as error:
         raise UserError(f"{path} is damaged or no HDF5 file ({_one_line(error)}): download it again") from None
 
 

@@ -126,6 +126,21 @@ def parts_of(log: Mapping[str, Any], where: str, way_out: str = "") -> dict[str,
     return parts
 
 
+def with_arrays(parts: dict[str, Any], source: str) -> dict[str, Any]:
+    """Flat parts whose leaves all have a shape; those that have one already are not read."""
+
+    def arrays(tree: Tree, name: str) -> Tree:
+        if not isinstance(tree, dict | tuple):
+            return tree if hasattr(tree, "shape") else as_array(tree, f"{source}: {name}")
+        if "observations" not in name or not tree:
+            raise UserError(f"{source}: {name} has {len(tree)} parts: give one array")
+        if isinstance(tree, dict):
+            return {key: arrays(child, f"{name}.{key}") for key, child in tree.items()}
+        return tuple(arrays(child, f"{name}.{k}") for k, child in enumerate(tree))
+
+    return {name: arrays(tree, name) for name, tree in parts.items()}
+
+
 def check_lengths(parts: dict[str, Any], source: str) -> int:
     """The number of rows of flat parts [R, ...]. Raises UserError where they differ, or there are none."""
     rewards = as_array(parts["rewards"], f"{source}: rewards")
@@ -211,8 +226,8 @@ def _same_structure(observation: Tree, other: Tree, where: str) -> None:
 
 
 def _keys(tree: Tree) -> list[str]:
-    """The paths of a tree's leaves; none where it is a leaf itself."""
-    return sorted(tree_flatten(tree)) if isinstance(tree, dict | tuple) else []
+    """The paths of a tree's leaves."""
+    return sorted(tree_flatten(tree)) if isinstance(tree, dict | tuple) else ["(one array)"]
 
 
 def _appended(observation: Tree, last: Tree, where: str) -> Tree:

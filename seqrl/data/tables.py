@@ -120,7 +120,10 @@ def _runs(column: "Series", source: str) -> tuple[np.ndarray, list[Any]]:
     missing = np.flatnonzero(column.isna())
     if len(missing):
         raise UserError(f"{source}, row {missing[0]}: the column '{column.name}' is empty: name the episode")
-    codes = column.factorize()[0]
+    try:
+        codes = column.factorize()[0]
+    except (TypeError, ValueError):
+        raise UserError(f"{source}: column '{column.name}' is of type {column.dtype}: give numbers or names") from None
     first = np.flatnonzero(np.diff(codes, prepend=-1))
     again = np.flatnonzero(np.diff(codes[first], prepend=-1) < 0)  # factorize numbers the values as they first come
     if len(again):
@@ -173,12 +176,13 @@ def _grouped(
             raise UserError(f"{source} has no column '{name}_{gap}': number them from 0 without a gap")
         groups[name] = [columns[k] for k in range(len(columns))]
     single = {name for name, columns in groups.items() if name in columns or (name in named and len(columns) == 1)}
-    return {
-        name: _values(frame[columns[0]], source)
-        if name in single
-        else np.stack([_values(frame[column], source) for column in columns], axis=1)
-        for name, columns in groups.items()
-    }
+    parts = {}
+    for name, columns in groups.items():
+        values = [_values(frame[column], source) for column in columns]
+        if len({value.shape for value in values}) > 1:
+            raise UserError(f"{source}: the columns of {name} have cells of different shapes: give one shape for all")
+        parts[name] = values[0] if name in single else np.stack(values, axis=1)
+    return parts
 
 
 def _is_flag_or_reward(column: str) -> bool:

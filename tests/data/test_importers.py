@@ -388,7 +388,7 @@ MALFORMED = {
         "line 2: observation has the keys ['y'], and ['x'] in the episodes before",
     ),
     "JSON observations of parts, then none": (
-        lines({"observations": {"x": [0] * 6}}), "line 2: observation has the keys [], and ['x'] in the episodes",
+        lines({"observations": {"x": [0] * 6}}), "line 2: observation has the keys ['(one array)'], and ['x'] in the",
     ),
     "final observations of other parts": (npz_only(**{"final_observations.x": FINAL}), "the final ones ['x']: give"),
     "JSON actions of parts": (lines({"actions": {"a": [0] * 5}}), "line 1: action has several parts"),
@@ -432,6 +432,29 @@ def test_a_malformed_log_is_refused_in_one_line(tmp_path, kind):
     assert ": " in text
     assert not (tmp_path / "log").exists()
     assert not list(tmp_path.glob(".log*"))
+
+
+ODD_ARRAYS = {
+    "observations of nothing": ({"observations": {}}, "observations has 0 parts: give one array"),
+    "next observations of nothing": ({"next_observations": {}}, "next_observations has 0 parts"),
+    "next observations of parts": ({"next_observations": (NEXT,)}, "keys ['(one array)'], the final ones ['0']"),
+    "rewards of parts": ({"rewards": {"a": REWARDS}}, "rewards has 1 parts: give one array"),
+    "flags of parts": ({"terminals": {}}, "terminated has 0 parts: give one array"),
+    "final observations a number": ({"final_observations": 3}, "final_observations has no rows for 3 episodes"),
+    "actions ragged": ({"actions": [[0], [0, 1]]}, "actions has rows of different shapes"),
+    "actions nothing": ({"actions": ()}, "actions has 0 parts: give one array"),
+    "actions a word": ({"actions": "left"}, "actions is of type <U4: give numbers"),
+    "actions of dates": ({"actions": np.zeros(10, "datetime64[s]")}, "action is of type datetime64[s]: give numbers"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_ARRAYS)
+def test_odd_arrays_are_refused_in_one_line(tmp_path, kind):
+    changes, message = ODD_ARRAYS[kind]
+    with pytest.raises(UserError) as caught:
+        from_arrays(tmp_path / "log", arrays() | changes)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_options_that_do_not_fit(tmp_path):
