@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from scipy.stats import spearmanr
 
-from benchmarks.offline.controllers import mixed_cart_pole, mixed_pendulum, write_log
+from benchmarks.offline.controllers import mixed_cart_pole, mixed_half_cheetah, mixed_pendulum, write_log
 from benchmarks.offline.experiment import Experiment, Goal, Scores, by_target
 from seqrl.data import EpisodeDataset
 from seqrl.decision_agent import DecisionAgent
@@ -54,4 +54,15 @@ PENDULUM = Experiment(
     goals=[Goal("dt", "return", at_least=-300)],
 )
 
-EXPERIMENTS = {"cart_pole": CART_POLE, "pendulum": PENDULUM}
+HALF_CHEETAH_TARGETS = (-300.0, 0.0, 200.0, 400.0)
+
+HALF_CHEETAH = Experiment(
+    about="50 episodes of random actions and of a gallop at four strengths; needs `pip install gymnasium[mujoco]`",
+    log=lambda folder, seed: write_log(folder, "HalfCheetah-v5", mixed_half_cheetah(), seed=seed, num_envs=5),
+    score=lambda agent, dataset, seed: follow(agent, dataset, seed, HALF_CHEETAH_TARGETS, 4),
+    settings={"num_steps": 3000, "context_length": 10, "hidden_size": 64, "num_layers": 2},
+    methods={"dt": {}, "bc": {"condition": "none"}},
+    num_seeds=1,
+)
+
+EXPERIMENTS = {"cart_pole": CART_POLE, "pendulum": PENDULUM, "half_cheetah": HALF_CHEETAH}

@@ -22,10 +22,11 @@ class CrossingCorridors(TorchVectorEnv):
 
     The start S and the crossing X are forks; a corridor is `length` cells and pays on leaving the last. The best way is
     A, then D: 3. What makes it a problem is the log that one learns from: it holds A → X → B (return 1) and C → X → D
-    (return 2), perhaps C → X → B, and never A → X → D. An agent that is asked for the most that the log shows goes
-    C → X → D. One that is asked for 3 finds at S that C goes with the highest returns, and gets 2 as well, with a
-    memory or without. Dynamic programming joins the halves: at X, D is worth 2 whatever came before, so that A is
-    worth 3.
+    (return 2), and never A → X → D. An agent that is asked for the most that the log shows goes C → X → D. One that is
+    asked for 3 finds at S that C goes with the higher returns, and gets 2 as well, with a memory or without. Dynamic
+    programming joins the halves: at X, D is worth 2 whatever came before, so that A is worth 3. Returns relabelled by
+    such values lead there, too, if the past that the agent sees does not tell which way it came: in the log, those who
+    came through A went on to B.
 
     Nothing is hidden: the cell says all. Observation: the cell; 0 is S, 1 … length are A, then C, X, B and D follow.
     Action, at a fork: 0 the first corridor (A, B), 1 the second (C, D); within a corridor both actions go on. Reward:
