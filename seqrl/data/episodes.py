@@ -122,7 +122,7 @@ class EpisodeDataset:
             spaces = (space_from_json(index["observation_space"]), space_from_json(index["action_space"]))
             files = layout(*spaces, index["num_episodes"], index["num_rows"])
             same = index["files"] == describe(files) and isinstance(index["about"], dict)
-        except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, AssertionError) as error:
             raise UserError(f"{folder / INDEX} is damaged ({error!r}): import the episodes again") from None
         if not same:
             raise UserError(f"{folder / INDEX} is damaged (its files do not fit its spaces): import the episodes again")

@@ -177,8 +177,8 @@ def _grouped(
         groups[name] = [columns[k] for k in range(len(columns))]
     single = {name for name, columns in groups.items() if name in columns or (name in named and len(columns) == 1)}
     parts = {}
-    for name, columns in groups.items():
-        values = [_values(frame[column], source) for column in columns]
+    for name, group in groups.items():
+        values = [_values(frame[column], source) for column in group]
         if len({value.shape for value in values}) > 1:
             raise UserError(f"{source}: the columns of {name} have cells of different shapes: give one shape for all")
         parts[name] = values[0] if name in single else np.stack(values, axis=1)

@@ -302,6 +302,10 @@ DAMAGES = {
     "no spaces": (lambda folder: damage_index(folder, observation_space=None), "index.json is damaged"),
     "unknown space": (lambda folder: damage_index(folder, action_space={"type": "Text"}), "index.json is damaged"),
     "other space": (lambda folder: damage_index(folder, action_space={"type": "MultiBinary", "shape": [2]}), "not fit"),
+    "space too large": (
+        lambda folder: damage_index(folder, action_space={"type": "Discrete", "n": 10**30, "start": 0}),
+        "index.json is damaged",
+    ),
     "about a list": (lambda folder: damage_index(folder, about=[]), "index.json is damaged"),
     "file missing": (lambda folder: os.remove(folder / "reward.bin"), "reward.bin is missing"),
     "file cut short": (lambda folder: os.truncate(folder / "observation.0.bin", 100), "holds 100 bytes, not 192"),
