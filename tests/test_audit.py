@@ -146,6 +146,7 @@ def masked(episodes: Episodes) -> Any:
     space = gym.spaces.Dict(observation=OBSERVATION, action_mask=gym.spaces.MultiBinary(3))
     for k, episode in enumerate(episodes):
         mask = np.ones((len(episode.observation), 3), dtype=bool)
+        mask[-1, 0] = False  # of a final observation, whose row has action 0 and no decision
         episodes[k] = episode._replace(observation={"observation": episode.observation, "action_mask": mask})
     return episodes, space
 
