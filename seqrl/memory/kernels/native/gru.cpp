@@ -9,7 +9,8 @@ extern "C" void gru_forward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t 
                             const float* x, const float* h0, const uint8_t* is_first, const float* w_ih,
                             const float* w_hh, const float* b_ih, const float* b_hh, float* gates, float* y) {
   with_operands(bfloat16, [&]<typename Operand>() {
-    const auto w_x = by_units<Operand>(w_ih, 3, H, D), w_h = by_units<Operand>(w_hh, 3, H, H);
+    thread_local Array<Operand> x_memory, h_memory;  // kept, as fresh pages take longer than what is done with them
+    const Operand *w_x = by_units(w_ih, 3, H, D, x_memory), *w_h = by_units(w_hh, 3, H, H, h_memory);
     const int64_t length_x = num_operands<Operand>(D), length_h = num_operands<Operand>(H);
     const Before before{y, h0, is_first, B, H};
 #pragma omp parallel num_threads(threads)
@@ -24,17 +25,20 @@ extern "C" void gru_forward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t 
         for (int64_t unit = 0; unit < H; unit += VL)
           in_parts<max_rows<3>>(share.count, [&]<int M>(int64_t start) {
             Vec sum[M][3], n_x[M];  // r, z, and for n the part of the input or of the state
+#pragma GCC unroll 8
             for (int m = 0; m < M; m++) {
               sum[m][0] = load(b_ih + unit) + load(b_hh + unit);
               sum[m][1] = load(b_ih + H + unit) + load(b_hh + H + unit);
               sum[m][2] = load(b_ih + 2 * H + unit);
             }
-            multiply(sum, inputs.rows.data() + start, length_x, w_x.data() + unit * 3 * length_x);
+            multiply(sum, inputs.rows.data() + start, length_x, w_x + unit * 3 * length_x);
+#pragma GCC unroll 8
             for (int m = 0; m < M; m++) {
               n_x[m] = sum[m][2];
               sum[m][2] = load(b_hh + 2 * H + unit);
             }
-            multiply(sum, states.rows.data() + start, length_h, w_h.data() + unit * 3 * length_h);
+            multiply(sum, states.rows.data() + start, length_h, w_h + unit * 3 * length_h);
+#pragma GCC unroll 8
             for (int m = 0; m < M; m++) {
               const int64_t b = share.begin + start + m, row = t * B + b;
               const Vec r = sigmoid(sum[m][0]), z = sigmoid(sum[m][1]), hn = sum[m][2], n = tangent(n_x[m] + r * hn);
@@ -60,14 +64,17 @@ extern "C" void gru_backward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t
                              const float* w_hh, const float* gates, const float* y, const float* dy, float* dh,
                              float* dx, float* dw_x, float* dw_h, float* db) {
   with_operands(bfloat16, [&]<typename Operand>() {
-    const ByColumns<Operand> w_x(w_ih, 3 * H, D), w_h(w_hh, 3 * H, H);
+    thread_local Array<Operand> x_memory, h_memory;
+    const ByColumns<Operand> w_x(w_ih, 3 * H, D, x_memory), w_h(w_hh, 3 * H, H, h_memory);
     const Before before{y, h0, is_first, B, H};
 #pragma omp parallel num_threads(threads)
     {
       const Share share(B);
       const int64_t block = block_steps(T, share.count);
-      Array<float> d(block * share.count * 4 * H);  // the gates' gradients, as `gates`
-      Array<Operand> copies(NUMBERS<Operand> > 1 ? num_operands<Operand>(d.size()) : 0);
+      thread_local Array<float> d;  // the gates' gradients, as `gates`
+      thread_local Array<Operand> copies;
+      d.resize(block * share.count * 4 * H);
+      if (NUMBERS<Operand> > 1) copies.resize(num_operands<Operand>(d.size()));
       const Operand* operands = nullptr;
       const int64_t stride = num_operands<Operand>(4 * H);
       std::vector<const float*> inputs(block * share.count), states(block * share.count);

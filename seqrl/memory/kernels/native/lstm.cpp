@@ -8,7 +8,8 @@ extern "C" void lstm_forward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t
                              const float* w_ih, const float* w_hh, const float* b_ih, const float* b_hh,
                              float* gates, float* cells, float* y) {
   with_operands(bfloat16, [&]<typename Operand>() {
-    const auto w_x = by_units<Operand>(w_ih, 4, H, D), w_h = by_units<Operand>(w_hh, 4, H, H);
+    thread_local Array<Operand> x_memory, h_memory;  // kept, as fresh pages take longer than what is done with them
+    const Operand *w_x = by_units(w_ih, 4, H, D, x_memory), *w_h = by_units(w_hh, 4, H, H, h_memory);
     const int64_t length_x = num_operands<Operand>(D), length_h = num_operands<Operand>(H);
     const Before before{y, h0, is_first, B, H}, cell_before{cells, c0, is_first, B, H};
 #pragma omp parallel num_threads(threads)
@@ -22,15 +23,22 @@ extern "C" void lstm_forward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t
         }
         for (int64_t unit = 0; unit < H; unit += VL)
           in_parts<max_rows<4>>(share.count, [&]<int M>(int64_t start) {
-            Vec sum[M][4];
+            Vec sum[M][4], sums[M][4];
+#pragma GCC unroll 8
             for (int m = 0; m < M; m++)
+#pragma GCC unroll 8
               for (int g = 0; g < 4; g++) sum[m][g] = load(b_ih + g * H + unit) + load(b_hh + g * H + unit);
-            multiply(sum, inputs.rows.data() + start, length_x, w_x.data() + unit * 4 * length_x);
-            multiply(sum, states.rows.data() + start, length_h, w_h.data() + unit * 4 * length_h);
+            multiply(sum, inputs.rows.data() + start, length_x, w_x + unit * 4 * length_x);
+            multiply(sum, states.rows.data() + start, length_h, w_h + unit * 4 * length_h);
+#pragma GCC unroll 8
+            for (int m = 0; m < M; m++)
+#pragma GCC unroll 8
+              for (int g = 0; g < 4; g++) sums[m][g] = sum[m][g];
+#pragma GCC unroll 1
             for (int m = 0; m < M; m++) {
               const int64_t b = share.begin + start + m, row = t * B + b;
-              const Vec i = sigmoid(sum[m][0]), f = sigmoid(sum[m][1]);
-              const Vec g = tangent(sum[m][2]), o = sigmoid(sum[m][3]);
+              const Vec i = sigmoid(sums[m][0]), f = sigmoid(sums[m][1]);
+              const Vec g = tangent(sums[m][2]), o = sigmoid(sums[m][3]);
               const Vec c = f * load(cell_before(t, b) + unit) + i * g;
               store(cells + row * H + unit, c);
               store(y + row * H + unit, o * tangent(c));
@@ -55,14 +63,17 @@ extern "C" void lstm_backward(int64_t T, int64_t B, int64_t D, int64_t H, int64_
                               const float* y, const float* dy, float* dh, float* dc, float* dx, float* dw_x,
                               float* dw_h, float* db) {
   with_operands(bfloat16, [&]<typename Operand>() {
-    const ByColumns<Operand> w_x(w_ih, 4 * H, D), w_h(w_hh, 4 * H, H);
+    thread_local Array<Operand> x_memory, h_memory;
+    const ByColumns<Operand> w_x(w_ih, 4 * H, D, x_memory), w_h(w_hh, 4 * H, H, h_memory);
     const Before before{y, h0, is_first, B, H}, cell_before{cells, c0, is_first, B, H};
 #pragma omp parallel num_threads(threads)
     {
       const Share share(B);
       const int64_t block = block_steps(T, share.count);
-      Array<float> d(block * share.count * 4 * H);  // the gates' gradients, as `gates`
-      Array<Operand> copies(NUMBERS<Operand> > 1 ? num_operands<Operand>(d.size()) : 0);
+      thread_local Array<float> d;  // the gates' gradients, as `gates`
+      thread_local Array<Operand> copies;
+      d.resize(block * share.count * 4 * H);
+      if (NUMBERS<Operand> > 1) copies.resize(num_operands<Operand>(d.size()));
       const Operand* operands = nullptr;
       const int64_t stride = num_operands<Operand>(4 * H);
       std::vector<const float*> inputs(block * share.count), states(block * share.count);

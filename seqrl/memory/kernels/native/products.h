@@ -18,8 +18,6 @@ constexpr int max_rows = std::min((REGISTERS - N - 1) / N, 8);
 template <int M, int N, typename Operand>
 __attribute__((always_inline)) inline void multiply(Vec (&c)[M][N], const Operand* const* a, int64_t K,
                                                     const Operand* b) {
-  Vec sum[M][N];
-  for (int m = 0; m < M; m++) std::copy_n(c[m], N, sum[m]);
   for (int64_t k = 0; k < K; k++, b += N * VL) {
     Vec b_k[N];
 #pragma GCC unroll 8
@@ -28,10 +26,9 @@ __attribute__((always_inline)) inline void multiply(Vec (&c)[M][N], const Operan
     for (int m = 0; m < M; m++) {
       const Vec a_mk = all(a[m][k]);
 #pragma GCC unroll 8
-      for (int n = 0; n < N; n++) sum[m][n] = multiply_add<Operand>(sum[m][n], a_mk, b_k[n]);
+      for (int n = 0; n < N; n++) c[m][n] = multiply_add<Operand>(c[m][n], a_mk, b_k[n]);
     }
   }
-  for (int m = 0; m < M; m++) std::copy_n(sum[m], N, c[m]);
 }
 
 // f<M>(start) for parts of `count` rows, M <= MAX of them and about as many in each.
@@ -53,33 +50,37 @@ inline void in_parts(int64_t count, const F& f) {
   }
 }
 
-// w [num_gates · H, K] as [H / VL][K][num_gates][VL]: for each vector of units, what its gates read one after another.
+// w [num_gates · H, K] as [H / VL][K][num_gates][VL], in `out`: for each vector of units, what its gates read one after
+// another.
 template <typename Operand>
-Array<Operand> by_units(const float* w, int num_gates, int64_t H, int64_t K) {
+const Operand* by_units(const float* w, int num_gates, int64_t H, int64_t K, Array<Operand>& out) {
   const int64_t length = num_operands<Operand>(K);
-  Array<Operand> out(num_gates * H * length);
-  for (int64_t row = 0; row < num_gates * H; row++) {
+  out.resize(num_gates * H * length);
+  for (int64_t row = 0; row < num_gates * H; row += VL) {
     const int64_t gate = row / H, unit = row % H;
-    Operand* to = out.data() + (unit / VL * length * num_gates + gate) * VL + unit % VL;
-    for (int64_t k = 0; k < length; k++) to[k * num_gates * VL] = operand<Operand>(w + row * K, 1, K, k);
+    Operand* to = out.data() + unit * length * num_gates + gate * VL;
+    for (int64_t k = 0; k < length; k++, to += num_gates * VL)
+      for (int v = 0; v < VL; v++) to[v] = operand<Operand>(w + (row + v) * K, 1, K, k);
   }
-  return out;
+  return out.data();
 }
 
 constexpr int COLUMNS = 4;  // vectors of columns at a time, in the products below
 
-// w [K, N] as [N / (COLUMNS · VL), rounded up][K][COLUMNS · VL], filled up with zeros.
+// w [K, N] as [N / (COLUMNS · VL), rounded up][K][COLUMNS · VL] in `memory`, filled up with zeros.
 template <typename Operand>
 struct ByColumns {
   int64_t K, N;  // K in operands
-  Array<Operand> data;
+  const Operand* data;
 
-  ByColumns(const float* w, int64_t rows, int64_t N) : K(num_operands<Operand>(rows)), N(N) {
+  ByColumns(const float* w, int64_t rows, int64_t N, Array<Operand>& memory) : K(num_operands<Operand>(rows)), N(N) {
     const int64_t width = COLUMNS * VL;
-    data.resize((N + width - 1) / width * width * K);
-    for (int64_t k = 0; k < K; k++)
-      for (int64_t n = 0; n < N; n++)
-        data[(n / width * K + k) * width + n % width] = operand<Operand>(w + n, N, rows, k);
+    memory.resize((N + width - 1) / width * width * K);
+    Operand* to = memory.data();
+    data = to;
+    for (int64_t n = 0; n < N; n += width)
+      for (int64_t k = 0; k < K; k++, to += width)
+        for (int64_t i = 0; i < width; i++) to[i] = n + i < N ? operand<Operand>(w + n + i, N, rows, k) : Operand{};
   }
 };
 
@@ -90,14 +91,28 @@ void multiply_rows(const Operand* a, int64_t stride, int64_t count, const ByColu
     const int64_t width = std::min<int64_t>(COLUMNS * VL, w.N - n);
     in_parts<max_rows<COLUMNS>>(count, [&]<int M>(int64_t start) {
       const Operand* rows[M];
-      Vec c[M][COLUMNS] = {};
+      Vec c[M][COLUMNS];
+#pragma GCC unroll 8
       for (int m = 0; m < M; m++) {
         rows[m] = a + (start + m) * stride;
-        if (add)
-          for (int v = 0; v * VL < width; v++) c[m][v] = load(out(start + m) + n + v * VL);
+#pragma GCC unroll 8
+        for (int v = 0; v < COLUMNS; v++)
+          c[m][v] = add && v * VL < width ? load(out(start + m) + n + v * VL) : Vec{};
       }
-      multiply(c, rows, w.K, w.data.data() + n * w.K);
-      for (int m = 0; m < M; m++) std::memcpy(out(start + m) + n, c[m], 4 * width);
+      multiply(c, rows, w.K, w.data + n * w.K);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; m++) {
+        float* const to = out(start + m) + n;
+        if (width == COLUMNS * VL) {
+#pragma GCC unroll 8
+          for (int v = 0; v < COLUMNS; v++) store(to + v * VL, c[m][v]);
+        } else {
+          Vec part[COLUMNS];
+#pragma GCC unroll 8
+          for (int v = 0; v < COLUMNS; v++) part[v] = c[m][v];
+          std::memcpy(to, part, 4 * width);
+        }
+      }
     });
   }
 }
@@ -108,7 +123,11 @@ inline void add_outer_products(const float* const* a, int64_t K, const float* d,
   for (int64_t n = 0; n < N; n += COLUMNS * VL) {
     const int vectors = std::min<int64_t>(COLUMNS, (N - n) / VL);
     in_parts<max_rows<COLUMNS>>(K, [&]<int M>(int64_t k) {
-      Vec c[M][COLUMNS] = {};
+      Vec c[M][COLUMNS];
+#pragma GCC unroll 8
+      for (int m = 0; m < M; m++)
+#pragma GCC unroll 8
+        for (int v = 0; v < COLUMNS; v++) c[m][v] = Vec{};
       for (int64_t r = 0; r < count; r++) {
         const float *a_r = a[r] + k, *d_r = d + r * stride + n;
         Vec columns[COLUMNS];
@@ -121,8 +140,11 @@ inline void add_outer_products(const float* const* a, int64_t K, const float* d,
           for (int v = 0; v < COLUMNS; v++) c[m][v] += a_rm * columns[v];
         }
       }
+#pragma GCC unroll 8
       for (int m = 0; m < M; m++)
-        for (int v = 0; v < vectors; v++) {
+#pragma GCC unroll 8
+        for (int v = 0; v < COLUMNS; v++) {
+          if (v >= vectors) break;
           float* to = out + (k + m) * N + n + v * VL;
           store(to, load(to) + c[m][v]);
         }
