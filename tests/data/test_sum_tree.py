@@ -111,7 +111,7 @@ def test_a_tree_set_at_once_equals_one_set_bit_by_bit():
         assert torch.equal(tree.numbers, again.numbers)
 
 
-# Broken by a sum in another order (`sum(1)` for `cumsum(1)[:, -1]`), or a `rest` that is measured otherwise, in one alone.
+# Broken by a sum in another order (`sum(1)` for `cumsum(1)[:, -1]`), or a `rest` left as it was, in one alone.
 @needs_native
 @pytest.mark.parametrize("num_leaves", [*SIZES, 250_000])
 def test_numpy_and_cpp_agree_to_the_last_bit(num_leaves, monkeypatch):
