@@ -73,7 +73,7 @@ extern "C" void lstm_backward(int64_t T, int64_t B, int64_t D, int64_t H, int64_
       thread_local Array<float> d;  // the gates' gradients, as `gates`
       thread_local Array<Operand> copies;
       d.resize(block * share.count * 4 * H);
-      if (NUMBERS<Operand> > 1) copies.resize(num_operands<Operand>(d.size()));
+      if (!std::is_same_v<Operand, float>) copies.resize(num_operands<Operand>(d.size()));
       const Operand* operands = nullptr;
       const int64_t stride = num_operands<Operand>(4 * H);
       std::vector<const float*> inputs(block * share.count), states(block * share.count);

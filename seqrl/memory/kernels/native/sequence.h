@@ -47,11 +47,11 @@ struct Rows {
   Array<Operand> copies;
 
   Rows(int64_t count, int64_t length) : length(length), rows(count) {
-    if (NUMBERS<Operand> > 1) copies.resize(count * num_operands<Operand>(length));
+    if (!std::is_same_v<Operand, float>) copies.resize(count * num_operands<Operand>(length));
   }
 
   void set(int64_t i, const float* row) {
-    if constexpr (NUMBERS<Operand> == 1) {
+    if constexpr (std::is_same_v<Operand, float>) {
       rows[i] = row;
     } else {
       Operand* const copy = copies.data() + i * num_operands<Operand>(length);
@@ -64,10 +64,10 @@ struct Rows {
 // `count` numbers from d + begin as operands, as far from the pointer that is returned: themselves, or copies.
 template <typename Operand>
 const Operand* as_operands(const float* d, int64_t begin, int64_t count, Array<Operand>& copies) {
-  if constexpr (NUMBERS<Operand> == 1) {
+  if constexpr (std::is_same_v<Operand, float>) {
     return d;
   } else {
-    round_row(d + begin, count, copies.data() + begin / 2);
+    round_row(d + begin, count, copies.data() + begin / NUMBERS<Operand>);
     return copies.data();
   }
 }
@@ -76,7 +76,7 @@ const Operand* as_operands(const float* d, int64_t begin, int64_t count, Array<O
 template <typename F>
 void with_operands(bool bfloat16, const F& f) {
   if (bfloat16)
-    f.template operator()<Pair>();
+    f.template operator()<Rounded>();
   else
     f.template operator()<float>();
 }

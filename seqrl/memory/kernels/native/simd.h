@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <type_traits>
 #include <vector>
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -67,12 +68,20 @@ inline Vec of_bits(IntVec bits) {
   return v;
 }
 
-// What a product multiplies: a number, or two in bfloat16 which lie side by side in the sum.
-enum class Pair : uint32_t {};
+// What a product multiplies in bfloat16: two numbers, which lie side by side in the sum, where the processor is quicker
+// with them. Else one as a float: Intel's (told by AVX512-FP16) takes twice as long for two pairs as for two vectors.
+enum class Rounded : uint32_t {};
+#if defined(__AVX512BF16__) && !defined(__AVX512FP16__)
+#define PAIRS 1
+#else
+#define PAIRS 0
+#endif
+
+// Numbers in an operand.
 template <typename Operand>
 constexpr int64_t NUMBERS = 1;
 template <>
-constexpr int64_t NUMBERS<Pair> = 2;
+constexpr int64_t NUMBERS<Rounded> = PAIRS ? 2 : 1;
 
 // Operands that hold `count` numbers.
 template <typename Operand>
@@ -80,25 +89,15 @@ constexpr int64_t num_operands(int64_t count) {
   return (count + NUMBERS<Operand> - 1) / NUMBERS<Operand>;
 }
 
-inline Vec all(Pair x) { return of_bits(IntVec{} + int32_t(x)); }
+inline Vec all(Rounded x) { return of_bits(IntVec{} + int32_t(x)); }
 
 // c + a b, of numbers or of pairs.
 template <typename Operand>
-inline Vec multiply_add(Vec c, Vec a, Vec b);
-
-template <>
-inline Vec multiply_add<float>(Vec c, Vec a, Vec b) {
-  return c + a * b;
-}
-
-template <>
-inline Vec multiply_add<Pair>(Vec c, Vec a, Vec b) {
-#if defined(__AVX512BF16__)
-  return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b);
-#else
-  const IntVec first = bits_of(a), second = bits_of(b), upper = IntVec{} + int32_t(0xffff0000);
-  return c + of_bits(first << 16) * of_bits(second << 16) + of_bits(first & upper) * of_bits(second & upper);
+inline Vec multiply_add(Vec c, Vec a, Vec b) {
+#if PAIRS
+  if constexpr (NUMBERS<Operand> == 2) return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b);
 #endif
+  return c + a * b;
 }
 
 // The nearest number of bfloat16, its bits.
@@ -112,24 +111,26 @@ inline uint32_t rounded(float x) {
 // Operand k of the K numbers w[0], w[stride], …; beyond the last one stands 0.
 template <typename Operand>
 inline Operand operand(const float* w, int64_t stride, int64_t K, int64_t k) {
-  if constexpr (NUMBERS<Operand> == 1) {
+  if constexpr (std::is_same_v<Operand, float>) {
     return w[k * stride];
-  } else {
+  } else if constexpr (PAIRS) {
     const uint32_t second = 2 * k + 1 < K ? rounded(w[(2 * k + 1) * stride]) : 0;
-    return Pair(rounded(w[2 * k * stride]) | second << 16);
+    return Operand(rounded(w[2 * k * stride]) | second << 16);
+  } else {
+    return Operand(rounded(w[k * stride]) << 16);
   }
 }
 
 // A row of K numbers as operands.
-inline void round_row(const float* row, int64_t K, Pair* to) {
+inline void round_row(const float* row, int64_t K, Rounded* to) {
   int64_t k = 0;
-#if defined(__AVX512BF16__)
+#if PAIRS
   for (; k + 2 * VL <= K; k += 2 * VL) {
     const __m512bh pairs = _mm512_cvtne2ps_pbh(load(row + k + VL), load(row + k));
     std::memcpy(to + k / 2, &pairs, sizeof pairs);
   }
 #endif
-  for (; k < K; k += 2) to[k / 2] = operand<Pair>(row, 1, K, k / 2);
+  for (k /= NUMBERS<Rounded>; k < num_operands<Rounded>(K); k++) to[k] = operand<Rounded>(row, 1, K, k);
 }
 
 // e^x to 2 units in the last place. x = n ln 2 + r with |r| <= ln 2 / 2: the Taylor series of e^r to the seventh power,
