@@ -4,7 +4,8 @@ from seqrl.distributed.actor import Actor, MakeActor, Shipment, Weights, actor_s
 from seqrl.distributed.asynchronous import AsyncEngine
 from seqrl.distributed.elastic import ask_for_actors, asked_for_actors
 from seqrl.distributed.engine import Engine
-from seqrl.distributed.learners import ALONE, Group, is_first, spawn, torchrun_group
+from seqrl.distributed.launch import is_first, spawn, torchrun_group
+from seqrl.distributed.learners import ALONE, Group
 from seqrl.distributed.on_ray import RayEngine
 from seqrl.distributed.synchronous import SyncEngine
 

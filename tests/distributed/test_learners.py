@@ -15,7 +15,7 @@ from torch import nn
 from seqrl.algorithms import impala, resume, train
 from seqrl.checkpoint import load_checkpoint, save_checkpoint
 from seqrl.cli import main
-from seqrl.distributed import Group, learners, spawn
+from seqrl.distributed import Group, launch, spawn
 from seqrl.errors import UserError
 from seqrl.learner import Learner
 from seqrl.nets import RewardScale, RunningNorm
@@ -41,7 +41,7 @@ def quick_start():
     """Processes that are forked from one that has imported everything, and done nothing."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(["seqrl.cli", "pytest", "test_learners"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learners, "START", "forkserver")
+        patch.setattr(launch, "START", "forkserver")
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
 
@@ -266,6 +266,44 @@ def test_ctrl_c_ends_both_and_saves(tmp_path, capsys):
     assert not multiprocessing.active_children()
     assert main(["train", "--resume", str(folder), "--num-steps", str(step + 640)]) == 0
     assert list(read_metrics(folder))[-1]["step"] == step + 640
+
+
+def wait_in_vain(group, folder):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    (folder / str(group.rank)).touch()
+    time.sleep(1000)
+
+
+def test_a_second_ctrl_c_ends_all_at_once(tmp_path):
+    """Breaks if it is handed on too: a learner that waits for another in C++ does not hear it."""
+
+    def twice():
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.01)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=twice)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        spawn(wait_in_vain, 2, tmp_path)
+    thread.join()
+    assert not multiprocessing.active_children()
+
+
+def drift(group, folder):
+    module = nn.Linear(2, 1)
+    nn.init.constant_(module.weight, 1.0 + group.rank * 1e-7)
+    nn.init.zeros_(module.bias)
+    parts = {"agent": module, "scale": RewardScale(1, 0.9)}
+    group.add_others(parts, common=("agent",))
+    parts["others"].state_dict()
+
+
+def test_learners_that_drift_apart_are_found_out(tmp_path):
+    with pytest.raises(UserError, match=r"learner \d crashed \(AssertionError: the learners hold different weights\)"):
+        spawn(drift, 2, tmp_path)
 
 
 @pytest.mark.parametrize(
