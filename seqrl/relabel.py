@@ -1,5 +1,9 @@
 """Values of logged observations, and returns-to-go raised to what they promise."""
 
+import io
+import json
+import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seqrl.checkpoint import write_atomically
 from seqrl.data import EpisodeDataset, Windows
 from seqrl.learner import Learner
 from seqrl.nets import Encoder
@@ -68,21 +73,30 @@ def _head(hidden_size: int) -> nn.Sequential:
     return nn.Sequential(nn.Tanh(), nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, 1))
 
 
-def value_loss(values: Values, target: Values, windows: Windows, config: ValueConfig) -> Tensor:
+def value_loss(
+    values: Values,
+    target: Values,
+    windows: Windows,
+    config: ValueConfig,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Tensor:
     """Implicit Q-learning: V an expectile of the lower target Q over logged actions, Q one step of reward and V ahead.
 
         L_V = |τ − 1(u < 0)| u²,  u = min Q'(o, a) − V(o);      L_Q = ½ Σ_i (r + γ (1 − terminated) V(o') − Q_i(o, a))²
 
-    Only logged actions are ever asked about. Source: Kostrikov et al. 2022, arXiv 2110.06169, equations 5 and 6. Where
-    outcomes are drawn by chance a high τ counts luck as skill.
+    Only logged actions are ever asked about. What Q learns from is kept within `bounds`, which a return cannot leave:
+    undiscounted values of a task that only a limit of time ends would grow for ever. Where outcomes are drawn by chance
+    a high τ counts luck as skill. Source: Kostrikov et al. 2022, arXiv 2110.06169, equations 5 and 6; the bounds are
+    ours.
     """
     observation, action = windows.inputs.observation, windows.action
     with torch.no_grad():
         logged = torch.stack(target.of_actions(observation, action)).amin(0)
     value = values.of_observations(observation)
-    # A decision's successor is a row of the same window, unless the window ends there.
-    decision = windows.mask[:-1]
+    # A decision's successor is the next row, unless the window ends there: at its last row, or where pads begin.
+    decision = windows.mask[:-1] & (~windows.inputs.is_first[1:] | windows.terminated[:-1])
     goal = windows.reward[:-1] + config.gamma * (~windows.terminated[:-1]).float() * value[1:].detach()
+    goal = goal.clamp(*bounds)
     now = tree_map(lambda leaf: leaf[:-1], (observation, action))
     total = masked_mean(expectile_error(value, logged, config.expectile), windows.mask)
     for q in values.of_actions(*now):
@@ -101,12 +115,13 @@ def learn_values(dataset: EpisodeDataset, config: ValueConfig) -> Values:
         values.update_statistics(dataset.windows(64, config.length, generator))
     target.load_state_dict(values.state_dict())
     learner = Learner(values, config.learning_rate, max_grad_norm=10.0)
+    least, greatest = (float(limit[0]) for limit in bounds(dataset, config.gamma))
     with progress_bar() as progress:
         task = progress.add_task("values of the log", total=config.num_updates, episode_return=None, steps_per_second=0)
         for update in range(config.num_updates):
             learner.learning_rate = config.learning_rate * (1 - update / config.num_updates)
             windows = dataset.windows(config.batch_size, config.length, generator)
-            learner.update(value_loss(values, target, windows, config))
+            learner.update(value_loss(values, target, windows, config, (least, greatest)))
             with torch.no_grad():
                 for old, new in zip(target.parameters(), values.parameters(), strict=True):
                     old.lerp_(new, config.target_rate)
@@ -119,20 +134,30 @@ def relabelled_returns(dataset: EpisodeDataset, config: ValueConfig, path: Path 
 
     Backwards from each episode's end, where R is 0 if the task ended and V(o_T) if it was cut. What a better ending
     elsewhere in the log promises goes up the episode: a return can then be asked for that no single episode brought.
-    Rows of episodes that are not in `dataset` are 0. With `path` they are kept in that file, and read from it if there.
+    V is no more than an episode as long as the log's longest could bring from there (`bounds`). Rows of episodes that
+    are not in `dataset` are 0. With `path` they are kept in that file, and read from it if there; the seconds that it
+    took to learn them stand beside it.
 
     Source: Yamagata et al. 2023, arXiv 2209.03993, section 3. Differs: V of implicit Q-learning in place of CQL's, and
     no cut of the relabelling at a window's end.
     """
     if path is not None and path.exists():
         return np.load(path, allow_pickle=False)
+    begin = time.monotonic()
     result = scan(dataset, state_values(dataset, learn_values(dataset, config)), config.gamma)
     if path is not None:
-        temporary = path.with_name(f".{path.name}")
-        with open(temporary, "wb") as file:
-            np.save(file, result, allow_pickle=False)
-        temporary.replace(path)
+        seconds = {"seconds": time.monotonic() - begin}
+        write_atomically(path.with_suffix(".json"), json.dumps(seconds).encode())
+        buffer = io.BytesIO()
+        np.save(buffer, result, allow_pickle=False)
+        write_atomically(path, buffer.getvalue())
     return result
+
+
+def seconds_of(path: Path) -> float:
+    """What the returns-to-go in the file `path` took to learn; 0 where there are none."""
+    beside = path.with_suffix(".json")
+    return float(json.loads(beside.read_text())["seconds"]) if beside.exists() else 0.0
 
 
 @torch.no_grad()
@@ -145,10 +170,35 @@ def state_values(dataset: EpisodeDataset, values: Values, chunk: int = 8192) -> 
     return np.concatenate(parts)
 
 
+def bounds(dataset: EpisodeDataset, gamma: float) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest return-to-go after t decisions of an episode, [H + 1] each, t = 0 … H.
+
+    H is the log's longest episode, and each decision that is left brings at least the log's lowest reward and at most
+    its highest, or nothing, if the task has ended.
+    """
+    reward = dataset.reward[rows_of(dataset)[0]]
+    left = gamma ** np.arange(int(dataset.lengths.max()), dtype=np.float64)
+    weight = np.append(np.cumsum(left)[::-1], 0.0)  # Σ γ^k over the decisions that are left
+    return weight * min(float(reward.min()), 0.0), weight * max(float(reward.max()), 0.0)
+
+
+def rows_of(dataset: EpisodeDataset) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the files that are `dataset`'s, final observations too, and the decisions before each."""
+    length = dataset.lengths + 1
+    timestep = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+    return np.repeat(dataset.starts[:-1], length) + timestep, timestep
+
+
 def scan(dataset: EpisodeDataset, value: np.ndarray, gamma: float) -> np.ndarray:
-    """The recursion of `relabelled_returns`, all episodes at once, a step back at a time."""
+    """The recursion of `relabelled_returns`, all episodes at once, a step back at a time.
+
+    A promise does not exceed the greatest of `bounds`, as if no episode were longer than the log's longest.
+    """
     result = np.zeros(len(dataset.reward), dtype=np.float32)
     last = dataset.starts[:-1] + dataset.lengths  # the rows of the final observations
+    rows, timestep = rows_of(dataset)
+    value = value.copy()
+    value[rows] = np.minimum(value[rows], bounds(dataset, gamma)[1][timestep])
     cut = ~dataset.terminated[last - 1]
     following = np.where(cut, value[last], 0.0).astype(np.float32)
     for back in range(1, int(dataset.lengths.max()) + 1):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from seqrl.objectives import rescale, squared_error, unrescale
+from seqrl.objectives import expectile_error, rescale, squared_error, unrescale
 
 
 # Breaks without the ½, or without `.detach()`.
@@ -37,3 +37,33 @@ def test_unrescale_undoes_rescale(epsilon):
 def test_unrescale_keeps_float32():
     x = torch.logspace(-1, 6, 50)
     torch.testing.assert_close(unrescale(rescale(x)), x, rtol=2e-5, atol=0)
+
+
+# Breaks if τ weighs the targets below the prediction, u² becomes |u|, or the target's gradient flows.
+@pytest.mark.parametrize("expectile", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.5, 0.25])
+def test_the_expectile_of_two_points(expectile, share):
+    """Golden: of targets b with the share p and a < b else, the loss is least at (τ p b + (1 − τ)(1 − p) a) / (τ p +
+    (1 − τ)(1 − p)), which for τ = ½ is their mean."""
+    a, b = -1.0, 3.0
+    above, below = expectile * share, (1 - expectile) * (1 - share)
+    least = (above * b + below * a) / (above + below)
+    if expectile == 0.5:
+        assert least == pytest.approx(share * b + (1 - share) * a)
+    target = torch.tensor([b] * int(4 * share) + [a] * int(4 * (1 - share)), dtype=torch.float64, requires_grad=True)
+    prediction = torch.full((4,), least, dtype=torch.float64, requires_grad=True)
+    expectile_error(prediction, target, expectile).sum().backward()
+    assert prediction.grad.sum().item() == pytest.approx(0.0, abs=1e-12)
+    assert target.grad is None
+
+    def total(at):
+        return expectile_error(torch.full_like(target, at), target, expectile).sum().item()
+
+    assert total(least) < min(total(least - 0.01), total(least + 0.01))
+
+
+# Breaks without the absolute value, or with ½ u².
+def test_expectile_error_by_hand():
+    """Golden: u = 2 weighs τ, u = −1 weighs 1 − τ."""
+    found = expectile_error(torch.tensor([1.0, 5.0]), torch.tensor([3.0, 4.0]), 0.75)
+    assert found.tolist() == [3.0, 0.25]
