@@ -7,9 +7,11 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from test_faults import alive, wait_until
 from torch import nn
 
 from seqrl.algorithms import impala, resume, train
@@ -270,7 +272,7 @@ def test_ctrl_c_ends_both_and_saves(tmp_path, capsys):
 
 def wait_in_vain(group, folder):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    (folder / str(group.rank)).touch()
+    (folder / str(os.getpid())).touch()
     time.sleep(1000)
 
 
@@ -290,6 +292,22 @@ def test_a_second_ctrl_c_ends_all_at_once(tmp_path):
         spawn(wait_in_vain, 2, tmp_path)
     thread.join()
     assert not multiprocessing.active_children()
+
+
+def spawn_here(folder):
+    launch.START = "forkserver"
+    spawn(wait_in_vain, 2, folder)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds processes under /proc")
+def test_learners_end_with_the_process_that_started_them(tmp_path):
+    """Breaks without `end_with_parent` in a learner's process."""
+    process = multiprocessing.get_context("forkserver").Process(target=spawn_here, args=(tmp_path,))
+    process.start()
+    wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+    process.kill()
+    process.join()
+    wait_until(lambda: not [path for path in tmp_path.iterdir() if alive(path.name)], 20)
 
 
 def drift(group, folder):
