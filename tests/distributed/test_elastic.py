@@ -21,11 +21,11 @@ from seqrl.nets import RewardScale
 from seqrl.run import CHECKPOINT, config_to_json, create_folder, read_metrics, read_saved_step
 
 
-def receive_until(engine, condition, seconds=60):
+def receive_until(engine, condition, seconds=300):
     """The actors whose trajectories were received until `condition(actors)`."""
     seen, end = [], time.monotonic() + seconds
     while not condition(seen):
-        assert time.monotonic() < end, f"only {seen}"
+        assert time.monotonic() < end, f"only of {[s.actor for s in seen]}"
         seen.append(engine.receive())
     return seen
 

@@ -164,3 +164,46 @@ def test_a_learner_that_is_killed_leaves_nothing_and_can_go_on(tmp_path, monkeyp
     wait_until(lambda: not processes_of(process.pid), 10)
     block.unlink(missing_ok=True)
     goes_on(folder, 160)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["async", "ray"])
+def test_the_command_line_goes_on_after_its_learner_was_killed(engine, tmp_path):
+    """kill −9, and what Ray runs of its own ends too; another number of actors goes on where the one before was."""
+    if engine == "ray":
+        pytest.importorskip("ray")
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "seqrl.cli", "train"]
+    flags = ["impala", "--env", "CartPole-v1", "--vectorization", "async", "--num-envs", "2", "--hidden-size", "8"]
+    flags += ["--rollout-length", "8", "--replay-share", "0.5", "--replay-capacity", "7", "--checkpoint-every", "5"]
+    flags += ["--num-steps", "1000000000", "--run-dir", str(folder), "--engine", engine]
+    with (tmp_path / "log").open("w") as log:
+        run = subprocess.Popen([*command, *flags], stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_until(lambda: run.poll() is not None or read_saved_step(folder) >= 800, 300)
+        assert run.poll() is None, (tmp_path / "log").read_text()
+        before = processes_of(run.pid)
+        run.kill()
+        run.wait()
+        wait_until(lambda: not [pid for pid, words in before.items() if alive(pid) and b"Agent" not in words], 30)
+        wait_until(lambda: not [pid for pid in before if alive(pid)], 150)  # Ray's own agents look once a minute
+        assert not processes_of(run.pid)
+    finally:
+        subprocess.run(["pkill", "-9", "-s", str(run.pid)], check=False)
+    assert len(before) >= 1 + 2 + 2 * 2  # the learner, its actors and their environments
+    step = read_saved_step(folder)
+    resumed = subprocess.run(
+        [*command, "--resume", str(folder), "--num-actors", "3", "--num-steps", str(step + 1600)],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert resumed.returncode == 0, resumed.stderr
+    lines = [line for line in read_metrics(folder) if line["step"] > step]
+    assert lines[-1]["step"] >= step + 1600
+    assert {line["num_actors"] for line in lines} == {3.0}
+
+
+def alive(pid):
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 import torch
 from clock import counting_agent
+from test_elastic import receive_until
 from test_engines import Failing, Hanging, make_counting_actor, receive_for_ever
 
 from seqrl.distributed import RayEngine
@@ -96,6 +97,24 @@ def test_an_actor_that_hangs_is_begun_anew(caplog):
         assert found == [True, False, True]
         assert engine.metrics()["actors_restarted"] == 1
     assert "sent nothing for 5 seconds" in caplog.text
+
+
+# Breaks if what was asked of an actor that ends is still waited for, or it is taken for dead.
+def test_actors_come_and_go(caplog):
+    with started(make_counting_actor) as engine:
+        engine.resize(3)
+        seen = receive_until(engine, lambda seen: {s.actor for s in seen} == {0, 1, 2})
+        engine.resize(1)
+        assert {engine.receive().actor for _ in range(6)} == {0}
+        assert set(engine.asked.values()) == {0}
+        engine.resize(2)
+        seen += receive_until(engine, lambda seen: 1 in {s.actor for s in seen})
+        first, *_, again = [s.trajectory.inputs for s in seen if s.actor == 1]
+        assert again.is_first[0].all()
+        assert not torch.equal(first.observation, again.observation)
+        metrics = engine.metrics()
+    assert (metrics["num_actors"], metrics["actors_restarted"]) == (2, 0)
+    assert not caplog.messages
 
 
 def test_an_error_in_an_actor_is_one_in_the_learner():
