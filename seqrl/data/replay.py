@@ -220,6 +220,11 @@ class Replay:
         sequence = oldest + (slot // self.num_envs - oldest) % per_column
         return sequence * self.stride, slot % self.num_envs
 
+    def number(self, slot: Tensor) -> Tensor:
+        """Numbers [N] that say which sequences are at `slot` [N]: they stay theirs when these are overwritten."""
+        first, column = self._start(slot)
+        return first // self.stride * self.num_envs + column
+
     def set_priority(self, slot: Tensor, priority: Tensor) -> None:
         """New priorities [N] of the sequences `slot` [N]; one that was drawn several times gets its largest.
 
@@ -295,6 +300,7 @@ class Replay:
             "max_priority": torch.tensor(self.max_priority, dtype=torch.float64),
             "rows": torch.tensor(self.rows),
             "complete": torch.tensor(self.complete),
+            "acted": torch.tensor(self.acted),
             "generator": self.generator.get_state(),
         }
 
@@ -308,7 +314,7 @@ class Replay:
         self.version.copy_(state["version"])
         self.tree.set(torch.arange(self.tree.num_leaves), state["leaves"])
         self.max_priority = float(state["max_priority"])
-        self.rows, self.complete = int(state["rows"]), int(state["complete"])
+        self.rows, self.complete, self.acted = int(state["rows"]), int(state["complete"]), int(state["acted"])
         self.generator.set_state(state["generator"].cpu())
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from seqrl.data.replay import Replay, ReplayBatch
-from seqrl.trajectory import AgentInput, Trajectory, Tree, tree_cat, tree_map
+from seqrl.trajectory import AgentInput, Trajectory, Tree, tree_cat, tree_like, tree_map
 
 
 class ActedSequences:
@@ -51,7 +51,7 @@ class ActedSequences:
         kept = self.record(trajectory)
         if self.kept != ():
             before -= _num_rows(self.kept)
-            kept = tree_cat([self.kept, kept])
+            kept = tree_cat([tree_like(kept, self.kept), kept])
         first = -before % self.stride  # of `kept`, the first row that begins a sequence
         priority = []
         while first + self.num_rows <= _num_rows(kept):
@@ -164,34 +164,26 @@ class ShardedReplay:
 
     def set_priority(self, slot: Tensor, priority: Tensor) -> None:
         """New priorities [N] of the sequences `slot` [N]. See `Replay.set_priority`."""
-        for shard, index, own in self._by_shard(slot):
-            shard.set_priority(own, priority.detach().cpu()[index])
+        for k, index, own in self.by_shard(slot):
+            self.shards[k].set_priority(own, priority.detach().cpu()[index])
 
     def write_back(self, slot: Tensor, state: Tree, version: int) -> None:
         """Replace the states that the sequences after `slot` [N] start from. See `Replay.write_back`."""
         state = tree_map(lambda leaf: leaf.detach().cpu(), state)
-        for shard, index, own in self._by_shard(slot):
-            shard.write_back(own, tree_map(lambda leaf, index=index: leaf[index], state), version)
+        for k, index, own in self.by_shard(slot):
+            self.shards[k].write_back(own, tree_map(lambda leaf, index=index: leaf[index], state), version)
 
     def history(self, slot: Tensor, limit: int = 10_000) -> tuple[AgentInput, Tensor]:
         """What came before the sequences `slot` [N] in their episodes. See `Replay.history`."""
-        whole = torch.zeros(len(slot), dtype=torch.bool)
-        found = []
-        for shard, index, own in self._by_shard(slot):
-            before, whole[index] = shard.history(own, limit)
-            found.append((index, before))
-        longest = max(len(before.is_first) for _, before in found)
-        rows = tree_cat([_filled_up(before, longest) for _, before in found], dim=1)
-        order = torch.cat([index for index, _ in found]).argsort()
-        return tree_map(lambda leaf: leaf[:, order], rows), whole
+        return join_histories([(index, *self.shards[k].history(own, limit)) for k, index, own in self.by_shard(slot)])
 
-    def _by_shard(self, slot: Tensor) -> Iterator[tuple[Replay, Tensor, Tensor]]:
+    def by_shard(self, slot: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Each shard with sequences among `slot` [N]: which of the N these are, and the shard's own numbers of them."""
         slot = slot.cpu()
-        for k, shard in enumerate(self.shards):
+        for k in range(len(self.shards)):
             index = (slot // self.slots == k).nonzero().flatten()
             if len(index):
-                yield shard, index, slot[index] - k * self.slots
+                yield k, index, slot[index] - k * self.slots
 
     def priority_quantiles(self) -> dict[str, Tensor]:
         """Those of `Replay.priority_quantiles`, each the mean over the shards."""
@@ -235,6 +227,15 @@ def join(batches: list[ReplayBatch], leaves: Tensor, importance_exponent: float)
         weight = (leaves / leaves.min()).pow(-importance_exponent).to(weight)
     rows = inputs, action, reward, terminated, truncated, mask, log_prob
     return ReplayBatch(*rows, state, slot, weight, age)
+
+
+def join_histories(found: list[tuple[Tensor, AgentInput, Tensor]]) -> tuple[AgentInput, Tensor]:
+    """What `Replay.history` gives, of N sequences in several shards; `found` says which of the N are in each."""
+    longest = max(len(before.is_first) for _, before, _ in found)
+    rows = tree_cat([_filled_up(AgentInput(*before), longest) for _, before, _ in found], dim=1)
+    order = torch.cat([index for index, _, _ in found]).argsort()
+    whole = torch.cat([whole for _, _, whole in found])
+    return tree_map(lambda leaf: leaf[:, order], rows), whole[order]
 
 
 def _filled_up(before: AgentInput, num_rows: int) -> AgentInput:

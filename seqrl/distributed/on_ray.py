@@ -10,10 +10,11 @@ from typing import Any, final
 import numpy as np
 import torch
 
-from seqrl.distributed.actor import Actor, MakeActor, Shipment, Weights
+from seqrl.distributed.actor import Actor, Elsewhere, MakeActor, Shipment, Weights
 from seqrl.distributed.engine import Deaths, Engine, Meter, Unsaved, describe
+from seqrl.distributed.ray_shards import to_arrays, to_tensors
 from seqrl.errors import UserError
-from seqrl.trajectory import tree_map
+from seqrl.nets.normalization import observed
 
 AHEAD = 2
 """Trajectories that each actor is asked for at a time: one that it collects while the learner takes the other."""
@@ -53,6 +54,8 @@ class RayEngine(Engine):
         self.heard: dict[int, float] = {}
         """When an actor last gave something, or began."""
         self.process_ids: dict[int, int] = {}
+        self.elsewhere: dict[Any, Any] | None = None
+        """References to the trajectories that were asked for, if these are to go elsewhere than to the learner."""
 
     def publish(self, weights: Weights, version: int) -> None:
         """The first call starts the actors."""
@@ -83,14 +86,21 @@ class RayEngine(Engine):
             self._ask(index)
 
     def _ask(self, index: int) -> None:
-        self.asked[self.actors[index].collect.remote(self.weights, self.version)] = index
+        actor = self.actors[index]
+        if self.elsewhere is None:
+            message = actor.collect.remote(self.weights, self.version)
+        else:
+            message, trajectory = actor.collect_elsewhere.options(num_returns=2).remote(self.weights, self.version)
+            self.elsewhere[message] = trajectory
+        self.asked[message] = index
 
     def receive(self) -> Shipment:
         start, depth = time.perf_counter(), len(self._ready(self.asked))
         while True:
             self._replace_the_hanging()
             for reference in self.ray.wait(list(self.asked), timeout=PATIENCE)[0]:
-                shipment = self._take(reference)
+                index = self.asked[reference]  # answers of one actor may be heard of in another order: oldest first
+                shipment = self._take(next(asked for asked, of in self.asked.items() if of == index))
                 if shipment is not None:
                     self.meter.received_after(time.perf_counter() - start, shipment, depth)
                     return shipment
@@ -128,7 +138,10 @@ class RayEngine(Engine):
         self.heard[index] = time.monotonic()
         self.deaths.sent(index)
         self._ask(index)
-        return message._replace(trajectory=tree_map(lambda leaf: torch.from_numpy(leaf.copy()), message.trajectory))
+        message = message._replace(priority=to_tensors(message.priority))
+        if self.elsewhere is not None:
+            return message._replace(elsewhere=message.elsewhere._replace(reference=self.elsewhere.pop(reference)))
+        return message._replace(trajectory=to_tensors(message.trajectory))
 
     def _replace(self, index: int, why: str) -> None:
         self._end(index)
@@ -139,6 +152,8 @@ class RayEngine(Engine):
         self.ray.kill(self.actors.pop(index))
         self.asked = {reference: i for reference, i in self.asked.items() if i != index}
         self.beginning = {reference: i for reference, i in self.beginning.items() if i != index}
+        if self.elsewhere is not None:
+            self.elsewhere = {reference: t for reference, t in self.elsewhere.items() if reference in self.asked}
         self.heard.pop(index, None)
         self.process_ids.pop(index, None)
 
@@ -167,13 +182,32 @@ class _RemoteActor:
 
     def collect(self, weights: dict[str, np.ndarray], version: int) -> Shipment | UserError:
         """The next trajectory, its tensors as arrays, which the object store hands over without pickling them."""
+        shipment = self._collect(weights, version)
+        if isinstance(shipment, UserError):
+            return shipment
+        return shipment._replace(trajectory=to_arrays(shipment.trajectory), priority=to_arrays(shipment.priority))
+
+    def collect_elsewhere(self, weights: dict[str, np.ndarray], version: int) -> tuple[Shipment | UserError, Any]:
+        """The same, the trajectory on its own, so that the rest alone goes to the learner."""
+        shipment = self._collect(weights, version)
+        if isinstance(shipment, UserError) or self.actor is None:
+            return shipment, None
+        trajectory, agent = shipment.trajectory, self.actor.rollout.agent
+        moments = observed(agent, lambda: agent.update_statistics(trajectory))
+        rest = shipment._replace(
+            trajectory=(),  # type: ignore[arg-type]
+            priority=to_arrays(shipment.priority),
+            elsewhere=Elsewhere(None, shipment.num_steps, moments),
+        )
+        return rest, to_arrays(trajectory)
+
+    def _collect(self, weights: dict[str, np.ndarray], version: int) -> Shipment | UserError:
         try:
             if self.actor is None:
                 self.actor = self.make_actor(self.index, self.start)
-            shipment = self.actor.collect({name: torch.tensor(leaf) for name, leaf in weights.items()}, version)
+            return self.actor.collect({name: torch.tensor(leaf) for name, leaf in weights.items()}, version)
         except Exception as error:
             return UserError(describe(self.index, error))
-        return shipment._replace(trajectory=tree_map(lambda leaf: leaf.numpy(), shipment.trajectory))
 
 
 def _connect(address: str, num_actors: int) -> tuple[Any, bool]:
