@@ -151,7 +151,7 @@ def crossing_log(length: int, scale: int = 50) -> list[Part]:
 
 
 GALLOP = (12.1, (5.0, 0.6, 3.6, 1.2, 5.1, 3.1))
-"""Period and phases of the joints of HalfCheetah: the fastest of 60 drawn at random; 337 in 1,000 steps."""
+"""Period and phases of the joints of HalfCheetah: the fastest of 60 drawn at random; about 340 in 1,000 steps."""
 
 
 def sines(period: float, phases: Sequence[float], amplitude: float) -> Choose:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.learning import RESULTS, machine
 from seqrl.algorithms import decision_transformer
-from seqrl.data import EpisodeDataset
+from seqrl.data import EpisodeDataset, EpisodeWriter
 from seqrl.decision_agent import DecisionAgent
 from seqrl.envs import Environment
 from seqrl.evaluate import evaluate
@@ -49,6 +49,8 @@ class Experiment:
     """Of an agent, its log and the seed: evaluates, and sets `target_return` for it."""
     settings: dict[str, Any]
     methods: dict[str, dict[str, Any]]
+    part: Callable[[EpisodeDataset], np.ndarray] | None = None
+    """The episodes, by number, that the methods with `part` True learn from."""
     others: Callable[[EpisodeDataset, int], dict[str, Scores]] = lambda dataset, seed: {}
     """Scores, by name, of what does not train a transformer: oracles and baselines."""
     goals: Sequence[Goal] = ()
@@ -71,10 +73,13 @@ def run(name: str, experiment: Experiment, seeds: Sequence[int], methods: Sequen
                 print(f"  {other}: {scores}", flush=True)
             for method in methods:
                 settings = {"held_out": 0.0, **experiment.settings, **experiment.methods[method]}
+                learnt = dataset
+                if settings.pop("part", False) and experiment.part is not None:
+                    learnt = copied(dataset, experiment.part(dataset), Path(folder) / f"{method} log")
                 begin = time.perf_counter()
                 agent = decision_transformer.train(
                     decision_transformer.Config(
-                        dataset=str(dataset.folder), seed=seed, run_dir=f"{folder}/{method}", **settings
+                        dataset=str(learnt.folder), seed=seed, run_dir=f"{folder}/{method}", **settings
                     )
                 )
                 seconds = time.perf_counter() - begin
@@ -86,6 +91,15 @@ def run(name: str, experiment: Experiment, seeds: Sequence[int], methods: Sequen
     goals = [{"goal": str(goal), "value": value, "reached": goal.reached(value)} for goal, value in found]
     settings = {"settings": experiment.settings, "methods": {m: experiment.methods[m] for m in methods}}
     return {"about": experiment.about, **settings, "seeds": list(seeds), "means": means, "goals": goals, "runs": runs}
+
+
+def copied(dataset: EpisodeDataset, episodes: np.ndarray, folder: Path) -> EpisodeDataset:
+    """A log of its own with some episodes of another."""
+    about = dataset.about | {"source": f"{len(episodes)} of: {dataset.about['source']}"}
+    with EpisodeWriter(folder, dataset.observation_space, dataset.action_space, about=about) as writer:
+        for k in episodes:
+            writer.add(dataset.episode(int(k)))
+    return EpisodeDataset.open(folder)
 
 
 def about_log(dataset: EpisodeDataset) -> Scores:
