@@ -1,11 +1,10 @@
 """Which return should be asked for? Targets against achieved returns, and what the log says without an environment."""
 
-import itertools
 import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from rich.table import Table
 from scipy.stats import spearmanr
+from torch import Tensor
 
 from seqrl.algorithms.decision_transformer import Config, chosen_episodes, loss
 from seqrl.checkpoint import load_checkpoint, save_checkpoint, write_atomically
@@ -54,9 +54,11 @@ class Calibration:
     """Logged episodes with at least this return."""
     data_range: tuple[float, float]
     rank_correlation: float
-    """Spearman's, of target and achieved return, over the targets within the log's range."""
+    """Spearman's, of target and achieved return, over the targets within the log's range; NaN for less than three."""
     recommended: float
     num_episodes: int
+    gamma: float = 1.0
+    """Discount of targets; achieved returns are never discounted."""
 
     def warnings(self) -> list[str]:
         """What a person should know before asking for the recommended return."""
@@ -69,15 +71,20 @@ class Calibration:
             )
         elif self.support[k] < FEW:
             said.append(f"Only {self.support[k]} logged episodes brought {self.recommended:.4g}: log more like them.")
-        if not self.rank_correlation >= 0.5:
+        if self.rank_correlation < 0.5:
             said.append(
                 "The achieved return does not follow the target: asking has no hold on this agent. Train longer; or "
                 "returns are luck here (seqrl audit)."
             )
         short = self.recommended - self.achieved[k] > max(2 * self.half_width[k], 0.1 * abs(self.recommended))
-        if short:
+        if short and self.gamma == 1:
             said.append(f"What is asked for is not reached: {self.achieved[k]:.4g} in place of {self.recommended:.4g}.")
         return said
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for JSON: without a rank correlation, null."""
+        follows = self.rank_correlation
+        return asdict(self) | {"rank_correlation": follows if math.isfinite(follows) else None}
 
     def table(self) -> Table:
         """A line for each target."""
@@ -120,64 +127,86 @@ def calibrate(
     half = 1.96 * returns.std(1, ddof=1) / math.sqrt(returns.shape[1])
     best = int(mean.argmax())
     recommended = targets[int(np.flatnonzero(mean >= mean[best] - half[best])[0])]
-    low, high = float(dataset.returns.min()), float(dataset.returns.max())
+    logged = first_returns(dataset)
+    low, high = float(logged.min()), float(logged.max())
     within = [k for k, target in enumerate(targets) if low <= target <= high]
-    follows = float(spearmanr(np.array(targets)[within], mean[within]).statistic) if len(within) > 2 else math.nan
+    follows = math.nan
+    if len(within) > 2:
+        varies = mean[within].max() > mean[within].min()
+        follows = float(spearmanr(np.array(targets)[within], mean[within]).statistic) if varies else 0.0
     return Calibration(
         targets=targets,
         achieved=mean.tolist(),
         half_width=half.tolist(),
-        support=[int((dataset.returns >= target - 1e-6 * max(1, abs(target))).sum()) for target in targets],
+        support=[int((logged >= target - 1e-5 * max(1, abs(target))).sum()) for target in targets],
         data_range=(low, high),
-        rank_correlation=follows if math.isfinite(follows) else 0.0,
+        rank_correlation=follows,
         recommended=recommended,
         num_episodes=returns.shape[1],
+        gamma=agent.gamma,
     )
+
+
+def first_returns(dataset: EpisodeDataset) -> np.ndarray:
+    """[N]: what each episode brought as it would have been asked for at its beginning: discounted, if they are."""
+    return dataset.return_to_go[dataset.starts[:-1]]
 
 
 def target_grid(dataset: EpisodeDataset, number: int) -> list[float]:
     """`number` targets: evenly over the log's returns, the last a tenth of their range above the highest."""
-    low, high = float(dataset.returns.min()), float(dataset.returns.max())
+    logged = first_returns(dataset)
+    low, high = float(logged.min()), float(logged.max())
     above = high + 0.1 * (high - low or abs(high) or 1.0)
     return [*np.linspace(low, high, number - 1).tolist(), above] if high > low else [high, above]
 
 
 @torch.no_grad()
 def by_return(
-    agent: DecisionAgent, dataset: EpisodeDataset, config: Config, num_bins: int = 5, num_windows: int = 2048
+    agent: DecisionAgent, dataset: EpisodeDataset, config: Config, num_bins: int = 5, num_decisions: int = 2048
 ) -> list[Bin]:
     """How well an agent foresees the logged actions of `dataset`, held-out episodes, by their returns-to-go.
 
-    Nothing is played. An agent that heeds the return foresees the actions of good and of bad decisions alike; one that
-    does not, those that are common. The bins hold equal shares of the decisions.
+    Nothing is played: each decision, or `num_decisions` drawn of them, is foreseen from the rows before it that acting
+    would read. An agent that heeds the return foresees the actions of good and of bad decisions alike; one that does
+    not, those that are common.
     """
     length = min(config.context_length, 256)
-    windows = dataset.windows(num_windows, length, torch.Generator().manual_seed(2))
-    wished = windows.return_to_go[windows.mask]
-    edges = torch.quantile(wished, torch.linspace(0, 1, num_bins + 1)).unique()
-    edges = edges if len(edges) > 1 else edges.expand(2)  # all are alike: one bin
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(2)).numpy()
+    decisions = np.sort(order[:num_decisions])
+    before = np.append(0, np.cumsum(dataset.lengths))
+    episode = np.searchsorted(before, decisions, side="right") - 1
+    timestep = decisions - before[episode]
+    windows = dataset.windows_at(episode, timestep - (length - 1), length)
+    asked = windows.mask & (windows.timestep == torch.from_numpy(timestep))  # one row of each window
     bins = []
-    for low, high in itertools.pairwise(edges):
-        last = high == edges[-1]
-        inside = (windows.return_to_go >= low) & (windows.return_to_go <= high if last else windows.return_to_go < high)
-        total = {"decisions": 0.0}
-        for part in torch.arange(num_windows).split(256):
+    for low, high in bin_bounds(windows.return_to_go[asked], num_bins):
+        chosen = asked & (windows.return_to_go >= low) & (windows.return_to_go <= high)
+        total: dict[str, float] = {}
+        columns = chosen.any(0).nonzero()[:, 0]
+        for part in columns.split(256):
             rows: Windows = tree_map(lambda leaf, part=part: leaf[:, part], windows)
-            chosen = inside[:, part] & rows.mask
-            _, metrics = loss(agent, rows, config, chosen)
-            count = float(chosen.sum())
+            _, metrics = loss(agent, rows, config, chosen[:, part])
             for name, value in metrics.items():
-                total[name] = total.get(name, 0.0) + count * float(value)
-            total["decisions"] += count
-        count = max(total.pop("decisions"), 1.0)
-        means = {name: value / count for name, value in total.items()}
-        bins.append(
-            Bin(
-                float(low), float(high), int(count),
-                means["log_likelihood"], means.get("accuracy"), means.get("squared_error"),
-            )
-        )  # fmt: skip
+                total[name] = total.get(name, 0.0) + len(part) * float(value)
+        means = {name: value / len(columns) for name, value in total.items()}
+        accuracy, error = means.get("accuracy"), means.get("squared_error")
+        bins.append(Bin(low, high, len(columns), means["log_likelihood"], accuracy, error))
     return bins
+
+
+def bin_bounds(values: Tensor, num_bins: int) -> list[tuple[float, float]]:
+    """The least and the greatest of `values` [n] in each of at most `num_bins` bins, from low to high.
+
+    Of few different values each has its own bin. Else the bins hold about equal shares, equal values always together:
+    a value goes where the middle of its ranks falls, so that one that makes up most of them is not mixed with others.
+    """
+    different, counts = values.unique(return_counts=True)
+    if len(different) <= num_bins:
+        return [(float(value), float(value)) for value in different]
+    middle = (counts.cumsum(0) - counts / 2) / counts.sum()
+    place = (middle * num_bins).long()
+    groups = [different[place == k] for k in place.unique()]
+    return [(float(group[0]), float(group[-1])) for group in groups]
 
 
 def bins_table(bins: list[Bin], held_out: bool) -> Table:
@@ -189,7 +218,8 @@ def bins_table(bins: list[Bin], held_out: bool) -> Table:
         table.add_column(name, justify="right")
     for b in bins:
         value = b.accuracy if b.accuracy is not None else b.squared_error
-        table.add_row(f"{b.low:.4g} to {b.high:.4g}", f"{b.decisions:,}", f"{b.log_likelihood:.3f}", f"{value:.3f}")
+        span = f"{b.low:.4g}" if b.low == b.high else f"{b.low:.4g} to {b.high:.4g}"
+        table.add_row(span, f"{b.decisions:,}", f"{b.log_likelihood:.3f}", f"{value:.3f}")
     return table
 
 
@@ -201,9 +231,9 @@ def held_out_or_all(dataset: EpisodeDataset, config: Config) -> tuple[EpisodeDat
 
 def write(folder: Path, calibration: Calibration | None, bins: list[Bin], dataset: EpisodeDataset) -> list[Path]:
     """calibration.json and, where targets were played, calibration.png, into a run's folder."""
-    content = {"calibration": asdict(calibration) if calibration else None, "bins": [b._asdict() for b in bins]}
+    content = {"calibration": calibration.as_dict() if calibration else None, "bins": [b._asdict() for b in bins]}
     path = folder / "calibration.json"
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     if calibration is None:
         return [path]
     picture = folder / "calibration.png"
@@ -226,23 +256,26 @@ def _plot(calibration: Calibration, dataset: EpisodeDataset, path: Path) -> None
     )
     targets, achieved = np.array(calibration.targets), np.array(calibration.achieved)
     _, high = calibration.data_range
-    axes.plot(targets, targets, color="#888888", linestyle="--", linewidth=1, label="what is asked for")
+    if calibration.gamma == 1:
+        axes.plot(targets, targets, color="#888888", linestyle="--", linewidth=1, label="what is asked for")
     axes.errorbar(
         targets, achieved, yerr=calibration.half_width, color="#0072b2", marker="o", markersize=4, capsize=3,
         linewidth=1.8, label="what is achieved (95 %)",
     )  # fmt: skip
     k = calibration.targets.index(calibration.recommended)
-    axes.plot(targets[k], achieved[k], marker="*", markersize=16, color="#d55e00", linestyle="none",
-              label=f"recommended: {targets[k]:.4g}")  # fmt: skip
+    axes.plot(targets[k], achieved[k], marker="*", markersize=16, color="#d55e00", linestyle="none", zorder=3,
+              markeredgecolor="white", label=f"recommended: {targets[k]:.4g}")  # fmt: skip
     beyond = axes.get_xlim()[1]
     for panel in (axes, below):
         panel.axvspan(high, max(beyond, high), color="#cc79a7", alpha=0.12, linewidth=0)
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.25)
     axes.set_xlim(right=beyond)
-    axes.set(ylabel="achieved return", title=f"rank correlation {calibration.rank_correlation:.2f}")
+    follows = calibration.rank_correlation
+    told = f" (rank correlation {follows:.2f})" if math.isfinite(follows) else ""
+    axes.set(ylabel="achieved return", title=f"does the return follow the target?{told}")
     axes.legend(frameon=False, fontsize=9)
-    below.hist(dataset.returns, bins=40, color="#009e73")
+    below.hist(first_returns(dataset), bins=40, color="#009e73")
     below.set(xlabel="target return (shaded: beyond the log)", ylabel="logged episodes")
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, format="png")

@@ -3,25 +3,16 @@
 import contextlib
 import dataclasses
 import json
-import math
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing.synchronize import Event
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import tyro
-from rich.progress import Progress, TaskID
 
-from seqrl.algorithms import ppo, resume, train
+from seqrl.acting import ActingModule
+from seqrl.algorithms import ppo
 from seqrl.checkpoint import write_atomically
 from seqrl.config import make_environment, parse_env_kwargs, require
 from seqrl.envs.exact import memoryless_return, optimal_return
@@ -29,20 +20,9 @@ from seqrl.errors import UserError, nearest
 from seqrl.evaluate import evaluate
 from seqrl.memory import MEMORIES
 from seqrl.report import Comparison, Row, plot_comparison
-from seqrl.run import (
-    config_from_json,
-    config_to_json,
-    create_folder,
-    progress_bar,
-    read_json,
-    read_last_metrics,
-    read_metrics,
-)
+from seqrl.run import config_from_json, config_to_json, create_folder, read_json, read_metrics
+from seqrl.run_pool import EVALUATION, EVALUATION_SEED, Job, null_for_nan, run_all
 from seqrl.statistics import mean_and_half_width
-
-EVALUATION = "evaluation.json"
-EVALUATION_SEED = 10_000
-"""Added to a run's seed, so that evaluation sees episodes that training did not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +57,10 @@ def compare(config: Config, resumed: bool = False) -> Comparison:
         for memory in config.memories
         for k in range(config.num_seeds)
     ]
-    with progress_bar() as progress:
-        _run_all(runs, config, progress)
+    jobs = [Job(f"{run.memory} seed {run.seed}", run) for run in runs]
+    run_all(jobs, partial(play, num_episodes=config.num_episodes), config.workers, folder)
     result = summarise(config)
-    figures = json.dumps(_null_for_nan(dataclasses.asdict(result)), indent=2, allow_nan=False)
+    figures = json.dumps(null_for_nan(dataclasses.asdict(result)), indent=2, allow_nan=False)
     write_atomically(folder / "results.json", figures.encode())
     write_atomically(folder / "table.md", result.markdown().encode())
     plot_comparison(result, folder / "compare.png")
@@ -112,103 +92,11 @@ def check(config: Config) -> None:
             ppo.build(settings, environment.single_observation_space, environment.single_action_space)
 
 
-def _run_all(runs: Sequence[ppo.Config], config: Config, progress: Progress) -> None:
-    """Train and evaluate `runs` in worker processes, and show how far each is."""
-    tasks = {
-        run.run_dir: progress.add_task(
-            f"{run.memory} seed {run.seed}", total=run.num_steps, episode_return=None, steps_per_second=0.0
-        )
-        for run in runs
-    }
-    workers = min(config.workers or os.cpu_count() or 1, len(runs))
-    context = multiprocessing.get_context("spawn")  # forking a process that has used torch's threads may deadlock
-    stop = context.Event()
-    with ProcessPoolExecutor(workers, context, _begin_worker, (stop,)) as pool:
-        with _interrupts_ignored():  # processes begun here ignore them too
-            pending: set[Future[None]] = {pool.submit(_train_and_evaluate, run, config.num_episodes) for run in runs}
-        try:
-            while pending:
-                done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-                for run_dir, task in tasks.items():
-                    _show(progress, task, Path(run_dir))
-                for future in done:
-                    future.result()
-        except BaseException as error:
-            stop.set()
-            for process in multiprocessing.active_children():
-                if process.pid is not None:
-                    os.kill(process.pid, signal.SIGINT)  # its run saves itself
-            if isinstance(error, BrokenProcessPool):
-                raise UserError(
-                    "a worker process was killed, perhaps for want of memory: "
-                    f"continue with --resume {config.settings.run_dir}"
-                ) from None
-            raise
-
-
-_stop: Event
-"""Set, in a worker process, when no further run should begin."""
-
-
-def _begin_worker(stop: Event) -> None:
-    """What a worker process does first: hear of Ctrl-C through its parent alone, and end when its parent ends."""
-    global _stop
-    _stop = stop
-    os.setpgrp()
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)  # or it would go on writing to a run that `--resume` may have begun again
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-@contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python delivers them to the main thread alone
-        return
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _show(progress: Progress, task: TaskID, folder: Path) -> None:
-    """Bring a run's bar up to the last line of its metrics."""
-    last = read_last_metrics(folder)
-    if last:
-        progress.update(task, completed=last["step"], steps_per_second=last["steps_per_second"])
-    if "episode_return" in last:
-        progress.update(task, episode_return=last["episode_return"])
-
-
-def _train_and_evaluate(run: ppo.Config, num_episodes: int) -> None:
-    """One run, in a process and on a thread of its own; nothing is done again that its folder already holds."""
-    folder = Path(run.run_dir)
-    if (folder / EVALUATION).exists() or _stop.is_set():
-        return
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        agent = resume(folder) if folder.exists() else train(run)
-        last = read_last_metrics(folder)
-        if last["step"] < run.num_steps:
-            raise KeyboardInterrupt  # the run was interrupted, and has saved itself
-        with contextlib.closing(make_environment(run, min(num_episodes, 50))) as environment:
-            evaluation = evaluate(agent, environment, num_episodes, run.seed + EVALUATION_SEED)
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # between runs, the parent's word is enough
-    result = {
-        "returns": evaluation.returns.tolist(),
-        "lengths": evaluation.lengths.tolist(),
-        "seconds": last["step"] / last["steps_per_second"],
-        "num_parameters": sum(parameter.numel() for parameter in agent.parameters()),
-    }
-    write_atomically(folder / EVALUATION, json.dumps(result).encode())
+def play(run: ppo.Config, agent: ActingModule, *, num_episodes: int) -> dict[str, Any]:
+    """Returns and lengths of a trained agent's episodes."""
+    with contextlib.closing(make_environment(run, min(num_episodes, 50))) as environment:
+        evaluation = evaluate(agent, environment, num_episodes, run.seed + EVALUATION_SEED)
+    return {"returns": evaluation.returns.tolist(), "lengths": evaluation.lengths.tolist()}
 
 
 def summarise(config: Config) -> Comparison:
@@ -244,15 +132,6 @@ def summarise(config: Config) -> Comparison:
         memoryless=None if masked else memoryless_return(settings.env, **kwargs),
         rows=rows,
     )
-
-
-def _null_for_nan(value: Any) -> Any:
-    """`value` as strict JSON can hold it. The interval of a single seed is NaN."""
-    if isinstance(value, dict):
-        return {key: _null_for_nan(child) for key, child in value.items()}
-    if isinstance(value, list | tuple):
-        return [_null_for_nan(child) for child in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _curve(folder: Path) -> list[tuple[float, float]]:

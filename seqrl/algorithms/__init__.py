@@ -82,7 +82,7 @@ def read_config(run: str | Path) -> Any:
     """The config of a run folder."""
     data = read_json(Path(run), "config.json")
     name = str(data.get("type"))
-    if name == "compare":
+    if name.startswith("compare"):
         raise UserError(f"{run} is a comparison, not a run: name a folder inside it, or seqrl compare --resume {run}")
     if name not in ALGORITHMS:
         raise UserError(f"{run}/config.json is of the unknown algorithm '{name}': {nearest(name, ALGORITHMS)}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def calibrate(args: list[str]) -> int:
         raise UserError("calibrate needs a run folder, named first: seqrl calibrate RUN")
     require(options.num_targets >= 3, f"--num-targets is {options.num_targets}: it must be at least 3")
     require(options.num_episodes >= 2, f"--num-episodes is {options.num_episodes}: an interval needs at least 2")
+    require(all(map(math.isfinite, options.targets)), "--targets are not all finite numbers: give returns to ask for")
     require(options.play or not options.set_target, "--set-target needs the environment: leave out --no-play")
     run = Path(name)
     config = read_config(run)

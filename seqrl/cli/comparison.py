@@ -4,45 +4,84 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from seqrl import compare as comparison
+from seqrl import compare as of_memories
+from seqrl import compare_offline as of_methods
 from seqrl.cli.arguments import parse, positional, take_flag
+from seqrl.data.episodes import INDEX
 from seqrl.errors import UserError
 from seqrl.recipes import settings_for
 from seqrl.report import advice
-from seqrl.run import default_run_dir
+from seqrl.run import default_run_dir, read_json
 
 
 def compare(args: list[str]) -> int:
-    env, args = positional(args)
+    """Memories on an environment; methods on a folder of logged episodes."""
+    name, args = positional(args)
     run, args = take_flag(args, "--resume")
+    config: of_memories.Config | of_methods.Config
     if run is not None:
         parse(ResumeComparison, args, ResumeComparison(), "seqrl compare --resume RUN")
-        config, resumed = comparison.read_comparison(Path(run)), True
+        offline = read_json(Path(run), "config.json").get("type") == of_methods.TYPE
+        config = (of_methods if offline else of_memories).read_comparison(Path(run))
+    elif name is not None and Path(name).is_dir():
+        config = _methods(name, args)
     else:
-        if memory := take_flag(args, "--memory")[0]:
-            raise UserError(f"compare takes several memories: give --memories {memory} and others, not --memory")
-        settings = settings_for(env) if env else settings_for("")
-        default = comparison.Config(settings=settings)
-        config, resumed = parse(comparison.Config, args, default, "seqrl compare ENV"), False
-        if not config.settings.run_dir:
-            run_dir = default_run_dir(config.settings.env, "compare", config.settings.seed)
-            config = dataclasses.replace(config, settings=dataclasses.replace(config.settings, run_dir=run_dir))
+        config = _memories(name, args)
     try:
-        result = comparison.compare(config, resumed)
+        if isinstance(config, of_methods.Config):
+            _show_methods(config, resumed=run is not None)
+        else:
+            _show_memories(config, resumed=run is not None)
     except KeyboardInterrupt:
         folder = config.settings.run_dir
         print(f"seqrl: interrupted; continue with: seqrl compare --resume {folder}", file=sys.stderr)
         return 130
-    console = Console()
-    console.print(result.table())
-    console.print(advice(result))
-    console.print(f"Plot and figures: {Path(config.settings.run_dir) / 'compare.png'}, table.md, results.json")
+    Console().print(f"Plot and figures: {Path(config.settings.run_dir) / 'compare.png'}, table.md, results.json")
     return 0
 
 
 @dataclass(frozen=True)
 class ResumeComparison:
     """Continue a comparison: runs that are done are kept, the others go on where they were."""
+
+
+def _memories(env: str | None, args: list[str]) -> of_memories.Config:
+    if memory := take_flag(args, "--memory")[0]:
+        raise UserError(f"compare takes several memories: give --memories {memory} and others, not --memory")
+    settings = settings_for(env) if env else settings_for("")
+    config = parse(of_memories.Config, args, of_memories.Config(settings=settings), "seqrl compare ENV")
+    return _with_run_dir(config, config.settings.env)
+
+
+def _methods(dataset: str, args: list[str]) -> of_methods.Config:
+    if not (Path(dataset) / INDEX).is_file():
+        raise UserError(f"{dataset} holds no logged episodes (it has no {INDEX}): give a dataset, or an environment")
+    default = of_methods.Config()
+    default = dataclasses.replace(default, settings=dataclasses.replace(default.settings, dataset=dataset))
+    config = parse(of_methods.Config, args, default, "seqrl compare DATASET")
+    return _with_run_dir(config, Path(config.settings.dataset).name)
+
+
+def _with_run_dir(config: Any, problem: str) -> Any:
+    """`config` with a folder to write, named after the problem, if it has none."""
+    if config.settings.run_dir:
+        return config
+    run_dir = default_run_dir(problem, "compare", config.settings.seed)
+    return dataclasses.replace(config, settings=dataclasses.replace(config.settings, run_dir=run_dir))
+
+
+def _show_memories(config: of_memories.Config, resumed: bool) -> None:
+    result, console = of_memories.compare(config, resumed), Console()
+    console.print(result.table())
+    console.print(advice(result))
+
+
+def _show_methods(config: of_methods.Config, resumed: bool) -> None:
+    (result, sentences), console = of_methods.compare(config, resumed), Console()
+    console.print(result.table())
+    for sentence in sentences:
+        console.print(f"• {sentence}", highlight=False, markup=False)

@@ -1,13 +1,14 @@
 """Recipes: functions that return a Config with what was tuned for a problem. `seqrl train NAME` runs one.
 
 `seqrl compare ENV` starts from the recipe of ENV where there is one, so that every memory gets the same settings.
+Those that learn from logged episodes name a method, not a problem: give them a --dataset.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 
-from seqrl.algorithms import impala, ppo, r2d2, recurrent_sac
-from seqrl.config import RunConfig
+from seqrl.algorithms import decision_transformer, impala, ppo, r2d2, recurrent_sac
+from seqrl.config import ProblemConfig
 
 
 def masked_cartpole() -> ppo.Config:
@@ -178,7 +179,23 @@ def flickering_pong_stack() -> r2d2.Config:
     return replace(flickering_pong(), memory="frame_stack", num_frames=4, start_state="zero")
 
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {
+def behaviour_cloning() -> decision_transformer.Config:
+    """The logged actions, whatever they brought, by the Decision Transformer's model: what it is measured against."""
+    return decision_transformer.Config(condition="none")
+
+
+def filtered_bc() -> decision_transformer.Config:
+    """Behaviour cloning of the tenth of the episodes that brought the most ("%BC" in Chen et al. 2021)."""
+    return decision_transformer.Config(condition="none", best_share=0.1)
+
+
+def qdt() -> decision_transformer.Config:
+    """A Decision Transformer that learns from returns-to-go raised to what values of the log promise (QDT): for logs
+    whose best is the beginning of one episode and the end of another."""
+    return decision_transformer.Config(relabel="values")
+
+
+RECIPES: dict[str, Callable[[], ProblemConfig]] = {
     recipe.__name__: recipe
     for recipe in (
         masked_cartpole,
@@ -196,6 +213,9 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
         minigrid_memory,
         flickering_pong,
         flickering_pong_stack,
+        behaviour_cloning,
+        filtered_bc,
+        qdt,
     )
 }
 

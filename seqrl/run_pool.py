@@ -1,0 +1,156 @@
+"""Runs that train and are measured side by side, each in a process of its own: what all comparisons are made of.
+
+Each run has its folder; what was measured of it, once it is trained, stands there in `evaluation.json`. A pool that was
+interrupted, or killed, is continued by running the same jobs again.
+"""
+
+import contextlib
+import json
+import math
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.progress import Progress, TaskID
+
+from seqrl.acting import ActingModule
+from seqrl.algorithms import resume, train
+from seqrl.checkpoint import write_atomically
+from seqrl.errors import UserError
+from seqrl.run import progress_bar, read_last_metrics
+
+EVALUATION = "evaluation.json"
+EVALUATION_SEED = 10_000
+"""Added to a run's seed, so that evaluation sees episodes that training did not."""
+
+Measure = Callable[[Any, ActingModule], dict[str, Any]]
+"""What is measured of a run's config and its trained agent, such as JSON can hold. It is sent to another process."""
+
+
+class Job(NamedTuple):
+    """A run to train: what its progress bar is called, and its config, with a `run_dir` of its own."""
+
+    label: str
+    config: Any
+
+
+def run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path) -> None:
+    """Train and measure all `jobs`, `workers` at a time (0: one on each processor), and show how far each is.
+
+    What a job's folder already holds is not done again. Ctrl-C lets the runs that train save themselves, and raises
+    KeyboardInterrupt. Raises UserError where a process was killed; `folder` is what is to be continued then.
+    """
+    with progress_bar() as progress:
+        _run_all(jobs, measure, workers, folder, progress)
+
+
+def _run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path, progress: Progress) -> None:
+    tasks = {
+        job.config.run_dir: progress.add_task(
+            job.label, total=job.config.num_steps, episode_return=None, steps_per_second=0.0
+        )
+        for job in jobs
+    }
+    context = multiprocessing.get_context("spawn")  # forking a process that has used torch's threads may deadlock
+    stop = context.Event()
+    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    with ProcessPoolExecutor(workers, context, _begin_worker, (stop,)) as pool:
+        with _interrupts_ignored():  # processes begun here ignore them too
+            pending: set[Future[None]] = {pool.submit(_train_and_measure, job.config, measure) for job in jobs}
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+                for run_dir, task in tasks.items():
+                    _show(progress, task, Path(run_dir))
+                for future in done:
+                    future.result()
+        except BaseException as error:
+            stop.set()
+            for process in multiprocessing.active_children():
+                if process.pid is not None:
+                    os.kill(process.pid, signal.SIGINT)  # its run saves itself
+            if isinstance(error, BrokenProcessPool):
+                raise UserError(
+                    f"a worker process was killed, perhaps for want of memory: continue with --resume {folder}"
+                ) from None
+            raise
+
+
+_stop: Event
+"""Set, in a worker process, when no further run should begin."""
+
+
+def _begin_worker(stop: Event) -> None:
+    """What a worker process does first: hear of Ctrl-C through its parent alone, and end when its parent ends."""
+    global _stop
+    _stop = stop
+    os.setpgrp()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)  # or it would go on writing to a run that `--resume` may have begun again
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python delivers them to the main thread alone
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _show(progress: Progress, task: TaskID, folder: Path) -> None:
+    """Bring a run's bar up to the last line of its metrics."""
+    last = read_last_metrics(folder)
+    if last:
+        progress.update(task, completed=last["step"], steps_per_second=last["steps_per_second"])
+    if "episode_return" in last:
+        progress.update(task, episode_return=last["episode_return"])
+
+
+def _train_and_measure(config: Any, measure: Measure) -> None:
+    """One run, in a process and on a thread of its own; nothing is done again that its folder already holds."""
+    folder = Path(config.run_dir)
+    if (folder / EVALUATION).exists() or _stop.is_set():
+        return
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        agent = resume(folder) if folder.exists() else train(config)
+        last = read_last_metrics(folder)
+        if last.get("step", 0) < config.num_steps:
+            raise KeyboardInterrupt  # the run was interrupted, and has saved itself
+        measured = measure(config, agent)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # between runs, the parent's word is enough
+    result = {
+        **measured,
+        "seconds": measured.get("seconds", 0.0) + last["step"] / last["steps_per_second"],
+        "num_parameters": sum(parameter.numel() for parameter in agent.parameters()),
+    }
+    write_atomically(folder / EVALUATION, json.dumps(null_for_nan(result), allow_nan=False).encode())
+
+
+def null_for_nan(value: Any) -> Any:
+    """`value` as strict JSON can hold it. The interval of a single seed is NaN."""
+    if isinstance(value, dict):
+        return {key: null_for_nan(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [null_for_nan(child) for child in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
