@@ -16,7 +16,10 @@ from seqrl.run import read_json, read_metrics
 
 PANELS: dict[str, dict[str, str]] = {
     "return of training episodes": {"episode_return": "return"},
-    "loss": {"loss": "loss", "policy_loss": "policy", "value_loss": "value"},
+    "loss": {"loss": "loss", "policy_loss": "policy", "value_loss": "value", "held_out_loss": "held out"},
+    "log-likelihood of logged actions": {"log_likelihood": "learnt from", "held_out_log_likelihood": "held out"},
+    "share of logged actions foreseen": {"accuracy": "learnt from", "held_out_accuracy": "held out"},
+    "squared error of logged actions": {"squared_error": "learnt from", "held_out_squared_error": "held out"},
     "losses of actor and critic": {"actor_loss": "actor", "critic_loss": "critic"},
     "size of errors": {"td_error": "|δ|", "kl": "KL", "clipped_fraction": "clipped", "grad_norm": "gradient"},
     "policy": {"entropy": "entropy", "temperature": "temperature"},
@@ -57,8 +60,13 @@ def plot_run(folder: Path) -> Path:
         _panel(axis, title, shown)
     for axis in flat[len(panels) :]:
         axis.set_visible(False)
+    offline = "dataset" in config
+    for axis in flat[: len(panels)]:
+        axis.set_xlabel("updates" if offline else "environment steps", fontsize=8)
+        if offline and axis.get_title() == "steps per second":
+            axis.set_title("updates per second", fontsize=10)
     subject = [config.get("type"), config.get("memory"), config.get("env"), *config.get("env_kwargs", ())]
-    headline = " ".join(map(str, subject)) + f" · seed {config.get('seed')}"
+    headline = " ".join(map(str, filter(None, subject))) + f" · seed {config.get('seed')}"
     figure.suptitle(headline.replace("$", r"\$"), fontsize=12, wrap=True)  # which would begin a formula
     path = folder / "report.png"
     temporary = path.with_name(f".{path.name}")
