@@ -68,6 +68,14 @@ CONFIGS: dict[str, Any] = {
     "replay, gymnasium, disk": replay_config(
         env="CartPole-v1", hide=(1, 3), start_state="refresh", replay_storage="disk"
     ),
+    "replay, actors": replay_config(
+        env="seqrl/TMaze-v0", env_kwargs=("length=3",), start_state="refresh", num_envs=2, num_actors=2,
+        rollout_length=16, checkpoint_every=3, replay_capacity=96, learning_starts=64, forced_lag=2,
+    ),
+    "replay, actors, gymnasium, disk": replay_config(
+        env="CartPole-v1", hide=(1, 3), memory="lstm", num_actors=3, replay_capacity=144, learning_starts=96,
+        replay_storage="disk",
+    ),
     "actors": actors_config(env="seqrl/TMaze-v0", env_kwargs=("length=3",)),
     "actors, lag, replay": actors_config(
         env="seqrl/MaskedPendulum-v0", memory="lstm", forced_lag=2, batch_size=4, replay_share=0.5, replay_capacity=5,

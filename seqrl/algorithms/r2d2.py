@@ -20,7 +20,8 @@ and n-step targets on whole sequences.
 import contextlib
 import copy
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -28,13 +29,14 @@ from torch import Tensor
 
 from seqrl.agent import Agent
 from seqrl.config import make_agent, make_environment, require, require_at_least_one, require_not_negative
-from seqrl.data import ReplayBatch, Rollout
+from seqrl.data import Replay, ReplayBatch, Rollout
 from seqrl.data.replay import Replayed, StartState, discrepancy, start_state
 from seqrl.data.sharded_replay import ActedSequences, ShardedReplay
-from seqrl.distributed import Actor, Engine, actor_seed
+from seqrl.distributed import Actor, Engine, RayEngine, RayShards, Shipment, actor_seed
 from seqrl.engine_config import EngineConfig, check_engine, learner_threads, make_engine
 from seqrl.learner import Learner
 from seqrl.nets import ActionValueHead, EpsilonGreedy
+from seqrl.nets.normalization import take_in
 from seqrl.objectives import masked_mean, n_step_return, rescale, squared_error, unrescale
 from seqrl.replay_config import (
     ReplayConfig,
@@ -89,6 +91,8 @@ class Config(ReplayConfig, EngineConfig):
     """Whether values are learnt as h(q) = sign(q)(√(|q| + 1) − 1) + q / 1000."""
     target_every: int = 100
     """Updates between two copies of the weights to the target network [2,500]."""
+    replay_shards: int = 1
+    """Processes of engine ray that hold the replay, at most one for each actor; 0 to hold it in the learner's."""
     staleness_every: int = 100
     """Updates between two measurements of what stale states do to the values (ΔQ); 0 for none."""
 
@@ -244,7 +248,7 @@ def check(config: Config) -> None:
     check_engine(config)
     check_replay(config, config.num_actors)
     require_at_least_one(config, "n_step", "target_every")
-    require_not_negative(config, "priority_exponent", "importance_exponent", "staleness_every")
+    require_not_negative(config, "priority_exponent", "importance_exponent", "staleness_every", "replay_shards")
     require(
         config.learning_rate_schedule in ("linear", "constant"),
         f"--learning-rate-schedule '{config.learning_rate_schedule}': choose linear or constant",
@@ -282,23 +286,51 @@ def make_actor(config: Config, index: int, start: int) -> Actor:
     return Actor(index, Rollout(environment, agent, seed, explore=explorer), config.rollout_length, sequences)
 
 
-def make_sharded_replay(config: Config) -> ShardedReplay:
-    """The empty replay, a shard for each actor. Actors that are processes may begin anew between two checkpoints, and
-    each time that they do adds rows: one time is provided for, after which a checkpoint is due."""
-    apart = config.engine != "sync"
-    shards = [
-        make_replay(
-            config,
-            stores_states=stores_states(config),
-            priority_exponent=config.priority_exponent,
-            importance_exponent=config.importance_exponent,
-            shard=shard,
-            num_shards=config.num_actors,
-            slack=config.rollout_length + config.length if apart else 0,
-        )
-        for shard in range(config.num_actors)
-    ]
-    return ShardedReplay(shards, config.seed, unsaved_rows(config) if apart else None)
+def make_shard(config: Config, actor: int) -> Replay:
+    """The empty shard of the replay for an actor.
+
+    An actor that is a process may begin anew between two checkpoints, which adds rows each time: it may once, and then
+    a checkpoint is due.
+    """
+    return make_replay(
+        config,
+        stores_states=stores_states(config),
+        priority_exponent=config.priority_exponent,
+        importance_exponent=config.importance_exponent,
+        shard=actor,
+        num_shards=config.num_actors,
+        slack=config.rollout_length + config.length if config.engine != "sync" else 0,
+    )
+
+
+def make_shards(config: Config, engine: Engine) -> ShardedReplay | RayShards:
+    """The empty replay, a shard for each actor, in this process or in those of Ray."""
+    max_unsaved = unsaved_rows(config) if config.engine != "sync" else None
+    if not isinstance(engine, RayEngine) or config.replay_shards == 0:
+        shards = [make_shard(config, actor) for actor in range(config.num_actors)]
+        return ShardedReplay(shards, config.seed, max_unsaved)
+    engine.elsewhere = {}
+    return RayShards(
+        engine.ray,
+        functools.partial(make_shard, replace(config, run_dir=str(Path(config.run_dir).absolute()))),
+        config.num_actors,
+        min(config.num_actors, config.replay_shards),
+        burn_in=burn_in_rows(config),
+        importance_exponent=config.importance_exponent,
+        seed=config.seed,
+        max_unsaved=max_unsaved,
+    )
+
+
+def take(replay: ShardedReplay | RayShards, agent: Agent, shipment: Shipment) -> None:
+    """What an actor sent goes into its shard, and its observations into the running statistics."""
+    details = shipment.version, shipment.actor, shipment.first_row, shipment.priority
+    if shipment.elsewhere is None:
+        replay.add(shipment.trajectory, *details)
+        agent.update_statistics(to_device(shipment.trajectory, agent.device))
+    else:
+        replay.add(shipment.elsewhere.reference, *details)
+        take_in(agent, shipment.elsewhere.moments)
 
 
 def train(config: Config, resume: bool = False) -> Agent:
@@ -324,7 +356,7 @@ def _train(config: Config, agent: Agent, engine: Engine, resume: bool) -> Agent:
     target = copy.deepcopy(agent)
     learner = Learner(agent, config.learning_rate, config.max_grad_norm)
     run = Run.open("r2d2", config, agent.observation_space, agent.action_space, resume)
-    replay = make_sharded_replay(config)
+    replay = make_shards(config, engine)
     state = TrainingState(
         config.seed, agent, engine.environments, engine.acting, replay=replay, learner=learner, target=target
     )
@@ -335,10 +367,8 @@ def _train(config: Config, agent: Agent, engine: Engine, resume: bool) -> Agent:
         engine.publish(agent.state_dict(), version)
         while step < config.num_steps and not run.interrupted:
             shipment = engine.receive()
-            trajectory = shipment.trajectory
-            replay.add(trajectory, shipment.version, shipment.actor, shipment.first_row, shipment.priority)
-            agent.update_statistics(to_device(trajectory, agent.device))
-            step += trajectory.reward.numel()
+            take(replay, agent, shipment)
+            step += shipment.num_steps
             if config.learning_rate_schedule == "linear":
                 learner.learning_rate = config.learning_rate * max(1 - step / config.num_steps, 0.0)
             lag = version - shipment.version

@@ -7,6 +7,7 @@ from seqrl.distributed.engine import Engine
 from seqrl.distributed.launch import is_first, spawn, torchrun_group
 from seqrl.distributed.learners import ALONE, Group
 from seqrl.distributed.on_ray import RayEngine
+from seqrl.distributed.ray_shards import RayShards
 from seqrl.distributed.synchronous import SyncEngine
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Group",
     "MakeActor",
     "RayEngine",
+    "RayShards",
     "Shipment",
     "SyncEngine",
     "Weights",

@@ -10,10 +10,22 @@ from torch import Tensor
 from seqrl.checkpoint import from_bytes, to_bytes
 from seqrl.data import Episodes, Rollout
 from seqrl.data.sharded_replay import ActedSequences
+from seqrl.nets.normalization import Moments
 from seqrl.trajectory import AgentInput, Trajectory, Tree
 
 Weights = Mapping[str, Tensor]
 """An agent's `state_dict`: parameters and running statistics, by name."""
+
+
+class Elsewhere(NamedTuple):
+    """A trajectory that does not come to the learner, and what the learner needs of it."""
+
+    reference: Any
+    """Ray's reference to it."""
+    num_steps: int
+    """Steps of all environments in it."""
+    moments: tuple[Moments, ...]
+    """Those of its observations, for the running statistics."""
 
 
 class Shipment(NamedTuple):
@@ -34,6 +46,13 @@ class Shipment(NamedTuple):
     """For a replay: the rows of each environment that the actor acted before these; 0 again when it begins anew."""
     priority: Tree = ()
     """For a replay: first priorities [C, B] of the last C sequences that became whole, by the weights that acted."""
+    elsewhere: Elsewhere | None = None
+    """Where the trajectory is, if it did not come along: then it has no rows here."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all environments in the trajectory."""
+        return self.trajectory.reward.numel() if self.elsewhere is None else self.elsewhere.num_steps
 
     def to_bytes(self) -> bytes:
         """For a pipe: tensors by safetensors and all else by JSON, so that nothing need be unpickled."""

@@ -1,6 +1,6 @@
 """Running statistics, so that inputs and rewards of any scale reach the network near unit scale."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,6 +55,30 @@ class RunningNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return ((x - self.mean) * (self.variance + 1e-8).rsqrt()).clamp(-10.0, 10.0)
+
+
+def observed(statistics: nn.Module, update: Callable[[], None]) -> tuple[Moments, ...]:
+    """What `update` would have told the running norms in `statistics`, which stay as they are; for `take_in`."""
+    norms = [module for module in statistics.modules() if isinstance(module, RunningNorm)]
+    found: list[Moments] = []
+
+    def note(rows: int, mean: Tensor, variance: Tensor) -> Iterable[Moments]:
+        found.append((rows, mean, variance))
+        return []
+
+    for norm in norms:
+        norm.gather = note
+    update()
+    for norm in norms:
+        norm.gather = alone
+    return tuple(found)
+
+
+def take_in(statistics: nn.Module, moments: Sequence[Moments]) -> None:
+    """Merge what others of the same build have `observed`."""
+    norms = [module for module in statistics.modules() if isinstance(module, RunningNorm)]
+    for norm, (rows, mean, variance) in zip(norms, moments, strict=True):
+        norm._merge(rows, mean.to(norm.mean), variance.to(norm.mean))
 
 
 class RewardScale(nn.Module):

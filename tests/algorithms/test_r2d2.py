@@ -14,6 +14,7 @@ from seqrl.algorithms import r2d2
 from seqrl.cli import main
 from seqrl.data import Replay, Rollout
 from seqrl.data.replay import discrepancy
+from seqrl.data.sharded_replay import ShardedReplay
 from seqrl.envs import make
 from seqrl.errors import UserError
 from seqrl.run import CHECKPOINT, Run
@@ -265,6 +266,56 @@ def test_the_ladder():
     found = r2d2.ladder(r2d2.Config(num_envs=4), torch.device("cpu"))
     torch.testing.assert_close(found, torch.tensor([0.4, 0.4 ** (10 / 3), 0.4 ** (17 / 3), 0.4**8]))
     torch.testing.assert_close(r2d2.ladder(r2d2.Config(num_envs=1), torch.device("cpu")), torch.tensor([0.4]))
+    assert torch.equal(r2d2.ladder(r2d2.Config(num_envs=2, num_actors=2), torch.device("cpu")), found)
+
+
+# Breaks if an actor takes the first part of the ladder, whatever its index.
+def test_each_actor_has_its_part_of_the_ladder():
+    config = r2d2.Config(env="tests/Clock-v0", num_envs=2, num_actors=3, hidden_size=8)
+    parts = [r2d2.make_actor(config, index, 0).rollout.explore.epsilon for index in range(3)]
+    assert torch.equal(torch.cat(parts), r2d2.ladder(config, torch.device("cpu")))
+
+
+# Breaks if an actor's rows are one off (`rows.best[:-1]`), the burn-in's rows or masked ones count, `best` is the value
+# of the action, or a sequence that spans trajectories misses some of its rows.
+@pytest.mark.parametrize("rollout_length", [2, 5, 40])
+@pytest.mark.parametrize(
+    "options", [{"start_state": "stored"}, {"start_state": "stored_burn_in", "rescale_values": False, "n_step": 4}]
+)
+def test_first_priorities_are_those_of_the_loss(rollout_length, options):
+    """An actor's priority is that of the loss with the actor's weights in both networks, from the state it had."""
+    settings = {"length": 6, "overlap": 2, "burn_in": 3, "n_step": 3, "gamma": 0.9, "hidden_size": 8}
+    settings |= {"env": "tests/Clock-v0", "num_envs": NUM_ENVS, "num_actors": 2, "rollout_length": rollout_length}
+    settings |= {"priority_exponent": 1.0, "checkpoint_every": 100, "run_dir": "unused", "replay_capacity": 100_000}
+    config = r2d2.Config(**(settings | options))
+    actor = r2d2.make_actor(config, 1, 0)
+    agent = actor.rollout.agent
+    for parameter in agent.heads.parameters():
+        torch.nn.init.normal_(parameter, 0.0, 0.5, generator=torch.Generator().manual_seed(3))
+    weights = {name: leaf.clone() for name, leaf in agent.state_dict().items()}
+    burn_in = r2d2.burn_in_rows(config)
+    replay = ShardedReplay([Replay(100_000, NUM_ENVS, 6, 2, burn_in, priority_exponent=1.0, slack=100)])
+    for _ in range(160 // rollout_length):
+        sent = actor.collect(weights, 0)
+        replay.add(sent.trajectory, 0, 0, sent.first_row, sent.priority)
+    batch = replay.sample(200)
+    assert (batch.truncated & ~batch.terminated & batch.mask).any()
+    assert (batch.terminated & batch.mask).any()
+    _, metrics, _ = r2d2.loss(agent, agent, batch, config)
+    found = replay.shards[0].tree.leaves[batch.slot].float()
+    counted = batch.mask.any(0)
+    torch.testing.assert_close(found[counted], metrics["priority"][counted], rtol=1e-3, atol=1e-4)
+    assert len(found.unique()) > 50
+
+
+def test_who_gives_first_priorities():
+    one, two = r2d2.Config(), r2d2.Config(num_actors=2)
+    assert [r2d2.keeps_first_priorities(config) for config in (one, two)] == [False, True]
+    assert not r2d2.keeps_first_priorities(r2d2.Config(num_actors=2, first_priority="largest"))
+    assert not r2d2.keeps_first_priorities(r2d2.Config(num_actors=2, priority_exponent=0.0))  # nobody looks at them
+    config = r2d2.Config(env="tests/Clock-v0", num_envs=2, rollout_length=81, first_priority="acted")
+    actor = r2d2.make_actor(config, 0, 0)
+    assert actor.collect(actor.rollout.agent.state_dict(), 0).priority.shape == (2, 2)
 
 
 def test_updates_due():
@@ -298,6 +349,12 @@ BAD = [
     ({"replay_capacity": 975}, r"--replay-capacity 975 holds no sequence of each of 16 environments: give at least"),
     ({"learning_starts": 975}, r"--learning-starts 975: the first whole sequences exist after 976 steps"),
     ({"autoreset_mode": "same_step"}, r"--autoreset-mode same_step: .*use next_step"),
+    ({"engine": "steam"}, r"--engine 'steam': choose one of sync, async, ray"),
+    ({"num_actors": 0}, r"--num-actors is 0: it must be at least 1"),
+    ({"replay_shards": -1}, r"--replay-shards is -1: it must not be negative"),
+    ({"first_priority": "last"}, r"--first-priority 'last': choose one of auto, largest, acted"),
+    ({"num_actors": 2, "learning_starts": 1951}, r"--learning-starts 1951: .* after 1952 steps"),
+    ({"num_actors": 4, "replay_capacity": 5119}, r"--replay-capacity 5119 holds no sequence of each of 64 envi"),
 ]  # fmt: skip
 
 
