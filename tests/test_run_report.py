@@ -57,3 +57,23 @@ def test_values_of_either_sign(tmp_path):
     """A logarithmic panel with a zero falls back to a linear one."""
     folder = run_folder(tmp_path / "run", [{"step": s, "delta_q_first": v} for s, v in ((1.0, 0.0), (2.0, 1.0))])
     assert plot_run(folder).exists()
+
+
+# Breaks if the axis of a run from a log says "environment steps".
+def test_a_run_from_a_log_counts_updates(tmp_path, monkeypatch):
+    lines = [{"step": s, "log_likelihood": -1 / s, "held_out_log_likelihood": -2 / s, "steps_per_second": 9.0}
+             for s in (1.0, 2.0, 3.0)]  # fmt: skip
+    folder = run_folder(tmp_path / "run", lines)
+    config = json.loads((folder / "config.json").read_text())
+    said: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        plt,
+        "close",
+        lambda figure: said.extend((a.get_title(), a.get_xlabel()) for a in figure.axes if a.get_visible()),
+    )
+    plot_run(folder)
+    assert {label for _, label in said} == {"environment steps"}
+    said.clear()
+    (folder / "config.json").write_text(json.dumps(config | {"type": "decision_transformer", "dataset": "log"}))
+    plot_run(folder)
+    assert said == [("log-likelihood of logged actions", "updates"), ("updates per second", "updates")]
