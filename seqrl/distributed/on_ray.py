@@ -95,22 +95,30 @@ class RayEngine(Engine):
         self.asked[message] = index
 
     def receive(self) -> Shipment:
-        start, depth = time.perf_counter(), len(self._ready(self.asked))
+        start = time.perf_counter()
+        ready = self._ready(self.asked)
+        depth = len(ready)
         while True:
-            self._replace_the_hanging()
-            for reference in self.ray.wait(list(self.asked), timeout=PATIENCE)[0]:
-                index = self.asked[reference]  # answers of one actor may be heard of in another order: oldest first
-                shipment = self._take(next(asked for asked, of in self.asked.items() if of == index))
+            waiting = {self.asked[reference] for reference in ready}
+            self._replace_the_hanging(waiting)
+            # Ray tells of answers in any order, those of one actor and those of several. In the order of asking, each
+            # actor's come one after the other, and none waits while another's are taken again and again.
+            for reference in [asked for asked, index in self.asked.items() if index in waiting][:1]:
+                shipment = self._take(reference)
                 if shipment is not None:
                     self.meter.received_after(time.perf_counter() - start, shipment, depth)
                     return shipment
+            self.ray.wait(list(self.asked), timeout=PATIENCE)
+            ready = self._ready(self.asked)
 
-    def _replace_the_hanging(self) -> None:
+    def _replace_the_hanging(self, waiting: set[int]) -> None:
+        """`waiting` are the actors whose trajectories are there, and wait for the learner."""
         for reference in self._ready(self.beginning):
             index = self.beginning.pop(reference)
             with contextlib.suppress(self.ray.exceptions.RayError):  # dead by now: that shows in what it was asked for
                 self.process_ids[index], self.heard[index] = self.ray.get(reference), time.monotonic()
         now = time.monotonic()
+        self.heard.update(dict.fromkeys(waiting & self.heard.keys(), now))
         for index in [i for i, heard in self.heard.items() if now - heard > self.timeout]:
             self._replace(index, f"sent nothing for {self.timeout:g} seconds, and was killed")
 
