@@ -9,6 +9,8 @@ CHANCE = 0.05
 """Share of recurring observations and actions with different outcomes from which on chance counts; as `seqrl audit`."""
 TOLERANCE = 0.02
 """Share of the span of the log's returns below which a difference is none, whatever its interval."""
+OPEN = 0.05
+"""Share of that span from which on a difference within its interval is not none, but not settled by so few seeds."""
 NATS = 0.01
 """The same of log-likelihoods."""
 
@@ -116,11 +118,14 @@ def _stitching(result: OfflineComparison) -> list[str]:
     if plain is None or row.returns is None:
         return [f"{said}{doubt}."]
     by = f"qdt, which joins episodes, brings {row.best} against the Decision Transformer's {plain.best}"
-    match result.differences["qdt over decision_transformer"].sign(_tolerance(result)), rise:
+    difference = result.differences["qdt over decision_transformer"]
+    match difference.sign(_tolerance(result)), rise:
         case 1, True:
             return [f"{said}, and {by}: this log needs stitching."]
         case 1, False:
             return [f"{said}; yet {by}."]
+        case 0, True if difference.mean > OPEN * result.span:
+            return [f"{said}{doubt}, and {by}: {result.num_seeds} seeds do not settle it, give more --num-seeds."]
         case _, True:
             return [f"{said}{doubt}, but {by}: the promise is not kept."]
         case _:
@@ -134,11 +139,14 @@ def _asking(result: OfflineComparison) -> list[str]:
         return []
     said = f"the Decision Transformer brings {row.best}{_at(row)}, cloning the best {100 * result.best_share:.3g} % "
     said += f"of episodes {clone.best}"
-    match result.differences["decision_transformer over filtered_bc"].sign(_tolerance(result)):
+    difference = result.differences["decision_transformer over filtered_bc"]
+    match difference.sign(_tolerance(result)):
         case 1:
             return [f"Asking pays: {said}."]
         case -1:
             return [f"Asking costs: {said}."]
+        case 0 if abs(difference.mean) > OPEN * result.span:
+            return [f"Asking or filtering: {said}; {result.num_seeds} seeds do not settle it, give more --num-seeds."]
         case _:
             return [f"Asking buys nothing that filtering does not: {said}."]
 

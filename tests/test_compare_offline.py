@@ -282,6 +282,8 @@ def test_verdict_on_stitching() -> None:
     fails = row("qdt", 8.0, 8.1, 7.9, promise=promised)
     assert said(result(plain, fails), "Stitching:").endswith("the promise is not kept.")
     assert "of luck they promise too much" in said(result(plain, fails, followed_by_another=0.5), "Stitching:")
+    unsure = row("qdt", 14.0, 8.0, 8.0, promise=promised)
+    assert said(result(plain, unsure), "Stitching:").endswith("3 seeds do not settle it, give more --num-seeds.")
     none = row("qdt", 8.0, 8.1, 7.9, promise={name: Score.of([10.0] * 3) for name in promised})
     assert "no sign that halves" in said(result(plain, none), "Stitching:")
 
@@ -289,6 +291,8 @@ def test_verdict_on_stitching() -> None:
 def test_verdict_on_asking_and_what_to_take() -> None:
     tied = row("decision_transformer", 9.0, 9.1, 8.9)
     assert said(result(CLONE, FILTERED, tied), "Asking").startswith("Asking buys nothing that filtering does not")
+    unsure = row("decision_transformer", 9.0, 9.0, 3.0)
+    assert said(result(CLONE, FILTERED, unsure), "Asking").startswith("Asking or filtering: ")
     words = said(result(CLONE, FILTERED, tied), "Take")
     assert words.startswith("Take filtered_bc (simpler than asking for a return): it brings 9 ± 0.248;")
     assert words.endswith("5 on average and 10 at best. Its best run is runs/filtered_bc_s0.")
