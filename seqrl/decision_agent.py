@@ -125,8 +125,8 @@ class DecisionAgent(ActingModule):
         self, inputs: AgentInput, return_to_go: Tensor, timestep: Tensor, state: State
     ) -> tuple[dict[str, Any], State]:
         """`unroll` with given returns-to-go [T, B] and timesteps [T, B]; `state` is the memory's."""
-        going_on = (~inputs.is_first).unsqueeze(-1)
-        tokens = [self.previous_action.project(inputs.previous_action) * going_on]
+        begun = (timestep > 0).unsqueeze(-1)  # and not `is_first`: a window's first row has an action before it too
+        tokens = [self.previous_action.project(inputs.previous_action) * begun]
         if self.return_to_go is not None:
             tokens.append(self.return_to_go(self.return_norm(return_to_go.unsqueeze(-1))))
         tokens.append(self.encoder.project(inputs.observation))

@@ -3,7 +3,7 @@
 Source: Chen et al. 2021, arXiv 2106.01345. Where this differs:
 
 - Windows begin anywhere from `context_length` − 1 places before their episode, so that every decision is learnt from
-  equally often; what stands before a window's first row is hidden, its action too.
+  equally often; a window's first row shows the action before it, as it does when acting.
 - The agent's differences from the paper's model stand in `DecisionAgent`, no dropout among them. Adam, with a warm-up
   and a linear decay to 0.
 - A Gaussian of one learned width for continuous actions, or the mean squared error.

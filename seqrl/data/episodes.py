@@ -53,8 +53,9 @@ class Episode(NamedTuple):
 class Windows(NamedTuple):
     """N windows of logged episodes, time first: leaves [length, N, ...].
 
-    A window's first row has `is_first` True and nothing before it, wherever in its episode it stands. Behind an
-    episode's final observation, and behind windows that begin before their episode, stand pads: zeros, `is_first` True.
+    A window's first row has `is_first` True wherever in its episode it stands, since a memory begins there; its previous
+    action and reward are those of the log, zero at `timestep` 0. Behind an episode's final observation, and behind
+    windows that begin before their episode, stand pads: zeros, `is_first` True.
     """
 
     inputs: AgentInput
@@ -226,10 +227,19 @@ class EpisodeDataset:
         action, reward = read(self.action), read(self.reward)
         is_first = pad
         is_first[0] = True
+        inside = np.nonzero(first)[0]  # windows that begin behind their episode's first row
+
+        def row_before(leaf: Tensor, array: np.ndarray) -> Tensor:
+            previous = torch.zeros_like(leaf)
+            previous[1:] = leaf[:-1]
+            previous.numpy()[pads] = 0
+            previous.numpy()[0, inside] = array.take(rows[0, inside] - 1, axis=0)
+            return previous
+
         inputs = AgentInput(
             tree_map(read, self.observation),
-            _row_before(action, pads),
-            _row_before(reward, pads),
+            row_before(action, self.action),
+            row_before(reward, self.reward),
             torch.from_numpy(is_first),
         )
         ends = read(self.terminated), read(self.truncated), read(self.return_to_go)
@@ -291,14 +301,6 @@ def layout(observation: gym.Space, action: gym.Space, episodes: int, rows: int) 
 def describe(files: dict[str, tuple[str, tuple]]) -> dict[str, Any]:
     """`layout` as the index keeps it."""
     return {name: {"dtype": dtype, "shape": list(shape)} for name, (dtype, shape) in files.items()}
-
-
-def _row_before(leaf: Tensor, pads: tuple[np.ndarray, ...]) -> Tensor:
-    previous = torch.zeros_like(leaf)
-    previous[1:] = leaf[:-1]
-    if len(pads[0]):
-        previous.numpy()[pads] = 0
-    return previous
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

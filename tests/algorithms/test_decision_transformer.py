@@ -129,6 +129,23 @@ def test_acting_asks_as_training_reads(tmp_path, gamma, context):
         torch.testing.assert_close(acted["policy"].log_probs, trained["policy"].log_probs, atol=1e-5, rtol=0)
 
 
+# Break: `begun` as `~inputs.is_first` in unroll_rows: in training alone, the action before a window is then hidden.
+def test_acting_beyond_a_window_is_training_on_the_window_that_ends_there(tmp_path):
+    log = written(tmp_path / "log", num_episodes=30)
+    agent = made(log, context="reencode", context_length=3)
+    k = int(np.argmax(log.lengths))
+    length = int(log.lengths[k])
+    assert length > 6
+    whole = log.windows_at(np.array([k]), np.array([0]), length)
+    agent.target_return = float(whole.return_to_go[0, 0])
+    acted, _ = agent.unroll(whole.inputs, agent.initial_state(1))
+    for t in range(2, length):
+        window = log.windows_at(np.array([k]), np.array([t - 2]), 3)
+        state = agent.memory.initial_state(1)
+        trained, _ = agent.unroll_rows(window.inputs, window.return_to_go, window.timestep, state)
+        torch.testing.assert_close(acted["policy"].log_probs[t], trained["policy"].log_probs[2], atol=1e-5, rtol=0)
+
+
 def test_both_contexts_act_alike_within_a_window_and_differ_beyond(tmp_path):
     log = written(tmp_path / "log", num_episodes=40)
     one, other = made(log, context="reencode"), made(log, context="cache")

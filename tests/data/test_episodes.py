@@ -66,8 +66,8 @@ def test_every_window_by_hand(dataset, length):
             reward = 100 * k + t + 1
             assert at.inputs.observation.tolist() == [k, t]
             assert bool(at.inputs.is_first) == (j == 0)
-            assert int(at.inputs.previous_action) == (t if j else 0)
-            assert float(at.inputs.previous_reward) == (reward - 1 if j else 0)
+            assert int(at.inputs.previous_action) == t  # that of the row before is t, and 0 stands before the first
+            assert float(at.inputs.previous_reward) == (reward - 1 if t else 0)
             assert int(at.timestep) == t
             assert bool(at.mask) == decision
             assert (int(at.action), float(at.reward)) == ((t + 1, reward) if decision else (0, 0))
