@@ -53,9 +53,9 @@ class Episode(NamedTuple):
 class Windows(NamedTuple):
     """N windows of logged episodes, time first: leaves [length, N, ...].
 
-    A window's first row has `is_first` True wherever in its episode it stands, since a memory begins there; its previous
-    action and reward are those of the log, zero at `timestep` 0. Behind an episode's final observation, and behind
-    windows that begin before their episode, stand pads: zeros, `is_first` True.
+    A window's first row has `is_first` True wherever in its episode it stands, since a memory begins there; what its
+    previous action and reward are, the log says, and zeros at `timestep` 0. Behind an episode's final observation, and
+    behind windows that begin before their episode, stand pads: zeros, `is_first` True.
     """
 
     inputs: AgentInput
