@@ -1,6 +1,8 @@
 """Shards of a replay as Ray actors: the same rows, states and priorities as in the learner's process."""
 
 import os
+import time
+from collections import Counter
 from contextlib import closing
 
 import pytest
@@ -161,7 +163,7 @@ def test_training_goes_on_with_its_replay_in_either_place(tmp_path, capsys):
     assert len(list(read_metrics(folder))) == 20
     rows, state = saved_rows(folder), checkpoint(folder)
     assert sum(rows) == 160
-    assert state["agent.encoder.encoders.0.norm.count"] > 300
+    assert 250 < state["agent.encoder.encoders.0.norm.count"] <= 320  # all but final observations
     config = folder / "config.json"
     config.write_text(config.read_text().replace('"engine": "ray"', '"engine": "async"'))
     assert main(["train", "--resume", str(folder), "--num-steps", "480"]) == 0
@@ -174,3 +176,19 @@ def test_training_goes_on_with_its_replay_in_either_place(tmp_path, capsys):
 
 def checkpoint(folder):
     return tree_flatten(load_checkpoint(folder / CHECKPOINT)[0])
+
+
+# Breaks if the learner takes what Ray tells of first, or an actor hangs whose trajectories were not taken.
+def test_a_slow_learner_starves_no_actor():
+    with closing(RayEngine(make_counting_actor, 3, timeout=4.0)) as engine:
+        engine.publish(counting_agent().state_dict(), 0)
+        received = Counter()
+        while len(received) < 3:
+            received[engine.receive().actor] += 1
+        time.sleep(6.0)
+        received = Counter()
+        for _ in range(30):
+            time.sleep(0.1)
+            received[engine.receive().actor] += 1
+        assert engine.metrics()["actors_restarted"] == 0
+    assert min(received.values()) >= 6
