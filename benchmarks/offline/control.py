@@ -45,7 +45,7 @@ PENDULUM = Experiment(
     about="300 episodes of random, partial and good controllers",
     log=lambda folder, seed: write_log(folder, "Pendulum-v1", mixed_pendulum(), seed=seed, num_envs=30),
     score=lambda agent, dataset, seed: follow(agent, dataset, seed, PENDULUM_TARGETS, 20),
-    settings={"num_steps": 3000, "context_length": 10, "hidden_size": 64, "num_layers": 2},
+    settings={"num_steps": 4000, "context_length": 10, "hidden_size": 64, "num_layers": 2},
     methods={
         "dt": {},
         "bc": {"condition": "none"},
