@@ -242,7 +242,7 @@ GAMBLE = Experiment(
 EXPERIMENTS = {
     "shortest_path": SHORTEST_PATH,
     "key_to_door_1k": key_to_door(1_000, 8_000, 0.65),
-    "key_to_door_10k": key_to_door(10_000, 12_000, 0.9),
+    "key_to_door_10k": key_to_door(10_000, 5_000, 0.9),
     "corridors": CORRIDORS,
     "gamble": GAMBLE,
 }
