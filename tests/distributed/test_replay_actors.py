@@ -86,7 +86,7 @@ def test_a_counting_memory_through_the_queue_into_the_shards(name):
         engine.publish(counting_agent().state_dict(), 0)
         while min(received) < 8:
             shipment = engine.receive()
-            replay.add(shipment.trajectory, shipment.version, *shipment[3:4], *shipment[5:])
+            replay.add(shipment.trajectory, shipment.version, *shipment[3:4], *shipment[5:7])
             received[shipment.actor] += 1
     assert [shard.rows for shard in replay.shards] == [7 * n for n in received]
     batch = replay.sample(500)
@@ -104,7 +104,7 @@ def test_an_actor_that_is_killed_again_and_again():
         while lives < 3:
             shipment = engine.receive()
             lives += shipment.actor == 1 and shipment.first_row == 0
-            replay.add(shipment.trajectory, shipment.version, *shipment[3:4], *shipment[5:])
+            replay.add(shipment.trajectory, shipment.version, *shipment[3:4], *shipment[5:7])
             if replay.num_sequences:
                 check(replay, replay.sample(60))
         assert engine.metrics()["actors_restarted"] == 2
