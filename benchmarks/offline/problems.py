@@ -123,7 +123,7 @@ def key_to_door(episodes: int, num_steps: int, success: float) -> Experiment:
         log=partial(key_to_door_log, episodes=episodes),
         score=score_key_to_door,
         others=lambda dataset, seed: {"random": {"success, drawn": 0.0315}},
-        settings={"num_steps": num_steps, "context_length": 5, "hidden_size": 64, "num_layers": 2},
+        settings={"num_steps": num_steps, "context_length": 20, "hidden_size": 64, "num_layers": 1},
         methods={
             "dt": {},
             "dt, K = 1": {"context_length": 1},
@@ -241,8 +241,8 @@ GAMBLE = Experiment(
 
 EXPERIMENTS = {
     "shortest_path": SHORTEST_PATH,
-    "key_to_door_1k": key_to_door(1_000, 8_000, 0.65),
-    "key_to_door_10k": key_to_door(10_000, 5_000, 0.9),
+    "key_to_door_1k": key_to_door(1_000, 6_000, 0.65),
+    "key_to_door_10k": key_to_door(10_000, 6_000, 0.9),
     "corridors": CORRIDORS,
     "gamble": GAMBLE,
 }
