@@ -131,3 +131,9 @@ def test_numpy_and_cpp_agree_to_the_last_bit(num_leaves, monkeypatch):
         assert torch.equal(trees[None].numbers, trees[native].numbers)
         assert all(torch.equal(*pair) for pair in zip(*draws, strict=True))
         assert (trees[None].leaves[draws[0][0]] > 0).all()
+
+
+@needs_native
+def test_both_languages_have_blocks_of_one_width():
+    """Broken by another `WIDTH` in sum_tree.py alone, which would let C++ write beyond the numbers."""
+    assert native.sum_tree_width() == sum_tree.WIDTH

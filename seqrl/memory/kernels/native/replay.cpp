@@ -10,7 +10,7 @@
 namespace {
 
 constexpr int64_t LINE = 64, AHEAD = 384;  // bytes
-constexpr int64_t WIDTH = 8;               // numbers of a block: sum_tree.py's
+constexpr int64_t WIDTH = 8;               // numbers of a block: sum_tree.py's, and tested to be
 
 // `memcpy` of a size known only when running is a call, which takes longer than to copy a few numbers.
 inline void copy(char* to, const char* from, int64_t size) {
@@ -52,6 +52,8 @@ inline void go_down(const double* above, const double* level, int64_t& place, do
 }  // namespace
 
 extern "C" {
+
+int64_t sum_tree_width() { return WIDTH; }
 
 // out[t, n] = source[first[n] + t], rows of `row_bytes` bytes: [length, count] of them. Time is the outer loop: what is
 // written is one stream, and what is read are `count` streams, each asked for some rows ahead.
