@@ -16,7 +16,7 @@ def test_laws(memory, length: int) -> None:
     check_memory(Reencoded(memory(), length))
 
 
-# Break: `age.clamp(max=length)` (one row too many), or `is_first = before` (what lies before an episode is read).
+# Break: `age.clamp(max=length - 2)` (a row too few), or `is_first = before` (what stands before an episode is read).
 @pytest.mark.parametrize("chunk", [1, 5, 17])
 @pytest.mark.parametrize("length", [1, 3, 4, 30])
 def test_equals_its_definition_at_staggered_resets(length: int, chunk: int) -> None:
