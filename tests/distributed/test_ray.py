@@ -100,6 +100,7 @@ def test_an_actor_that_hangs_is_begun_anew(caplog):
 
 
 # Breaks if what was asked of an actor that ends is still waited for, or it is taken for dead.
+@pytest.mark.slow  # Ray takes its time to begin so many processes
 def test_actors_come_and_go(caplog):
     with started(make_counting_actor) as engine:
         engine.resize(3)

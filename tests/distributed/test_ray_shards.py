@@ -156,6 +156,7 @@ def test_a_shard_that_is_lost_ends_the_run():
 
 
 # Breaks if the statistics of observations stay as they were, or the state is not that of shards in the learner.
+@pytest.mark.slow  # Ray takes its time to begin so many processes
 def test_training_goes_on_with_its_replay_in_either_place(tmp_path, capsys):
     folder, tiny = tmp_path / "run", [word.replace("TMaze", "MaskedCartPole") for word in TINY]
     flags = [*tiny, "--engine", "ray", "--num-steps", "320", "--run-dir", str(folder), "--staleness-every", "3"]
