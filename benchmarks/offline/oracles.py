@@ -71,25 +71,6 @@ def decision_rows(dataset: EpisodeDataset) -> np.ndarray:
     )
 
 
-def relabelled(dataset: EpisodeDataset, value: np.ndarray) -> np.ndarray:
-    """Returns-to-go as Q-learning Decision Transformer has them [R]: a better future than the logged one is assumed.
-
-        R_t = r_t + max(R_{t+1}, V(s_{t+1})),   0 after the end of the task
-
-    What would have come after a truncation the log does not say, so that V stands for it.
-    Source: Yamagata et al. 2023 (arXiv 2209.03993). Rows that are no decision of `dataset` are 0.
-    """
-    state = np.asarray(state_of(dataset.observation))
-    result = np.zeros(len(dataset.reward), np.float32)
-    for start, length in zip(dataset.starts[:-1], dataset.lengths, strict=True):
-        last = start + length
-        to_go = -np.inf
-        for row in range(last - 1, start - 1, -1):
-            to_go = dataset.reward[row] + (0.0 if dataset.terminated[row] else max(to_go, value[state[row + 1]]))
-            result[row] = to_go
-    return result
-
-
 def logged_values(dataset: EpisodeDataset) -> np.ndarray:
     """By state, the highest return-to-go of the log from there, −inf where there is none: what one may ask for.
 
