@@ -85,13 +85,17 @@ def test_the_learner_goes_on_while_actors_are_killed(engine, tmp_path):
 
 
 class Stuck(Clock):
-    """Does not come back from its hundredth step where the file `BLOCK` is."""
+    """Does not come back from its hundredth step where the file `block` is."""
 
     steps = 0
 
+    def __init__(self, block):
+        super().__init__()
+        self.block = Path(block)
+
     def step(self, action):
         self.steps += 1
-        while self.steps >= 100 and Path(os.environ["BLOCK"]).exists():
+        while self.steps >= 100 and self.block.exists():
             time.sleep(0.1)
         return super().step(action)
 
@@ -145,22 +149,25 @@ def goes_on(folder, num_steps):
 
 # Breaks without `end_with_parent` in an actor's process: one that its environment holds back never looks at its pipe.
 @pytest.mark.parametrize("stuck", [False, True])
-def test_a_learner_that_is_killed_leaves_nothing_and_can_go_on(tmp_path, monkeypatch, stuck):
+def test_a_learner_that_is_killed_leaves_nothing_and_can_go_on(tmp_path, stuck):
     folder, block = tmp_path / "run", tmp_path / "block"
-    monkeypatch.setenv("BLOCK", str(block))
     if stuck:
         block.touch()
-    config = small(folder, env="test_faults:tests/Stuck-v0" if stuck else "clock:tests/Clock-v0")
+    # The file's name travels with the configuration: a fork server that another test started keeps its own variables.
+    held = {"env": "test_faults:tests/Stuck-v0", "env_kwargs": (f"block={block}",)}
+    config = small(folder, **(held if stuck else {}))
     context = multiprocessing.get_context("forkserver")  # imports once, then starts each process at once
     context.set_forkserver_preload(["seqrl.cli", "pytest", "test_faults"])
     process = context.Process(target=train_in_a_session, args=(config,))
     process.start()
-    wait_until(lambda: read_saved_step(folder) >= (64 if stuck else 160))
-    if stuck:
-        wait_until(lambda: len(list(read_metrics(folder))) == 100 * 2 // 16)
-    assert len(processes_of(process.pid)) >= 2
-    process.kill()
-    process.join()
+    try:
+        wait_until(lambda: read_saved_step(folder) >= (64 if stuck else 160))
+        if stuck:
+            wait_until(lambda: len(list(read_metrics(folder))) == 100 * 2 // 16)
+        assert len(processes_of(process.pid)) >= 2
+    finally:
+        process.kill()
+        process.join()
     wait_until(lambda: not processes_of(process.pid), 10)
     block.unlink(missing_ok=True)
     goes_on(folder, 160)
