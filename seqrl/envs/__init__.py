@@ -8,8 +8,10 @@ from functools import partial
 import gymnasium
 
 from seqrl.envs.adapters import Environment, GymnasiumEnvironment, TorchEnvironment
+from seqrl.envs.bandit import Bandit
 from seqrl.envs.base import TorchVectorEnv
 from seqrl.envs.crossing_corridors import CrossingCorridors
+from seqrl.envs.dark_room import DarkRoom
 from seqrl.envs.gamble import Gamble
 from seqrl.envs.key_to_door import KeyToDoor
 from seqrl.envs.make import known_ids, make
@@ -19,12 +21,16 @@ from seqrl.envs.masked_pendulum import MaskedPendulum
 from seqrl.envs.repeat_previous import RepeatPrevious
 from seqrl.envs.shortest_path import ShortestPath
 from seqrl.envs.single import SingleEnv
+from seqrl.envs.tabular_mdp import TabularMDP
 from seqrl.envs.tiger import Tiger
 from seqrl.envs.tmaze import TMaze
+from seqrl.envs.trials import TrialVectorEnv
 
 __all__ = [
     "ENVIRONMENTS",
+    "Bandit",
     "CrossingCorridors",
+    "DarkRoom",
     "Environment",
     "Gamble",
     "GymnasiumEnvironment",
@@ -36,9 +42,11 @@ __all__ = [
     "ShortestPath",
     "SingleEnv",
     "TMaze",
+    "TabularMDP",
     "Tiger",
     "TorchEnvironment",
     "TorchVectorEnv",
+    "TrialVectorEnv",
     "known_ids",
     "make",
 ]
@@ -54,6 +62,9 @@ ENVIRONMENTS: dict[str, type[TorchVectorEnv]] = {
     "seqrl/ShortestPath-v0": ShortestPath,
     "seqrl/CrossingCorridors-v0": CrossingCorridors,
     "seqrl/Gamble-v0": Gamble,
+    "seqrl/Bandit-v0": Bandit,
+    "seqrl/TabularMDP-v0": TabularMDP,
+    "seqrl/DarkRoom-v0": DarkRoom,
 }
 """seqrl's environments by Gymnasium id. The first line of a class's docstring is its summary."""
 

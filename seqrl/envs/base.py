@@ -48,6 +48,10 @@ class TorchVectorEnv(VectorEnv, ABC):
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012
 
+    draws_only_at_starts = False
+    """Whether `_start` is called on the CPU only at steps where an episode starts: for starts that cost much. On other
+    devices that would read a value back."""
+
     def __init__(
         self,
         observation_space: gymnasium.Space,
@@ -109,7 +113,8 @@ class TorchVectorEnv(VectorEnv, ABC):
         terminated = terminated & going
         limit = self.max_episode_steps  # never reached where an episode starts, since its count is 0
         truncated = torch.zeros_like(terminated) if limit is None else steps >= limit
-        state = where_rows(starting, self._start(), state)
+        if not (self.draws_only_at_starts and self.device.type == "cpu" and not starting.any()):
+            state = where_rows(starting, self._start(), state)
         self.state = state | {"steps": steps, "ended": terminated | truncated}
         return self._observe(self.state), reward, terminated, truncated, {}
 

@@ -1,0 +1,88 @@
+"""Dark rooms: a goal that nothing shows, to be found once and remembered."""
+
+import torch
+from gymnasium.spaces import Discrete
+from torch import Tensor
+
+from seqrl.envs.base import State, require_at_least
+from seqrl.envs.trials import InnerStep, TrialVectorEnv
+from seqrl.errors import UserError
+
+GOALS = ("all", "train", "held_out")
+HELD_OUT_SHARE = 0.2
+
+
+class DarkRoom(TrialVectorEnv):
+    """Find a cell that nothing shows, and go straight back to it in the episodes that follow; each trial has another.
+
+    The agent starts at the centre of a square of `size` cells a side and sees its own cell alone. Reward: 1 after each
+    decision that leaves it on the goal, any cell but the centre. An inner episode has `episode_steps` decisions.
+    `goals` says which goals are drawn from: "all", or "train" or "held_out", a fixed fifth of them, the same always.
+
+    Observation: the cell, Discrete(size²), row by row. Action: 0 stay, 1 up, 2 down, 3 left, 4 right; bumping into a
+    wall is staying. End: `terminated` after the last inner episode. Optimal for who knows the goal: episode_steps + 1 −
+    its distance, 16.5 on average for 9 × 9 and 20 steps, 18.5 for 5 × 5.
+
+    Source: Laskin et al. 2022 (Algorithm Distillation, arXiv 2210.14215), section 4; which goals are held out is ours.
+
+    Raises: UserError unless size is odd and at least 3, `goals` is known, episode_steps and num_episodes ≥ 1.
+    """
+
+    held_out = {"goals": "held_out"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        device: torch.device | str = "cpu",
+        max_episode_steps: int | None = None,
+        size: int = 9,
+        episode_steps: int = 20,
+        num_episodes: int = 20,
+        goals: str = "all",
+        reveal: bool = False,
+    ) -> None:
+        require_at_least(3, size=size)
+        require_at_least(1, episode_steps=episode_steps)
+        if size % 2 == 0:
+            raise UserError(f"size={size}: give an odd number, so that the room has a centre")
+        if goals not in GOALS:
+            raise UserError(f"goals={goals!r}: choose one of {', '.join(GOALS)}")
+        super().__init__(Discrete(size * size), Discrete(5), num_envs, device, max_episode_steps, num_episodes, reveal)
+        self.size, self.episode_steps = size, episode_steps
+        self.goals = goal_cells(size, goals).to(self.device)
+        self._move = torch.tensor([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], device=self.device)
+
+    def _draw_task(self) -> State:
+        draw = torch.randint(len(self.goals), (self.num_envs,), generator=self.generator, device=self.device)
+        cell = self.goals[draw]
+        return {"goal": torch.stack([cell // self.size, cell % self.size], 1)}
+
+    def _begin(self, task: State) -> State:
+        return {"agent": torch.full((self.num_envs, 2), self.size // 2, device=self.device)}
+
+    def _act(self, state: State, action: Tensor) -> InnerStep:
+        agent = (state["agent"] + self._move[action]).clamp(0, self.size - 1)
+        reward = (agent == state["goal"]).all(1).float()
+        return {"agent": agent}, reward, state["inner_steps"] + 1 >= self.episode_steps
+
+    def _look(self, state: State) -> Tensor:
+        return state["agent"][:, 0] * self.size + state["agent"][:, 1]
+
+    def _optimal_action(self, state: State) -> Tensor:
+        return towards(state["agent"], state["goal"])
+
+
+def goal_cells(size: int, goals: str) -> Tensor:
+    """The cells that goals are drawn from, [N] int64: all but the centre, or a part of them that is always the same."""
+    cells = torch.arange(size * size)
+    cells = cells[cells != size * size // 2]
+    cells = cells[torch.randperm(len(cells), generator=torch.Generator().manual_seed(0))]
+    number = max(round(HELD_OUT_SHARE * len(cells)), 1)
+    return {"all": cells, "train": cells[number:], "held_out": cells[:number]}[goals]
+
+
+def towards(agent: Tensor, target: Tensor) -> Tensor:
+    """The action [B] that brings `agent` [B, 2] nearer to `target` [B, 2], its row first; 0 (stay) on it."""
+    down, right = (target - agent).unbind(1)
+    along = torch.where(right > 0, 4, 3) * (right != 0)
+    return torch.where(down == 0, along, torch.where(down > 0, 2, 1))

@@ -1,0 +1,101 @@
+"""Trials: many episodes of one task, drawn anew for each trial, as one long episode of the memory."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from gymnasium import Space
+from gymnasium.spaces import Dict, Discrete
+from torch import Tensor
+
+from seqrl.envs.base import State, TorchVectorEnv, Transition, require_at_least
+from seqrl.trajectory import Tree, where_rows
+
+EPISODE_START = "episode_start"
+"""The key of a trial's observation that is 1 on the first row of each inner episode, else 0."""
+OPTIMAL_ACTION = "optimal_action"
+"""The key of a trial's observation that tells the task's best action. Only with `reveal`: for logs, not for agents."""
+
+InnerStep = tuple[State, Tensor, Tensor]
+"""Next states, rewards [B] float32, and where the inner episode ended [B] bool."""
+
+
+class TrialVectorEnv(TorchVectorEnv):
+    """B trials, each of `num_episodes` inner episodes of one task that is drawn when the trial begins.
+
+    To everything else a trial is one episode: memory lives through its inner episodes, and `terminated` comes with the
+    end of the last. The row after an inner end already shows the next inner episode's first observation, so that no row
+    is without a decision; `episode_start` marks it. What an agent needs besides, its previous action and reward, every
+    agent can read (`--previous-action --previous-reward`).
+
+    Observation: {"observation": the task's own, "episode_start": Discrete(2)}; with `reveal` also "optimal_action".
+
+    A subclass gives `_draw_task` (what stays for the trial), `_begin` (what an inner episode begins with), `_act` and
+    `_look`, all by the rules of `TorchVectorEnv`, and `_optimal_action` for who knows the task. Its class attribute
+    `held_out` holds the arguments that make tasks which training did not see.
+
+    Source: Duan et al. 2016 (RL², arXiv 1611.02779), section 2.2: previous action, reward and the inner end are inputs.
+    """
+
+    held_out: dict[str, Any] = {}  # noqa: RUF012
+    draws_only_at_starts = True
+
+    def __init__(
+        self,
+        observation_space: Space,
+        action_space: Discrete,
+        num_envs: int,
+        device: torch.device | str,
+        max_episode_steps: int | None,
+        num_episodes: int,
+        reveal: bool,
+    ) -> None:
+        require_at_least(1, num_episodes=num_episodes)
+        spaces: dict[str, Space] = {"observation": observation_space, EPISODE_START: Discrete(2)}
+        if reveal:
+            spaces[OPTIMAL_ACTION] = action_space
+        super().__init__(Dict(spaces), action_space, num_envs, device, max_episode_steps)
+        self.num_episodes, self.reveal = num_episodes, reveal
+
+    @abstractmethod
+    def _draw_task(self) -> State:
+        """Tasks for all rows, drawn from `self.generator`; they stay for the whole trial."""
+
+    @abstractmethod
+    def _begin(self, task: State) -> State:
+        """What the inner episodes of these tasks begin with, for all rows."""
+
+    @abstractmethod
+    def _act(self, state: State, action: Tensor) -> InnerStep:
+        """What `action` does in `state`, which holds `_draw_task`'s and `_begin`'s entries, `inner_steps` [B] too."""
+
+    @abstractmethod
+    def _look(self, state: State) -> Tree:
+        """The task's own observation."""
+
+    @abstractmethod
+    def _optimal_action(self, state: State) -> Tensor:
+        """An action [B] int64 that is best for who knows the task."""
+
+    def optimal_action(self) -> Tensor:
+        """An action [B] int64 that is best now for who knows the task: what oracles play."""
+        return self._optimal_action(self.state)
+
+    def _start(self) -> State:
+        task = self._draw_task()
+        count = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        first = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
+        return task | self._begin(task) | {"episode": count, "inner_steps": count.clone(), EPISODE_START: first}
+
+    def _transition(self, state: State, action: Tensor) -> Transition:
+        new, reward, ended = self._act(state, action)
+        new = state | new
+        episode = state["episode"] + ended
+        inner = {name: new[name] for name in self._begin(state)}
+        new |= where_rows(ended, self._begin(state), inner)
+        new |= {"episode": episode, "inner_steps": (state["inner_steps"] + 1) * ~ended, EPISODE_START: ended}
+        return new, reward, episode >= self.num_episodes
+
+    def _observe(self, state: State) -> dict[str, Tree]:
+        observation = {"observation": self._look(state), EPISODE_START: state[EPISODE_START].long()}
+        return observation | ({OPTIMAL_ACTION: self._optimal_action(state)} if self.reveal else {})
