@@ -13,8 +13,8 @@ class TabularMDP(TrialVectorEnv):
 
     P(· | s, a) ~ Dirichlet(1, …, 1); the reward of (s, a) is N(R(s, a), 1), with R(s, a) ~ N(1, 1). An inner episode
     has `horizon` decisions. Observation: the state, Discrete(num_states). Action: Discrete(num_actions). End:
-    `terminated` after the last inner episode. A random policy earns `horizon` an episode. For who knows the MDP, backward induction
-    is optimal: that is what `reveal` shows and `optimal_action` gives.
+    `terminated` after the last inner episode. A random policy earns `horizon` an episode. For who knows the MDP,
+    backward induction is optimal: that is what `reveal` shows and `optimal_action` gives.
 
     Source: Duan et al. 2016 (RL², arXiv 1611.02779), section 3.2; after Osband et al. 2013 (arXiv 1306.0940).
 
