@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +56,8 @@ class Experiment:
     """Scores, by name, of what does not train a transformer: oracles and baselines."""
     goals: Sequence[Goal] = ()
     num_seeds: int = 3
+    packages: Sequence[str] = ()
+    """Optional packages that the problem comes from: their versions are stored with the scores."""
 
 
 def run(name: str, experiment: Experiment, seeds: Sequence[int], methods: Sequence[str]) -> dict[str, Any]:
@@ -90,6 +93,7 @@ def run(name: str, experiment: Experiment, seeds: Sequence[int], methods: Sequen
     found = [(goal, means[goal.method][goal.score]) for goal in experiment.goals if goal.method in means]
     goals = [{"goal": str(goal), "value": value, "reached": goal.reached(value)} for goal, value in found]
     settings = {"settings": experiment.settings, "methods": {m: experiment.methods[m] for m in methods}}
+    settings |= {"packages": {name: version(name) for name in experiment.packages}}
     return {"about": experiment.about, **settings, "seeds": list(seeds), "means": means, "goals": goals, "runs": runs}
 
 
