@@ -11,6 +11,7 @@ from seqrl.envs.adapters import Environment, GymnasiumEnvironment, TorchEnvironm
 from seqrl.envs.bandit import Bandit
 from seqrl.envs.base import TorchVectorEnv
 from seqrl.envs.crossing_corridors import CrossingCorridors
+from seqrl.envs.dark_key_to_door import DarkKeyToDoor
 from seqrl.envs.dark_room import DarkRoom
 from seqrl.envs.gamble import Gamble
 from seqrl.envs.key_to_door import KeyToDoor
@@ -24,12 +25,14 @@ from seqrl.envs.single import SingleEnv
 from seqrl.envs.tabular_mdp import TabularMDP
 from seqrl.envs.tiger import Tiger
 from seqrl.envs.tmaze import TMaze
+from seqrl.envs.trial_wrapper import Trials
 from seqrl.envs.trials import TrialVectorEnv
 
 __all__ = [
     "ENVIRONMENTS",
     "Bandit",
     "CrossingCorridors",
+    "DarkKeyToDoor",
     "DarkRoom",
     "Environment",
     "Gamble",
@@ -47,6 +50,7 @@ __all__ = [
     "TorchEnvironment",
     "TorchVectorEnv",
     "TrialVectorEnv",
+    "Trials",
     "known_ids",
     "make",
 ]
@@ -65,6 +69,7 @@ ENVIRONMENTS: dict[str, type[TorchVectorEnv]] = {
     "seqrl/Bandit-v0": Bandit,
     "seqrl/TabularMDP-v0": TabularMDP,
     "seqrl/DarkRoom-v0": DarkRoom,
+    "seqrl/DarkKeyToDoor-v0": DarkKeyToDoor,
 }
 """seqrl's environments by Gymnasium id. The first line of a class's docstring is its summary."""
 

@@ -18,7 +18,8 @@ class Bandit(TrialVectorEnv):
 
     Each pull is an inner episode. Observation: nothing but that ("observation" is Discrete(1)). Action: the arm. End:
     `terminated` after the last pull. Optimal for who knows the arms: the best one's mean; for who does not, nearly what
-    the Gittins indices bring (`seqrl.references`). Source: Duan et al. 2016 (RL², arXiv 1611.02779), section 3.1.
+    the Gittins indices bring (`seqrl.references`). Source: Duan et al. 2016 (RL², arXiv 1611.02779), section 3.1,
+    whose arms are Bernoulli's.
 
     Raises: UserError unless `kind` is bernoulli or gaussian, num_arms ≥ 2 and num_episodes ≥ 1.
     """
@@ -38,6 +39,7 @@ class Bandit(TrialVectorEnv):
             raise UserError(f"kind={kind!r}: choose {' or '.join(KINDS)}")
         super().__init__(Discrete(1), Discrete(num_arms), num_envs, device, max_episode_steps, num_episodes, reveal)
         self.num_arms, self.kind = num_arms, kind
+        self._rows = torch.arange(num_envs, device=self.device)
 
     def _draw_task(self) -> State:
         draw = torch.rand if self.kind == "bernoulli" else torch.randn
@@ -47,7 +49,7 @@ class Bandit(TrialVectorEnv):
         return {}
 
     def _act(self, state: State, action: Tensor) -> InnerStep:
-        mean = state["mean"].gather(1, action[:, None])[:, 0]
+        mean = state["mean"][self._rows, action]
         if self.kind == "bernoulli":
             reward = (torch.rand(mean.shape, generator=self.generator, device=self.device) < mean).float()
         else:

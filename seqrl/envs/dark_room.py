@@ -1,5 +1,6 @@
 """Dark rooms: a goal that nothing shows, to be found once and remembered."""
 
+import numpy as np
 import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor
@@ -20,8 +21,9 @@ class DarkRoom(TrialVectorEnv):
     `goals` says which goals are drawn from: "all", or "train" or "held_out", a fixed fifth of them, the same always.
 
     Observation: the cell, Discrete(size²), row by row. Action: 0 stay, 1 up, 2 down, 3 left, 4 right; bumping into a
-    wall is staying. End: `terminated` after the last inner episode. Optimal for who knows the goal: episode_steps + 1 −
-    its distance, 16.5 on average for 9 × 9 and 20 steps, 18.5 for 5 × 5.
+    wall is staying. End: `terminated` after the last inner episode. Optimal for who knows the goal, an inner episode:
+    episode_steps + 1 − its distance (never below 0), 16.5 on average for 9 × 9 and 20 steps, 18.5 for 5 × 5. A
+    uniformly random policy gets 0.2353 and 0.7767.
 
     Source: Laskin et al. 2022 (Algorithm Distillation, arXiv 2210.14215), section 4; which goals are held out is ours.
 
@@ -45,12 +47,11 @@ class DarkRoom(TrialVectorEnv):
         require_at_least(1, episode_steps=episode_steps)
         if size % 2 == 0:
             raise UserError(f"size={size}: give an odd number, so that the room has a centre")
-        if goals not in GOALS:
-            raise UserError(f"goals={goals!r}: choose one of {', '.join(GOALS)}")
+        check_goals(goals)
         super().__init__(Discrete(size * size), Discrete(5), num_envs, device, max_episode_steps, num_episodes, reveal)
         self.size, self.episode_steps = size, episode_steps
         self.goals = goal_cells(size, goals).to(self.device)
-        self._move = torch.tensor([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], device=self.device)
+        self._move = moves(self.device)
 
     def _draw_task(self) -> State:
         draw = torch.randint(len(self.goals), (self.num_envs,), generator=self.generator, device=self.device)
@@ -76,9 +77,28 @@ def goal_cells(size: int, goals: str) -> Tensor:
     """The cells that goals are drawn from, [N] int64: all but the centre, or a part of them that is always the same."""
     cells = torch.arange(size * size)
     cells = cells[cells != size * size // 2]
-    cells = cells[torch.randperm(len(cells), generator=torch.Generator().manual_seed(0))]
-    number = max(round(HELD_OUT_SHARE * len(cells)), 1)
-    return {"all": cells, "train": cells[number:], "held_out": cells[:number]}[goals]
+    return part_of(cells, goals)
+
+
+def part_of(tasks: Tensor, goals: str) -> Tensor:
+    """The tasks [N, ...] that `goals` names: "all", or of a fixed shuffle the first fifth ("held_out") or the rest."""
+    if goals == "all":
+        return tasks
+    # RandomState, since its draws stay the same in all versions: what was held out must remain so.
+    order = torch.from_numpy(np.random.RandomState(0).permutation(len(tasks)))
+    number = round(HELD_OUT_SHARE * len(tasks))
+    return tasks[order[:number] if goals == "held_out" else order[number:]]
+
+
+def check_goals(goals: str) -> None:
+    """Raise UserError unless `goals` is a part that `part_of` knows."""
+    if goals not in GOALS:
+        raise UserError(f"goals={goals!r}: choose one of {', '.join(GOALS)}")
+
+
+def moves(device: torch.device) -> Tensor:
+    """What the actions add to the agent's row and column, [5, 2]: stay, up, down, left, right."""
+    return torch.tensor([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], device=device)
 
 
 def towards(agent: Tensor, target: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from seqrl.envs.base import State, TorchVectorEnv, Transition, require_at_least
 from seqrl.trajectory import Tree, where_rows
 
 EPISODE_START = "episode_start"
-"""The key of a trial's observation that is 1 on the first row of each inner episode, else 0."""
+"""The key of a trial's observation that is 1 on the first row of each inner episode, else 0 (on the masked row too)."""
 OPTIMAL_ACTION = "optimal_action"
 """The key of a trial's observation that tells the task's best action. Only with `reveal`: for logs, not for agents."""
 
@@ -25,8 +25,9 @@ class TrialVectorEnv(TorchVectorEnv):
 
     To everything else a trial is one episode: memory lives through its inner episodes, and `terminated` comes with the
     end of the last. The row after an inner end already shows the next inner episode's first observation, so that no row
-    is without a decision; `episode_start` marks it. What an agent needs besides, its previous action and reward, every
-    agent can read (`--previous-action --previous-reward`).
+    is without a decision; `episode_start` marks it. The masked row behind the trial shows its true last observation.
+    What an agent needs besides, its previous action and reward, every agent can read (`--previous-action
+    --previous-reward`).
 
     Observation: {"observation": the task's own, "episode_start": Discrete(2)}; with `reveal` also "optimal_action".
 
@@ -34,7 +35,12 @@ class TrialVectorEnv(TorchVectorEnv):
     `_look`, all by the rules of `TorchVectorEnv`, and `_optimal_action` for who knows the task. Its class attribute
     `held_out` holds the arguments that make tasks which training did not see.
 
+    For trials of any Gymnasium environment, see `seqrl.envs.trial_wrapper.Trials`.
+
     Source: Duan et al. 2016 (RL², arXiv 1611.02779), section 2.2: previous action, reward and the inner end are inputs.
+    Theirs tells of the end on the row that it belongs to; ours on the row after, which it shares with the next start.
+
+    Raises: UserError if `num_episodes` is below 1.
     """
 
     held_out: dict[str, Any] = {}  # noqa: RUF012
@@ -67,7 +73,10 @@ class TrialVectorEnv(TorchVectorEnv):
 
     @abstractmethod
     def _act(self, state: State, action: Tensor) -> InnerStep:
-        """What `action` does in `state`, which holds `_draw_task`'s and `_begin`'s entries, `inner_steps` [B] too."""
+        """What `action` does in `state`, which holds `_draw_task`'s and `_begin`'s entries, and `inner_steps` [B].
+
+        Its next states have just the entries of `_begin`.
+        """
 
     @abstractmethod
     def _look(self, state: State) -> Tree:
@@ -88,13 +97,13 @@ class TrialVectorEnv(TorchVectorEnv):
         return task | self._begin(task) | {"episode": count, "inner_steps": count.clone(), EPISODE_START: first}
 
     def _transition(self, state: State, action: Tensor) -> Transition:
-        new, reward, ended = self._act(state, action)
-        new = state | new
+        inner, reward, ended = self._act(state, action)
         episode = state["episode"] + ended
-        inner = {name: new[name] for name in self._begin(state)}
-        new |= where_rows(ended, self._begin(state), inner)
-        new |= {"episode": episode, "inner_steps": (state["inner_steps"] + 1) * ~ended, EPISODE_START: ended}
-        return new, reward, episode >= self.num_episodes
+        over = episode >= self.num_episodes
+        again = ended & ~over  # the trial's final observation is that of its last inner episode, and begins none
+        new = state | where_rows(again, self._begin(state), inner)
+        new |= {"episode": episode, "inner_steps": (state["inner_steps"] + 1) * ~ended, EPISODE_START: again}
+        return new, reward, over
 
     def _observe(self, state: State) -> dict[str, Tree]:
         observation = {"observation": self._look(state), EPISODE_START: state[EPISODE_START].long()}
