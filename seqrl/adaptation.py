@@ -22,8 +22,8 @@ AGENT = "agent"
 OPTIMAL = "optimal"
 """The name of the reference that knows the task: regret and shares are taken against it."""
 
-Watch = Callable[[str, int, float], None]
-"""Told after each step: who plays, how many inner episodes began there, and what all environments' rewards sum to."""
+Watch = Callable[[str, int, float, int], None]
+"""Told after each step: who plays, how many inner episodes began there, what all rewards sum to, and how many rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +63,11 @@ class Adaptation:
 
     def gain(self) -> tuple[float, float]:
         """How much more the agent's last inner episodes bring than the first: mean and half its 95 % interval."""
-        return mean_and_half_width(self.last(AGENT) - self.first(AGENT))
+        return mean_and_half_width((self.last(AGENT) - self.first(AGENT)).tolist())
 
     def difference(self, one: str, other: str) -> tuple[float, float]:
         """How much more a trial brings `one` than `other`: mean and half its 95 % interval, paired by task."""
-        return mean_and_half_width(self.total(one) - self.total(other))
+        return mean_and_half_width((self.total(one) - self.total(other)).tolist())
 
     def regret(self, name: str) -> tuple[float, float] | None:
         """What a trial brings less than it brings who knows the task; None where nobody does."""
@@ -86,7 +86,7 @@ class Adaptation:
         Of each trial's running means over `width` inner episodes where that is above 1, so that the interval is theirs.
         """
         columns = running_mean(self.returns[name], width).T
-        pairs = [mean_and_half_width(column[~np.isnan(column)]) for column in columns]
+        pairs = [mean_and_half_width(column[~np.isnan(column)].tolist()) for column in columns]
         mean, half_width = np.array(pairs).T
         return mean, half_width
 
@@ -173,13 +173,14 @@ def trial_returns(
     num_trials: int,
     seed: int = 0,
     sample: bool = True,
-    watch: Callable[[int, float], None] | None = None,
+    watch: Callable[[int, float, int], None] | None = None,
 ) -> np.ndarray:
     """The return of each inner episode of `num_trials` whole trials, float64 [num_trials, inner episodes].
 
     Each environment gives its first trials, as many as every other (one more for some), as in `evaluate`. The same
     `seed` gives every policy the same tasks, in trials of a fixed length. Trials with fewer inner episodes than others
-    are filled up with NaN. `watch` is told after each step how many inner episodes began there, and the rewards' sum.
+    are filled up with NaN. `watch` is told after each step how many inner episodes began there, the rewards' sum,
+    and the number of environments.
 
     Raises UserError for fewer than one trial, and for an environment whose observations tell of no inner episodes.
     """
@@ -210,7 +211,7 @@ def trial_returns(
         ended += (step.terminated | step.truncated).cpu().numpy()
         inputs = AgentInput.following(step, action)
         if watch is not None:
-            watch(int(starts[-1].sum()), float(step.reward.sum()))
+            watch(int(starts[-1].sum()), float(step.reward.sum()), batch_size)
     arrays = (torch.stack(rows).cpu().numpy() for rows in (rewards, starts, firsts))
     columns = zip(*(array.T for array in arrays), wanted, strict=True)
     trials = [trial for reward, start, first, want in columns for trial in _trials(reward, start, first)[:want]]

@@ -1,14 +1,20 @@
 """An agent against its references on the same tasks, its weights at rest: the figures, the digest, and the command."""
 
+import json
 import math
+import shutil
 
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
 from scipy.stats import t as student
 
+from seqrl import adaptation, report_adaptation
 from seqrl.adaptation import AGENT, OPTIMAL, Adaptation, adapt, running_mean, trial_returns, weights_digest
 from seqrl.algorithms import ppo
+from seqrl.cli import main
+from seqrl.cli.adaptation import Adapt, problem
 from seqrl.collect import Scripted, random_policy
 from seqrl.envs import make
 from seqrl.errors import UserError
@@ -110,3 +116,159 @@ def test_the_digest_tells_of_changed_weights():
     agent.unroll = lambda inputs, state: (learn(), unroll(inputs, state))[1]
     with pytest.raises(UserError, match="weights changed while it played"):
         adapt(agent, environment, 4)
+
+
+SMALL = ["--num-envs", "4", "--hidden-size", "8", "--num-steps", "80", "--rollout-length", "20"]
+TINY = [*SMALL, "--num-epochs", "1", "--num-minibatches", "2", "--previous-action", "--previous-reward"]
+ROOM = ["--env", "seqrl/DarkRoom-v0", "--env-kwargs", "goals=train,size=3,episode_steps=5,num_episodes=4"]
+
+
+@pytest.fixture(scope="module")
+def bandit(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapt") / "bandit"
+    assert main(["train", "ppo", "--env", "seqrl/Bandit-v0", *TINY, "--run-dir", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapt") / "room"
+    assert main(["train", "ppo", *ROOM, *TINY, "--run-dir", str(folder)]) == 0
+    return folder
+
+
+# Break: held-out arguments under the run's own; or --env-kwargs in place of all arguments, not over them.
+def test_tasks_are_held_out_unless_asked_otherwise(room):
+    for words, goals, size in [((), "held_out", 3), (("goals=all",), "all", 3), (("size=5",), "held_out", 5)]:
+        config = problem(room, Adapt(env_kwargs=words))
+        arguments = dict(pair.split("=") for pair in config.env_kwargs)
+        assert arguments == {"goals": goals, "size": str(size), "episode_steps": "5", "num_episodes": "4"}
+    elsewhere = problem(room, Adapt(env="seqrl/DarkRoom-v0", env_kwargs=("num_episodes=9",)))
+    assert elsewhere.env_kwargs == ("goals=held_out", "num_episodes=9")
+
+
+# Break: keep `reveal` of a log for an agent that was not trained to be shown the best action.
+def test_the_best_action_is_not_shown_to_who_was_not_trained_with_it(room, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(room, run)
+    config = json.loads((run / "config.json").read_text())
+    config["env_kwargs"].append("reveal=true")
+    (run / "config.json").write_text(json.dumps(config))
+    assert main(["adapt", str(run), "--num-trials", "2", "--no-references"]) == 0
+    assert "reveal" not in json.loads((run / "adaptation.json").read_text())["env_kwargs"]
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_the_command_from_one_end_to_the_other(room, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["adapt", str(room), "--num-trials", "12", "--num-envs", "5", "--seed", "3"]) == 0
+    out = capsys.readouterr().out
+    written = json.loads((room / "adaptation.json").read_text())
+    assert written["command"] == f"seqrl adapt {room} --num-trials 12 --num-envs 5 --seed 3"
+    assert (written["env_kwargs"]["goals"], written["num_trials"], written["num_episodes"]) == ("held_out", 12, 4)
+    assert written["seed"] == 3
+    assert f"sha256 {written['digest']}… before and after" in out
+    policies = written["policies"]
+    assert next(iter(policies)) == AGENT
+    assert {"random", OPTIMAL} <= set(policies)
+    best = policies[OPTIMAL]
+    assert best["share_of_optimal"] == 1.0
+    assert best["curve"]["mean"] == [best["first"]] * 4  # an oracle has nothing to learn
+    assert 4.0 <= best["first"] <= 5.0  # of five decisions, the goal is one or two away
+    for figures in policies.values():
+        assert figures["total"]["mean"] == pytest.approx(np.mean(figures["totals"]))
+        assert figures["total"]["mean"] == pytest.approx(sum(figures["curve"]["mean"]))
+        difference = np.subtract(policies[AGENT]["totals"], figures["totals"])
+        assert figures["agent_minus_this"]["mean"] == pytest.approx(difference.mean())
+        half_width = student.ppf(0.975, 11) * difference.std(ddof=1) / math.sqrt(12)
+        assert figures["agent_minus_this"]["half_width"] == pytest.approx(half_width)
+    assert matplotlib.image.imread(room / "adaptation.png")[..., :3].std() > 0.05
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("trials", "episodes", "words"),
+    [(1, 1, "cannot show learning"), (1, 3, "stays, up to chance"), (3, 70, "the last 7 inner episodes")],
+)
+def test_one_trial_one_episode_or_many(bandit, capsys, trials, episodes, words):
+    flags = ["--num-trials", str(trials), "--env-kwargs", f"num_episodes={episodes}", "--no-references"]
+    assert main(["adapt", str(bandit), *flags, "--no-sample"]) == 0
+    assert words in " ".join(capsys.readouterr().out.split())
+    written = json.loads((bandit / "adaptation.json").read_text())
+    assert len(written["policies"][AGENT]["curve"]["mean"]) == episodes
+    assert (written["policies"][AGENT]["total"]["half_width"] is None) == (trials == 1)
+    assert list(written["policies"]) == [AGENT]
+
+
+def test_smoothing_begins_above_sixty_inner_episodes():
+    widths = [report_adaptation.smoothing_width(number) for number in (1, 60, 61, 100, 500)]
+    assert widths == [1, 1, 3, 5, 25]
+
+
+def test_many_references_have_styles_of_their_own():
+    assert len({tuple(style.values()) for style in report_adaptation.STYLES}) >= 10
+
+
+def test_another_algorithm_adapts_too(tmp_path):
+    log, run = tmp_path / "log", tmp_path / "run"
+    flags = ["--env", "seqrl/Bandit-v0", "--num-episodes", "8", "--dataset-dir", str(log)]
+    assert main(["collect", "random", *flags]) == 0
+    small = ["--num-steps", "2", "--hidden-size", "16", "--num-layers", "1", "--context-length", "4"]
+    assert main(["train", "decision_transformer", "--dataset", str(log), *small, "--run-dir", str(run)]) == 0
+    assert main(["adapt", str(run), "--num-trials", "3"]) == 0
+    assert (run / "adaptation.png").exists()
+
+
+def test_ctrl_c_keeps_the_files_of_before(bandit, capsys, monkeypatch):
+    names = {"adaptation.json": b"old figures", "adaptation.png": b"old picture"}
+    for name, content in names.items():
+        (bandit / name).write_bytes(content)
+    whole, calls = adaptation.trial_returns, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:  # the first reference
+            raise KeyboardInterrupt
+        return whole(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adaptation, "trial_returns", interrupted)
+        assert main(["adapt", str(bandit), "--num-trials", "2"]) == 130
+    assert "nothing was written" in capsys.readouterr().err
+
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # while it draws
+        patch.setattr("matplotlib.figure.Figure.savefig", stopped)
+        assert main(["adapt", str(bandit), "--num-trials", "2"]) == 130
+    assert {name: (bandit / name).read_bytes() for name in names} == names
+    assert not [path for path in bandit.iterdir() if path.name.startswith(".")]
+
+
+def test_bad_input_is_one_line(bandit, tmp_path, capsys):
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(bandit, unfinished)
+    (unfinished / "checkpoint.safetensors").unlink()
+    capsys.readouterr()
+    for args, words in [
+        ([], "needs a run folder"),
+        ([str(tmp_path)], "is not a run folder"),
+        ([str(tmp_path / "missing")], "is not a run folder"),
+        ([str(unfinished)], "no checkpoint at"),
+        ([str(bandit), "--env", "seqrl/TMaze-v0"], "seqrl/TMaze-v0 has no trials of many inner episodes"),
+        ([str(bandit), "--env", "CartPole-v1"], "CartPole-v1 has no trials of many inner episodes"),
+        ([str(bandit), "--env", "seqrl/Bandits-v0"], "did you mean"),
+        ([str(bandit), "--env", "seqrl/DarkRoom-v0"], "the observation space does not fit"),
+        ([str(bandit), "--env-kwargs", "num_arms=7"], "the action space does not fit"),
+        ([str(bandit), "--env-kwargs", "num_episodes=0"], "num_episodes=0: give at least 1"),
+        ([str(bandit), "--env-kwargs", "num_episodes"], "is not KEY=VALUE"),
+        ([str(bandit), "--num-trials", "0"], "--num-trials is 0"),
+        ([str(bandit), "--num-envs", "0"], "--num-envs is 0"),
+        ([str(bandit), "--seed", "-1"], "--seed is -1"),
+        ([str(bandit), "--num-trails", "3"], "did you mean --num-trials"),
+    ]:
+        assert main(["adapt", *args]) == 2, args
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import seqrl
 from seqrl.cli.actors import actors
+from seqrl.cli.adaptation import adapt
 from seqrl.cli.calibration import calibrate
 from seqrl.cli.collecting import collect
 from seqrl.cli.comparison import compare
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "export": export,
     "audit": audit,
     "calibrate": calibrate,
+    "adapt": adapt,
     "actors": actors,
     "envs": envs,
 }
