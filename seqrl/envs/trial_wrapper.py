@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.utils import seeding
+from gymnasium.utils import RecordConstructorArgs, seeding
 
 from seqrl.envs.base import require_at_least
 from seqrl.envs.trials import EPISODE_START
@@ -18,7 +18,7 @@ DrawTask = Callable[[gym.Env, np.random.Generator], dict[str, Any] | gym.Env | N
 """Draws a trial's task: changes the environment, or returns options for its resets, or another environment."""
 
 
-class Trials(gym.Wrapper):
+class Trials(gym.Wrapper, RecordConstructorArgs):
     """`num_episodes` inner episodes of `env` in one task, drawn anew for each trial, are one episode.
 
     `draw_task(env, np_random)` is called when a trial begins, and draws from `np_random` alone. It makes the task in
@@ -65,7 +65,8 @@ class Trials(gym.Wrapper):
         require_at_least(1, num_episodes=num_episodes)
         if draw_task is not None and not callable(draw_task):
             raise UserError(f"draw_task={draw_task!r}: give a function of (env, np_random)")
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self, _disable_deepcopy=True, num_episodes=num_episodes, draw_task=draw_task)
+        gym.Wrapper.__init__(self, env)
         self.num_episodes = num_episodes
         parts: dict[str, spaces.Space] = {"observation": env.observation_space, EPISODE_START: spaces.Discrete(2)}
         self._has_mask = False
