@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 
+import gymnasium as gym
 import matplotlib.image
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from seqrl.cli import main
 from seqrl.cli.adaptation import Adapt, problem
 from seqrl.collect import Scripted, random_policy
 from seqrl.envs import make
+from seqrl.envs.trial_wrapper import Trials
 from seqrl.errors import UserError
 
 
@@ -272,3 +274,14 @@ def test_bad_input_is_one_line(bandit, tmp_path, capsys):
         error = capsys.readouterr().err
         assert words in error
         assert error.count("\n") == 1
+
+
+def test_trials_of_any_gymnasium_environment(tmp_path):
+    if "AdaptTrials-v0" not in gym.registry:
+        gym.register("AdaptTrials-v0", lambda: Trials(gym.make("CartPole-v1", max_episode_steps=5), 3))
+    run = tmp_path / "run"
+    assert main(["train", "ppo", "--env", "AdaptTrials-v0", *TINY, "--run-dir", str(run)]) == 0
+    assert main(["adapt", str(run), "--num-trials", "3", "--num-envs", "2"]) == 0
+    written = json.loads((run / "adaptation.json").read_text())
+    assert written["policies"][AGENT]["curve"]["mean"] == [5.0, 5.0, 5.0]
+    assert list(written["policies"]) == [AGENT]  # no reference is known

@@ -129,7 +129,8 @@ def _inner_episodes(config: Any) -> int | None:
     """Inner episodes of a trial, where the environment's arguments tell: for the progress bar alone."""
     given = parse_env_kwargs(config.env_kwargs).get("num_episodes")
     if given is None and config.env in ENVIRONMENTS:
-        given = inspect.signature(ENVIRONMENTS[config.env]).parameters["num_episodes"].default
+        known = inspect.signature(ENVIRONMENTS[config.env]).parameters.get("num_episodes")
+        given = known and known.default
     return given if isinstance(given, int) else None
 
 
