@@ -22,6 +22,7 @@ def envs(args: list[str]) -> int:
         table.add_row(name, (kind.__doc__ or "").splitlines()[0], *cells)
     Console().print(table)
     print("Any Gymnasium id works too: CartPole-v1 --hide 1,3; popgym-… and MiniGrid-… with their extras.")
+    print("seqrl.envs.Trials makes trials of any of them: a few episodes of one drawn task, to adapt within.")
     return 0
 
 
