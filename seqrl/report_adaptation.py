@@ -151,11 +151,12 @@ def plot(found: Adaptation, title: str) -> bytes:
             lines.append(_line(axes, found, name, width, linewidth=1.1, **style))
     smoothed = f", running mean of {width}" if width > 1 else ""
     axes.set(xlabel=f"inner episode{smoothed}", ylabel="return of an inner episode")
-    band = " Band: 95 % over trials." if found.num_trials > 1 else ""
-    axes.set_title(f"{_trials(found)}. Weights frozen (sha256 {found.digest[:8]}…).{band}", fontsize=8, color="#555555")
-    margin = 0.5 if found.num_episodes == 1 else 0.015 * (found.num_episodes - 1)
+    band = " Band: 95 %." if found.num_trials > 1 else ""
+    under = f"{_trials(found)}. Weights frozen (sha256 {found.digest[:8]}…).{band}"
+    axes.set_title(under, fontsize=8, color="#555555", loc="left")
+    margin = 0.5 if found.num_episodes == 1 else min(0.015 * (found.num_episodes - 1), 0.9)  # leaves no place for 0
     axes.set_xlim(1 - margin, found.num_episodes + margin)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.margins(y=0.08)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
