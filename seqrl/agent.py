@@ -53,10 +53,14 @@ class Agent(ActingModule):
     def initial_state(self, batch_size: int) -> State:
         return self.memory.initial_state(batch_size)
 
-    def unroll(self, inputs: AgentInput, state: State) -> tuple[dict[str, Any], State]:
-        """What each head says at each of T rows (leaves [T, B, ...]), and the memory's state after them."""
+    def unroll(self, inputs: AgentInput, state: State, going_on: Tensor | None = None) -> tuple[dict[str, Any], State]:
+        """What each head says at each of T rows (leaves [T, B, ...]), and the memory's state after them.
+
+        `going_on` [T, B] says on which rows the previous action and reward are read, by default those that are not
+        `is_first`. A window of a longer episode tells them of its first row too, where the memory begins.
+        """
         x = self.encoder.project(inputs.observation)
-        going_on = (~inputs.is_first).unsqueeze(-1)
+        going_on = (~inputs.is_first if going_on is None else going_on).unsqueeze(-1)
         if self.previous_action is not None:
             x = x + self.previous_action.project(inputs.previous_action) * going_on
         if self.previous_reward is not None:

@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from seqrl.acting import ActingModule
-from seqrl.algorithms import decision_transformer, impala, ppo, r2d2, recurrent_sac
+from seqrl.algorithms import algorithm_distillation, decision_transformer, impala, ppo, r2d2, recurrent_sac
 from seqrl.checkpoint import load_checkpoint
 from seqrl.errors import UserError, nearest
 from seqrl.malloc import keep_freed_memory
@@ -18,10 +18,12 @@ ALGORITHMS: dict[str, ModuleType] = {
     "recurrent_sac": recurrent_sac,
     "impala": impala,
     "decision_transformer": decision_transformer,
+    "algorithm_distillation": algorithm_distillation,
 }
 
 __all__ = [
     "ALGORITHMS",
+    "algorithm_distillation",
     "decision_transformer",
     "impala",
     "load",

@@ -28,6 +28,7 @@ from seqrl.decision_agent import Context, DecisionAgent, Timestep
 from seqrl.learner import Learner
 from seqrl.objectives import masked_mean, squared_error
 from seqrl.offline_config import OfflineConfig, problem_of
+from seqrl.offline_parts import Draws, Means
 from seqrl.relabel import ValueConfig, relabelled_returns
 from seqrl.run import Run, Stateful
 from seqrl.trajectory import to_device, tree_map
@@ -225,42 +226,6 @@ def _train(
         if step % config.checkpoint_every == 0 or step == config.num_steps or run.interrupted:
             run.save(parts, {"step": step})
     return agent
-
-
-class Draws:
-    """The generator of windows, as a part of a checkpoint."""
-
-    def __init__(self, seed: int):
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.generator.set_state(state["generator"].cpu())
-
-
-class Means:
-    """The means of metrics since they were last taken, as a part of a checkpoint."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-
-    def add(self, metrics: dict[str, Tensor]) -> None:
-        for name, value in {**metrics, "count": torch.ones(())}.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-
-    def take(self) -> dict[str, float]:
-        count = float(self.sums.pop("count"))
-        taken = {name: float(value) / count for name, value in self.sums.items()}
-        self.sums.clear()
-        return taken
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.sums)
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.sums = dict(state)
 
 
 def describe(agent: DecisionAgent, dataset: EpisodeDataset, num_windows: int = 4096) -> None:

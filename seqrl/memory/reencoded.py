@@ -27,7 +27,7 @@ class Reencoded(Memory):
 
     A sliding cache of a transformer is something else: its deep layers keep what has left the window. A model trained
     on windows of `length` rows computes exactly this, so acting so sees what training saw; a step costs `length` times
-    one with a cache. Windows of up to `length` rows that begin afresh are unrolled at once, as training does.
+    one with a cache. Up to `length` rows that begin afresh are unrolled at once, as training does.
 
     Shapes, output size and parameters are the memory's own. State: `LastRows`.
     """
@@ -54,7 +54,7 @@ class Reencoded(Memory):
         place = torch.arange(T, device=x.device)[:, None]
         reset = torch.where(is_first, place, -1).cummax(0).values
         age = torch.where(reset >= 0, place - reset, state.num_rows + place)  # rows of the episode before each
-        if length >= T and bool((age == place).all()):
+        if length >= T and bool((age <= place).all()):  # no row has one of `state` in its window
             y, _ = self.memory.unroll(x, self.memory.initial_state(B), is_first)
         else:
             y = self._unroll_each(rows.unfold(0, length, 1).permute(3, 0, 1, 2), age.clamp(max=length - 1))

@@ -7,7 +7,7 @@ Those that learn from logged episodes name a method, not a problem: give them a 
 from collections.abc import Callable
 from dataclasses import replace
 
-from seqrl.algorithms import decision_transformer, impala, ppo, r2d2, recurrent_sac
+from seqrl.algorithms import algorithm_distillation, decision_transformer, impala, ppo, r2d2, recurrent_sac
 from seqrl.config import ProblemConfig
 
 
@@ -195,6 +195,12 @@ def qdt() -> decision_transformer.Config:
     return decision_transformer.Config(relabel="values")
 
 
+def decision_pretrained() -> algorithm_distillation.Config:
+    """A Decision-Pretrained Transformer: it predicts the task's optimal action, which a log with reveal=true tells, and
+    acts by drawing from what it predicts (`--sample`)."""
+    return algorithm_distillation.Config(label="optimal_action")
+
+
 RECIPES: dict[str, Callable[[], ProblemConfig]] = {
     recipe.__name__: recipe
     for recipe in (
@@ -216,6 +222,7 @@ RECIPES: dict[str, Callable[[], ProblemConfig]] = {
         behaviour_cloning,
         filtered_bc,
         qdt,
+        decision_pretrained,
     )
 }
 
