@@ -137,3 +137,16 @@ class Optimal(Memoryless):
 
     def choose(self, state: State, inputs: AgentInput) -> Chosen:
         return Chosen(self.trials.optimal_action())
+
+
+def mixed(action: Tensor, num_actions: int, epsilon: float | Tensor, generator: Generator) -> Tensor:
+    """`action` [B], each with the chance ε, one for all or [B], replaced by a uniform one."""
+    other = torch.randint(num_actions, action.shape, generator=generator, device=action.device)
+    chance = torch.rand(action.shape, generator=generator, device=action.device)
+    return torch.where(chance < epsilon, other, action)
+
+
+def any_best(values: Tensor, generator: Generator) -> Tensor:
+    """One of the highest entries of each row, [B] from [B, n], all equally likely; 1e-4 is no difference."""
+    draws = torch.rand(values.shape, generator=generator, device=values.device)
+    return draws.masked_fill(values < values.amax(1, keepdim=True) - 1e-4, -1.0).argmax(1)
