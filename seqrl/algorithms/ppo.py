@@ -29,6 +29,7 @@ from seqrl.config import (
     require_at_least_one,
 )
 from seqrl.data import Batch, Rollout, Sequences
+from seqrl.data.recorder import HistoryRecorder
 from seqrl.envs import Environment
 from seqrl.learner import Learner
 from seqrl.nets import PolicyHead, RewardScale, ValueHead
@@ -87,6 +88,8 @@ class Config(RunConfig):
 
     checkpoint_every: int = 20
     """Updates between checkpoints. Environments that cannot be saved begin new episodes at each."""
+    record: str = ""
+    """Folder for all that is played, a learning history of each environment; such a run cannot be resumed."""
 
 
 def loss(agent: Agent, batch: Batch, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
@@ -211,6 +214,11 @@ def train(config: Config, resume: bool = False) -> Agent:
     Raises UserError for bad settings, an existing folder, NaN from the environment, or a loss that is not finite.
     """
     check(config)
+    require(
+        not (resume and config.record),
+        f"{config.run_dir} records what it plays (--record {config.record}), and what it played before it stopped is "
+        "lost: train it again from the start",
+    )
     with contextlib.closing(make_environment(config)) as environment:
         return _train(config, environment, resume)
 
@@ -226,6 +234,7 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
     rollout = Rollout(environment, agent, config.seed, config.noise_correlation)
     sequences = Sequences(config.rollout_length, length, config.burn_in, config.seed)
     scale = RewardScale(config.num_envs, config.gamma).to(agent.device)
+    recorder = HistoryRecorder.of(config, environment) if config.record else None
     run = Run.open("ppo", config, agent.observation_space, agent.action_space, resume)
     state = TrainingState(config.seed, agent, environment, rollout, learner=learner, sequences=sequences, scale=scale)
     step = state.restore(run)
@@ -235,6 +244,8 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
             if config.learning_rate_schedule == "linear":
                 learner.learning_rate = config.learning_rate * (1 - step / config.num_steps)
             trajectory, episodes = rollout.collect(config.rollout_length, sequences.state_rows)
+            if recorder is not None:
+                recorder.add(trajectory)
             scaled = scale(trajectory.reward, trajectory.inputs.is_first[:-1], trajectory.mask)
             reward = scaled if config.normalize_rewards else trajectory.reward
             metrics = learn(agent, learner, sequences, trajectory, reward, config)
@@ -246,4 +257,6 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
                 state.save(run, step)
         if run.interrupted:
             state.save_interrupted(run, step)
+        elif recorder is not None:
+            recorder.write()
     return agent

@@ -2,8 +2,9 @@
 
 import contextlib
 import dataclasses
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,18 +21,26 @@ from seqrl.collect import Policy, random_policy, watched
 from seqrl.collect import collect as play
 from seqrl.config import RunConfig, make_environment, require
 from seqrl.data import EpisodeWriter
-from seqrl.errors import UserError
+from seqrl.envs import Environment
+from seqrl.errors import UserError, nearest
+from seqrl.references import references_for
+from seqrl.references.learners import AnnealedOracle, QLearning
 from seqrl.run import check_spaces
 from seqrl.spaces import space_to_json
 
 RANDOM = "random"
+LEARNERS: dict[str, Callable[[Environment], Policy]] = {"q_learning": QLearning, "annealed_oracle": AnnealedOracle}
+"""Policies that become better within a trial, and are no references: their histories are worth imitating."""
 SETTINGS = ("env", "env_kwargs", "hide", "flicker", "noise")
 """What makes two environments the same problem."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Collect:
-    """Log episodes that trained agents, or random actions, play: a dataset to learn from."""
+    """Log episodes that trained agents, random actions, references or learners play: a dataset to learn from.
+
+    Learners are q_learning and annealed_oracle; each of their trials is a learning history.
+    """
 
     env: str = ""
     """The environment; by default the run's own, with its --env-kwargs, --hide, --flicker and --noise."""
@@ -63,7 +72,7 @@ def collect(args: list[str]) -> int:
     """Each policy plays its share in turn, with environments and draws seeded anew."""
     names, args = positionals(args)
     options = parse(Collect, args, Collect(), "seqrl collect RUN")
-    require(bool(names), "collect needs a run folder, or random, named first: seqrl collect RUN")
+    require(bool(names), "collect needs a run folder, or random, or a reference, named first: seqrl collect RUN")
     _check(options, names)
     config = _problem(options, names)
     folder = Path(options.dataset_dir or default_folder(config.env))
@@ -71,7 +80,7 @@ def collect(args: list[str]) -> int:
     try:
         with contextlib.closing(make_environment(config, min(options.num_envs, max(shares)))) as environment:
             spaces = environment.single_observation_space, environment.single_action_space
-            policies = [_policy(name, *spaces) for name in names]
+            policies = [_policy(name, environment) for name in names]
             with EpisodeWriter(folder, *spaces, about=_about(config, options, names, shares)) as writer:
                 num_steps, total = 0, 0.0
                 for k, (name, policy, share) in enumerate(zip(names, policies, shares, strict=True)):
@@ -110,7 +119,8 @@ def _check(options: Collect, names: Sequence[str]) -> None:
 
 def _problem(options: Collect, names: Sequence[str]) -> Any:
     """The config of the environment that all play: the runs' own, with the flags over it."""
-    runs = [name for name in names if name != RANDOM]
+    others = [name for name in names if _is_reference(name, options)]
+    runs = [name for name in names if name != RANDOM and name not in others]
     configs = [read_config(run) for run in runs]
     if not configs:
         require(bool(options.env), "random actions need an environment: name one with --env, or a run beside random")
@@ -134,13 +144,31 @@ def _problem(options: Collect, names: Sequence[str]) -> Any:
     return dataclasses.replace(config, **changes)
 
 
-def _policy(name: str, observation_space: gymnasium.Space, action_space: gymnasium.Space) -> Policy:
+def _is_reference(name: str, options: Collect) -> bool:
+    """Whether `name` is to be looked up among references. Without an environment it can only be a run."""
+    return name != RANDOM and bool(options.env) and not Path(name).exists()
+
+
+def _policy(name: str, environment: Environment) -> Policy:
     if name == RANDOM:
-        return random_policy(action_space)
+        return random_policy(environment.single_action_space)
+    if not Path(name).exists():
+        return _reference(name, environment)
     agent = load(name)
-    spaces = {"observation": space_to_json(observation_space), "action": space_to_json(action_space)}
-    check_spaces(Path(name), spaces)
+    spaces = environment.single_observation_space, environment.single_action_space
+    check_spaces(Path(name), {"observation": space_to_json(spaces[0]), "action": space_to_json(spaces[1])})
     return agent
+
+
+def _reference(name: str, environment: Environment) -> Policy:
+    """The learner or the reference called `name`, in small letters and with _ for what is no letter or digit."""
+    if name in LEARNERS:
+        return LEARNERS[name](environment)
+    known = {re.sub(r"\W+", "_", key.lower()): policy for key, policy in references_for(environment).items()}
+    if name not in known:
+        choices = nearest(name, [RANDOM, *known, *LEARNERS])
+        raise UserError(f"{name} is no run folder, and no reference or learner for this environment: {choices}")
+    return known[name]
 
 
 def _about(config: RunConfig, options: Collect, names: Sequence[str], shares: Sequence[int]) -> dict[str, Any]:
