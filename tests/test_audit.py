@@ -18,6 +18,7 @@ from seqrl.audit.of_columns import _far_and_often
 from seqrl.audit.reading import Rows, column_hashes, row_hashes
 from seqrl.cli import main
 from seqrl.data import Episode, EpisodeDataset, EpisodeWriter
+from seqrl.data.episode_files import layout
 
 OBSERVATION = gym.spaces.Box(-3.0, 3.0, (3,))
 ACTION = gym.spaces.Discrete(3)
@@ -235,12 +236,10 @@ def written_over(name: str, place: Any, value: Any) -> Callable[[EpisodeDataset]
     """Damage that the writer would have refused. `place` is a row counted from the start of episode 3."""
 
     def damage(dataset: EpisodeDataset) -> None:
-        array = getattr(dataset, name, None)
-        if array is None or isinstance(array, dict):
-            array = list(dataset.observation.values())[int(name[-1])]
-        file = dataset.folder / f"{'observation.0' if name == 'observation' else name}.bin"
-        mapped = np.memmap(file, array.dtype, "r+", shape=array.shape)
-        mapped[int(dataset.starts[3]) + place if place >= 0 else dataset.starts[4] - 1 + place] = value
+        record = layout(dataset.observation_space, dataset.action_space)["rows"]
+        mapped = np.memmap(dataset.folder / "rows.bin", record, "r+")[1:]  # behind the blank record
+        row = int(dataset.starts[3]) + place if place >= 0 else int(dataset.starts[4]) - 1 + place
+        mapped["observation.0" if name == "observation" else name][row] = value
         mapped.flush()
 
     return damage

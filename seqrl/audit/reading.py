@@ -54,7 +54,7 @@ class Leaf:
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
         """Rows [n, D] in the file's own type."""
-        return self.array.take(rows, axis=0).reshape(len(rows), -1)
+        return self.array[rows].reshape(len(rows), -1)
 
     @cached_property
     def continuous(self) -> np.ndarray:

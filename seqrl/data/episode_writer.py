@@ -12,15 +12,8 @@ from typing import Any, BinaryIO
 import gymnasium as gym
 import numpy as np
 
-from seqrl.data.episodes import (
-    FORMAT,
-    INDEX,
-    Episode,
-    describe,
-    layout,
-    leaf_layout,
-    space_tree,
-)
+from seqrl.data.episode_files import FORMAT, INDEX, describe, layout, leaf_layout, space_tree
+from seqrl.data.episodes import Episode
 from seqrl.envs.adapters import _agent_space as agent_space
 from seqrl.errors import UserError
 from seqrl.nets.encoders import ACTION_MASK
@@ -58,6 +51,7 @@ class EpisodeWriter:
         if self.folder.exists():
             raise UserError(f"{folder} exists already: choose another folder for the episodes, or remove it")
         self.num_episodes = self.num_rows = 0
+        self._dtypes = layout(self.observation_space, self.action_space)
         self._temporary: Path | None = None
         self._files: dict[str, BinaryIO] = {}
 
@@ -65,8 +59,10 @@ class EpisodeWriter:
         with self._disk():
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             self._temporary = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.", dir=self.folder.parent))
-            for name in layout(self.observation_space, self.action_space, 0, 0):
+            for name in (*self._dtypes, "starts", "returns"):
                 self._files[name] = open(self._temporary / f"{name}.bin", "wb")
+            for name, dtype in self._dtypes.items():
+                self._write(name, np.zeros(1, dtype))
             self._write("starts", np.zeros(1, dtype="<i8"))
         return self
 
@@ -78,15 +74,14 @@ class EpisodeWriter:
         flags = np.zeros((2, len(reward)), dtype=bool)
         flags[:, -1] = episode.terminated, episode.truncated
         to_go = np.cumsum(reward[::-1], dtype=np.float64)[::-1]
+        rows = {f"observation.{k}": leaf for k, leaf in enumerate(leaves)}
+        rows |= {"action": action, "reward": reward, "terminated": flags[0], "truncated": flags[1]}
+        rows["return_to_go"] = to_go
         self.num_episodes += 1
         self.num_rows += len(reward) + 1
         with self._disk():
-            for k, leaf in enumerate(leaves):
-                self._write(f"observation.{k}", leaf)
-            rows = {"action": action, "reward": reward, "terminated": flags[0], "truncated": flags[1]}
-            for name, array in (rows | {"return_to_go": to_go.astype("<f4")}).items():
-                self._write(name, array)
-                self._write(name, np.zeros_like(array[:1]))
+            for name, dtype in self._dtypes.items():
+                self._write(name, _records(dtype, len(reward) + 1, rows))
             self._write("starts", np.array([self.num_rows], dtype="<i8"))
             self._write("returns", to_go[:1])
 
@@ -99,7 +94,6 @@ class EpisodeWriter:
         if self.num_episodes == 0:
             self._discard()
             raise UserError(f"no episodes for {self.folder}: there is nothing to learn from; log at least one")
-        files = layout(self.observation_space, self.action_space, self.num_episodes, self.num_rows)
         index = {
             "format": FORMAT,
             "num_episodes": self.num_episodes,
@@ -107,7 +101,7 @@ class EpisodeWriter:
             "observation_space": space_to_json(self.observation_space),
             "action_space": space_to_json(self.action_space),
             "about": self.about,
-            "files": describe(files),
+            "files": describe(self._dtypes),
         }
         with self._disk():
             assert self._temporary is not None
@@ -140,6 +134,14 @@ class EpisodeWriter:
             raise UserError(
                 f"cannot write episodes to {self.folder} ({error.strerror}): free some space, or choose another folder"
             ) from None
+
+
+def _records(dtype: np.dtype, num_rows: int, rows: dict[str, np.ndarray]) -> np.ndarray:
+    """Records [num_rows] of those fields of `rows` that `dtype` has; zeros where a field has fewer rows."""
+    records = np.zeros(num_rows, dtype)
+    for name in dtype.names or ():
+        records[name][: len(rows[name])] = rows[name]
+    return records
 
 
 def checked(

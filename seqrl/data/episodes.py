@@ -1,24 +1,7 @@
-"""Logged episodes on disk, packed once into flat memory-mapped files, and windows of them to learn from.
-
-A dataset is a folder. An episode of T decisions takes T + 1 rows: row t holds o_t, a_t and the r_t, terminated_t and
-truncated_t that a_t caused, and the last row holds the final observation alone (zeros and False elsewhere). Each file
-holds one of these for all episodes behind each other, as raw numbers without a header:
-
-====================================  ==========================================================================
-`index.json`                          format, spaces, numbers of episodes and rows, `about`; each file's dtype, shape
-`observation.0.bin`, …                the leaves of the observation space, in its order
-`action.bin` `reward.bin`             actions as agents give them: discrete ones count from 0
-`terminated.bin` `truncated.bin`      one byte a row
-`return_to_go.bin`                    the undiscounted sum of the rewards from a row to its episode's end, float32
-`starts.bin` `returns.bin`            the first row of each episode and one past the last, int64; returns, float64
-====================================  ==========================================================================
-
-Nothing of a row is read before it is drawn: opening costs the same for any number of rows.
-"""
+"""Logged episodes, and windows of them to learn from. What lies in a dataset's folder, `episode_files` says."""
 
 import copy
-import json
-import math
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,12 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqrl.data.episode_files import (
+    AGAIN,
+    INDEX,
+    describe,
+    layout,
+    mapped,
+    names_of,
+    observation_of,
+    read_index,
+)
+from seqrl.data.storage import gather
 from seqrl.errors import UserError
 from seqrl.spaces import space_from_json
-from seqrl.trajectory import AgentInput, Tree, tree_leaves, tree_map
-
-FORMAT = "seqrl-episodes-1"
-INDEX = "index.json"
+from seqrl.trajectory import AgentInput, Tree, tree_map
 
 
 class Episode(NamedTuple):
@@ -51,7 +42,7 @@ class Episode(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """N windows of logged episodes, time first: leaves [length, N, ...].
+    """N windows of logged episodes, time first: leaves [length, N, ...], most of them views of one block of records.
 
     A window's first row has `is_first` True wherever in its episode it stands, since a memory begins there; what its
     previous action and reward are, the log says, and zeros at `timestep` 0. Behind an episode's final observation, and
@@ -71,41 +62,60 @@ class Windows(NamedTuple):
     """True on decisions; False on final observations and pads."""
 
 
+class _Places(NamedTuple):
+    """Where windows of `length` rows may start: an episode of T decisions has T + length − 1 places."""
+
+    length: int
+    episodes: np.ndarray
+    """[N + 1, 3]: places before the episode, its first row, its decisions; side by side, as they are read together."""
+    width: int
+    """Places of the episode that has the fewest: no two episodes begin within so many."""
+    guide: np.ndarray
+    """The episode of every `width`-th place. That of any other place is the same or the next: it takes no search."""
+
+
+def _places(starts: np.ndarray, lengths: np.ndarray, length: int) -> _Places:
+    before = np.concatenate([[0], np.cumsum(lengths + (length - 1))])
+    width = int(lengths.min()) + length - 1
+    guide = np.searchsorted(before, np.arange(0, before[-1], width), side="right") - 1
+    return _Places(length, np.stack([before, starts, np.append(lengths, 0)], axis=1), width, guide)
+
+
 class EpisodeDataset:
     """N episodes in one folder, memory-mapped, or a subset of them; `open` makes one.
 
     `observation` (a tree), `action`, `reward`, `terminated`, `truncated` and `return_to_go` are arrays [R, ...] of all
-    rows of the folder's files, read-only. `starts` [N + 1], `lengths` [N] and `returns` [N] (undiscounted) are of this
-    dataset's own episodes, in the order of the files: episode k has the rows starts[k] … starts[k] + lengths[k], the
-    last for the final observation. Between those of a subset lie other episodes' rows, so starts[k + 1] is the end of
-    episode k only in a whole dataset; the last entry is R.
+    rows of the folder's files, read-only; views of records, so index them: `take` would copy them whole first.
+    `starts` [N + 1], `lengths` [N] and `returns` [N] (undiscounted) are of this dataset's own episodes, in the order of
+    the files: episode k has the rows starts[k] … starts[k] + lengths[k], the last for the final observation. Between
+    those of a subset lie other episodes' rows, so starts[k + 1] is the end of episode k only in a whole dataset; the
+    last entry is R.
     """
 
     def __init__(
         self,
         folder: Path,
-        index: dict[str, Any],
+        about: dict[str, Any],
         spaces: tuple[gym.Space, gym.Space],
-        arrays: dict[str, Any],
+        tables: list[np.ndarray],
+        starts: np.ndarray,
+        returns: np.ndarray,
         gamma: float,
     ):
-        """Takes what `open` has checked."""
-        self.folder, self.about, self.gamma = folder, index["about"], gamma
+        """Takes what `open` has checked; `tables` are the files of rows, as arrays of records [1 + R]."""
+        self.folder, self.about, self.gamma = folder, about, gamma
         self.observation_space, self.action_space = spaces
-        self.observation: Tree = arrays["observation"]
-        self.action, self.reward = arrays["action"], arrays["reward"]
-        self.terminated, self.truncated = arrays["terminated"], arrays["truncated"]
-        self.starts: np.ndarray = np.array(arrays["starts"])
+        self._tables = [(_as_bytes(table), table.dtype) for table in tables]
+        self._fields = {name: table[name][1:] for table in tables for name in names_of(table.dtype)}
+        self.observation: Tree = observation_of(spaces[0], self._fields)
+        self.action, self.reward = self._fields["action"], self._fields["reward"]
+        self.terminated, self.truncated = self._fields["terminated"], self._fields["truncated"]
+        self.starts, self.returns = np.array(starts), np.array(returns)
         self.lengths: np.ndarray = np.diff(self.starts) - 1
-        self.returns: np.ndarray = np.array(arrays["returns"])
-        self.return_to_go: np.ndarray = (
-            arrays["return_to_go"] if gamma == 1.0 else returns_to_go(self.reward, self.starts, gamma)
-        )
-        self._set_places()
-
-    def _set_places(self) -> None:
-        self._decisions = np.concatenate([[0], np.cumsum(self.lengths)])  # before each episode, and in all
-        self._places: tuple[int, np.ndarray] = (1, self._decisions)
+        self.return_to_go: np.ndarray = self._fields["return_to_go"]
+        if gamma != 1.0:
+            self.return_to_go = returns_to_go(self.reward, self.starts, gamma)
+        self._places: _Places | None = None
 
     @classmethod
     def open(cls, folder: str | Path, gamma: float = 1.0) -> "EpisodeDataset":
@@ -118,26 +128,26 @@ class EpisodeDataset:
         folder = Path(folder)
         if not 0.0 <= gamma <= 1.0:
             raise UserError(f"gamma is {gamma}: give a discount from 0 to 1")
-        index = _read_index(folder)
+        index = read_index(folder)
         try:
             spaces = (space_from_json(index["observation_space"]), space_from_json(index["action_space"]))
-            files = layout(*spaces, index["num_episodes"], index["num_rows"])
-            same = index["files"] == describe(files) and isinstance(index["about"], dict)
+            dtypes = layout(*spaces)
+            same = index["files"] == describe(dtypes) and isinstance(index["about"], dict)
+            num_episodes, num_rows = int(index["num_episodes"]), int(index["num_rows"])
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError, AssertionError) as error:
-            raise UserError(f"{folder / INDEX} is damaged ({error!r}): import the episodes again") from None
+            raise UserError(f"{folder / INDEX} is damaged ({error!r}): {AGAIN}") from None
         if not same:
-            raise UserError(f"{folder / INDEX} is damaged (its files do not fit its spaces): import the episodes again")
-        arrays: dict[str, Any] = {name: _mapped(folder / f"{name}.bin", *files[name]) for name in files}
-        leaves = iter([arrays[name] for name in files if name.startswith("observation.")])
-        arrays["observation"] = tree_map(lambda _: next(leaves), space_tree(spaces[0]))
-        starts = arrays["starts"]
-        if starts[0] != 0 or starts[-1] != index["num_rows"] or (np.diff(starts) < 2).any():
-            raise UserError(f"{folder / 'starts.bin'} is damaged (no rising first rows): import the episodes again")
-        return cls(folder, index, spaces, arrays, gamma)
+            raise UserError(f"{folder / INDEX} is damaged (its files do not fit its spaces): {AGAIN}")
+        tables = [mapped(folder / f"{name}.bin", dtype, num_rows + 1) for name, dtype in dtypes.items()]
+        starts = mapped(folder / "starts.bin", np.dtype("<i8"), num_episodes + 1)
+        returns = mapped(folder / "returns.bin", np.dtype("<f8"), num_episodes)
+        if starts[0] != 0 or starts[-1] != num_rows or (np.diff(starts) < 2).any():
+            raise UserError(f"{folder / 'starts.bin'} is damaged (no rising first rows): {AGAIN}")
+        return cls(folder, index["about"], spaces, tables, starts, returns, gamma)
 
     def __len__(self) -> int:
         """The decisions that windows may be drawn from."""
-        return int(self._decisions[-1])
+        return int(self.lengths.sum())
 
     @property
     def num_episodes(self) -> int:
@@ -158,7 +168,7 @@ class EpisodeDataset:
         other = copy.copy(self)
         other.starts = np.append(self.starts[:-1][chosen], self.starts[-1])
         other.lengths, other.returns = self.lengths[chosen], self.returns[chosen]
-        other._set_places()
+        other._places = None
         return other
 
     def with_returns_to_go(self, return_to_go: np.ndarray) -> "EpisodeDataset":
@@ -167,6 +177,27 @@ class EpisodeDataset:
         other = copy.copy(self)
         other.return_to_go = return_to_go
         return other
+
+    def rearranged(self, rows: np.ndarray, lengths: np.ndarray) -> "EpisodeDataset":
+        """Episodes of other rows of the files, in any order, copied to memory: `lengths` [M] decisions each.
+
+        `rows` [Σ (length + 1)] are counted in the files, and each episode's last is a final observation there. The
+        episode ends as that one does; flags before are cleared, returns and returns-to-go computed anew.
+        """
+        starts = np.concatenate([[0], np.cumsum(lengths + 1)])
+        assert len(rows) == starts[-1], "a row for each decision and final observation"
+        tables = []
+        for table, dtype in self._tables:
+            tables.append(np.zeros(1 + len(rows), dtype))
+            tables[-1][1:] = table.numpy().view(dtype)[1 + rows, 0]
+        fields = {name: table[name][1:] for table in tables for name in names_of(table.dtype)}
+        for name in ("terminated", "truncated"):
+            fields[name][:] = False
+            fields[name][starts[1:] - 2] = self._fields[name][rows[starts[1:] - 1] - 1]
+        fields["return_to_go"][:] = returns_to_go(fields["reward"], starts, 1.0)
+        returns = np.add.reduceat(fields["reward"], starts[:-1], dtype=np.float64)
+        spaces = (self.observation_space, self.action_space)
+        return EpisodeDataset(self.folder, self.about, spaces, tables, starts, returns, self.gamma)
 
     def split(self, held_out: float, seed: int) -> tuple["EpisodeDataset", "EpisodeDataset"]:
         """Two datasets, for training and held out: the latter with a share `held_out` of the episodes, drawn by `seed`.
@@ -192,14 +223,16 @@ class EpisodeDataset:
         """`batch_size` windows of `length` rows, drawn with replacement from `generator`, which is on the CPU.
 
         A window starts at a place drawn uniformly from the places −(length − 1) … T − 1 of all episodes, so that every
-        decision is in as many windows as every other. The cost does not depend on the number of rows.
+        decision is in as many windows as every other. The cost does not depend on the number of rows or of episodes.
         """
-        if self._places[0] != length:  # the places before each episode, which has T + length − 1 of them
-            self._places = (length, self._decisions + np.arange(len(self._decisions)) * (length - 1))
-        before = self._places[1]
-        place = torch.randint(int(before[-1]), (batch_size,), generator=generator).numpy()
-        episode = np.searchsorted(before, place, side="right") - 1
-        return self.windows_at(episode, place - before[episode] - (length - 1), length)
+        if self._places is None or self._places.length != length:
+            self._places = _places(self.starts, self.lengths, length)
+        _, episodes, width, guide = self._places
+        place = torch.randint(int(episodes[-1, 0]), (batch_size,), generator=generator).numpy()
+        episode = guide[place // width]
+        episode += episodes[episode + 1, 0] <= place
+        before, begin, last = episodes[episode].T
+        return self._windows(begin, last, place - before - (length - 1), length)
 
     def windows_at(self, episode: np.ndarray, start: np.ndarray, length: int) -> Windows:
         """The windows of these episodes [N], counted as in this dataset, from the places `start` [N] on.
@@ -209,41 +242,59 @@ class EpisodeDataset:
         """
         last = self.lengths[episode]
         assert ((start > -length) & (start < last)).all(), "a window without a decision"
+        return self._windows(self.starts[episode], last, start, length)
+
+    def _windows(self, begin: np.ndarray, last: np.ndarray, start: np.ndarray, length: int) -> Windows:
+        """`windows_at`, of episodes that begin at the rows `begin` [N] and have `last` [N] decisions."""
         first = np.maximum(start, 0)
         offset = np.arange(length)[:, None]
         timestep = first + offset
         pad = timestep > np.minimum(start + (length - 1), last)
         timestep[pad] = 0
         mask = (timestep < last) & ~pad
-        rows = self.starts[episode] + timestep
         pads = np.nonzero(pad)
+        leaves: dict[str, np.ndarray] = {}
+        begin = begin + first
+        for table, dtype in self._tables:
+            block = _blocks(table, begin, length + 1)  # from the row before each window on
+            block[1:][pads] = 0
+            records = block.view(dtype)[..., 0]
+            leaves |= {name: records[name] for name in names_of(dtype)}
 
-        def read(array: np.ndarray) -> Tensor:
-            leaf = array.take(rows, axis=0)
-            if len(pads[0]):
-                leaf[pads] = 0
-            return torch.from_numpy(leaf)
+        def row_before(name: str) -> Tensor:
+            previous = leaves[name][:-1].copy()
+            previous[pads] = 0
+            return torch.from_numpy(previous)
 
-        action, reward = read(self.action), read(self.reward)
-        is_first = pad
-        is_first[0] = True
-        inside = np.nonzero(first)[0]  # windows that begin behind their episode's first row
-
-        def row_before(leaf: Tensor, array: np.ndarray) -> Tensor:
-            previous = torch.zeros_like(leaf)
-            previous[1:] = leaf[:-1]
-            previous.numpy()[pads] = 0
-            previous.numpy()[0, inside] = array.take(rows[0, inside] - 1, axis=0)
-            return previous
-
+        rest = {name: torch.from_numpy(leaf[1:]) for name, leaf in leaves.items()}
+        if self.return_to_go is not self._fields["return_to_go"]:
+            to_go = self.return_to_go[begin + np.where(pad, 0, offset)]
+            to_go[pads] = 0
+            rest["return_to_go"] = torch.from_numpy(to_go)
+        pad[0] = True
         inputs = AgentInput(
-            tree_map(read, self.observation),
-            row_before(action, self.action),
-            row_before(reward, self.reward),
-            torch.from_numpy(is_first),
+            observation_of(self.observation_space, rest),
+            row_before("action"),
+            row_before("reward"),
+            torch.from_numpy(pad),  # a memory begins there
         )
-        ends = read(self.terminated), read(self.truncated), read(self.return_to_go)
-        return Windows(inputs, action, reward, *ends, torch.from_numpy(timestep), torch.from_numpy(mask))
+        parts = {name: rest[name] for name in ("action", "reward", "terminated", "truncated", "return_to_go")}
+        return Windows(inputs, **parts, timestep=torch.from_numpy(timestep), mask=torch.from_numpy(mask))
+
+
+def _blocks(table: Tensor, first: np.ndarray, length: int) -> np.ndarray:
+    """Records first … first + length − 1 [length, N, bytes] of a table's bytes; behind the last one, the last."""
+    if int(first.max()) + length <= len(table):
+        return gather(table, torch.from_numpy(first), length).numpy()
+    rows = np.minimum(first + np.arange(length)[:, None], len(table) - 1)
+    return table.index_select(0, torch.from_numpy(rows.reshape(-1))).view(*rows.shape, -1).numpy()
+
+
+def _as_bytes(table: np.ndarray) -> Tensor:
+    """An array of records as a tensor [records, bytes], which is only ever read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it must not be written to
+        return torch.from_numpy(table.view(np.uint8).reshape(len(table), -1))
 
 
 def returns_to_go(reward: np.ndarray, starts: np.ndarray, gamma: float, chunk: int = 1 << 20) -> np.ndarray:
@@ -266,67 +317,3 @@ def returns_to_go(reward: np.ndarray, starts: np.ndarray, gamma: float, chunk: i
         result[rows] = total
         begin = end
     return result
-
-
-def space_tree(space: gym.Space) -> Tree:
-    """The leaves of a space as a tree: dicts and tuples of Box, Discrete, MultiDiscrete and MultiBinary spaces."""
-    if isinstance(space, gym.spaces.Dict):
-        return {key: space_tree(child) for key, child in space.spaces.items()}
-    if isinstance(space, gym.spaces.Tuple):
-        return tuple(space_tree(child) for child in space.spaces)
-    return space
-
-
-def leaf_layout(space: gym.Space) -> tuple[str, tuple[int, ...]]:
-    """The dtype and the shape of one value of a leaf space, as agents see it."""
-    shape = tuple(space.shape or ())
-    if isinstance(space, gym.spaces.MultiBinary):
-        return "|b1", shape
-    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
-        return "<i8", shape
-    return np.dtype(space.dtype).newbyteorder("<").str, shape
-
-
-def layout(observation: gym.Space, action: gym.Space, episodes: int, rows: int) -> dict[str, tuple[str, tuple]]:
-    """The dtype and the whole shape of every file, by its name without the suffix."""
-    spaces: list[Any] = list(tree_leaves(space_tree(observation)))
-    leaves = [leaf_layout(space) for space in spaces]
-    files = {f"observation.{k}": (dtype, (rows, *shape)) for k, (dtype, shape) in enumerate(leaves)}
-    dtype, shape = leaf_layout(action)
-    files |= {"action": (dtype, (rows, *shape)), "reward": ("<f4", (rows,))}
-    files |= {"terminated": ("|b1", (rows,)), "truncated": ("|b1", (rows,)), "return_to_go": ("<f4", (rows,))}
-    return files | {"starts": ("<i8", (episodes + 1,)), "returns": ("<f8", (episodes,))}
-
-
-def describe(files: dict[str, tuple[str, tuple]]) -> dict[str, Any]:
-    """`layout` as the index keeps it."""
-    return {name: {"dtype": dtype, "shape": list(shape)} for name, (dtype, shape) in files.items()}
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    path = folder / INDEX
-    if not path.is_file():
-        raise UserError(
-            f"{folder} holds no logged episodes (it has no {INDEX}): give a folder that they were logged to"
-        )
-    try:
-        index = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged ({error}): import the episodes again") from None
-    if not isinstance(index, dict):
-        raise UserError(f"{path} is damaged (not an object): import the episodes again")
-    if index.get("format") != FORMAT:
-        raise UserError(f"{path} has the format {index.get('format')!r}, not {FORMAT!r}: import the episodes again")
-    return index
-
-
-def _mapped(path: Path, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    if not path.is_file():
-        raise UserError(f"{path} is missing: import the episodes again")
-    if path.stat().st_size != size:
-        raise UserError(f"{path} holds {path.stat().st_size:,} bytes, not {size:,}: import the episodes again")
-    if size == 0:
-        return np.zeros(shape, dtype)
-    # As a plain array, which it still maps: np.memmap's own indexing is slower.
-    return np.memmap(path, dtype, "r", shape=shape).view(np.ndarray)

@@ -1,14 +1,12 @@
 """Learning histories: logged trials whose inner episodes are thinned out or shuffled before they are learnt from."""
 
-import copy
 from collections.abc import Callable
 
 import numpy as np
 
-from seqrl.data.episodes import EpisodeDataset, returns_to_go
+from seqrl.data.episodes import EpisodeDataset
 from seqrl.envs.trials import EPISODE_START
 from seqrl.errors import UserError
-from seqrl.trajectory import tree_map
 
 
 def check_histories(dataset: EpisodeDataset) -> None:
@@ -74,19 +72,4 @@ def rearranged(dataset: EpisodeDataset, order: Callable[[int, int], np.ndarray])
         kept = [np.arange(starts[i], ends[i]) for i in order(k, len(starts))]
         rows.append(first + np.concatenate([*kept, [length]]))
         lengths.append(len(rows[-1]) - 1)
-    index = np.concatenate(rows)
-    other = copy.copy(dataset)
-    other.observation = tree_map(lambda leaf: leaf[index], dataset.observation)
-    other.action, other.reward = dataset.action[index], dataset.reward[index]
-    other.lengths = np.array(lengths, dtype=np.int64)
-    other.starts = np.concatenate([[0], np.cumsum(other.lengths + 1)])
-    ends = other.starts[1:] - 2  # each history's last decision
-    last = dataset.starts[:-1] + dataset.lengths - 1
-    for name in ("terminated", "truncated"):
-        flags = np.zeros(len(index), dtype=bool)
-        flags[ends] = getattr(dataset, name)[last]
-        setattr(other, name, flags)
-    other.returns = np.add.reduceat(other.reward, other.starts[:-1], dtype=np.float64)
-    other.return_to_go = returns_to_go(other.reward, other.starts, dataset.gamma)
-    other._set_places()
-    return other
+    return dataset.rearranged(np.concatenate(rows), np.array(lengths, dtype=np.int64))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from seqrl.data import Episode, EpisodeDataset, EpisodeWriter
+from seqrl.data import Episode, EpisodeDataset, EpisodeWriter, storage
 from seqrl.data.episodes import returns_to_go
 from seqrl.errors import UserError
 from seqrl.trajectory import tree_flatten, tree_map
@@ -78,15 +78,47 @@ def test_every_window_by_hand(dataset, length):
             assert float(at.return_to_go) == expected
 
 
-def test_leaves_are_contiguous_and_of_their_own_types(dataset):
+def test_leaves_are_of_their_own_types_and_nobody_elses(dataset):
     windows = dataset.windows(3, 4, torch.Generator().manual_seed(0))
     for leaf in tree_flatten(tuple(windows)).values():
         assert leaf.shape[:2] == (4, 3)
-        assert leaf.is_contiguous()
     types = {name: leaf.dtype for name, leaf in zip(windows._fields[1:], windows[1:], strict=True)}
     assert types["action"] == types["timestep"] == torch.int64
     assert types["mask"] == types["terminated"] == types["truncated"] == torch.bool
     assert types["reward"] == types["return_to_go"] == torch.float32
+    before, others = dataset.action.copy(), [leaf.clone() for leaf in tree_flatten(tuple(windows)).values()]
+    windows.action.fill_(77)
+    np.testing.assert_array_equal(dataset.action, before)
+    for old, new in zip(others, tree_flatten(tuple(windows)).values(), strict=True):
+        assert torch.equal(old, new) or new is windows.action
+
+
+# Breaks if `_blocks` begins at the window's first row instead of the one before, or takes the last record for others.
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("length", [1, 3, 9])
+def test_windows_near_the_files_end_are_those_of_the_middle(tmp_path, monkeypatch, native, length):
+    """Behind a longer file's episodes stand others: whole blocks are copied there, row by row at the end."""
+    if not native:
+        monkeypatch.setattr(storage, "library", lambda: None)
+    episodes = [counting(k, n) for k, n in enumerate(LENGTHS)]
+    short, long = write(tmp_path / "short", episodes), write(tmp_path / "long", [*episodes, counting(9, 50)])
+    place = all_places(length)
+    for a, b in zip(*(tree_flatten(tuple(d.windows_at(*place, length))).values() for d in (short, long)), strict=True):
+        assert torch.equal(a, b)
+
+
+# Breaks if `width` is one more, or `<=` is `<` where the guide's episode is corrected.
+@pytest.mark.parametrize("lengths", [LENGTHS, [1] * 30 + [90] + [1] * 30, [40, 1, 1, 1], [7]])
+@pytest.mark.parametrize("length", [1, 2, 5, 64])
+def test_every_place_is_found_in_its_episode(tmp_path, monkeypatch, lengths, length):
+    """All places there are, in order, in place of drawn ones."""
+    dataset = write(tmp_path / "log", [counting(k, n) for k, n in enumerate(lengths)])
+    number = sum(n + length - 1 for n in lengths)
+    monkeypatch.setattr(torch, "randint", lambda high, size, generator: torch.arange(high))
+    windows = dataset.windows(number, length, torch.Generator())
+    places = [(k, s) for k, n in enumerate(lengths) for s in range(-(length - 1), n)]
+    assert windows.inputs.observation[0].tolist() == [[k, max(s, 0)] for k, s in places]
+    assert windows.mask.sum(0).tolist() == [min(s + length, lengths[k]) - max(s, 0) for k, s in places]
 
 
 # Breaks if places are drawn from 0 … T − 1 (the first decisions become rare) or episodes are drawn before places.
@@ -246,6 +278,44 @@ def test_nested_observations_survive(tmp_path):
     assert dataset.observation_space["pair"][0].start == 2
 
 
+# Breaks if only leaves of more than `LARGE` bytes are large, or pads are blanked in the first file alone.
+def test_a_large_leaf_has_a_file_of_its_own(tmp_path):
+    """Frames of 4,096 bytes, and of one less; rewards then lie in records without frames."""
+    generator = np.random.default_rng(0)
+    for shape, large in (((32, 32, 4), True), ((4095,), False)):
+        frames = generator.integers(1, 256, (7, *shape), dtype=np.uint8)
+        speed = generator.uniform(-1, 1, (7, 2)).astype(np.float32)
+        space = gym.spaces.Dict(frame=gym.spaces.Box(0, 255, shape, np.uint8), speed=gym.spaces.Box(-1, 1, (2,)))
+        episode = Episode({"frame": frames, "speed": speed}, np.arange(6), np.ones(6), True, False)
+        dataset = write(tmp_path / str(large), [episode, episode], space)
+        assert (dataset.folder / "observation.0.bin").exists() == large
+        assert (dataset.reward.strides[0] < 100) == large
+        np.testing.assert_array_equal(dataset.episode(1).observation["frame"], frames)
+        windows = dataset.windows_at(np.array([0, 1]), np.array([-2, 3]), 5)
+        found = windows.inputs.observation
+        expected = np.concatenate([frames[:3], 0 * frames[:2]]), np.concatenate([frames[3:], 0 * frames[:1]])
+        np.testing.assert_array_equal(found["frame"], np.stack(expected, axis=1))
+        np.testing.assert_array_equal(found["speed"][:4, 1], speed[3:])
+
+
+# Breaks if flags are taken from the rows themselves, or returns-to-go are not computed anew.
+@pytest.mark.parametrize("gamma", [1.0, 0.5])
+def test_rearranged_rows_are_episodes_of_their_own(tmp_path, gamma):
+    log = write(tmp_path / "log", [counting(k, n) for k, n in enumerate(LENGTHS)], gamma=gamma)
+    # Episode 2 (rows 6 to 14) backwards, without two decisions; and episode 3's second decision, which is truncated.
+    other = log.rearranged(np.array([13, 12, 11, 10, 9, 8, 14, 16, 17]), np.array([6, 1]))
+    assert other.observation[:, 1].tolist() == [7, 6, 5, 4, 3, 2, 8, 1, 2]
+    assert other.terminated.tolist() == [False] * 5 + [True] + [False] * 3
+    assert other.truncated.tolist() == [False] * 7 + [True, False]
+    rewards = [208, 207, 206, 205, 204, 203]
+    assert other.returns.tolist() == [sum(rewards), 302]
+    assert other.return_to_go[0] == sum(gamma**k * reward for k, reward in enumerate(rewards))
+    windows = other.windows_at(np.array([0, 1]), np.array([0, -1]), 3)
+    assert windows.inputs.previous_action[:, 0].tolist() == [0, 8, 7]
+    assert windows.action[:, 1].tolist() == [2, 0, 0]
+    assert windows.inputs.previous_action[:, 1].tolist() == [0, 2, 0]
+
+
 def test_box_actions_and_numbers_of_no_dimension(tmp_path):
     box = gym.spaces.Box(-2.0, 2.0, (3,))
     generator = np.random.default_rng(0)
@@ -263,10 +333,8 @@ def test_opening_reads_no_rows(tmp_path, dataset):
     index = json.loads((dataset.folder / "index.json").read_text())
     num_rows, resident = 200_000_000, _resident()
     index["num_rows"], index["num_episodes"] = num_rows, 1
-    for name, file in index["files"].items():
-        file["shape"][0] = {"starts": 2, "returns": 1}.get(name, num_rows)
-        size = int(np.prod(file["shape"])) * np.dtype(file["dtype"]).itemsize
-        os.truncate(dataset.folder / f"{name}.bin", size)
+    os.truncate(dataset.folder / "rows.bin", index["files"]["rows"]["bytes"] * (num_rows + 1))
+    (dataset.folder / "returns.bin").write_bytes(bytes(8))
     (dataset.folder / "starts.bin").write_bytes(np.array([0, num_rows]).tobytes())
     (dataset.folder / "index.json").write_text(json.dumps(index))
     large = EpisodeDataset.open(dataset.folder)
@@ -296,9 +364,11 @@ DAMAGES = {
     "index of bytes": (lambda folder: (folder / "index.json").write_bytes(b"\xff\xfe"), "index.json is damaged"),
     "index a list": (lambda folder: (folder / "index.json").write_text("[1]"), "not an object"),
     "other format": (
-        lambda folder: damage_index(folder, format="seqrl-episodes-0"),
-        "has the format 'seqrl-episodes-0'",
+        lambda folder: damage_index(folder, format="seqrl-episodes-1"),
+        "has the format 'seqrl-episodes-1', not 'seqrl-episodes-2': import or collect the episodes again",
     ),
+    "rows below zero": (lambda folder: damage_index(folder, num_rows=-5), "holds 800 bytes, not"),
+    "rows a text": (lambda folder: damage_index(folder, num_rows="many"), "index.json is damaged"),
     "no spaces": (lambda folder: damage_index(folder, observation_space=None), "index.json is damaged"),
     "unknown space": (lambda folder: damage_index(folder, action_space={"type": "Text"}), "index.json is damaged"),
     "other space": (lambda folder: damage_index(folder, action_space={"type": "MultiBinary", "shape": [2]}), "not fit"),
@@ -307,9 +377,9 @@ DAMAGES = {
         "index.json is damaged",
     ),
     "about a list": (lambda folder: damage_index(folder, about=[]), "index.json is damaged"),
-    "file missing": (lambda folder: os.remove(folder / "reward.bin"), "reward.bin is missing"),
-    "file cut short": (lambda folder: os.truncate(folder / "observation.0.bin", 100), "holds 100 bytes, not 192"),
-    "file too long": (lambda folder: os.truncate(folder / "action.bin", 1000), "holds 1,000 bytes, not 192"),
+    "file missing": (lambda folder: os.remove(folder / "rows.bin"), "rows.bin is missing"),
+    "file cut short": (lambda folder: os.truncate(folder / "rows.bin", 100), "holds 100 bytes, not 800"),
+    "file too long": (lambda folder: os.truncate(folder / "rows.bin", 1000), "holds 1,000 bytes, not 800"),
     "starts of zeros": (
         lambda folder: (folder / "starts.bin").write_bytes(bytes(48)),
         "starts.bin is damaged",
