@@ -162,8 +162,9 @@ def _play(
     wanted = np.full(batch_size, num_episodes // batch_size) + (np.arange(batch_size) < num_episodes % batch_size)
     random_episodes = _random_episodes(wanted, share, seed)
     mixed = epsilon > 0 or share > 0
-    generator = Generator(policy.device).manual_seed(seed)
-    chance = Generator(policy.device).manual_seed(_another(seed))  # so that ε = 0 draws as if there were no ε
+    # The seed itself begins the environment's draws: policies that draw by the same numbers would know its tasks.
+    generator = Generator(policy.device).manual_seed(_another(seed, 2))
+    chance = Generator(policy.device).manual_seed(_another(seed, 1))  # so that ε = 0 draws as if there were no ε
     given = np.zeros(batch_size, dtype=np.int64)
     step = environment.reset(seed)
     inputs, state = policy.initial_input(step.observation), policy.initial_state(batch_size)
@@ -227,8 +228,8 @@ def _random_episodes(wanted: np.ndarray, share: float, seed: int) -> np.ndarray:
     return is_random
 
 
-def _another(seed: int) -> int:
-    return int(np.random.SeedSequence((seed, 1)).generate_state(1)[0])
+def _another(seed: int, k: int) -> int:
+    return int(np.random.SeedSequence((seed, k)).generate_state(1)[0])
 
 
 def _numpy(tree: Tree) -> Tree:

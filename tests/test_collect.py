@@ -377,3 +377,12 @@ def test_the_index_is_json(tmp_path: Path) -> None:
     about = json.loads((folder / "index.json").read_text())["about"]
     assert about["source"] == "seqrl collect random"
     assert set(about["versions"]) == {"seqrl", "gymnasium", "numpy", "torch"}
+
+
+@pytest.mark.parametrize("kind", ["bernoulli", "gaussian"])
+def test_random_actions_know_nothing_of_the_task(kind: str) -> None:
+    """Breaks with `manual_seed(seed)` for the generator in `collect`: the first pulls then earn 0.84 and −0.36."""
+    environment = make("seqrl/Bandit-v0", 2000, env_kwargs={"kind": kind, "num_episodes": 1})
+    policy = random_policy(environment.single_action_space)
+    mean = np.mean([episode.reward[0] for episode in collect(policy, environment, 2000, seed=7)])
+    assert abs(mean - (0.5 if kind == "bernoulli" else 0.0)) < 4 * (0.5 if kind == "bernoulli" else 2**0.5) / 2000**0.5
