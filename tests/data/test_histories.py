@@ -90,7 +90,7 @@ def test_strides_that_leave_no_history_are_refused(tmp_path, stride, message):
 
 def test_logs_without_inner_episodes_are_refused(tmp_path):
     check_histories(written(tmp_path / "good", [2, 2]))
-    with pytest.raises(UserError, match="history 0 of .* does not begin with an inner episode"):
+    with pytest.raises(UserError, match=r"history 0 of .* does not begin with an inner episode"):
         check_histories(written(tmp_path / "late", [2, 2], first=0))
     with EpisodeWriter(tmp_path / "plain", gym.spaces.Discrete(3), ACTIONS, about={}) as writer:
         writer.add(Episode(np.arange(3), np.arange(2), np.ones(2, np.float32), True, False))

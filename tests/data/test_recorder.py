@@ -91,7 +91,7 @@ def test_a_recorded_run_is_whole_or_not_at_all(tmp_path, monkeypatch):
         train(config(tmp_path))
     monkeypatch.undo()
     assert not [path for path in tmp_path.iterdir() if "log" in path.name]
-    with pytest.raises(UserError, match="records what it plays .* train it again from the start") as error:
+    with pytest.raises(UserError, match=r"records what it plays .* train it again from the start") as error:
         resume(tmp_path / "run")
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="exists already"):
