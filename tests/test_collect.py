@@ -318,10 +318,29 @@ def test_another_problem(tmp_path: Path, runs: list[Path]) -> None:
     assert (dataset.observation_space.shape, dataset.about["hide"], dataset.about["noise"]) == ((2,), [1, 3], 0.1)
 
 
+def test_learners_and_references_log_histories(tmp_path: Path) -> None:
+    """A logged episode of a learner is a whole trial, in which it becomes better."""
+    folder = tmp_path / "data"
+    args = ["collect", "q_learning", "annealed_oracle", "optimal", "--env", "seqrl/DarkRoom-v0", "--num-envs", "10"]
+    args += ["--env-kwargs", "size=3", "goals=train", "num_episodes=60", "episode_steps=6", "--episodes", "30"]
+    assert main([*args, "--dataset-dir", str(folder)]) == 0
+    dataset = EpisodeDataset.open(folder)
+    assert dataset.lengths.tolist() == [360] * 30
+    rewards = np.stack([dataset.episode(k).reward.reshape(60, 6).sum(1) for k in range(30)])
+    for learner in (rewards[:10], rewards[10:20]):
+        assert learner[:, -10:].mean() > learner[:, :10].mean() + 1.5
+    assert rewards[20:].min() >= 5  # it needs at most two steps
+    assert [p["policy"] for p in dataset.about["policies"]] == ["q_learning", "annealed_oracle", "optimal"]
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
         ([], ["collect needs a run folder, or random"]),
+        (["q_learning"], ["q_learning is not a run folder"]),
+        (["q_leaning", "--env", "seqrl/DarkRoom-v0"], ["q_leaning is no run folder", "did you mean 'q_learning'?"]),
+        (["ucb1", "--env", "seqrl/DarkRoom-v0"], ["no reference or learner for this environment", "annealed_oracle"]),
+        (["annealed_oracle", "--env", "CartPole-v1"], ["annealed_oracle", "not of trials"]),
         (["nowhere"], ["nowhere is not a run folder"]),
         (["random"], ["random actions need an environment", "--env"]),
         (["random", "--env", "Nope-v0"], ["unknown environment 'Nope-v0'"]),
