@@ -107,7 +107,7 @@ def test_windows_near_the_files_end_are_those_of_the_middle(tmp_path, monkeypatc
         assert torch.equal(a, b)
 
 
-# Breaks if `width` is one more, or `<=` is `<` where the guide's episode is corrected.
+# Breaks if `width` is two more, or `<=` is `<` where the guide's episode is corrected.
 @pytest.mark.parametrize("lengths", [LENGTHS, [1] * 30 + [90] + [1] * 30, [40, 1, 1, 1], [7]])
 @pytest.mark.parametrize("length", [1, 2, 5, 64])
 def test_every_place_is_found_in_its_episode(tmp_path, monkeypatch, lengths, length):
@@ -180,6 +180,14 @@ def test_a_discount_holds_for_windows_and_not_for_returns(tmp_path, dataset):
     assert other.return_to_go[2:6].tolist() == [101 + 0.5 * (102 + 0.5 * 103), 102 + 0.5 * 103, 103, 0]
     assert dataset.return_to_go[2:6].tolist() == [306, 205, 103, 0]
     assert other.returns.tolist() == dataset.returns.tolist() == [1, 306, 1636, 603, 2015]
+
+
+# Breaks if pads keep the return-to-go that they were read from, or it is read from the windows' first rows alone.
+@pytest.mark.parametrize("length", [1, 4, 20])
+def test_other_returns_to_go_stand_where_the_logs_do(dataset, length):
+    other = dataset.with_returns_to_go(2 * dataset.return_to_go)
+    expected = 2 * dataset.windows_at(*all_places(length), length).return_to_go
+    assert torch.equal(other.windows_at(*all_places(length), length).return_to_go, expected)
 
 
 def test_arrays_and_whole_episodes(dataset):
