@@ -41,7 +41,7 @@ from seqrl.objectives import masked_mean
 from seqrl.offline_config import OfflineConfig, problem_of
 from seqrl.offline_parts import Draws, Means
 from seqrl.run import Run, Stateful
-from seqrl.trajectory import AgentInput, Tree, to_device, tree_map
+from seqrl.trajectory import AgentInput, to_device, tree_map
 
 Label = Literal["action", "optimal_action"]
 Context = Literal["reencode", "cache"]
@@ -125,7 +125,7 @@ def loss(agent: Agent | WithinEpisode, windows: Windows, config: Config) -> tupl
     label = inputs.observation[OPTIMAL_ACTION] if config.label == "optimal_action" else action
     # Pads stand behind the rows that count: that nothing resets inside a window lets it be unrolled at once.
     begins = torch.zeros_like(mask).index_fill_(0, torch.tensor(0, device=mask.device), True)
-    inputs = inputs._replace(observation=unrevealed(inputs.observation), is_first=begins)
+    inputs = inputs._replace(is_first=begins)
     outputs, _ = agent.unroll(inputs, agent.initial_state(mask.shape[1]), windows.timestep > 0)
     policy = outputs["policy"]
     raw = policy.from_environment(label.flatten(2) if label.is_floating_point() else label)
@@ -138,13 +138,8 @@ def loss(agent: Agent | WithinEpisode, windows: Windows, config: Config) -> tupl
     return total, metrics
 
 
-def unrevealed(observation: Tree) -> Tree:
-    """The observation without the optimal action, which no agent may see."""
-    return {name: leaf for name, leaf in observation.items() if name != OPTIMAL_ACTION}
-
-
 def unrevealed_space(space: Any) -> gym.spaces.Dict:
-    """The observation space of the environment without reveal."""
+    """The observation space of the environment without reveal. An agent reads nothing but what its space has."""
     return gym.spaces.Dict({name: child for name, child in space.spaces.items() if name != OPTIMAL_ACTION})
 
 
@@ -265,7 +260,7 @@ def describe(agent: Agent | WithinEpisode, dataset: EpisodeDataset, num_windows:
     generator = torch.Generator().manual_seed(0)
     for _ in range(-(-num_windows // 256)):
         windows = to_device(dataset.windows(256, 64, generator), agent.device)
-        agent.encoder.update_statistics(unrevealed(windows.inputs.observation), windows.mask)
+        agent.encoder.update_statistics(windows.inputs.observation, windows.mask)
 
 
 @torch.no_grad()

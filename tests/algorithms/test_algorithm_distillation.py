@@ -16,7 +16,6 @@ from seqrl.algorithms.algorithm_distillation import (
     describe,
     loss,
     prepared,
-    unrevealed,
     unrevealed_space,
 )
 from seqrl.checkpoint import load_checkpoint
@@ -81,7 +80,6 @@ def windows_of(log, number=16, length=6):
 
 
 def log_probs(agent, inputs, going_on=None):
-    inputs = inputs._replace(observation=unrevealed(inputs.observation))
     state = agent.initial_state(inputs.is_first.shape[1])
     return agent.unroll(inputs, state, going_on)[0]["policy"].log_probs
 
@@ -137,7 +135,7 @@ def test_acting_is_training_on_the_window_that_ends_there(log, memory, within_ep
     acted, state = [], agent.initial_state(1)
     for t in range(length):
         row = tree_map(lambda leaf, t=t: leaf[t], history.inputs)
-        outputs, state = agent.step(row._replace(observation=unrevealed(row.observation)), state)
+        outputs, state = agent.step(row, state)
         acted.append(-float(outputs["policy"].log_probs[0, 0, history.action[t, 0]].detach()))
     for t in range(3, length):
         window = log.windows_at(np.array([k]), np.array([t - 3]), 4)
@@ -164,7 +162,7 @@ def test_within_episode_is_each_inner_episode_by_itself(log, memory):
     assert (log_probs(plain, history)[starts[1] :] - whole[starts[1] :]).abs().max() > 1e-4
 
 
-# Break: `unrevealed` in loss left out.
+# Break: `unrevealed_space` gives the space as it is, or the label is always the logged action.
 @pytest.mark.parametrize("label", ["action", "optimal_action"])
 def test_the_optimal_action_is_a_label_and_never_an_input(log, label):
     agent, windows = made(log), windows_of(log)
