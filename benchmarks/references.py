@@ -11,6 +11,7 @@ hand. Nothing else is fitted to the figures but the definitions, which the class
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -37,7 +38,7 @@ BANDIT_ROWS = {  # pulls, arms
     (500, 5): (249.8, 405.8, 402.0, 406.7, 405.8),
     (500, 50): (249.6, 463.7, 427.2, 437.6, 457.6),
 }
-TABULAR_NAMES = ("random", "PSRL", "OPSRL", "UCRL2", "BEB", "ε-greedy", "greedy")
+TABULAR_NAMES = ("random", "PSRL", "OPSRL", "UCRL2", "BEB, timed", "ε-greedy", "greedy")
 TABULAR_ROWS = {  # inner episodes
     (10,): (100.1, 138.1, 144.1, 146.6, 150.2, 132.8, 134.8),
     (25,): (250.2, 408.8, 425.2, 424.1, 427.8, 377.3, 368.8),
@@ -48,14 +49,15 @@ DARK_ROOMS = {(9,): {"random": 0.24, "optimal": 16.5}, (5,): {"random": 0.78, "o
 
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
     "bandit": {
-        "UCB1": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0),
-        "ε-greedy": (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2),
-        "optimistic Thompson": (2, 5, 10, 20, 50),
+        "UCB1": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5),
+        "ε-greedy": (0.005, 0.01, 0.02, 0.05, 0.1, 0.2),
+        "optimistic Thompson": (3, 10, 30),
     },
     "tabular": {
         "ε-greedy": (0.02, 0.05, 0.1, 0.2),
         "OPSRL": (2, 5, 10, 20),
         "UCRL2": (0.02, 0.03, 0.05, 0.07, 0.1),
+        "BEB, timed": (1.0, 2.0, 3.0, 5.0, 10.0),
         "BEB": (0.5, 0.7, 1.0, 1.4, 2.0, 3.0),
     },
 }
@@ -69,6 +71,7 @@ MAKE: dict[str, dict[str, Callable[[Environment, float], Policy]]] = {
         "ε-greedy": lambda environment, epsilon: tabular.EpsilonGreedy(environment, epsilon, prior_weight=0.0),
         "OPSRL": lambda environment, draws: tabular.PSRL(environment, int(draws)),
         "UCRL2": lambda environment, width: tabular.UCRL2(environment, width, prior_weight=0.0),
+        "BEB, timed": tabular.TimedBEB,
         "BEB": tabular.BEB,
     },
 }
@@ -86,9 +89,8 @@ def problem(family: str, setting: tuple[int, ...], num_envs: int) -> Environment
 
 def number_of_trials(family: str, setting: tuple[int, ...], most: int) -> int:
     """`most` where trials are short, a tenth of it (1,000) elsewhere."""
-    return (
-        most if (family, setting) in {("bandit", (10, 5)), ("tabular", (10,))} or family == "dark room" else most // 10
-    )
+    short = family == "dark room" or (family == "bandit" and math.prod(setting) <= 1000)
+    return most if short else most // 10
 
 
 def score(policy: Policy, environment: Environment, num_trials: int, seed: int) -> dict[str, float]:
@@ -143,15 +145,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--search", action="store_true")
     parser.add_argument("--families", nargs="+", default=["bandit", "tabular", "dark room"])
+    parser.add_argument("--settings", nargs="+", help="such as 10,5: only these")
     parser.add_argument("--trials", type=int, default=10_000, help="of the short settings; the long ones get a tenth")
     parser.add_argument("--output", type=Path, help="write the numbers to this JSON file")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    published = {
+    published: dict[str, dict[tuple[int, ...], dict[str, float]]] = {
         "bandit": {key: dict(zip(BANDIT_NAMES, row, strict=True)) for key, row in BANDIT_ROWS.items()},
         "tabular": {key: dict(zip(TABULAR_NAMES, row, strict=True)) for key, row in TABULAR_ROWS.items()},
         "dark room": DARK_ROOMS,
     }
+    if args.settings:
+        chosen = {tuple(map(int, setting.split(","))) for setting in args.settings}
+        published = {family: {k: v for k, v in rows.items() if k in chosen} for family, rows in published.items()}
     if args.search:
         for family in args.families:
             if family in GRIDS:

@@ -53,5 +53,6 @@ def _tabular_references(environment: Environment, mdp: TabularMDP) -> dict[str, 
         "PSRL": tabular.PSRL(environment),
         "OPSRL": tabular.PSRL(environment, int(tuned["OPSRL"])),
         "UCRL2": tabular.UCRL2(environment, tuned["UCRL2"], prior_weight=0.0),
+        "BEB, timed": tabular.TimedBEB(environment, tuned["BEB, timed"]),
         "BEB": tabular.BEB(environment, tuned["BEB"]),
     }

@@ -9,18 +9,20 @@ import math
 Table = dict[tuple[int, ...], float]
 
 BANDITS: dict[str, Table] = {
-    "UCB1": {(10, 5): 0.1},
-    "ε-greedy": {(10, 5): 0.01},
-    "optimistic Thompson": {(10, 5): 30},
+    "UCB1": {(10, 5): 0.05, (100, 5): 0.15, (100, 10): 0.2, (100, 50): 0.2},
+    "ε-greedy": {(10, 5): 0.005, (100, 5): 0.02, (100, 10): 0.005, (100, 50): 0.02},
+    "optimistic Thompson": {(10, 5): 30, (100, 5): 10, (100, 10): 30, (100, 50): 30},
 }
 """By pulls and arms, Bernoulli: `c`, ε and the number of draws."""
+
 TABULAR: dict[str, Table] = {
-    "ε-greedy": {(10,): 0.1},
-    "OPSRL": {(10,): 10},
-    "UCRL2": {(10,): 0.05},
-    "BEB": {(10,): 1.4},
+    "ε-greedy": {(10,): 0.02, (25,): 0.1},
+    "OPSRL": {(10,): 20, (25,): 20},
+    "UCRL2": {(10,): 0.05, (25,): 0.05},
+    "BEB, timed": {(10,): 3.0, (25,): 3.0},
+    "BEB": {(10,): 1.4, (25,): 2.0},
 }
-"""By inner episodes, 10 states, 5 actions, horizon 10: ε, the number of draws, the width and β."""
+"""By inner episodes, 10 states, 5 actions, horizon 10: ε, the number of draws, the width and β (twice)."""
 
 
 def nearest(table: Table, *setting: int) -> float:

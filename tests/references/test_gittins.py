@@ -75,7 +75,7 @@ def bayes_value(num_pulls: int, policy: str) -> float:
 
 @pytest.mark.parametrize("num_pulls", [2, 4, 6, 10])
 def test_indices_play_nearly_as_well_as_is_possible(num_pulls: int) -> None:
-    # Breaks if `_sweep` swaps what follows a failure and a success.
+    # Breaks if `_sweep` never leaves the arm: gain = advantage, without the clamp.
     optimal, index, greedy = (bayes_value(num_pulls, policy) for policy in ("optimal", "index", "greedy"))
     assert greedy <= index <= optimal
     assert index == pytest.approx(optimal, rel=2e-3)
