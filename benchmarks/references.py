@@ -166,9 +166,17 @@ def main() -> None:
     results = [row for family in args.families for row in compare(family, published[family], args.trials)]
     show(results)
     if args.output:
-        command = f"python -m benchmarks.references {' '.join(sys.argv[1:])}"
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps({"command": command, **machine(), "results": results}, indent=2) + "\n")
+        write(args.output, f"python -m benchmarks.references {' '.join(sys.argv[1:])}", results)
+
+
+def write(path: Path, command: str, results: list[dict[str, Any]]) -> None:
+    """Put the results into the file, in the place of older ones of the same settings."""
+    old = json.loads(path.read_text()) if path.exists() else {"commands": [], "results": []}
+    new = {(row["family"], tuple(row["setting"])) for row in results}
+    kept = [row for row in old["results"] if (row["family"], tuple(row["setting"])) not in new]
+    commands = [*(known for known in old["commands"] if known != command), command]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"commands": commands, **machine(), "results": kept + results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ State = dict[str, Tensor]
 seen since the trial began, from which what must stay the same for a while, such as a drawn model, gets its chance."""
 
 
+_OFFSET = 0x9E37_79B9  # no seed that anybody chooses
+
+
 class Chosen:
     """A policy's distribution that has one action [B]: `sample` and `mode` both give it, as [1, B]."""
 
@@ -38,10 +41,10 @@ class Drawn(Chosen):
         self.draw, self.history = draw, history
 
     def sample(self, generator: Generator) -> Tensor:
-        return self.draw(generator).unsqueeze(0)
+        return self.draw(_apart(generator)).unsqueeze(0)
 
     def mode(self) -> Tensor:
-        return self.sample(generator_of(self.history))
+        return self.draw(generator_of(self.history)).unsqueeze(0)
 
 
 class Reference(ABC):
@@ -96,8 +99,22 @@ def _longer(history: Tensor, inputs: AgentInput) -> Tensor:
 
 
 def generator_of(history: Tensor) -> Generator:
-    """A generator that begins with the histories of all rows."""
-    return Generator(history.device).manual_seed(int(history.sum()) & 0x7FFF_FFFF_FFFF_FFFF)
+    """A generator that begins with the histories of all rows, and is far from one that a user's seed begins.
+
+    PyTorch takes the lower 32 bits of a seed, where sums of congruential steps are poor: the upper ones are mixed in.
+    """
+    total = int(history.sum()) & 0xFFFF_FFFF_FFFF_FFFF
+    return Generator(history.device).manual_seed(_OFFSET ^ (total >> 32) ^ (total & 0xFFFF_FFFF))
+
+
+def _apart(generator: Generator) -> Generator:
+    """A generator that follows from `generator`, with numbers of its own.
+
+    Environments and those who play in them are often given one seed. A reference that draws from the posterior would
+    then draw what the environment drew the task from, and know it.
+    """
+    seed = torch.randint(2**31, (1,), generator=generator, device=generator.device)
+    return Generator(generator.device).manual_seed(_OFFSET ^ int(seed))
 
 
 def trial_env(environment: Environment) -> TrialVectorEnv | None:

@@ -230,3 +230,22 @@ def test_random_reference_is_uniform() -> None:
     outputs, _ = policy.step(inputs, policy.initial_state(4000))
     counts = outputs["policy"].sample(torch.Generator().manual_seed(0))[0].bincount()
     assert (counts - 800).abs().max() < 100
+
+
+def test_a_draw_from_the_posterior_does_not_repeat_the_draw_of_the_arms() -> None:
+    # Environment and policy are given one seed. Breaks if `Drawn.sample` draws from `generator` itself.
+    environment = problem("gaussian", 1000)
+    policy, trials = references_for(environment)["Thompson"], trial_env(environment)
+    assert trials is not None
+    inputs = policy.initial_input(environment.reset(0).observation)
+    outputs, _ = policy.step(inputs, policy.initial_state(1000))
+    arm = outputs["policy"].sample(torch.Generator().manual_seed(0))[0]
+    assert float(trials.state["mean"].gather(1, arm[:, None]).mean()) == pytest.approx(0.0, abs=0.15)
+
+
+@pytest.mark.parametrize("reference", ["PSRL", "OPSRL"])
+def test_a_draw_from_the_posterior_does_not_repeat_the_draw_of_the_mdp(reference: str) -> None:
+    # Breaks if `_OFFSET` is 0: PSRL's first rewards are then the task's.
+    environment = problem("tabular", 1000)
+    returns = trial_returns(references_for(environment)[reference], environment, 1000, seed=0)[:, 0]
+    assert returns.mean() == pytest.approx(3.0, abs=0.25)  # what three decisions pay at random
