@@ -179,6 +179,38 @@ def flickering_pong_stack() -> r2d2.Config:
     return replace(flickering_pong(), memory="frame_stack", num_frames=4, start_state="zero")
 
 
+def rl2_bandit() -> ppo.Config:
+    """RL² on Bernoulli bandits: five arms, ten pulls. A trial takes a row more than it has pulls, so that each rollout
+    is whole trials; what is seen needs no standardising."""
+    return ppo.Config(
+        env="seqrl/Bandit-v0",
+        previous_action=True,
+        previous_reward=True,
+        normalize_observations=False,
+        memory_horizon=0,
+        hidden_size=64,
+        num_steps=8_000_000,
+        num_envs=256,
+        rollout_length=11,
+        num_minibatches=8,
+        num_epochs=2,
+        gamma=0.99,
+        gae_lambda=0.9,
+    )
+
+
+def rl2_tabular_mdp() -> ppo.Config:
+    """RL² on random MDPs of ten states: ten inner episodes of ten decisions."""
+    return replace(
+        rl2_bandit(),
+        env="seqrl/TabularMDP-v0",
+        rollout_length=101,
+        hidden_size=128,
+        memory_horizon=100,
+        num_steps=100_000_000,
+    )
+
+
 def behaviour_cloning() -> decision_transformer.Config:
     """The logged actions, whatever they brought, by the Decision Transformer's model: what it is measured against."""
     return decision_transformer.Config(condition="none")
@@ -219,6 +251,8 @@ RECIPES: dict[str, Callable[[], ProblemConfig]] = {
         minigrid_memory,
         flickering_pong,
         flickering_pong_stack,
+        rl2_bandit,
+        rl2_tabular_mdp,
         behaviour_cloning,
         filtered_bc,
         qdt,

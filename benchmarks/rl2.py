@@ -1,0 +1,119 @@
+"""RL²: recurrent PPO on trials of bandits and random MDPs, against the published scores.
+
+    python -m benchmarks.rl2                                      # all settings, three seeds each
+    python -m benchmarks.rl2 --settings bandit_10_5 --seeds 0     # two minutes
+
+Each setting is trained from nothing, on one thread, and plays 10,000 trials of tasks that no seed trained on, by its
+likeliest actions and by drawn ones. Runs are added to the JSON file as they end, and those in it are not run again.
+
+Source: Duan et al. 2016 (RL², arXiv 1611.02779), tables 1 and 2: a GRU of 256 units, trained by TRPO. Here it is
+recurrent PPO with a GRU of 64 to 128 units.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import seqrl
+from benchmarks.learning import machine
+from seqrl.adaptation import trial_returns
+from seqrl.algorithms import ppo
+from seqrl.config import make_environment
+from seqrl.recipes import RECIPES
+
+NUM_TRIALS, EVALUATION_SEED = 10_000, 1_000_000
+Answer = dict[str, Any]
+
+
+def bandit(num_episodes: int, num_arms: int, **changes: Any) -> ppo.Config:
+    """The bandit's recipe with other numbers; a trial takes a row more than it has pulls."""
+    kwargs = (f"num_arms={num_arms}", f"num_episodes={num_episodes}")
+    return replace(RECIPES["rl2_bandit"](), env_kwargs=kwargs, rollout_length=num_episodes + 1, **changes)
+
+
+def tabular_mdp(num_episodes: int, **changes: Any) -> ppo.Config:
+    """The random MDPs' recipe with other numbers; an inner episode has ten decisions."""
+    kwargs = (f"num_episodes={num_episodes}",)
+    return replace(RECIPES["rl2_tabular_mdp"](), env_kwargs=kwargs, rollout_length=10 * num_episodes + 1, **changes)
+
+
+# By setting: the config, the goal, and the published scores of RL² and of the best known reference.
+SETTINGS: dict[str, tuple[ppo.Config, float, float, float]] = {
+    "bandit_10_5": (bandit(10, 5, num_envs=1024, num_minibatches=4, num_epochs=4, gamma=1.0), 6.6, 6.7, 6.7),
+    "bandit_100_5": (bandit(100, 5, num_steps=20_000_000), 77.5, 78.7, 78.3),
+    "bandit_100_10": (bandit(100, 10, num_steps=20_000_000), 82.0, 83.5, 82.8),
+    "bandit_100_50": (bandit(100, 50, num_steps=40_000_000, hidden_size=128), 84.0, 84.9, 85.2),
+    "bandit_500_5": (bandit(500, 5, num_steps=40_000_000, gamma=0.995), 402.0, 401.6, 406.7),
+    "bandit_500_50": (bandit(500, 50, num_steps=60_000_000, gamma=0.995, hidden_size=128), 438.9, 438.9, 463.7),
+    "mdp_10": (tabular_mdp(10), 156.0, 156.2, 150.2),
+    "mdp_25": (tabular_mdp(25), 440.0, 445.7, 427.8),
+    "mdp_75": (tabular_mdp(75), 1449.2, 1428.8, 1449.2),
+}
+
+
+def measure(setting: str, seed: int) -> Answer:
+    """Train one agent and play it: mean total reward of a trial with half its 95 % interval, in both ways to act."""
+    torch.set_num_threads(1)
+    config = SETTINGS[setting][0]
+    answer: Answer = {"setting": setting, "seed": seed, "num_steps": config.num_steps}
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.monotonic()
+        agent = seqrl.train(replace(config, seed=seed, run_dir=f"{folder}/run"))
+        answer["training_seconds"] = round(time.monotonic() - begin, 1)
+    environment = make_environment(config, 1_000)
+    for way, sample in (("likeliest", False), ("drawn", True)):
+        total = trial_returns(agent, environment, NUM_TRIALS, EVALUATION_SEED, sample).sum(1)
+        answer[way] = {"mean": float(total.mean()), "half_width": float(1.96 * total.std(ddof=1) / len(total) ** 0.5)}
+    return answer
+
+
+def show(runs: list[Answer]) -> None:
+    """A row for each setting: each seed's score by its likeliest actions, beside the goal and the published ones."""
+    table = Table("setting", "goal", "RL² published", "best reference", "likeliest, by seed", "drawn", "±", "minutes")
+    for setting, (_, goal, published, reference) in SETTINGS.items():
+        mine = sorted((run for run in runs if run["setting"] == setting), key=lambda run: run["seed"])
+        if mine:
+            scores = [" ".join(f"{run[way]['mean']:.5g}" for run in mine) for way in ("likeliest", "drawn")]
+            width, minutes = mine[0]["likeliest"]["half_width"], max(run["training_seconds"] for run in mine) / 60
+            table.add_row(
+                setting, f"{goal:g}", f"{published:g}", f"{reference:g}", *scores, f"{width:.2g}", f"{minutes:.1f}"
+            )
+    Console(width=150).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/rl2.json"))
+    args = parser.parse_args()
+
+    runs = json.loads(args.output.read_text())["runs"] if args.output.exists() else []
+    for seed in args.seeds:
+        for setting in args.settings:
+            if any((run["setting"], run["seed"]) == (setting, seed) for run in runs):
+                continue
+            command = f"python -m benchmarks.rl2 {' '.join(sys.argv[1:])}".strip()
+            runs.append(measure(setting, seed) | {"command": command})
+            print(json.dumps(runs[-1]), flush=True)
+            # Read again: another process may have added its own in the meantime.
+            kept = json.loads(args.output.read_text())["runs"] if args.output.exists() else []
+            runs = [run for run in kept if run not in runs] + runs
+            written = args.output.with_name(f"{args.output.name}.{os.getpid()}")
+            written.write_text(json.dumps({**machine(), "runs": runs}, indent=1) + "\n")
+            written.rename(args.output)
+    show(runs)
+
+
+if __name__ == "__main__":
+    main()
