@@ -1,0 +1,252 @@
+"""Learning in context from logs: Algorithm Distillation in a dark room, the Decision-Pretrained Transformer on bandits.
+
+    python -m benchmarks.algorithm_distillation dark_room --output benchmarks/results/algorithm_distillation.json
+    python -m benchmarks.algorithm_distillation bandit --output benchmarks/results/decision_pretrained.json
+
+`dark_room` logs a source on the training goals of the 9 × 9 room and distils it; then the agent plays on goals that no
+log has shown, its weights at rest. A curve is the return of each inner episode, its draws sampled. Sources are tabular
+Q-learning and an oracle whose noise falls. Two ablations are trained on the same log: "shuffled" (a history's inner
+episodes in any order) and "one episode" (nothing is remembered across them). Optimal for who knows the goal is 16.5.
+
+`bandit` logs several references on Bernoulli bandits of five arms with the best one revealed, and predicts it. Its
+total reward stands beside those of the references on the same bandits.
+
+One process runs at a time, with one thread. `seconds` are a clock's; `cpu_seconds` leave out what others took.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.learning import machine
+from seqrl.adaptation import trial_returns
+from seqrl.algorithms import algorithm_distillation, train
+from seqrl.collect import Policy, collect, random_policy
+from seqrl.data import EpisodeWriter
+from seqrl.envs import Environment, make
+from seqrl.malloc import keep_freed_memory
+from seqrl.references import references_for
+from seqrl.references.learners import AnnealedOracle, QLearning
+
+Answer = dict[str, Any]
+
+ROOM, OPTIMAL = "seqrl/DarkRoom-v0", 16.5
+HISTORIES = 1000
+SOURCE_EPISODES = {"q_learning": 200, "annealed_oracle": 80}
+"""Inner episodes of a logged history, in which its source becomes good."""
+STRIDE = {"q_learning": 8, "annealed_oracle": 4}
+EPISODES, TRIALS = 40, 320
+"""Inner episodes of a trial on unseen goals, and trials."""
+METHODS = {
+    "Q-learning distilled": ("q_learning", {}),
+    "annealed oracle distilled": ("annealed_oracle", {}),
+    "shuffled": ("q_learning", {"shuffle_episodes": True}),
+    "one episode": ("q_learning", {"within_episode": True}),
+}
+
+BANDIT, ARMS, PULLS = "seqrl/Bandit-v0", 5, 100
+LOGGED = ("random", "greedy", "Thompson", "UCB1")
+"""What plays the logged bandits, in equal shares: some histories say much of one arm, some a little of all."""
+
+
+def source_of(name: str, environment: Environment) -> Policy:
+    """Q-learning begins with values that are too high, so that it tries what it has not tried: a goal eight cells away
+    is hardly ever found by chance."""
+    if name == "annealed_oracle":
+        return AnnealedOracle(environment)
+    return QLearning(environment, initial_value=1.0, exploration=0.5, final_epsilon=0.0)
+
+
+def room(goals: str, num_episodes: int, num_envs: int) -> Environment:
+    return make(ROOM, num_envs, env_kwargs={"goals": goals, "num_episodes": num_episodes})
+
+
+def write_log(folder: Path, policies: list[Policy], environment: Environment, count: int, about: Answer) -> None:
+    """`count` histories, in equal shares of `policies`."""
+    spaces = environment.single_observation_space, environment.single_action_space
+    with EpisodeWriter(folder, *spaces, about=about) as writer:
+        for k, policy in enumerate(policies):
+            for episode in collect(policy, environment, count // len(policies), seed=k):
+                writer.add(episode)
+
+
+def log_room(folder: Path, source: str) -> None:
+    episodes = SOURCE_EPISODES[source]
+    with contextlib.closing(room("train", episodes, 250)) as environment:
+        about = {"env": ROOM, "env_kwargs": ["goals=train", f"num_episodes={episodes}"]}
+        write_log(folder, [source_of(source, environment)], environment, HISTORIES, about)
+
+
+def room_settings(source: str, num_steps: int) -> algorithm_distillation.Config:
+    """The window holds eight inner episodes."""
+    return algorithm_distillation.Config(
+        memory="transformer",
+        context="cache",
+        context_length=160,
+        episode_stride=STRIDE[source],
+        num_steps=num_steps,
+        batch_size=32,
+        learning_rate=2e-3,
+        checkpoint_every=10**6,
+    )
+
+
+def timed_training(config: algorithm_distillation.Config) -> tuple[Any, Answer]:
+    with tempfile.TemporaryDirectory() as folder:
+        start, cpu_start = time.perf_counter(), time.process_time()
+        agent = train(replace(config, run_dir=f"{folder}/run"))
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        last = json.loads((Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    return agent, {
+        "updates": config.num_steps,
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu_seconds, 1),
+        **{name: last[name] for name in ("loss", "accuracy", "held_out_loss", "held_out_accuracy")},
+    }
+
+
+def dark_room(seeds: list[int], num_steps: int, names: list[str]) -> Answer:
+    """Every method on every seed, and the sources' own curves on the same unseen goals."""
+    runs, sources = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        for source in {METHODS[name][0] for name in names}:
+            log_room(Path(folder) / source, source)
+            with contextlib.closing(room("held_out", SOURCE_EPISODES[source], TRIALS)) as environment:
+                returns = trial_returns(source_of(source, environment), environment, TRIALS, seed=10_000)
+            sources[source] = returns.mean(0).tolist()
+        for name in names:
+            source, changes = METHODS[name]
+            for seed in seeds:
+                config = replace(room_settings(source, num_steps), dataset=f"{folder}/{source}", seed=seed, **changes)
+                agent, figures = timed_training(config)
+                with contextlib.closing(room("held_out", EPISODES, TRIALS)) as environment:
+                    curve = trial_returns(agent, environment, TRIALS, seed=10_000 + seed).mean(0)
+                runs.append({"method": name, "seed": seed, **figures, "curve": curve.tolist()})
+                print(f"{name}, seed {seed}: {curve[0]:.2f} → {curve[-10:].mean():.2f}, {figures}", file=sys.stderr)
+    settings = {source: vars(room_settings(source, num_steps)) for source in sources}
+    return {"optimal": OPTIMAL, "settings": settings, "sources": sources, "summary": summary(runs, names), "runs": runs}
+
+
+def summary(runs: list[Answer], names: list[str]) -> list[Answer]:
+    """First and last inner episodes, the mean over seeds and the half-width of its 95 % interval (Student's t)."""
+    rows = []
+    for name in names:
+        curves = np.array([run["curve"] for run in runs if run["method"] == name])
+        last = curves[:, -10:].mean(1)
+        reached = np.flatnonzero(curves.mean(0) >= 0.7 * OPTIMAL)
+        rows.append(
+            {
+                "method": name,
+                "first": float(curves[:, 0].mean()),
+                "last_ten": float(last.mean()),
+                "half_width": half_width(last),
+                "share_of_optimal": float(last.mean()) / OPTIMAL,
+                "episodes_to_70_percent": int(reached[0]) + 1 if len(reached) else None,
+            }
+        )
+    return rows
+
+
+def half_width(values: np.ndarray) -> float | None:
+    student = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}.get(len(values))
+    return None if student is None else float(student * values.std(ddof=1) / len(values) ** 0.5)
+
+
+def plot_room(answer: Answer, path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    for row in answer["summary"]:
+        curves = np.array([run["curve"] for run in answer["runs"] if run["method"] == row["method"]])
+        episodes = np.arange(1, curves.shape[1] + 1)
+        (line,) = axes.plot(episodes, curves.mean(0), label=row["method"])
+        axes.fill_between(episodes, curves.min(0), curves.max(0), color=line.get_color(), alpha=0.2)
+    for source, curve in answer["sources"].items():
+        axes.plot(np.arange(1, len(curve) + 1), curve, "--", linewidth=1, label=f"{source.replace('_', ' ')} itself")
+    axes.axhline(answer["optimal"], color="black", linewidth=1)
+    axes.axhline(0.7 * answer["optimal"], color="black", linewidth=0.5, linestyle=":")
+    axes.set(xscale="log", xlabel="inner episode", ylabel="return on unseen goals", ylim=(0, 17.5))
+    axes.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def bandit(seeds: list[int], num_steps: int) -> Answer:
+    """Total reward of 100 pulls: the agent's and the references', on the same 2,000 bandits."""
+    kwargs = {"num_arms": ARMS, "num_episodes": PULLS}
+    runs, trials = [], 2000
+    with tempfile.TemporaryDirectory() as folder:
+        with contextlib.closing(make(BANDIT, 1000, env_kwargs=kwargs | {"reveal": True})) as environment:
+            known = references_for(environment)
+            policies = [known.get(name, random_policy(environment.single_action_space)) for name in LOGGED]
+            about = {"env": BANDIT, "env_kwargs": [f"{k}={v}" for k, v in kwargs.items()] + ["reveal=true"]}
+            write_log(Path(folder) / "log", policies, environment, 8000, about)
+        with contextlib.closing(make(BANDIT, trials, env_kwargs=kwargs)) as environment:
+            references = {
+                name: float(trial_returns(policy, environment, trials, seed=10_000).sum(1).mean())
+                for name, policy in references_for(environment).items()
+            }
+            for seed in seeds:
+                config = algorithm_distillation.Config(
+                    dataset=f"{folder}/log", label="optimal_action", memory="gru", context="cache", seed=seed,
+                    context_length=PULLS, num_steps=num_steps, learning_rate=3e-3, checkpoint_every=10**6,
+                )  # fmt: skip
+                agent, figures = timed_training(config)
+                totals = {
+                    how: float(trial_returns(agent, environment, trials, 10_000, how == "drawn").sum(1).mean())
+                    for how in ("drawn", "likeliest")
+                }
+                runs.append({"seed": seed, **figures, **totals})
+                print(f"seed {seed}: {runs[-1]}", file=sys.stderr)
+    return {"logged": LOGGED, "references": references, "runs": runs}
+
+
+def show(answer: Answer) -> None:
+    rows = answer.get("summary") or answer["runs"]
+    table = Table()
+    for name in rows[0]:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+    Console().print(table)
+    if "references" in answer:
+        Console().print(answer["references"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["dark_room", "bandit"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--updates", type=int, default=3000)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    if options.what == "bandit":
+        answer = bandit(options.seeds, options.updates)
+    else:
+        answer = dark_room(options.seeds, options.updates, options.methods)
+    show(answer)
+    if options.output:
+        command = "python -m benchmarks.algorithm_distillation " + " ".join(sys.argv[1:])
+        options.output.write_text(json.dumps({"command": command, **machine(), **answer}) + "\n")
+        if "sources" in answer:
+            plot_room(answer, options.output.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
