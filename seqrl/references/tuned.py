@@ -13,7 +13,7 @@ BANDITS: dict[str, Table] = {
     "ε-greedy": {(10, 5): 0.005, (100, 5): 0.02, (100, 10): 0.005, (100, 50): 0.02, (500, 5): 0.05, (500, 50): 0.05},
     "optimistic Thompson": {(10, 5): 30, (100, 5): 10, (100, 10): 30, (100, 50): 30, (500, 5): 10, (500, 50): 10},
 }
-"""By pulls and arms, Bernoulli: `c`, ε and the number of draws. Of the last, (500, 50) was not searched: it takes long."""
+"""By pulls and arms, Bernoulli: `c`, ε, the number of draws. The last was not searched at (500, 50): it takes long."""
 
 TABULAR: dict[str, Table] = {
     "ε-greedy": {(10,): 0.02, (25,): 0.1, (50,): 0.1, (75,): 0.1},
