@@ -10,10 +10,13 @@ paper leaves open. Where this differs:
   without loss; a termination bootstraps from nothing.
 - Rewards are divided by the standard deviation of the discounted return; the value loss is not clipped.
 - Actor and critic share encoder and memory.
+- On trials, a teacher that knows the task may help at first (`teacher_weight`): the cross-entropy to the task's best
+  action makes of the policy a draw from what the history leaves open, as Thompson sampling is (Lee et al. 2023, arXiv
+  2306.14892), and rewards make more of that. Fading it out follows Schmitt et al. 2018 (arXiv 1803.03835).
 """
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,10 +30,12 @@ from seqrl.config import (
     require,
     require_above_zero,
     require_at_least_one,
+    require_not_negative,
 )
 from seqrl.data import Batch, Rollout, Sequences
 from seqrl.data.recorder import HistoryRecorder
-from seqrl.envs import Environment
+from seqrl.envs import ENVIRONMENTS, Environment, TrialVectorEnv
+from seqrl.envs.trials import OPTIMAL_ACTION, unrevealed_space
 from seqrl.learner import Learner
 from seqrl.nets import PolicyHead, RewardScale, ValueHead
 from seqrl.objectives import approximate_kl, clipped_surrogate, gae, masked_mean, masked_standardize, squared_error
@@ -70,6 +75,8 @@ class Config(RunConfig):
     """Weight of the value's squared error."""
     entropy_weight: float = 0.005
     """Weight of the policy's entropy."""
+    teacher_weight: float = 0.0
+    """Weight, at the start, of the cross-entropy to the best action that trials reveal; 0 at half of the steps."""
     max_grad_norm: float = 0.5
     """Gradients are clipped to this norm."""
     target_kl: float = 0.0
@@ -93,7 +100,8 @@ class Config(RunConfig):
 
 
 def loss(agent: Agent, batch: Batch, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
-    """Clipped surrogate + value_weight · ½ (v − target)² − entropy_weight · entropy, over the rows that count.
+    """Clipped surrogate + value_weight · ½ (v − target)² − entropy_weight · entropy − teacher_weight · log π(best
+    action), over the rows that count.
 
     `batch` has `config.burn_in` rows before those that are learnt from. The metrics are detached scalars.
     """
@@ -111,6 +119,9 @@ def loss(agent: Agent, batch: Batch, config: Config) -> tuple[Tensor, dict[str, 
     value_loss = masked_mean(squared_error(outputs["value"], target), mask)
     entropy = masked_mean(outputs["policy"].entropy(), mask)
     total = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy
+    if config.teacher_weight > 0:
+        imitation = -outputs["policy"].log_prob(inputs.observation[OPTIMAL_ACTION])
+        total = total + config.teacher_weight * masked_mean(imitation, mask)
     with torch.no_grad():
         clipped = ((log_prob - behaviour_log_prob).exp() - 1).abs() > config.clip
         metrics = {
@@ -190,6 +201,12 @@ def check(config: Config) -> None:
         f"--autoreset-mode {config.autoreset_mode} makes rollouts of varying length: "
         "use it without --bptt-length and --burn-in, or use next_step",
     )
+    require_not_negative(config, "teacher_weight")
+    kind = ENVIRONMENTS.get(config.env)
+    require(
+        config.teacher_weight == 0 or (kind is not None and issubclass(kind, TrialVectorEnv)),
+        f"--teacher-weight for '{config.env}': only trials, such as seqrl/Bandit-v0, know their best action",
+    )
     require(
         0 <= config.noise_correlation < 1, f"--noise-correlation is {config.noise_correlation}: choose 0 to below 1"
     )
@@ -219,12 +236,17 @@ def train(config: Config, resume: bool = False) -> Agent:
         f"{config.run_dir} records what it plays (--record {config.record}), and what it played before it stopped is "
         "lost: train it again from the start",
     )
-    with contextlib.closing(make_environment(config)) as environment:
+    # The best action is shown to the loss alone; the run's folder names the environment that acting needs.
+    revealing = replace(config, env_kwargs=(*config.env_kwargs, "reveal=true")) if config.teacher_weight > 0 else config
+    with contextlib.closing(make_environment(revealing)) as environment:
         return _train(config, environment, resume)
 
 
 def _train(config: Config, environment: Environment, resume: bool) -> Agent:
-    agent = build(config, environment.single_observation_space, environment.single_action_space)
+    observation_space = environment.single_observation_space
+    if config.teacher_weight > 0:
+        observation_space = unrevealed_space(observation_space)
+    agent = build(config, observation_space, environment.single_action_space)
     length = config.bptt_length or config.rollout_length
     require(
         agent.memory.stores_state or length == config.rollout_length,
@@ -248,7 +270,8 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
                 recorder.add(trajectory)
             scaled = scale(trajectory.reward, trajectory.inputs.is_first[:-1], trajectory.mask)
             reward = scaled if config.normalize_rewards else trajectory.reward
-            metrics = learn(agent, learner, sequences, trajectory, reward, config)
+            weight = config.teacher_weight * max(0.0, 1 - 2 * step / config.num_steps)
+            metrics = learn(agent, learner, sequences, trajectory, reward, replace(config, teacher_weight=weight))
             agent.update_statistics(trajectory)
             step += config.rollout_length * config.num_envs
             run.log(step, {**episodes.metrics(), **metrics})

@@ -16,6 +16,12 @@ EPISODE_START = "episode_start"
 OPTIMAL_ACTION = "optimal_action"
 """The key of a trial's observation that tells the task's best action. Only with `reveal`: for logs, not for agents."""
 
+
+def unrevealed_space(space: Any) -> Dict:
+    """The observation space of the same environment without `reveal`. An agent reads nothing but what its space has."""
+    return Dict({name: child for name, child in space.spaces.items() if name != OPTIMAL_ACTION})
+
+
 InnerStep = tuple[State, Tensor, Tensor]
 """Next states, rewards [B] float32, and where the inner episode ended [B] bool."""
 
