@@ -1,7 +1,8 @@
 """What weighs exploration in the references, found by a search for each of RL²'s settings, as there.
 
-Written down from `python -m benchmarks.references --search`, on seeds of its own: the best of a grid, by the mean total
-reward. Other settings take the values of the nearest of these.
+The best of a grid by the mean total reward, on seeds of its own, with the functions that `python -m benchmarks.references
+--search` runs, at times on coarser grids and fewer trials than it takes by default. Gaussian bandits and other settings
+take the values of the nearest of these.
 """
 
 import math
