@@ -1,8 +1,8 @@
 """What weighs exploration in the references, found by a search for each of RL²'s settings, as there.
 
-The best of a grid by the mean total reward, on seeds of its own, with the functions that `python -m benchmarks.references
---search` runs, at times on coarser grids and fewer trials than it takes by default. Gaussian bandits and other settings
-take the values of the nearest of these.
+The best of a grid by the mean total reward, on seeds of its own, with what `python -m benchmarks.references --search`
+runs, at times on coarser grids and fewer trials than it takes by default. Gaussian bandits and other settings take the
+values of the nearest of these.
 """
 
 import math
