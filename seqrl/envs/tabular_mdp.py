@@ -44,7 +44,9 @@ class TabularMDP(TrialVectorEnv):
         shape = (self.num_envs, self.num_states, self.num_actions)
         mean = 1.0 + torch.randn(shape, generator=self.generator, device=self.device)
         share = torch.empty(*shape, self.num_states, device=self.device).exponential_(generator=self.generator)
-        return {"mean": mean, "cumulative": share.cumsum(-1) / share.sum(-1, keepdim=True)}
+        task = {"mean": mean, "cumulative": share.cumsum(-1) / share.sum(-1, keepdim=True)}
+        # Planning costs much more than a step: once a trial, where each step shows its outcome.
+        return task | ({"plan": self.optimal_actions(task).movedim(0, 1)} if self.reveal else {})
 
     def _begin(self, task: State) -> State:
         return {"place": torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)}
@@ -61,8 +63,8 @@ class TabularMDP(TrialVectorEnv):
         return state["place"].clone()
 
     def _optimal_action(self, state: State) -> Tensor:
-        to_go = self.horizon - state["inner_steps"]
-        return self.optimal_actions(state)[to_go - 1, self._rows, state["place"]]
+        plan = state["plan"] if "plan" in state else self.optimal_actions(state).movedim(0, 1)
+        return plan[self._rows, self.horizon - state["inner_steps"] - 1, state["place"]]
 
     def optimal_actions(self, state: State) -> Tensor:
         """The best action with 1 … `horizon` decisions to go, [horizon, B, num_states] int64, by backward induction."""
