@@ -46,18 +46,19 @@ from seqrl.references.learners import AnnealedOracle, QLearning
 Answer = dict[str, Any]
 
 ROOM, OPTIMAL = "seqrl/DarkRoom-v0", 16.5
-HISTORIES = 1000
-SOURCE_EPISODES = {"q_learning": 200, "annealed_oracle": 80}
+HISTORIES = {"q_learning": 3000, "annealed_oracle": 6000}
+SOURCE_EPISODES = {"q_learning": 100, "annealed_oracle": 20}
 """Inner episodes of a logged history, in which its source becomes good."""
-STRIDE = {"q_learning": 8, "annealed_oracle": 4}
+STRIDE = {"q_learning": 4, "annealed_oracle": 1}
 EPISODES, TRIALS = 40, 320
 """Inner episodes of a trial on unseen goals, and trials."""
-METHODS = {
-    "Q-learning distilled": ("q_learning", {}),
+METHODS: dict[str, tuple[str, Answer]] = {
     "annealed oracle distilled": ("annealed_oracle", {}),
-    "shuffled": ("q_learning", {"shuffle_episodes": True}),
-    "one episode": ("q_learning", {"within_episode": True}),
+    "shuffled": ("annealed_oracle", {"shuffle_episodes": True}),
+    "one episode": ("annealed_oracle", {"within_episode": True}),
+    "Q-learning distilled": ("q_learning", {}),
 }
+UPDATES = {"gru": 9000, "transformer": 6000}
 
 BANDIT, ARMS, PULLS = "seqrl/Bandit-v0", 5, 100
 LOGGED = ("random", "greedy", "Thompson", "UCB1")
@@ -68,7 +69,7 @@ def source_of(name: str, environment: Environment) -> Policy:
     """Q-learning begins with values that are too high, so that it tries what it has not tried: a goal eight cells away
     is hardly ever found by chance."""
     if name == "annealed_oracle":
-        return AnnealedOracle(environment)
+        return AnnealedOracle(environment, final_skill=4 / 3)  # the last quarter of a history is without noise
     return QLearning(environment, initial_value=1.0, exploration=0.5, final_epsilon=0.0)
 
 
@@ -89,20 +90,25 @@ def log_room(folder: Path, source: str) -> None:
     episodes = SOURCE_EPISODES[source]
     with contextlib.closing(room("train", episodes, 250)) as environment:
         about = {"env": ROOM, "env_kwargs": ["goals=train", f"num_episodes={episodes}"]}
-        write_log(folder, [source_of(source, environment)], environment, HISTORIES, about)
+        write_log(folder, [source_of(source, environment)], environment, HISTORIES[source], about)
 
 
-def room_settings(source: str, num_steps: int) -> algorithm_distillation.Config:
-    """The window holds eight inner episodes."""
+def room_settings(source: str, memory: str, num_steps: int) -> algorithm_distillation.Config:
+    """A GRU, whose cost does not grow with what it looks back, reads whole histories; a narrow one carries what it has
+    learnt of some goals over to others. The transformer reads ten inner episodes, and attends with one wide head: it
+    has to find a cell again among 81."""
+    settings: Answer = {"hidden_size": 64, "num_heads": 1, "context_length": 200, "learning_rate": 3e-3}
+    if memory == "gru":
+        length = {"annealed_oracle": 400, "q_learning": 500}[source]
+        settings = {"hidden_size": 32, "memory_horizon": 400, "context_length": length, "learning_rate": 8e-3}
     return algorithm_distillation.Config(
-        memory="transformer",
+        memory=memory,
         context="cache",
-        context_length=160,
         episode_stride=STRIDE[source],
         num_steps=num_steps,
-        batch_size=32,
-        learning_rate=2e-3,
+        batch_size=16 if memory == "gru" else 32,
         checkpoint_every=10**6,
+        **settings,
     )
 
 
@@ -120,7 +126,7 @@ def timed_training(config: algorithm_distillation.Config) -> tuple[Any, Answer]:
     }
 
 
-def dark_room(seeds: list[int], num_steps: int, names: list[str]) -> Answer:
+def dark_room(seeds: list[int], memory: str, num_steps: int, names: list[str]) -> Answer:
     """Every method on every seed, and the sources' own curves on the same unseen goals."""
     runs, sources = [], {}
     with tempfile.TemporaryDirectory() as folder:
@@ -132,13 +138,15 @@ def dark_room(seeds: list[int], num_steps: int, names: list[str]) -> Answer:
         for name in names:
             source, changes = METHODS[name]
             for seed in seeds:
-                config = replace(room_settings(source, num_steps), dataset=f"{folder}/{source}", seed=seed, **changes)
+                config = replace(
+                    room_settings(source, memory, num_steps), dataset=f"{folder}/{source}", seed=seed, **changes
+                )
                 agent, figures = timed_training(config)
                 with contextlib.closing(room("held_out", EPISODES, TRIALS)) as environment:
                     curve = trial_returns(agent, environment, TRIALS, seed=10_000 + seed).mean(0)
                 runs.append({"method": name, "seed": seed, **figures, "curve": curve.tolist()})
                 print(f"{name}, seed {seed}: {curve[0]:.2f} → {curve[-10:].mean():.2f}, {figures}", file=sys.stderr)
-    settings = {source: vars(room_settings(source, num_steps)) for source in sources}
+    settings = {source: vars(room_settings(source, memory, num_steps)) for source in sources}
     return {"optimal": OPTIMAL, "settings": settings, "sources": sources, "summary": summary(runs, names), "runs": runs}
 
 
@@ -231,15 +239,16 @@ def main() -> None:
     parser.add_argument("what", choices=["dark_room", "bandit"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--updates", type=int, default=3000)
+    parser.add_argument("--memory", choices=UPDATES, default="gru")
+    parser.add_argument("--updates", type=int, default=0)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
     if options.what == "bandit":
-        answer = bandit(options.seeds, options.updates)
+        answer = bandit(options.seeds, options.updates or 3000)
     else:
-        answer = dark_room(options.seeds, options.updates, options.methods)
+        answer = dark_room(options.seeds, options.memory, options.updates or UPDATES[options.memory], options.methods)
     show(answer)
     if options.output:
         command = "python -m benchmarks.algorithm_distillation " + " ".join(sys.argv[1:])

@@ -105,7 +105,7 @@ def test_what_stands_in_rows_without_a_decision_does_not_matter(log, memory):
         assert torch.equal(a, b)
 
 
-# Break: the label's own action shown at its row (`windows.action` in place of the previous action).
+# Break: `is_causal=False` in the transformer, or `previous_action` one row early in `EpisodeDataset.windows_at`.
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_no_action_depends_on_what_comes_later_or_on_itself(log, memory):
     agent, windows = made(log, memory=memory), windows_of(log, 32)
@@ -122,7 +122,8 @@ def test_no_action_depends_on_what_comes_later_or_on_itself(log, memory):
     assert (before[t + 1 :] - after[t + 1 :]).abs().amax(-1).min() > 1e-4
 
 
-# Break: `windows.timestep > 0` in loss left out: the row before a window is then hidden in training alone.
+# Break: `windows.timestep > 0` in loss left out (the row before a window is then hidden in training alone), or the
+# label's own action shown at its row.
 @pytest.mark.parametrize("within_episode", [False, True])
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_acting_is_training_on_the_window_that_ends_there(log, memory, within_episode):
