@@ -1,7 +1,7 @@
 """Dark Key-to-Door: a key and a door that nothing shows, in this order."""
 
 import torch
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Discrete, MultiDiscrete
 from torch import Tensor
 
 from seqrl.envs.base import State, require_at_least
@@ -20,9 +20,10 @@ class DarkKeyToDoor(TrialVectorEnv):
     after `episode_steps` decisions. `goals` says which pairs are drawn from: "all", or "train" or "held_out", a fixed
     fifth of them, the same always. Single cells are all seen in training: what is new is the pair.
 
-    Observation: the cell, Discrete(size²), row by row; that the key was taken, only its reward tells. Action: 0 stay, 1
-    up, 2 down, 3 left, 4 right; bumping into a wall is staying. End: `terminated` after the last inner episode. Optimal
-    for who knows the pair, an inner episode: 2, where episode_steps ≥ 4 (size − 1), twice the longest way.
+    Observation: the cell's row and column, MultiDiscrete([size, size]); that the key was taken, only its
+    reward tells. Action: 0 stay, 1 up, 2 down, 3 left, 4 right; bumping into a wall is staying. End: `terminated` after
+    the last inner episode. Optimal for who knows the pair, an inner episode: 2, where episode_steps ≥ 4 (size − 1),
+    twice the longest way.
 
     Source: Laskin et al. 2022 (Algorithm Distillation, arXiv 2210.14215), section 4: size, rewards, 50 steps and drawn
     starts. Ours: that the door ends the inner episode, that key and door are never reached by one decision, and which
@@ -51,7 +52,9 @@ class DarkKeyToDoor(TrialVectorEnv):
         if size % 2 == 0 and not random_start:
             raise UserError(f"size={size}: give an odd number, so that the room has a centre, or random_start=True")
         check_goals(goals)
-        super().__init__(Discrete(size * size), Discrete(5), num_envs, device, max_episode_steps, num_episodes, reveal)
+        super().__init__(
+            MultiDiscrete([size, size]), Discrete(5), num_envs, device, max_episode_steps, num_episodes, reveal
+        )
         self.size, self.episode_steps, self.random_start = size, episode_steps, random_start
         cells = torch.arange(size * size)
         self.pairs = part_of(torch.cartesian_prod(cells, cells), goals).to(self.device)
@@ -79,7 +82,7 @@ class DarkKeyToDoor(TrialVectorEnv):
         return {"agent": agent, "has_key": state["has_key"] | on_key}, (takes | opens).float(), ended
 
     def _look(self, state: State) -> Tensor:
-        return state["agent"][:, 0] * self.size + state["agent"][:, 1]
+        return state["agent"].clone()
 
     def _optimal_action(self, state: State) -> Tensor:
         target = torch.where(state["has_key"][:, None], state["door"], state["key"])

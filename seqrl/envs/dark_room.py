@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Discrete, MultiDiscrete
 from torch import Tensor
 
 from seqrl.envs.base import State, require_at_least
@@ -20,10 +20,10 @@ class DarkRoom(TrialVectorEnv):
     decision that leaves it on the goal, any cell but the centre. An inner episode has `episode_steps` decisions.
     `goals` says which goals are drawn from: "all", or "train" or "held_out", a fixed fifth of them, the same always.
 
-    Observation: the cell, Discrete(size²), row by row. Action: 0 stay, 1 up, 2 down, 3 left, 4 right; bumping into a
-    wall is staying. End: `terminated` after the last inner episode. Optimal for who knows the goal, an inner episode:
-    episode_steps + 1 − its distance (never below 0), 16.5 on average for 9 × 9 and 20 steps, 18.5 for 5 × 5. A
-    uniformly random policy gets 0.2353 and 0.7767.
+    Observation: the cell's row and column, MultiDiscrete([size, size]). Action: 0 stay, 1 up, 2 down, 3 left, 4 right;
+    bumping into a wall is staying. End: `terminated` after the last inner episode. Optimal for who knows the goal, an
+    inner episode: episode_steps + 1 − its distance (never below 0), 16.5 on average for 9 × 9 and 20 steps, 18.5 for
+    5 × 5. A uniformly random policy gets 0.2353 and 0.7767.
 
     Source: Laskin et al. 2022 (Algorithm Distillation, arXiv 2210.14215), section 4; which goals are held out is ours.
 
@@ -48,7 +48,9 @@ class DarkRoom(TrialVectorEnv):
         if size % 2 == 0:
             raise UserError(f"size={size}: give an odd number, so that the room has a centre")
         check_goals(goals)
-        super().__init__(Discrete(size * size), Discrete(5), num_envs, device, max_episode_steps, num_episodes, reveal)
+        super().__init__(
+            MultiDiscrete([size, size]), Discrete(5), num_envs, device, max_episode_steps, num_episodes, reveal
+        )
         self.size, self.episode_steps = size, episode_steps
         self.goals = goal_cells(size, goals).to(self.device)
         self._move = moves(self.device)
@@ -67,7 +69,7 @@ class DarkRoom(TrialVectorEnv):
         return {"agent": agent}, reward, state["inner_steps"] + 1 >= self.episode_steps
 
     def _look(self, state: State) -> Tensor:
-        return state["agent"][:, 0] * self.size + state["agent"][:, 1]
+        return state["agent"].clone()
 
     def _optimal_action(self, state: State) -> Tensor:
         return towards(state["agent"], state["goal"])

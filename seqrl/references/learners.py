@@ -1,5 +1,7 @@
 """Learners whose histories are worth imitating: the sources of Algorithm Distillation, as policies."""
 
+import math
+
 import torch
 from gymnasium import spaces
 from torch import Generator, Tensor
@@ -20,11 +22,11 @@ class QLearning(Reference):
     straight line from 1 at the first inner episode to `final_epsilon` at `exploration` of the trial's inner episodes.
     Of equal values any is taken.
 
-    An observation is one of n cells (Discrete). With `sees_reward` (default: in DarkKeyToDoor) the table has a second
-    part, for after the inner episode's first reward: that the key was taken, nothing else tells. State: `values`
-    [B, n or 2 n, actions], `cell` (where in the table), `rewarded` and `episode` [B].
+    An observation is one of n cells (Discrete, or MultiDiscrete: a row and a column). With `sees_reward` (default: in
+    DarkKeyToDoor) the table has a second part, for after the inner episode's first reward: that the key was taken,
+    nothing else tells. State: `values` [B, n or 2 n, actions], `cell` (where in the table), `rewarded`, `episode` [B].
 
-    Raises: UserError for an environment that is not of trials, or whose own observation is not Discrete.
+    Raises: UserError for an environment that is not of trials, or whose own observation is neither.
     Source: Watkins 1989; as a source of histories, Laskin et al. 2022 (arXiv 2210.14215), where it is A3C.
     """
 
@@ -41,11 +43,12 @@ class QLearning(Reference):
         super().__init__(environment)
         trials, space = trial_env(environment), environment.single_observation_space
         cells = space["observation"] if isinstance(space, spaces.Dict) and trials is not None else None
-        if trials is None or not isinstance(cells, spaces.Discrete):
+        if trials is None or not isinstance(cells, spaces.Discrete | spaces.MultiDiscrete):
             raise UserError(
                 "q_learning: the environment's cells are not Discrete; give trials such as seqrl/DarkRoom-v0"
             )
-        self.num_cells, self.num_episodes = int(cells.n), trials.num_episodes
+        self.sizes = [int(cells.n)] if isinstance(cells, spaces.Discrete) else cells.nvec.flatten().tolist()
+        self.num_cells, self.num_episodes = math.prod(self.sizes), trials.num_episodes
         self.sees_reward = isinstance(trials, DarkKeyToDoor) if sees_reward is None else sees_reward
         self.learning_rate, self.discount, self.initial_value = learning_rate, discount, initial_value
         self.exploration, self.final_epsilon = exploration, final_epsilon
@@ -76,7 +79,10 @@ class QLearning(Reference):
         return state | {"cell": self._place(inputs, state["rewarded"])}
 
     def _place(self, inputs: AgentInput, rewarded: Tensor) -> Tensor:
-        cell = inputs.observation["observation"]
+        coordinates = inputs.observation["observation"].view(len(inputs.is_first), -1)
+        cell = torch.zeros_like(coordinates[:, 0])
+        for size, coordinate in zip(self.sizes, coordinates.unbind(1), strict=True):
+            cell = cell * size + coordinate
         return cell + self.num_cells * rewarded if self.sees_reward else cell
 
     def choose(self, state: State, inputs: AgentInput) -> Chosen:
