@@ -1,4 +1,4 @@
-"""Is a dataset of logged episodes fit to learn from? A look at it before hours are spent on training."""
+"""Are logged episodes, or dialogues, fit to learn from? A look at them before hours are spent on training."""
 
 import json
 from dataclasses import dataclass
@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
-from seqrl.audit import of_columns, of_episodes
+from seqrl.audit import of_columns, of_dialogues, of_episodes
 from seqrl.audit.finding import Finding
 from seqrl.audit.reading import Rows
+from seqrl.audit.reading_dialogues import read_log, speaker_rows, speaker_table
+from seqrl.data.dialogues import shown
 from seqrl.data.episodes import EpisodeDataset
 
-__all__ = ["Audit", "Finding", "audit"]
+__all__ = ["Audit", "Finding", "audit", "audit_dialogues"]
 
 CHECKS = (
     of_episodes.episodes, of_episodes.returns, of_episodes.rewards, of_episodes.endings, of_episodes.leaks,
@@ -43,13 +46,21 @@ class Audit:
     def table(self) -> Table:
         """One line for each finding."""
         env = " ".join([str(self.about.get("env") or ""), *map(str, self.about.get("env_kwargs") or ())]).strip()
-        caption = f"five numbers: least / 5 % / median / 95 % / greatest; {self.figures['read']}"
-        table = Table(title=f"{self.folder}{f': {env}' if env else ''}", caption=caption, show_lines=False)
+        caption = Text(self.figures["read"])
+        if "speakers" not in self.figures:
+            caption = Text("five numbers: least / 5 % / median / 95 % / greatest; ") + caption
+        title = Text(f"{shown(self.folder, 1000)}{f': {env}' if env else ''}")
+        table = Table(title=title, caption=caption, show_lines=False)
         for name in ("check", "verdict", "what was found"):
             table.add_column(name, no_wrap=name != "what was found")
         for check, _, severity, message in self.findings:
-            table.add_row(check, f"[{STYLES[severity]}]{severity}[/]", message.replace("[", r"\["))
+            table.add_row(check, Text(severity, STYLES[severity]), Text(message))
         return table
+
+    def tables(self) -> list[Table]:
+        """The findings, and of dialogues who said how much."""
+        speakers = self.figures.get("speakers")
+        return [self.table()] + ([speaker_table(speakers)] if speakers else [])
 
     def as_dict(self) -> dict[str, Any]:
         """The same for programs, such as JSON can hold: what is not finite is null."""
@@ -81,6 +92,22 @@ def audit(dataset: EpisodeDataset, *, max_rows: int = 2_000_000, max_bytes: int 
         figures |= more
         findings += found
     return Audit(dataset.folder, dataset.about, figures, findings)
+
+
+def audit_dialogues(path: str | Path) -> Audit:
+    """Look at a file of logged dialogues (`seqrl.data.dialogues`), and write nothing. It is read once.
+
+    `figures["speakers"]` has a row for each speaker: dialogues, turns, tokens (words between spaces), how many of them
+    are learnt from, rewards and their sum. Raises UserError for a file that is no such log, naming the line.
+    """
+    log = read_log(path)
+    figures: dict[str, Any] = {"read": "all dialogues were read"}
+    findings: list[Finding] = []
+    for check in of_dialogues.CHECKS:
+        more, found = check(log)
+        figures |= more
+        findings += found
+    return Audit(Path(path), {"form": "dialogues"}, figures | {"speakers": speaker_rows(log)}, findings)
 
 
 def _plain(value: Any) -> Any:

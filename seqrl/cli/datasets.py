@@ -1,4 +1,4 @@
-"""seqrl audit, seqrl import, seqrl export: datasets of logged episodes."""
+"""seqrl audit, seqrl import, seqrl export: datasets of logged episodes, and logs of dialogues."""
 
 import contextlib
 import json
@@ -11,22 +11,25 @@ import tyro
 from rich.console import Console
 
 from seqrl.audit import audit as look_at
+from seqrl.audit import audit_dialogues
 from seqrl.checkpoint import write_atomically
 from seqrl.cli.arguments import parse, positional
 from seqrl.cli.collecting import default_folder
 from seqrl.config import RunConfig, make_environment
 from seqrl.data import EpisodeDataset, import_episodes, to_minari
+from seqrl.data.dialogue_importers import form_of, import_dialogues
+from seqrl.data.dialogues import shown
 from seqrl.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """Look at a dataset before training on it. The exit status is 1 where something is wrong, else 0."""
+    """Look at a dataset, or a file of dialogues, before training. The exit status is 1 where something is wrong."""
 
     output: str = ""
     """File to write the findings and figures to as JSON; by default none."""
     max_rows: int = 2_000_000
-    """Rows of a larger dataset that are looked at: whole episodes, drawn at random."""
+    """Rows of a larger dataset that are looked at: whole episodes, drawn at random. Of dialogues, all are."""
     seed: int = 0
     """Seeds that draw."""
 
@@ -40,23 +43,32 @@ def audit(args: list[str]) -> int:
         raise UserError(f"--max-rows is {options.max_rows}: it must be at least 1")
     if options.seed < 0:
         raise UserError(f"--seed is {options.seed}: it must not be negative")
-    result = look_at(EpisodeDataset.open(folder), max_rows=options.max_rows, seed=options.seed)
+    if Path(folder).is_file() or Path(folder).suffix == ".jsonl":  # episodes are folders
+        result = audit_dialogues(folder)
+    else:
+        result = look_at(EpisodeDataset.open(folder), max_rows=options.max_rows, seed=options.seed)
     if options.output:
         path = Path(options.output)
         try:
             write_atomically(path, (json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n").encode())
         except OSError as error:
             raise UserError(f"cannot write {path} ({error.strerror}): choose another --output") from None
-    Console().print(result.table())
+    Console().print(*result.tables())
     return 0 if result.sound else 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """Make a dataset of what another program logged: .npz, .hdf5, .jsonl, .csv, .parquet, .npy files, minari:ID."""
+    """Make a dataset of what another program logged: .npz, .hdf5, .jsonl, .csv, .parquet, .npy files, minari:ID.
+
+    Dialogues are recognised, and become a file of JSON lines: CaSiNo's .json, Deal or No Deal's .txt, and .jsonl with
+    messages, prompt and completion, or chosen and rejected.
+    """
 
     dataset_dir: str = ""
     """Folder to write; must not exist yet. By default datasets/SOURCE, numbered if that is taken."""
+    output: str = ""
+    """Of dialogues, the file to write; must not exist yet. By default datasets/SOURCE.jsonl, numbered likewise."""
     env: str = ""
     """The environment that it was logged in, for its spaces; else they are inferred from what was logged."""
     env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
@@ -72,6 +84,10 @@ def import_(args: list[str]) -> int:
     options = parse(Import, args, Import(), "seqrl import SOURCE")
     if source is None:
         raise UserError("import needs a file, a folder or minari:ID, named first: seqrl import SOURCE")
+    if form_of(source):
+        return _import_dialogues(source, options)
+    if options.output:
+        raise UserError("--output is for dialogues: a dataset of episodes is a folder, give --dataset-dir")
     chosen: dict[str, Any] = {"unfinished": options.unfinished} | _spaces(source, options)
     if options.episode_column:
         if Path(source).suffix not in (".csv", ".parquet"):
@@ -85,6 +101,17 @@ def import_(args: list[str]) -> int:
         return 130
     print(f"{folder}: {dataset.num_episodes:,} episodes, {len(dataset):,} steps, mean return "
           f"{dataset.returns.mean():.4g}. Look at them first: seqrl audit {folder}")  # fmt: skip
+    return 0
+
+
+def _import_dialogues(source: str, options: Import) -> int:
+    for name in ("dataset_dir", "env", "env_kwargs", "episode_column"):
+        if getattr(options, name):
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} is for episodes, and {shown(source, 1000)} holds dialogues: leave it out")
+    path = options.output or str(default_folder(f"{Path(source).stem}.jsonl"))
+    number = import_dialogues(source, path)
+    print(f"{shown(path, 1000)}: {number:,} dialogues. Look at them first: seqrl audit {shown(path, 1000)}")
     return 0
 
 

@@ -18,7 +18,7 @@ seqrl: reinforcement learning with memory
                                   log episodes that an agent or random actions play: a dataset
   seqrl import SOURCE [flags]     make a dataset of what another program logged
   seqrl export DATASET [flags]    write a dataset as a Minari dataset
-  seqrl audit DATASET [flags]     is a dataset fit to learn from?
+  seqrl audit DATASET [flags]     is a dataset, or a log of dialogues, fit to learn from?
   seqrl calibrate RUN [flags]     which return should a Decision Transformer be asked for?
   seqrl adapt RUN [flags]         how well an agent learns inside a trial of a new task, its weights frozen
   seqrl envs                      list seqrl's environments (any Gymnasium id works too)

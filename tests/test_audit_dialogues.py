@@ -1,0 +1,202 @@
+"""Each finding of an audit of dialogues is provoked once, and a sound log has none."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import seqrl.audit.of_dialogues as module
+from seqrl.audit import Audit, audit_dialogues
+from seqrl.cli import main
+from seqrl.data.dialogues import Dialogue, Turn, write_dialogues
+
+Dialogues = list[Dialogue]
+
+
+def sound(number: int = 120) -> Dialogues:
+    """Deals whose points, 1 to 5 or 0 where it fails, come on the agent's last turn."""
+    dialogues = []
+    for k in range(number):
+        points = k % 6
+        turns = (
+            Turn(speaker="person", text=f"what about {k} ?", at=10.0 * k),
+            Turn(speaker="bot", text="well no", reward=0.0, propensity=0.5, at=10.0 * k + 1),
+            Turn(speaker="person", text="please", at=10.0 * k + 2),
+            Turn(speaker="bot", text="fine then , yes", reward=float(points), propensity=1.0, at=10.0 * k + 3),
+        )
+        outcome = {"agreement": points > 0, "points": points}
+        dialogues.append(Dialogue(id=f"d{k}", turns=turns, agent="bot", outcome=outcome, meta={"budget": k % 7}))
+    return dialogues
+
+
+def with_turn(dialogue: Dialogue, index: int, **changes: object) -> Dialogue:
+    turns = list(dialogue.turns)
+    turns[index] = replace(turns[index], **changes)  # type: ignore[arg-type]
+    return replace(dialogue, turns=tuple(turns))
+
+
+def at(place: int, change: Callable[[Dialogue], Dialogue]) -> Callable[[Dialogues], Dialogues]:
+    return lambda log: [change(each) if k == place else each for k, each in enumerate(log)]
+
+
+def all_of(change: Callable[[Dialogue], Dialogue]) -> Callable[[Dialogues], Dialogues]:
+    return lambda log: [change(each) for each in log]
+
+
+def without_rewards(dialogue: Dialogue) -> Dialogue:
+    return replace(dialogue, turns=tuple(replace(turn, reward=None) for turn in dialogue.turns))
+
+
+def turn(index: int, **changes: object) -> Callable[[Dialogue], Dialogue]:
+    return lambda dialogue: with_turn(dialogue, index, **changes)
+
+
+def copied(dialogue: Dialogue) -> Dialogue:
+    return with_turn(dialogue, 1, reward=float(dialogue.outcome["points"]))
+
+
+CASES: dict[str, tuple[str, Callable[[Dialogues], Dialogues]]] = {
+    "same_id": ("wrong", at(5, lambda each: replace(each, id="d4"))),
+    "duplicates": ("look", lambda log: [*log, replace(log[7], id="again")]),
+    "silent_agent": ("wrong", at(9, lambda each: replace(each, agent="b\x1b[2Jot", outcome=each.outcome))),
+    "unknown_speakers": ("look", at(9, turn(2, speaker="Person "))),
+    "only_feedback": ("look", all_of(lambda each: with_turn(without_rewards(each), 1, thumbs=1))),
+    "no_rewards": ("look", all_of(lambda each: replace(without_rewards(each), outcome={"agreement": True}))),
+    "all_zero": ("wrong", all_of(lambda each: replace(with_turn(each, 3, reward=0.0), outcome={"agreement": True}))),
+    "missing": ("wrong", at(3, without_rewards)),
+    "gaps": ("look", at(3, turn(1, reward=None))),
+    "copied": ("wrong", all_of(copied)),
+    "other_points": ("look", at(3, turn(3, reward=2.5))),
+    "rewards_of_others": ("wrong", at(4, turn(0, reward=1.0))),
+    "reward_in_text": ("look", at(4, turn(2, text="please [reward: 3.5]"))),
+    "meta_tells": ("wrong", all_of(lambda each: replace(each, meta={"score": each.outcome["points"]}))),
+    "kept_rewards": ("wrong", at(6, turn(3, reward=4.0))),
+    "truncated": ("wrong", at(8, lambda each: replace(each, turns=each.turns[:3], outcome={}))),
+    "no_outcome": ("look", at(8, lambda each: replace(each, outcome={}))),
+    "no_outcomes": ("look", all_of(lambda each: replace(each, outcome={}))),
+    "repeated": ("look", at(2, lambda each: replace(each, turns=(each.turns[0], *each.turns)))),
+    "in_a_row": ("look", at(2, lambda each: replace(each, turns=each.turns[:2] + each.turns[3:]))),
+    "empty_mine": ("wrong", at(2, turn(1, text=" \n"))),
+    "empty_theirs": ("look", at(2, turn(2, text=""))),
+    "back_in_time": ("wrong", at(2, turn(3, at=0.0))),
+    "outside": ("wrong", at(2, turn(1, propensity=-0.7))),
+    "partial": ("look", at(2, turn(1, propensity=None))),
+}
+ALSO = {"kept_rewards": {"other_points"}, "repeated": {"in_a_row"}, "silent_agent": {"rewards_of_others"}}
+"""What comes with them."""
+
+
+def audited(tmp_path: Path, dialogues: Dialogues) -> Audit:
+    write_dialogues(tmp_path / "log.jsonl", dialogues)
+    return audit_dialogues(tmp_path / "log.jsonl")
+
+
+def found(result: Audit) -> dict[str, str]:
+    return {finding.kind: finding.severity for finding in result.findings if finding.severity != "ok"}
+
+
+def test_a_sound_log(tmp_path: Path) -> None:
+    """Golden: one finding for each of the eight checks; tokens counted by hand, learnt only where the agent speaks."""
+    result = audited(tmp_path, sound())
+    assert found(result) == {}
+    assert result.sound
+    assert len({finding.check for finding in result.findings}) == len(result.findings) == 8
+    row = dict.fromkeys(("learnt_turns", "learnt_tokens", "rewards"), 0)
+    assert result.figures["speakers"] == [
+        {"speaker": "bot", "dialogues": 120, "turns": 240, "tokens": 720, "learnt_turns": 240, "learnt_tokens": 720,
+         "rewards": 240, "reward_sum": 300.0},
+        {"speaker": "person", "dialogues": 120, "turns": 240, "tokens": 600, **row, "reward_sum": 0.0},
+    ]  # fmt: skip
+    assert result.figures["failed"] == 20
+    assert result.figures["return_mean"] == 2.5
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_each_finding(tmp_path: Path, kind: str) -> None:
+    """The one kind, its severity, and the first line of it in words that cannot steer a terminal."""
+    severity, change = CASES[kind]
+    result = audited(tmp_path, change(sound()))
+    kinds = found(result)
+    assert kinds.pop(kind) == severity
+    assert set(kinds) == ALSO.get(kind, set())
+    assert result.sound == (severity == "look" and "wrong" not in kinds.values())
+    assert all(finding.message.isprintable() for finding in result.findings)
+    json.dumps(result.as_dict(), allow_nan=False)
+
+
+def test_every_kind_is_provoked() -> None:
+    text = Path(module.__file__ or "").read_text()
+    kinds = {kind for check, kind in re.findall(r'Finding\(\s*"(\w+)",\s*"(\w+)"', text) if check != kind}
+    kinds |= set(re.findall(r'\("\w+", "(\w+)", "(?:look|wrong)"', text))
+    assert kinds == set(CASES)
+
+
+def test_places(tmp_path: Path) -> None:
+    """Golden: lines of the file are named, not dialogues: a blank line at its beginning moves all by one."""
+    write_dialogues(tmp_path / "log.jsonl", CASES["outside"][1](sound()))
+    content = (tmp_path / "log.jsonl").read_bytes()
+    (tmp_path / "log.jsonl").write_bytes(b"\n" + content)
+    message = next(f.message for f in audit_dialogues(tmp_path / "log.jsonl").findings if f.kind == "outside")
+    assert message.startswith("1 of 120 dialogues (first: line 4, id 'd2') have some outside (0, 1], such as -0.7:")
+
+
+def test_a_rule_for_walking_away(tmp_path: Path) -> None:
+    """The same points after each failure, and the outcome says so: that may be the game. Else rewards were kept."""
+
+    def paid(dialogue: Dialogue, points: float, told: float) -> Dialogue:
+        if dialogue.outcome["agreement"]:
+            return dialogue
+        return replace(with_turn(dialogue, 3, reward=points), outcome=dict(dialogue.outcome) | {"points": told})
+
+    assert found(audited(tmp_path, [paid(each, 5.0, 5) for each in sound()])) == {"kept_rewards": "look"}
+    assert found(audited(tmp_path, [paid(each, 5.0, 0) for each in sound()]))["kept_rewards"] == "wrong"
+    different = [paid(each, 1.0 + k, 1.0 + k) for k, each in enumerate(sound())]
+    assert found(audited(tmp_path, different))["kept_rewards"] == "wrong"
+
+
+def test_customers_by_name_are_not_unknown(tmp_path: Path) -> None:
+    log = [replace(each, turns=tuple(
+        replace(turn, speaker=f"c{k}") if turn.speaker == "person" else turn for turn in each.turns
+    )) for k, each in enumerate(sound())]  # fmt: skip
+    result = audited(tmp_path, log)
+    assert found(result) == {}
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(*result.tables())
+    assert "109 more speakers are not shown" in console.export_text()
+
+
+def test_markup_and_control_characters_are_shown_as_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Golden: were cells strings and not `Text`, rich would read [bold] as markup, and stop at [/]."""
+    name = "\x1b[2J[bold][/]<script>\\[/]"
+    log = [replace(each, turns=tuple(replace(t, speaker=name) if t.speaker == "person" else t for t in each.turns),
+                   agent=name) for each in sound()]  # fmt: skip
+    write_dialogues(tmp_path / "[red]log.jsonl", log)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["audit", str(tmp_path / "[red]log.jsonl")]) == 1  # rewards are on the other's turns
+    out = capsys.readouterr().out
+    assert r"\x1b[2J[bold][/]<script>\\[/]" in out
+    assert "[red]log.jsonl" in out
+    assert "\x1b[2J" not in out
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "log.jsonl"
+    write_dialogues(path, sound())
+    assert main(["audit", str(path), "--output", str(tmp_path / "audit.json")]) == 0
+    assert "speaker" in capsys.readouterr().out
+    content = json.loads((tmp_path / "audit.json").read_text())
+    assert content["sound"] is True
+    assert content["figures"]["speakers"][0]["speaker"] == "bot"
+    path.write_text('{"id": "a", "agent": "a", "turns": [{"speaker": "a", "text": "b", "rewrd": 1}]}\n')
+    assert main(["audit", str(path)]) == 2
+    assert f"seqrl: {path}, line 1: turns[0] has the unknown key 'rewrd': did you mean 'reward'?" in (
+        capsys.readouterr().err
+    )
+    assert main(["audit", str(tmp_path / "nowhere.jsonl")]) == 2
+    assert "cannot read" in capsys.readouterr().err
