@@ -100,8 +100,8 @@ class WordleOptimum:
     first all parts' (by the bound over one more guess), then one part's exact cost after the other's. Expected return:
     −C(all, 6) / number of words. Guesses are those of `task.allowed`. Nothing is left out, so the value is exact.
 
-    Time grows steeply with the list, and depends on it: see the project's log for what was measured. It answers from
-    any history, not only its own.
+    It answers from any history, not only its own. Time on one core: lists of 236 and 431 words 0.02 s and 0.2 s; with
+    2,315 guesses allowed 0.1 s and 3 s; all 2,315 words were not solved in six minutes.
     """
 
     def __init__(self, task: Wordle) -> None:

@@ -119,8 +119,21 @@ def test_optimum_is_attained(partly_observed):
 
 
 def test_what_hiding_the_place_costs():
-    # The exact cost of not being told where one is: 0.4 moves, from beliefs that moves tell apart.
+    # 0.4 moves a conversation: a few walks to a corner that tells one where one is.
     assert MazeOptimum(TextMaze(partly_observed=True)).expected_return == pytest.approx(-7.24)
+
+
+def test_walls_alone_without_a_memory():
+    task, known = TextMaze(partly_observed=True), MazeOptimum(TextMaze())
+    value = dict.fromkeys([*task.starts, task.goal], 0.0)
+    for _ in range(task.max_turns):
+        last = dict(value)
+        for cell in task.starts:
+            level = task.describe(cell) == "Walls: above, below."  # the one pattern where the way is not the same
+            moves = ["move left", "move right"] if level else [known((TextMaze().describe(cell),))]
+            cells = [task.moved(cell, move) for move in moves]
+            value[cell] = np.mean([last[to] - (to != task.goal) for to in cells])
+    assert np.mean([value[cell] for cell in task.starts]) == pytest.approx(-12.6, abs=1e-3)
 
 
 def test_optimum_after_words_that_are_no_move():

@@ -20,7 +20,7 @@ def test_longest_piece_first_and_specials_before_all():
 
 
 def test_specials_never_come_from_text():
-    # Broken by looking pieces up in `SPECIALS` too.
+    # Broken by specials among what is looked for in a text: `sorted([*SPECIALS, *pieces], …)`.
     tokenizer = Tokenizer(list("<pad>beginof "))
     for special in ("<pad>", "<begin>"):
         ids = tokenizer.encode(special)
