@@ -78,8 +78,8 @@ def whole_tree(task: TwentyQuestions) -> float:
 @pytest.mark.parametrize("turns", [1, 2, 3, 7])
 @pytest.mark.parametrize("seed", range(5))
 def test_optimum_equals_the_whole_tree(seed, turns):
-    # Broken by the least cost without the clock (`_least_cost(n, 20)`): with few turns, too high a bound; by leaving
-    # names out until one thing is left.
+    # Broken by `by_name = n - 1 + _least_cost(n - 1, 20)`: with few turns too high a bound, so that a question is asked
+    # where naming is better; by naming only what is left alone (`if things >> i & 1 and n == 1`).
     rng = random.Random(seed)
     attributes = ["alive", "flies", "eaten", "metal"]
     objects = {f"a {name}": [a for a in attributes if rng.random() < 0.4] for name in "pqrstuvw"}  # some are alike
