@@ -198,5 +198,8 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"seqrl: {path}, line 1: turns[0] has the unknown key 'rewrd': did you mean 'reward'?" in (
         capsys.readouterr().err
     )
+    (tmp_path / "casino.json").write_text("[]")
+    assert main(["audit", str(tmp_path / "casino.json")]) == 2
+    assert "is of another program: seqrl import it" in capsys.readouterr().err
     assert main(["audit", str(tmp_path / "nowhere.jsonl")]) == 2
     assert "cannot read" in capsys.readouterr().err

@@ -44,6 +44,8 @@ def audit(args: list[str]) -> int:
     if options.seed < 0:
         raise UserError(f"--seed is {options.seed}: it must not be negative")
     if Path(folder).is_file() or Path(folder).suffix == ".jsonl":  # episodes are folders
+        if form_of(folder) not in ("seqrl", None):
+            raise UserError(f"{shown(folder, 1000)} is of another program: seqrl import it, and audit what that writes")
         result = audit_dialogues(folder)
     else:
         result = look_at(EpisodeDataset.open(folder), max_rows=options.max_rows, seed=options.seed)
