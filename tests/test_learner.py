@@ -31,6 +31,31 @@ def test_it_is_adam_with_clipped_gradients():
         assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
 
 
+# Breaks with `decoupled_weight_decay=False`: the decay then passes through Adam's moments.
+def test_weight_decay_is_decoupled():
+    """A parameter whose gradient is 0 shrinks by exactly the product of 1 − learning rate · λ; others as in AdamW."""
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(3, 2), nn.Linear(3, 2)
+    theirs.load_state_dict(ours.state_dict())
+    learner = Learner(ours, 0.1, 0.5, weight_decay=2.0)
+    optimizer = torch.optim.AdamW(theirs.parameters(), lr=0.1, eps=1e-5, weight_decay=2.0, fused=True)
+    for i in range(5):
+        learner.learning_rate = optimizer.param_groups[0]["lr"] = 0.1 / (i + 1)
+        step(learner, ours, i)
+        optimizer.zero_grad()
+        theirs(torch.randn(7, 3, generator=torch.Generator().manual_seed(i))).square().sum().backward()
+        nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
+        optimizer.step()
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    module = nn.Linear(3, 2)
+    before = module.weight.detach().clone()
+    learner = Learner(module, 0.1, 0.5, weight_decay=2.0)
+    for rate in (0.1, 0.05, 0.025):
+        learner.learning_rate = rate
+        learner.update((0 * module.weight).sum() + module.bias.sum())
+    torch.testing.assert_close(module.weight.detach(), before * 0.8 * 0.9 * 0.95)
+
+
 # Breaks if a step is counted for a parameter that has no gradient.
 def test_a_parameter_that_the_loss_does_not_reach_stays():
     module = nn.ModuleDict({"used": nn.Linear(3, 2), "unused": nn.Linear(3, 2)})

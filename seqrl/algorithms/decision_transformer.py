@@ -4,8 +4,8 @@ Source: Chen et al. 2021, arXiv 2106.01345. Where this differs:
 
 - Windows begin anywhere from `context_length` − 1 places before their episode, so that every decision is learnt from
   equally often; a window's first row shows the action before it, as it does when acting.
-- The agent's differences from the paper's model stand in `DecisionAgent`, no dropout among them. Adam, with a warm-up
-  and a linear decay to 0.
+- The agent's differences from the paper's model stand in `DecisionAgent`, no dropout among them. AdamW, by
+  default without weight decay, with a warm-up and a linear decay to 0.
 - A Gaussian of one learned width for continuous actions, or the mean squared error.
 - The default target is the highest return of the log; `seqrl calibrate` finds a better one.
 
@@ -76,6 +76,8 @@ class Config(OfflineConfig):
     """Updates in which it rises to that."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
+    weight_decay: float = 0.0
+    """AdamW's λ: an update first shrinks every weight by the share learning_rate · λ. The published model has 1e-4."""
     value_updates: int = 5_000
     """Updates of the values that relabel returns."""
     value_expectile: float = 0.9
@@ -127,7 +129,12 @@ def check(config: Config) -> None:
         "checkpoint_every", "value_updates",
     )  # fmt: skip
     require_above_zero(config, "learning_rate", "max_grad_norm")
-    require_not_negative(config, "warmup")
+    require_not_negative(config, "warmup", "weight_decay")
+    require(
+        config.learning_rate * config.weight_decay < 1,
+        f"--weight-decay {config.weight_decay} with --learning-rate {config.learning_rate}: "
+        "an update would leave nothing of the weights; their product must be below 1",
+    )
     require(0 < config.gamma <= 1, f"--gamma is {config.gamma}: it must be above 0, and at most 1")
     require(0 < config.best_share <= 1, f"--best-share is {config.best_share}: it must be above 0, and at most 1")
     require(0 <= config.held_out < 1, f"--held-out is {config.held_out}: it must be from 0 to below 1")
@@ -204,7 +211,7 @@ def relabelled(dataset: EpisodeDataset, config: Config) -> EpisodeDataset:
 def _train(
     config: Config, agent: DecisionAgent, dataset: EpisodeDataset, held_out: EpisodeDataset | None, run: Run
 ) -> DecisionAgent:
-    learner = Learner(agent, config.learning_rate, config.max_grad_norm)
+    learner = Learner(agent, config.learning_rate, config.max_grad_norm, weight_decay=config.weight_decay)
     draws, means = Draws(config.seed), Means()
     parts: dict[str, Stateful] = {"agent": agent, "learner": learner, "draws": draws, "means": means}
     step = run.restore({}).get("step", 0)

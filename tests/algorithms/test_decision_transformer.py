@@ -191,12 +191,27 @@ def test_squared_error_is_that_of_the_mean(tmp_path):
     assert float(total.detach()) == pytest.approx(float(metrics["squared_error"]) / 2)
 
 
+# Break: `weight_decay` not handed to the learner.
+def test_weight_decay_reaches_the_learner(tmp_path):
+    """The same draws with and without it: the weights end smaller."""
+    log = written(tmp_path / "log", num_episodes=20)
+    one = train(config(dataset=str(log.folder), run_dir=str(tmp_path / "one")))
+    other = train(config(dataset=str(log.folder), run_dir=str(tmp_path / "other"), weight_decay=50.0))
+
+    def size(agent):
+        return sum(float(p.detach().square().sum()) for p in agent.parameters())
+
+    assert size(other) < 0.9 * size(one)
+
+
 class Crash(BaseException):
     """The end of the process, as far as the code under test can tell."""
 
 
 # Break: `draws` or `means` left out of the parts of a checkpoint.
-@pytest.mark.parametrize("settings", [{}, {"relabel": "values", "value_updates": 20}, {"best_share": 0.4}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"relabel": "values", "value_updates": 20}, {"best_share": 0.4}, {"weight_decay": 1.0}]
+)
 def test_interrupted_and_resumed_ends_bit_for_bit_the_same(tmp_path, monkeypatch, settings):
     log = written(tmp_path / "log", num_episodes=20)
     whole = config(dataset=str(log.folder), run_dir=str(tmp_path / "whole"), checkpoint_every=3, **settings)
@@ -253,6 +268,8 @@ def test_held_out_episodes_are_not_learnt_from(tmp_path):
         ({"held_out": 1.0}, "--held-out is 1.0"),
         ({"context_length": 0}, "--context-length is 0"),
         ({"warmup": -1}, "--warmup is -1"),
+        ({"weight_decay": -0.1}, "--weight-decay is -0.1"),
+        ({"weight_decay": 1000.0}, r"--weight-decay 1000.0 with --learning-rate 0.001: .* must be below 1"),
         ({"value_expectile": 1.0}, "--value-expectile is 1.0"),
         ({"condition": "none", "relabel": "values"}, "returns that nobody reads"),
     ],
