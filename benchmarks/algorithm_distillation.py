@@ -50,15 +50,15 @@ HISTORIES = {"q_learning": 3000, "annealed_oracle": 6000}
 SOURCE_EPISODES = {"q_learning": 100, "annealed_oracle": 20}
 """Inner episodes of a logged history, in which its source becomes good."""
 STRIDE = {"q_learning": 4, "annealed_oracle": 1}
-EPISODES, TRIALS = 40, 320
+EPISODES, TRIALS = 60, 320
 """Inner episodes of a trial on unseen goals, and trials."""
 METHODS: dict[str, tuple[str, Answer]] = {
-    "annealed oracle distilled": ("annealed_oracle", {}),
-    "shuffled": ("annealed_oracle", {"shuffle_episodes": True}),
-    "one episode": ("annealed_oracle", {"within_episode": True}),
     "Q-learning distilled": ("q_learning", {}),
+    "shuffled": ("q_learning", {"shuffle_episodes": True}),
+    "one episode": ("q_learning", {"within_episode": True}),
+    "annealed oracle distilled": ("annealed_oracle", {}),
 }
-UPDATES = {"gru": 9000, "transformer": 6000}
+UPDATES = {"gru": 8000, "transformer": 6000}
 
 BANDIT, ARMS, PULLS = "seqrl/Bandit-v0", 5, 100
 LOGGED = ("random", "greedy", "Thompson", "UCB1")
@@ -94,13 +94,12 @@ def log_room(folder: Path, source: str) -> None:
 
 
 def room_settings(source: str, memory: str, num_steps: int) -> algorithm_distillation.Config:
-    """A GRU, whose cost does not grow with what it looks back, reads whole histories; a narrow one carries what it has
-    learnt of some goals over to others. The transformer reads ten inner episodes, and attends with one wide head: it
-    has to find a cell again among 81."""
+    """A GRU, whose cost does not grow with what it looks back, reads whole histories. The transformer reads ten inner
+    episodes, and attends with one wide head: it has to find a cell again among 81."""
     settings: Answer = {"hidden_size": 64, "num_heads": 1, "context_length": 200, "learning_rate": 3e-3}
     if memory == "gru":
         length = {"annealed_oracle": 400, "q_learning": 500}[source]
-        settings = {"hidden_size": 32, "memory_horizon": 400, "context_length": length, "learning_rate": 8e-3}
+        settings = {"hidden_size": 64, "memory_horizon": 400, "context_length": length, "learning_rate": 5e-3}
     return algorithm_distillation.Config(
         memory=memory,
         context="cache",
@@ -186,7 +185,7 @@ def plot_room(answer: Answer, path: Path) -> None:
         axes.plot(np.arange(1, len(curve) + 1), curve, "--", linewidth=1, label=f"{source.replace('_', ' ')} itself")
     axes.axhline(answer["optimal"], color="black", linewidth=1)
     axes.axhline(0.7 * answer["optimal"], color="black", linewidth=0.5, linestyle=":")
-    axes.set(xscale="log", xlabel="inner episode", ylabel="return on unseen goals", ylim=(0, 17.5))
+    axes.set(xlim=(1, EPISODES), xlabel="inner episode", ylabel="return on unseen goals", ylim=(0, 17.5))
     axes.legend(frameon=False, fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
