@@ -182,7 +182,13 @@ def plot_room(answer: Answer, path: Path) -> None:
         (line,) = axes.plot(episodes, curves.mean(0), label=row["method"])
         axes.fill_between(episodes, curves.min(0), curves.max(0), color=line.get_color(), alpha=0.2)
     for source, curve in answer["sources"].items():
-        axes.plot(np.arange(1, len(curve) + 1), curve, "--", linewidth=1, label=f"{source.replace('_', ' ')} itself")
+        axes.plot(
+            np.arange(1, len(curve) + 1),
+            curve,
+            "--",
+            linewidth=1,
+            label=f"{source.capitalize().replace('_', '-')} itself",
+        )
     axes.axhline(answer["optimal"], color="black", linewidth=1)
     axes.axhline(0.7 * answer["optimal"], color="black", linewidth=0.5, linestyle=":")
     axes.set(xlim=(1, EPISODES), xlabel="inner episode", ylabel="return on unseen goals", ylim=(0, 17.5))
