@@ -15,7 +15,7 @@ import tyro
 
 from seqrl.acting import ActingModule
 from seqrl.algorithms import decision_transformer
-from seqrl.algorithms.decision_transformer import chosen_episodes, held_out_metrics, relabelled
+from seqrl.algorithms.decision_transformer import chosen_episodes, relabelled
 from seqrl.audit import audit
 from seqrl.audit.reading import Rows
 from seqrl.calibrate import calibrate, target_grid
@@ -26,6 +26,7 @@ from seqrl.decision_agent import DecisionAgent
 from seqrl.errors import UserError, nearest
 from seqrl.evaluate import evaluate
 from seqrl.offline_config import problem_of
+from seqrl.offline_parts import held_out_metrics
 from seqrl.recipes import behaviour_cloning, filtered_bc, qdt
 from seqrl.relabel import seconds_of
 from seqrl.report_offline import MethodRow, OfflineComparison, Score, plot_offline
@@ -168,7 +169,9 @@ def measure(
     assert isinstance(agent, DecisionAgent)
     dataset = EpisodeDataset.open(run.dataset, run.gamma)
     learnt_from, held_out = chosen_episodes(dataset, run)
-    result: dict[str, Any] = {"held_out": held_out_metrics(agent, held_out, run) if held_out is not None else {}}
+    result: dict[str, Any] = {
+        "held_out": held_out_metrics(agent, held_out, run, decision_transformer.loss) if held_out is not None else {}
+    }
     if run.relabel == "values":
         result["seconds"] = seconds_of(Path(run.run_dir) / "return_to_go.npy")
         result["promise"] = promise(learnt_from, relabelled(learnt_from, run).return_to_go)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from seqrl.config import ProblemConfig
+from seqrl.config import ProblemConfig, require, require_above_zero, require_at_least_one, require_not_negative
 from seqrl.data import EpisodeDataset
 
 
@@ -20,6 +20,18 @@ class OfflineConfig(ProblemConfig):
     """What the agent remembers with."""
     num_steps: int = 10_000
     """Updates to train for."""
+    context_length: int = 20
+    """Rows of a window, and rows that acting looks back."""
+    batch_size: int = 64
+    """Windows of a batch."""
+    learning_rate: float = 1e-3
+    """Adam's largest step size; it falls linearly to 0 at the last update."""
+    warmup: int = 200
+    """Updates in which it rises to that."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    weight_decay: float = 0.0
+    """AdamW's λ: an update first shrinks every weight by the share learning_rate · λ."""
     held_out: float = 0.05
     """Share of the episodes that are not learnt from: the log shows how likely their actions are; 0 for none."""
     max_timestep: int = 0
@@ -31,6 +43,19 @@ class OfflineConfig(ProblemConfig):
 
 
 C = TypeVar("C", bound=OfflineConfig)
+
+
+def check_shared(config: OfflineConfig) -> None:
+    """Raise UserError for settings of `OfflineConfig` that make no sense."""
+    require_at_least_one(config, "num_steps", "context_length", "batch_size", "log_every", "checkpoint_every")
+    require_above_zero(config, "learning_rate", "max_grad_norm")
+    require_not_negative(config, "warmup", "weight_decay")
+    require(
+        config.learning_rate * config.weight_decay < 1,
+        f"--weight-decay {config.weight_decay} with --learning-rate {config.learning_rate}: "
+        "an update would leave nothing of the weights; their product must be below 1",
+    )
+    require(0 <= config.held_out < 1, f"--held-out is {config.held_out}: it must be from 0 to below 1")
 
 
 def problem_of(config: C, dataset: EpisodeDataset) -> C:

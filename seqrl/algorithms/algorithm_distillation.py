@@ -23,24 +23,22 @@ differs:
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
 from seqrl.acting import ActingModule
 from seqrl.agent import Agent
-from seqrl.config import device, require, require_above_zero, require_at_least_one, require_not_negative
+from seqrl.config import device, require, require_at_least_one, require_not_negative
 from seqrl.data import EpisodeDataset, Windows
 from seqrl.data.histories import check_histories, shuffled, strided
-from seqrl.envs.trials import EPISODE_START, OPTIMAL_ACTION
-from seqrl.learner import Learner
+from seqrl.envs.trials import EPISODE_START, OPTIMAL_ACTION, unrevealed_space
 from seqrl.memory import Memory, Reencoded, Transformer, make_memory
 from seqrl.memory.base import State
 from seqrl.nets import Encoder, PolicyHead
 from seqrl.objectives import masked_mean
-from seqrl.offline_config import OfflineConfig, problem_of
-from seqrl.offline_parts import Draws, Means
-from seqrl.run import Run, Stateful
+from seqrl.offline_config import OfflineConfig, check_shared, problem_of
+from seqrl.offline_parts import fit, split
+from seqrl.run import Run
 from seqrl.trajectory import AgentInput, to_device, tree_map
 
 Label = Literal["action", "optimal_action"]
@@ -76,15 +74,6 @@ class Config(OfflineConfig):
     """Steps that half of a GRU's or LSTM's units bridge from the start, by their gates' biases; 0 for none."""
     normalize_observations: bool = True
     """Whether vector observations are standardised by the log's statistics."""
-
-    batch_size: int = 64
-    """Windows of a batch."""
-    learning_rate: float = 1e-3
-    """Adam's largest step size; it falls linearly to 0 at the last update."""
-    warmup: int = 200
-    """Updates in which it rises to that."""
-    max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm."""
 
 
 class WithinEpisode(ActingModule):
@@ -138,23 +127,14 @@ def loss(agent: Agent | WithinEpisode, windows: Windows, config: Config) -> tupl
     return total, metrics
 
 
-def unrevealed_space(space: Any) -> gym.spaces.Dict:
-    """The observation space of the environment without reveal. An agent reads nothing but what its space has."""
-    return gym.spaces.Dict({name: child for name, child in space.spaces.items() if name != OPTIMAL_ACTION})
-
-
 def check(config: Config) -> None:
     """Raise UserError for settings that contradict each other or make no sense."""
     for name, kind in {"label": Label, "context": Context}.items():
         value, known = getattr(config, name), get_args(kind)
         require(value in known, f"--{name.replace('_', '-')} '{value}': choose one of {', '.join(known)}")
-    require_at_least_one(
-        config, "num_steps", "context_length", "hidden_size", "num_layers", "num_heads", "batch_size", "log_every",
-        "checkpoint_every", "episode_stride", "num_frames",
-    )  # fmt: skip
-    require_above_zero(config, "learning_rate", "max_grad_norm")
-    require_not_negative(config, "warmup", "memory_horizon")
-    require(0 <= config.held_out < 1, f"--held-out is {config.held_out}: it must be from 0 to below 1")
+    check_shared(config)
+    require_at_least_one(config, "hidden_size", "num_layers", "num_heads", "episode_stride", "num_frames")
+    require_not_negative(config, "memory_horizon")
 
 
 def build(config: Config, observation_space: Any, action_space: Any) -> Agent | WithinEpisode:
@@ -207,52 +187,19 @@ def train(config: Config, resume: bool = False) -> Agent | WithinEpisode:
     agent = build(config, unrevealed_space(dataset.observation_space), dataset.action_space)
     run = Run.open("algorithm_distillation", config, agent.observation_space, agent.action_space, resume)
     with run:
-        return _train(config, agent, *prepared(dataset, config), run)
+        fit(config, agent, *prepared(dataset, config), run, loss, describe)
+    return agent
 
 
 def prepared(dataset: EpisodeDataset, config: Config) -> tuple[EpisodeDataset, EpisodeDataset | None]:
     """The histories to learn from and those held out, thinned out and shuffled as `config` says: the same each time."""
-    held_out = None
-    if config.held_out > 0 and dataset.num_episodes > 1:
-        dataset, held_out = dataset.split(config.held_out, config.seed)
-    parts = [part if part is None else _rearranged(part, config) for part in (dataset, held_out)]
-    return parts[0], parts[1]  # type: ignore[return-value]
+    dataset, held_out = split(dataset, config)
+    return _rearranged(dataset, config), None if held_out is None else _rearranged(held_out, config)
 
 
 def _rearranged(dataset: EpisodeDataset, config: Config) -> EpisodeDataset:
     dataset = strided(dataset, config.episode_stride) if config.episode_stride > 1 else dataset
     return shuffled(dataset, config.seed) if config.shuffle_episodes else dataset
-
-
-def _train(
-    config: Config,
-    agent: Agent | WithinEpisode,
-    dataset: EpisodeDataset,
-    held_out: EpisodeDataset | None,
-    run: Run,
-) -> Agent | WithinEpisode:
-    learner = Learner(agent, config.learning_rate, config.max_grad_norm)
-    draws, means = Draws(config.seed), Means()
-    parts: dict[str, Stateful] = {"agent": agent, "learner": learner, "draws": draws, "means": means}
-    step = run.restore({}).get("step", 0)
-    if step:
-        run.restore(parts)
-    else:
-        describe(agent, dataset)
-    run.begin(step)
-    while step < config.num_steps and not run.interrupted:
-        learner.learning_rate = config.learning_rate * min(
-            (step + 1) / (config.warmup + 1), 1 - step / config.num_steps
-        )
-        windows = dataset.windows(config.batch_size, config.context_length, draws.generator)
-        total, metrics = loss(agent, to_device(windows, agent.device), config)
-        means.add({**metrics, "grad_norm": learner.update(total)})
-        step += 1
-        if step % config.log_every == 0 or step == config.num_steps:
-            run.log(step, means.take() | (held_out_metrics(agent, held_out, config) if held_out else {}))
-        if step % config.checkpoint_every == 0 or step == config.num_steps or run.interrupted:
-            run.save(parts, {"step": step})
-    return agent
 
 
 def describe(agent: Agent | WithinEpisode, dataset: EpisodeDataset, num_windows: int = 4096) -> None:
@@ -261,11 +208,3 @@ def describe(agent: Agent | WithinEpisode, dataset: EpisodeDataset, num_windows:
     for _ in range(-(-num_windows // 256)):
         windows = to_device(dataset.windows(256, 64, generator), agent.device)
         agent.encoder.update_statistics(windows.inputs.observation, windows.mask)
-
-
-@torch.no_grad()
-def held_out_metrics(agent: Agent | WithinEpisode, dataset: EpisodeDataset, config: Config) -> dict[str, float]:
-    """The loss's metrics on held-out histories, on the same windows each time."""
-    windows = dataset.windows(256, config.context_length, torch.Generator().manual_seed(1))
-    _, metrics = loss(agent, to_device(windows, agent.device), config)
-    return {f"held_out_{name}": float(value) for name, value in metrics.items()}

@@ -22,15 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqrl.config import device, require, require_above_zero, require_at_least_one, require_not_negative
+from seqrl.config import device, require, require_at_least_one
 from seqrl.data import EpisodeDataset, Windows
 from seqrl.decision_agent import Context, DecisionAgent, Timestep
-from seqrl.learner import Learner
 from seqrl.objectives import masked_mean, squared_error
-from seqrl.offline_config import OfflineConfig, problem_of
-from seqrl.offline_parts import Draws, Means
+from seqrl.offline_config import OfflineConfig, check_shared, problem_of
+from seqrl.offline_parts import fit, split
 from seqrl.relabel import ValueConfig, relabelled_returns
-from seqrl.run import Run, Stateful
+from seqrl.run import Run
 from seqrl.trajectory import to_device, tree_map
 
 Condition = Literal["return", "none"]
@@ -51,8 +50,6 @@ class Config(OfflineConfig):
     gamma: float = 1.0
     """Discount of a step, in returns-to-go."""
 
-    context_length: int = 20
-    """Rows of a window, and rows that acting looks back."""
     context: Context = "reencode"
     """How acting reads them: reencode (afresh at each step, as in training) or cache (quicker, looks back further)."""
     timestep: Timestep = "sinusoidal"
@@ -68,16 +65,6 @@ class Config(OfflineConfig):
 
     action_loss: ActionLoss = "likelihood"
     """likelihood, or squared_error for continuous actions."""
-    batch_size: int = 64
-    """Windows of a batch."""
-    learning_rate: float = 1e-3
-    """Adam's largest step size; it falls linearly to 0 at the last update."""
-    warmup: int = 200
-    """Updates in which it rises to that."""
-    max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm."""
-    weight_decay: float = 0.0
-    """AdamW's λ: an update first shrinks every weight by the share learning_rate · λ. The published model has 1e-4."""
     value_updates: int = 5_000
     """Updates of the values that relabel returns."""
     value_expectile: float = 0.9
@@ -124,20 +111,10 @@ def check(config: Config) -> None:
     for name, kind in {**choices, "action_loss": ActionLoss}.items():
         value, known = getattr(config, name), get_args(kind)
         require(value in known, f"--{name.replace('_', '-')} '{value}': choose one of {', '.join(known)}")
-    require_at_least_one(
-        config, "num_steps", "context_length", "hidden_size", "num_layers", "num_heads", "batch_size", "log_every",
-        "checkpoint_every", "value_updates",
-    )  # fmt: skip
-    require_above_zero(config, "learning_rate", "max_grad_norm")
-    require_not_negative(config, "warmup", "weight_decay")
-    require(
-        config.learning_rate * config.weight_decay < 1,
-        f"--weight-decay {config.weight_decay} with --learning-rate {config.learning_rate}: "
-        "an update would leave nothing of the weights; their product must be below 1",
-    )
+    check_shared(config)
+    require_at_least_one(config, "hidden_size", "num_layers", "num_heads", "value_updates")
     require(0 < config.gamma <= 1, f"--gamma is {config.gamma}: it must be above 0, and at most 1")
     require(0 < config.best_share <= 1, f"--best-share is {config.best_share}: it must be above 0, and at most 1")
-    require(0 <= config.held_out < 1, f"--held-out is {config.held_out}: it must be from 0 to below 1")
     require(0 < config.value_expectile < 1, f"--value-expectile is {config.value_expectile}: choose between 0 and 1")
     require(
         config.condition == "return" or config.relabel == "none",
@@ -188,14 +165,13 @@ def train(config: Config, resume: bool = False) -> DecisionAgent:
     if config.relabel == "values":
         dataset = relabelled(dataset, config)
     with run:
-        return _train(config, agent, dataset, held_out, run)
+        fit(config, agent, dataset, held_out, run, loss, describe)
+    return agent
 
 
 def chosen_episodes(dataset: EpisodeDataset, config: Config) -> tuple[EpisodeDataset, EpisodeDataset | None]:
     """The episodes to learn from, the best of them if `config` says so, and those held out: the same each time."""
-    held_out = None
-    if config.held_out > 0 and dataset.num_episodes > 1:
-        dataset, held_out = dataset.split(config.held_out, config.seed)
+    dataset, held_out = split(dataset, config)
     return (dataset.best(config.best_share) if config.best_share < 1 else dataset), held_out
 
 
@@ -208,33 +184,6 @@ def relabelled(dataset: EpisodeDataset, config: Config) -> EpisodeDataset:
     return dataset.with_returns_to_go(relabelled_returns(dataset, settings, path))
 
 
-def _train(
-    config: Config, agent: DecisionAgent, dataset: EpisodeDataset, held_out: EpisodeDataset | None, run: Run
-) -> DecisionAgent:
-    learner = Learner(agent, config.learning_rate, config.max_grad_norm, weight_decay=config.weight_decay)
-    draws, means = Draws(config.seed), Means()
-    parts: dict[str, Stateful] = {"agent": agent, "learner": learner, "draws": draws, "means": means}
-    step = run.restore({}).get("step", 0)
-    if step:
-        run.restore(parts)
-    else:
-        describe(agent, dataset)
-    run.begin(step)
-    while step < config.num_steps and not run.interrupted:
-        learner.learning_rate = config.learning_rate * min(
-            (step + 1) / (config.warmup + 1), 1 - step / config.num_steps
-        )
-        windows = dataset.windows(config.batch_size, config.context_length, draws.generator)
-        total, metrics = loss(agent, to_device(windows, agent.device), config)
-        means.add({**metrics, "grad_norm": learner.update(total)})
-        step += 1
-        if step % config.log_every == 0 or step == config.num_steps:
-            run.log(step, means.take() | (held_out_metrics(agent, held_out, config) if held_out else {}))
-        if step % config.checkpoint_every == 0 or step == config.num_steps or run.interrupted:
-            run.save(parts, {"step": step})
-    return agent
-
-
 def describe(agent: DecisionAgent, dataset: EpisodeDataset, num_windows: int = 4096) -> None:
     """Give the agent the log's statistics (of up to `num_windows` windows) and returns, and its default target."""
     generator = torch.Generator().manual_seed(0)
@@ -244,11 +193,3 @@ def describe(agent: DecisionAgent, dataset: EpisodeDataset, num_windows: int = 4
     first = torch.from_numpy(dataset.return_to_go[dataset.starts[:-1]])
     agent.return_range.copy_(torch.stack([first.min(), first.max()]))
     agent.target_return = float(first.max())
-
-
-@torch.no_grad()
-def held_out_metrics(agent: DecisionAgent, dataset: EpisodeDataset, config: Config) -> dict[str, float]:
-    """The loss's metrics on held-out episodes, on the same windows each time."""
-    windows = dataset.windows(256, config.context_length, torch.Generator().manual_seed(1))
-    _, metrics = loss(agent, to_device(windows, agent.device), config)
-    return {f"held_out_{name}": float(value) for name, value in metrics.items()}

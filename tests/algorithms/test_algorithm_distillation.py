@@ -16,12 +16,12 @@ from seqrl.algorithms.algorithm_distillation import (
     describe,
     loss,
     prepared,
-    unrevealed_space,
 )
 from seqrl.checkpoint import load_checkpoint
 from seqrl.cli import main
 from seqrl.config import make_environment
 from seqrl.data import Episode, EpisodeDataset, EpisodeWriter
+from seqrl.envs.trials import unrevealed_space
 from seqrl.errors import UserError
 from seqrl.recipes import RECIPES
 from seqrl.run import CHECKPOINT, Run, read_metrics

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from seqrl.algorithms import load, resume, train
-from seqrl.algorithms.decision_transformer import Config, build, check, describe, held_out_metrics, loss
+from seqrl.algorithms.decision_transformer import Config, build, check, describe, loss
 from seqrl.checkpoint import load_checkpoint
 from seqrl.data import Episode, EpisodeDataset, EpisodeWriter
 from seqrl.errors import UserError
 from seqrl.learner import Learner
+from seqrl.offline_parts import held_out_metrics
 from seqrl.run import CHECKPOINT, Run, read_metrics
 from seqrl.trajectory import tree_flatten, tree_map
 
@@ -248,7 +249,7 @@ def test_a_loaded_agent_is_the_trained_one(tmp_path):
 def test_held_out_episodes_are_not_learnt_from(tmp_path):
     log = written(tmp_path / "log", num_episodes=20)
     agent = made(log)
-    metrics = held_out_metrics(agent, log.split(0.3, 0)[1], config())
+    metrics = held_out_metrics(agent, log.split(0.3, 0)[1], config(), loss)
     assert set(metrics) == {"held_out_loss", "held_out_log_likelihood", "held_out_accuracy"}
     train(config(dataset=str(log.folder), run_dir=str(tmp_path / "run"), held_out=0.3))
     assert "held_out_accuracy" in next(read_metrics(tmp_path / "run"))
