@@ -14,6 +14,7 @@ from seqrl.collect import Policy
 from seqrl.envs import Environment
 from seqrl.envs.trials import EPISODE_START
 from seqrl.errors import UserError
+from seqrl.seeds import derived_seed
 from seqrl.statistics import mean_and_half_width
 from seqrl.trajectory import AgentInput
 
@@ -159,7 +160,7 @@ def _rounds(
     rounds: list[np.ndarray] = []
     for start in range(0, num_trials, environment.num_envs):
         number = min(environment.num_envs, num_trials - start)
-        round_seed = _derived(seed, len(rounds))
+        round_seed = derived_seed(seed, len(rounds) + 1)
         rounds.append(trial_returns(policy, environment, number, round_seed, sample, told))
     longest = max(part.shape[1] for part in rounds)
     padded = [np.pad(part, ((0, 0), (0, longest - part.shape[1])), constant_values=np.nan) for part in rounds]
@@ -192,7 +193,7 @@ def trial_returns(
     batch_size = environment.num_envs
     wanted = np.full(batch_size, num_trials // batch_size) + (np.arange(batch_size) < num_trials % batch_size)
     # With the environments' own seed, the first actions would be drawn by the very numbers that the tasks are made of.
-    generator = torch.Generator(policy.device).manual_seed(_derived(seed, -1))
+    generator = torch.Generator(policy.device).manual_seed(derived_seed(seed, 0))
     inputs, state, ended = (
         policy.initial_input(step.observation),
         policy.initial_state(batch_size),
@@ -219,11 +220,6 @@ def trial_returns(
     for row, trial in zip(result, trials, strict=True):
         row[: len(trial)] = trial
     return result
-
-
-def _derived(seed: int, number: int) -> int:
-    """A seed made of another: for number −1 of a round's actions, from 0 on of its environments."""
-    return int(np.random.SeedSequence((seed, number + 1)).generate_state(1)[0])
 
 
 def _trials(reward: np.ndarray, start: np.ndarray, first: np.ndarray) -> list[np.ndarray]:

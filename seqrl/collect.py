@@ -14,6 +14,7 @@ from seqrl.envs import Environment
 from seqrl.errors import UserError
 from seqrl.nets import ACTION_MASK
 from seqrl.run import progress_bar
+from seqrl.seeds import derived_seed
 from seqrl.trajectory import AgentInput, Tree, tree_leaves, tree_map
 
 
@@ -162,9 +163,8 @@ def _play(
     wanted = np.full(batch_size, num_episodes // batch_size) + (np.arange(batch_size) < num_episodes % batch_size)
     random_episodes = _random_episodes(wanted, share, seed)
     mixed = epsilon > 0 or share > 0
-    # The seed itself begins the environment's draws: policies that draw by the same numbers would know its tasks.
-    generator = Generator(policy.device).manual_seed(_another(seed, 2))
-    chance = Generator(policy.device).manual_seed(_another(seed, 1))  # so that ε = 0 draws as if there were no ε
+    generator = Generator(policy.device).manual_seed(derived_seed(seed, 2))
+    chance = Generator(policy.device).manual_seed(derived_seed(seed, 1))  # so that ε = 0 draws as if there were no ε
     given = np.zeros(batch_size, dtype=np.int64)
     step = environment.reset(seed)
     inputs, state = policy.initial_input(step.observation), policy.initial_state(batch_size)
@@ -226,10 +226,6 @@ def _random_episodes(wanted: np.ndarray, share: float, seed: int) -> np.ndarray:
     order = np.random.default_rng(seed).permutation(len(index))[: round(share * len(index))]
     is_random[index[order], episode[order]] = True
     return is_random
-
-
-def _another(seed: int, k: int) -> int:
-    return int(np.random.SeedSequence((seed, k)).generate_state(1)[0])
 
 
 def _numpy(tree: Tree) -> Tree:

@@ -9,6 +9,7 @@ import torch
 from seqrl.acting import ActingModule
 from seqrl.envs import Environment
 from seqrl.errors import UserError
+from seqrl.seeds import derived_seed
 from seqrl.trajectory import AgentInput
 
 
@@ -42,8 +43,7 @@ def evaluate(
         raise UserError(f"--num-episodes is {num_episodes}: it must be at least 1")
     batch_size = environment.num_envs
     wanted = np.full(batch_size, num_episodes // batch_size) + (np.arange(batch_size) < num_episodes % batch_size)
-    # Not the environment's own seed: actions drawn by the numbers that tasks are made of would know them.
-    generator = torch.Generator(agent.device).manual_seed(int(np.random.SeedSequence((seed, 2)).generate_state(1)[0]))
+    generator = torch.Generator(agent.device).manual_seed(derived_seed(seed, 2))
     total, length = np.zeros(batch_size), np.zeros(batch_size, dtype=np.int64)
     returns: list[list[float]] = [[] for _ in range(batch_size)]
     lengths: list[list[int]] = [[] for _ in range(batch_size)]

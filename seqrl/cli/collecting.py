@@ -26,6 +26,7 @@ from seqrl.errors import UserError, nearest
 from seqrl.references import references_for
 from seqrl.references.learners import AnnealedOracle, QLearning
 from seqrl.run import check_spaces
+from seqrl.seeds import derived_seed
 from seqrl.spaces import space_to_json
 
 RANDOM = "random"
@@ -84,7 +85,7 @@ def collect(args: list[str]) -> int:
             with EpisodeWriter(folder, *spaces, about=_about(config, options, names, shares)) as writer:
                 num_steps, total = 0, 0.0
                 for k, (name, policy, share) in enumerate(zip(names, policies, shares, strict=True)):
-                    seed = int(numpy.random.SeedSequence((options.seed, k)).generate_state(1)[0]) >> 2
+                    seed = derived_seed(options.seed, k) >> 2
                     episodes = play(
                         policy, environment, share, seed, sample=options.sample, epsilon=options.epsilon,
                         random_share=options.random_share,

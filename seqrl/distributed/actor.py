@@ -4,13 +4,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 from torch import Tensor
 
 from seqrl.checkpoint import from_bytes, to_bytes
 from seqrl.data import Episodes, Rollout
 from seqrl.data.sharded_replay import ActedSequences
 from seqrl.nets.normalization import Moments
+from seqrl.seeds import derived_seed
 from seqrl.trajectory import AgentInput, Trajectory, Tree
 
 Weights = Mapping[str, Tensor]
@@ -122,4 +122,4 @@ def actor_seed(seed: int, index: int, start: int = 0) -> int:
 
     Vector environments give the seed plus i to their i-th one, so that neighbouring seeds would share episodes.
     """
-    return int(np.random.SeedSequence((seed, index, start)).generate_state(1)[0] >> 2)  # below 2³⁰: it stays an int32
+    return derived_seed(seed, index, start) >> 2  # below 2³⁰: it stays an int32

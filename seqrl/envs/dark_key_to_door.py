@@ -5,7 +5,7 @@ from gymnasium.spaces import Discrete, MultiDiscrete
 from torch import Tensor
 
 from seqrl.envs.base import State, require_at_least
-from seqrl.envs.dark_room import check_goals, moves, part_of, towards
+from seqrl.envs.dark_room import check_goals, moves, part_of, rows_and_columns, towards
 from seqrl.envs.trials import InnerStep, TrialVectorEnv
 from seqrl.errors import UserError
 
@@ -63,7 +63,7 @@ class DarkKeyToDoor(TrialVectorEnv):
     def _draw_task(self) -> State:
         draw = torch.randint(len(self.pairs), (self.num_envs,), generator=self.generator, device=self.device)
         key, door = self.pairs[draw].unbind(1)
-        return {"key": self._place(key), "door": self._place(door)}
+        return {"key": rows_and_columns(key, self.size), "door": rows_and_columns(door, self.size)}
 
     def _begin(self, task: State) -> State:
         if self.random_start:
@@ -72,7 +72,7 @@ class DarkKeyToDoor(TrialVectorEnv):
         else:
             cell = torch.full((self.num_envs,), self.size * self.size // 2, device=self.device)
         has_key = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
-        return {"agent": self._place(cell), "has_key": has_key}
+        return {"agent": rows_and_columns(cell, self.size), "has_key": has_key}
 
     def _act(self, state: State, action: Tensor) -> InnerStep:
         agent = (state["agent"] + self._move[action]).clamp(0, self.size - 1)
@@ -87,7 +87,3 @@ class DarkKeyToDoor(TrialVectorEnv):
     def _optimal_action(self, state: State) -> Tensor:
         target = torch.where(state["has_key"][:, None], state["door"], state["key"])
         return towards(state["agent"], target)
-
-    def _place(self, cell: Tensor) -> Tensor:
-        """Rows and columns [B, 2] of cells [B]."""
-        return torch.stack([cell // self.size, cell % self.size], 1)

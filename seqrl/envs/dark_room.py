@@ -57,8 +57,7 @@ class DarkRoom(TrialVectorEnv):
 
     def _draw_task(self) -> State:
         draw = torch.randint(len(self.goals), (self.num_envs,), generator=self.generator, device=self.device)
-        cell = self.goals[draw]
-        return {"goal": torch.stack([cell // self.size, cell % self.size], 1)}
+        return {"goal": rows_and_columns(self.goals[draw], self.size)}
 
     def _begin(self, task: State) -> State:
         return {"agent": torch.full((self.num_envs, 2), self.size // 2, device=self.device)}
@@ -96,6 +95,11 @@ def check_goals(goals: str) -> None:
     """Raise UserError unless `goals` is a part that `part_of` knows."""
     if goals not in GOALS:
         raise UserError(f"goals={goals!r}: choose one of {', '.join(GOALS)}")
+
+
+def rows_and_columns(cell: Tensor, size: int) -> Tensor:
+    """Where cells [B] are, that are counted row by row: [B, 2]."""
+    return torch.stack([cell // size, cell % size], 1)
 
 
 def moves(device: torch.device) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from seqrl.envs.adapters import Environment
 from seqrl.errors import UserError
+from seqrl.seeds import derived_seed
 from seqrl.trajectory import TimeStep, Tree, tree_map, where_rows
 
 
@@ -41,7 +42,7 @@ class ObservationWrapper(Environment):
     @final
     def reset(self, seed: int | None = None) -> TimeStep:
         if seed is not None:
-            self.generator.manual_seed(int(np.random.SeedSequence((self._seed, seed)).generate_state(1)[0]))
+            self.generator.manual_seed(derived_seed(self._seed, seed))
         return self._seen(self.env.reset(seed))
 
     @final
