@@ -1,0 +1,109 @@
+"""Speaking: tokens are drawn one after the other, for many conversations at once."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from seqrl.language.model import LanguageModel
+
+
+class Voice(Protocol):
+    """What speaks: it reads tokens and gives the logits of the next. A language model alone, or one that is steered."""
+
+    def start(self, batch_size: int) -> Any:
+        """A context in which nothing has been read."""
+
+    def read(
+        self, tokens: Int[Tensor, "T B"], count: Int[Tensor, "B"], context: Any
+    ) -> tuple[Float[Tensor, "B V"], Any]:
+        """Go on by the first `count[b]` tokens of each column, and give the logits of what comes next."""
+
+
+class Plain:
+    """A language model as it is."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+
+    def start(self, batch_size: int) -> Any:
+        return self.model.start(batch_size)
+
+    def read(self, tokens: Tensor, count: Tensor, context: Any) -> tuple[Tensor, Any]:
+        y, context = self.model.read(tokens, count, context)
+        return self.model.logits(y), context
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a token is drawn from logits: softmax(logits / temperature), of the `top_k` likeliest (0 for all).
+
+    A temperature of 0 takes the likeliest.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+
+
+class Utterances(NamedTuple):
+    """What was said: ids [N, B], of which column b's first `length[b]` count, their stop token included where `ended`;
+    and the logarithm of each token's probability by the logits it was drawn from, at temperature 1, [N, B]."""
+
+    ids: Int[Tensor, "N B"]
+    length: Int[Tensor, "B"]
+    ended: Bool[Tensor, "B"]
+    log_prob: Float[Tensor, "N B"]
+
+
+@torch.no_grad()
+def generate(
+    voice: Voice,
+    logits: Float[Tensor, "B V"],
+    context: Any,
+    *,
+    stop_id: int,
+    max_tokens: int,
+    speaks: Bool[Tensor, "B"],
+    allowed: Bool[Tensor, "V"] | None = None,
+    sampling: Sampling = Sampling(),
+    generator: torch.Generator | None = None,
+) -> tuple[Utterances, Any]:
+    """Draw up to `max_tokens` tokens in each column that `speaks`, each until it says `stop_id`.
+
+    `logits` and `context` are what `voice.read` gave last. The context that is returned has read all that was said.
+    """
+    batch_size = len(speaks)
+    going = speaks.clone()
+    length = torch.zeros(batch_size, dtype=torch.int64, device=logits.device)
+    ended = torch.zeros_like(going)
+    ids, log_probs = [], []
+    for _ in range(max_tokens):
+        if not going.any():
+            break
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed, -torch.inf)
+        token = _draw(logits, sampling, generator)
+        ids.append(token)
+        log_probs.append(logits.log_softmax(-1).gather(-1, token[:, None])[:, 0])
+        length += going
+        logits, context = voice.read(token[None], going.long(), context)
+        ended |= going & (token == stop_id)
+        going = going & (token != stop_id)
+    empty = torch.zeros(0, batch_size, device=logits.device)
+    return (
+        Utterances(torch.stack(ids) if ids else empty.long(), length, ended, torch.stack(log_probs) if ids else empty),
+        context,
+    )
+
+
+def _draw(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) -> Tensor:
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    if sampling.top_k:
+        least = logits.topk(min(sampling.top_k, logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    # The largest of logits with Gumbel noise is a draw from their softmax.
+    noise = torch.empty_like(logits).exponential_(generator=generator).log_()
+    return (logits / sampling.temperature - noise).argmax(-1)

@@ -1,0 +1,96 @@
+"""The contract of language models: they read tokens, a row each, and say how likely each next token is."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from seqrl.memory.base import Memory
+from seqrl.trajectory import where_rows
+
+Context = Any
+"""What a model has read so far: opaque to all but the model. Inference state, never part of a checkpoint."""
+
+
+class LanguageModel(nn.Module, ABC):
+    """Reads conversations from their beginning, a column each.
+
+    `forward` reads whole ones (training), `read` goes on from a context (speaking); the two cannot drift apart, since
+    `seqrl.testing.check_language_model` proves for any model:
+
+    1. *Chunking*: reading in pieces, of lengths that differ by column, equals reading the whole.
+    2. *Independence*: a column equals that column alone, whatever stands beside it or behind its end.
+    3. *Causality*: y_t does not depend on tokens after t, in values and in gradients.
+    """
+
+    vocabulary_size: int
+    output_size: int
+    context_length: int | None = None
+    """The most tokens that a conversation may have; None for no limit."""
+
+    @abstractmethod
+    def forward(self, tokens: Int[Tensor, "T B"]) -> Float[Tensor, "T B H"]:
+        """Features after each token, from a fresh start."""
+
+    @abstractmethod
+    def logits(self, y: Float[Tensor, "*shape H"]) -> Float[Tensor, "*shape V"]:
+        """Of each next token, unnormalised logarithms."""
+
+    @abstractmethod
+    def start(self, batch_size: int) -> Context:
+        """A context in which nothing has been read."""
+
+    @abstractmethod
+    def read(
+        self, tokens: Int[Tensor, "T B"], count: Int[Tensor, "B"], context: Context
+    ) -> tuple[Float[Tensor, "B H"], Context]:
+        """Go on by the first `count[b]` tokens of each column (0 … T); what stands behind them is not read.
+
+        Returns the features after each column's last token, where `count` is 0 anything, and the new context. The
+        old one must not be used again.
+        """
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+class MemoryModel(LanguageModel):
+    """A language model of any memory: embedded tokens are its rows.
+
+    y_t = memory(e_{token_0}, …, e_{token_t}),   logits_t = W y_t + b
+    """
+
+    def __init__(self, vocabulary_size: int, memory: Memory) -> None:
+        super().__init__()
+        self.vocabulary_size, self.output_size, self.memory = vocabulary_size, memory.output_size, memory
+        self.embedding = nn.Embedding(vocabulary_size, memory.input_size)
+        self.head = nn.Linear(memory.output_size, vocabulary_size)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        is_first = torch.zeros_like(tokens, dtype=torch.bool)
+        is_first[0] = True
+        y, _ = self.memory.unroll(self.embedding(tokens), self.memory.initial_state(tokens.shape[1]), is_first)
+        return y
+
+    def logits(self, y: Tensor) -> Tensor:
+        return self.head(y)
+
+    def start(self, batch_size: int) -> Context:
+        return self.memory.initial_state(batch_size)
+
+    def read(self, tokens: Tensor, count: Tensor, context: Context) -> tuple[Tensor, Context]:
+        going_on = torch.zeros_like(tokens, dtype=torch.bool)
+        x = self.embedding(tokens)
+        if bool((count == len(tokens)).all()):
+            y, context = self.memory.unroll(x, context, going_on)
+            return y[-1], context
+        last = x.new_zeros(tokens.shape[1], self.output_size)
+        for t in range(len(tokens)):  # a memory has no rows that it skips, so columns that are through keep their state
+            y, state = self.memory.unroll(x[t : t + 1], context, going_on[t : t + 1])
+            reads = t < count
+            last = torch.where(reads[:, None], y[0], last)
+            context = where_rows(reads, state, context)
+        return last, context

@@ -1,0 +1,108 @@
+"""A voice talks to a task: many conversations at once, whose token ids are kept as they were drawn."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from seqrl.language.generation import Sampling, Voice, generate
+from seqrl.language.rows import TokenTurn
+from seqrl.seeds import derived_seed
+from seqrl.text import Dialogue, TextTask, Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """A conversation in words and in the tokens that were drawn: never encode the words again."""
+
+    dialogue: Dialogue
+    turns: tuple[TokenTurn, ...]
+
+    @property
+    def total(self) -> float:
+        return sum(self.dialogue.rewards)
+
+
+class _Conversation:
+    """One conversation while it lasts."""
+
+    def __init__(self, task: TextTask[Any], seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.state, opening = task.start(self.generator)
+        self.texts, self.rewards = [opening], list[float]()
+        self.turns: list[TokenTurn] = []
+        self.unread: list[int] = [task.tokenizer.begin_id]
+        if opening:
+            self._hear(opening, task.tokenizer)
+        self.unread.append(task.tokenizer.agent_id)
+
+    def _hear(self, text: str, tokenizer: Tokenizer) -> None:
+        ids = tokenizer.encode(text)
+        self.turns.append(TokenTurn(agent=False, ids=tuple(ids)))
+        self.unread += [*ids, tokenizer.end_of_reply_id]
+
+    def say(self, ids: list[int], task: TextTask[Any]) -> None:
+        tokenizer = task.tokenizer
+        ended = bool(ids) and ids[-1] == tokenizer.end_of_utterance_id
+        said = ids[:-1] if ended else ids
+        text = tokenizer.decode(said)
+        turn = task.reply(self.state, text, self.generator)
+        self.state = turn.state
+        self.texts += [text, turn.text]
+        self.rewards.append(turn.reward)
+        self.turns.append(TokenTurn(agent=True, ids=tuple(said), reward=turn.reward, ended=ended))
+        self.unread = [] if ended else [tokenizer.end_of_utterance_id]
+        self._hear(turn.text, tokenizer)
+        self.unread.append(tokenizer.agent_id)
+
+
+def play(
+    task: TextTask[Any],
+    voice: Voice,
+    num_dialogues: int,
+    *,
+    seed: int = 0,
+    sampling: Sampling = Sampling(),
+    max_tokens: int = 64,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+) -> list[Played]:
+    """`num_dialogues` conversations; number i's hidden state depends on `seed` and i alone, whoever speaks.
+
+    An utterance ends with <end of utterance>, or is cut after `max_tokens` tokens. No other special token is drawn.
+    """
+    tokenizer = task.tokenizer
+    allowed = torch.ones(len(tokenizer), dtype=torch.bool, device=device)
+    allowed[: tokenizer.end_of_dialogue_id + 1] = False
+    allowed[tokenizer.end_of_utterance_id] = True
+    generator = torch.Generator(device).manual_seed(derived_seed(seed, 2))
+    played = []
+    for first in range(0, num_dialogues, batch_size):
+        numbers = range(first, min(first + batch_size, num_dialogues))
+        talks = [_Conversation(task, derived_seed(seed, 3, number)) for number in numbers]
+        context = voice.start(len(talks))
+        while not all(talk.state.ended for talk in talks):
+            unread = [[] if talk.state.ended else talk.unread for talk in talks]
+            count = torch.tensor([len(ids) for ids in unread], device=device)
+            tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids, dtype=torch.int64) for ids in unread])
+            logits, context = voice.read(tokens.to(device), count, context)
+            said, context = generate(
+                voice,
+                logits,
+                context,
+                stop_id=tokenizer.end_of_utterance_id,
+                max_tokens=max_tokens,
+                speaks=count > 0,
+                allowed=allowed,
+                sampling=sampling,
+                generator=generator,
+            )
+            columns = said.ids.T.tolist()
+            for talk, ids, length in zip(talks, columns, said.length.tolist(), strict=True):
+                if not talk.state.ended:
+                    talk.say(ids[:length], task)
+        played += [
+            Played(dialogue=Dialogue(texts=tuple(talk.texts), rewards=tuple(talk.rewards)), turns=tuple(talk.turns))
+            for talk in talks
+        ]
+    return played
