@@ -47,6 +47,10 @@ class Sampling:
     top_k: int = 0
 
 
+DRAWN = Sampling()
+"""Draws from the model's own probabilities."""
+
+
 class Utterances(NamedTuple):
     """What was said: ids [N, B], of which column b's first `length[b]` count, their stop token included where `ended`;
     and the logarithm of each token's probability by the logits it was drawn from, at temperature 1, [N, B]."""
@@ -67,7 +71,7 @@ def generate(
     max_tokens: int,
     speaks: Bool[Tensor, "B"],
     allowed: Bool[Tensor, "V"] | None = None,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = DRAWN,
     generator: torch.Generator | None = None,
 ) -> tuple[Utterances, Any]:
     """Draw up to `max_tokens` tokens in each column that `speaks`, each until it says `stop_id`.

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from seqrl.language.generation import Sampling, Voice, generate
+from seqrl.language.generation import DRAWN, Sampling, Voice, generate
 from seqrl.language.rows import TokenTurn
 from seqrl.seeds import derived_seed
 from seqrl.text import Dialogue, TextTask, Tokenizer
@@ -62,7 +62,7 @@ def play(
     num_dialogues: int,
     *,
     seed: int = 0,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = DRAWN,
     max_tokens: int = 64,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
