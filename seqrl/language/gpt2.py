@@ -1,0 +1,261 @@
+"""GPT-2: a transformer with learned positions, trained from scratch or read from a Hugging Face folder."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from seqrl.errors import UserError
+from seqrl.language.model import LanguageModel
+
+SMALLEST_CACHE = 64
+"""Slots that a cache begins with; it doubles when they are full."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPT2Config:
+    """The sizes of a GPT-2."""
+
+    vocabulary_size: int
+    hidden_size: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
+    context_length: int = 512
+    """The most tokens that a conversation may have."""
+    epsilon: float = 1e-5
+    """Of the norms."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary_size", "hidden_size", "num_layers", "num_heads", "context_length"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)} in GPT2Config: it must be at least 1")
+        if self.hidden_size % self.num_heads:
+            raise UserError(
+                f"hidden_size {self.hidden_size} does not split into {self.num_heads} heads in GPT2Config: "
+                f"give a multiple of {self.num_heads}"
+            )
+
+
+@dataclass
+class GPT2Cache:
+    """Keys and values of each layer in one tensor [2, B, num_heads, capacity, head_size], and how much has been read.
+
+    Column b's next token goes to slot `length[b]`. What stands in slots from there on is hidden: zeros, or what tokens
+    left behind that were not to be read, until it is written over. `most` is no less than any length: known without
+    asking the device.
+    """
+
+    layers: list[Tensor]
+    length: Int[Tensor, "B"]
+    most: int = 0
+
+
+class GPT2(LanguageModel):
+    """A causal transformer with norms first, learned positions, and one table for what is read and what is said.
+
+        u_t⁰ = e_{token_t} + p_t
+        v_t  = u_t^{l−1} + Attention(norm(u_t^{l−1}); keys and values of norm(u_s^{l−1}), s ≤ t)
+        u_t^l = v_t + W gelu(W' norm(v_t)),        y_t = norm(u_t^{num_layers}),      logits_t = e y_t
+
+    GELU is its tanh form, the inner layer four times as wide. There is no dropout: speaking and training compute the
+    same function. Weights begin normal, 0.02 wide, those that end in the residual sum by √(2 · num_layers) narrower.
+
+    A context holds `GPT2Cache`, which is written in place.
+
+    Shapes: tokens [T, B] -> y [T, B, hidden_size] -> logits [T, B, vocabulary_size].
+    Raises UserError for a conversation that outgrows `context_length`.
+    Source: Radford et al. 2019, "Language models are unsupervised multitask learners". Differs: no dropout.
+    """
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.vocabulary_size, self.output_size = config.vocabulary_size, config.hidden_size
+        self.context_length: int = config.context_length
+        self.embedding = nn.Embedding(config.vocabulary_size, config.hidden_size)
+        self.position = nn.Embedding(config.context_length, config.hidden_size)
+        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.hidden_size, config.epsilon)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                narrow = math.sqrt(2 * self.config.num_layers) if name.endswith("out.weight") else 1.0
+                nn.init.normal_(parameter, std=0.02 / narrow)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, tokens: Int[Tensor, "T B"]) -> Float[Tensor, "T B H"]:
+        self._check_length(len(tokens))
+        u = self.embedding(tokens.T) + self.position.weight[: len(tokens)]
+        for layer in self.layers:
+            u = layer(u)
+        return self.norm(u).transpose(0, 1)
+
+    def logits(self, y: Float[Tensor, "*shape H"]) -> Float[Tensor, "*shape V"]:
+        return F.linear(y, self.embedding.weight)
+
+    def start(self, batch_size: int) -> GPT2Cache:
+        config, weight = self.config, self.embedding.weight
+        shape = 2, batch_size, config.num_heads, SMALLEST_CACHE, config.hidden_size // config.num_heads
+        length = torch.zeros(batch_size, dtype=torch.int64, device=weight.device)
+        return GPT2Cache([weight.new_zeros(shape) for _ in self.layers], length)
+
+    @torch.no_grad()
+    def read(
+        self, tokens: Int[Tensor, "T B"], count: Int[Tensor, "B"], context: GPT2Cache
+    ) -> tuple[Float[Tensor, "B H"], GPT2Cache]:
+        T, cache = len(tokens), context
+        length = cache.length + count
+        # A single token a column, as in speaking, needs no exact number until the bound says that it might not fit.
+        most = cache.most + 1 if T == 1 and cache.most < self.context_length else int(length.max())
+        self._check_length(most)
+        stop = cache.most + T  # columns that read less leave tokens behind their end, which need slots too
+        capacity = cache.layers[0].shape[3]
+        if stop > capacity:
+            more = 2 ** math.ceil(math.log2(stop)) - capacity
+            cache.layers = [F.pad(layer, (0, 0, 0, more)) for layer in cache.layers]
+        place = cache.length[:, None] + torch.arange(T, device=tokens.device)  # [B, T], of each token
+        u = self.embedding(tokens.T) + self.position(place.clamp(max=self.context_length - 1))
+        if cache.most == 0:
+            for layer, kept in zip(self.layers, cache.layers, strict=True):
+                u = layer(u, kept)
+        else:
+            hidden = torch.arange(stop, device=tokens.device) > place[..., None]  # [B, T, stop]
+            mask = torch.zeros(hidden.shape, dtype=u.dtype, device=u.device).masked_fill_(hidden, -torch.inf)
+            for layer, kept in zip(self.layers, cache.layers, strict=True):
+                u = layer(u, kept, place, mask)
+        last = u[:, 0] if T == 1 else u[torch.arange(len(u), device=u.device), (count - 1).clamp(min=0)]
+        return self.norm(last), GPT2Cache(cache.layers, length, most)
+
+    def _check_length(self, length: int) -> None:
+        if length > self.context_length:
+            raise UserError(
+                f"a conversation has {length} tokens, but this GPT-2 reads {self.context_length}: give it a longer "
+                "context_length, or let utterances and conversations be shorter"
+            )
+
+
+class _Layer(nn.Module):
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.num_heads = config.num_heads
+        self.attention_norm = nn.LayerNorm(size, config.epsilon)
+        self.query_key_value = nn.Linear(size, 3 * size)
+        self.attention_out = nn.Linear(size, size)
+        self.inner_norm = nn.LayerNorm(size, config.epsilon)
+        self.inner = nn.Linear(size, 4 * size)
+        self.inner_out = nn.Linear(4 * size, size)
+
+    def forward(
+        self,
+        u: Float[Tensor, "B T H"],
+        kept: Float[Tensor, "2 B num_heads C head_size"] | None = None,
+        place: Int[Tensor, "B T"] | None = None,
+        mask: Float[Tensor, "B T S"] | None = None,
+    ) -> Float[Tensor, "B T H"]:
+        """Rows from a conversation's beginning, or those at `place` with `mask` added to their scores of S slots.
+
+        Keys and values are written to `kept`, if given.
+        """
+        query, key, value = self._heads(u)
+        if kept is not None and place is None:
+            kept[0, :, :, : u.shape[1]], kept[1, :, :, : u.shape[1]] = key, value
+        elif kept is not None and mask is not None:
+            column = torch.arange(len(u), device=u.device)[:, None]
+            # An index on either side of the heads' slice puts [B, T] first.
+            kept[0][column, :, place], kept[1][column, :, place] = key.transpose(1, 2), value.transpose(1, 2)
+            key, value = kept[:, :, :, : mask.shape[-1]]
+            mask = mask[:, None]
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
+        u = u + self.attention_out(attended.transpose(1, 2).flatten(2))
+        return u + self.inner_out(F.gelu(self.inner(self.inner_norm(u)), approximate="tanh"))
+
+    def _heads(self, u: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values, [B, num_heads, T, head_size] each."""
+        parts = self.query_key_value(self.attention_norm(u)).unflatten(-1, (3, self.num_heads, -1))
+        return parts.permute(2, 0, 3, 1, 4).unbind()
+
+
+def load_gpt2(folder: str | Path, *, new_tokens: int = 0) -> GPT2:
+    """The GPT-2 of a Hugging Face folder: config.json and model.safetensors, as `save_pretrained` writes them.
+
+    `new_tokens` ids are put before those of the folder (our special tokens, which its tokenizer lacks): their vectors
+    begin as the mean of all others. Raises UserError for what is missing, or is no GPT-2 that we can compute.
+    """
+    folder = Path(folder)
+    try:
+        stored = json.loads((folder / "config.json").read_text())
+        config = _config(stored, new_tokens, folder)
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            weights = {name.removeprefix("transformer."): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise UserError(f"cannot read a GPT-2 from {folder} ({error}): give a folder of save_pretrained") from None
+    except (json.JSONDecodeError, SafetensorError) as error:
+        raise UserError(f"a file of {folder} is damaged ({error}): copy the folder again") from None
+    model = GPT2(config)
+    try:
+        model.load_state_dict({ours: _weight(weights, theirs, new_tokens) for ours, theirs in _names(config)})
+    except (KeyError, RuntimeError) as error:
+        problem = str(error).strip("'\"").replace("\n", " ")
+        raise UserError(f"model.safetensors of {folder} does not fit its config.json: {problem}") from None
+    return model
+
+
+def _config(stored: Any, new_tokens: int, folder: Path) -> GPT2Config:
+    kind = stored.get("model_type") if isinstance(stored, dict) else None
+    if kind != "gpt2":
+        raise UserError(f"{folder} holds a model of type {kind}, not gpt2: see seqrl.language.hugging_face for others")
+    hidden_size, activation = stored["n_embd"], stored.get("activation_function", "gelu_new")
+    plain = {
+        "activation_function": activation in ("gelu_new", "gelu_pytorch_tanh"),
+        "n_inner": stored.get("n_inner") in (None, 4 * hidden_size),
+        "scale_attn_weights": stored.get("scale_attn_weights", True),
+        "scale_attn_by_inverse_layer_idx": not stored.get("scale_attn_by_inverse_layer_idx", False),
+        "tie_word_embeddings": stored.get("tie_word_embeddings", True),
+    }
+    if unknown := [name for name, is_plain in plain.items() if not is_plain]:
+        raise UserError(
+            f"{unknown[0]} = {stored[unknown[0]]} in {folder} makes another model than GPT-2: "
+            "see seqrl.language.hugging_face"
+        )
+    return GPT2Config(
+        vocabulary_size=stored["vocab_size"] + new_tokens,
+        hidden_size=hidden_size,
+        num_layers=stored["n_layer"],
+        num_heads=stored["n_head"],
+        context_length=stored["n_positions"],
+        epsilon=stored.get("layer_norm_epsilon", 1e-5),
+    )
+
+
+PARTS = {
+    "attention_norm": "ln_1", "query_key_value": "attn.c_attn", "attention_out": "attn.c_proj",
+    "inner_norm": "ln_2", "inner": "mlp.c_fc", "inner_out": "mlp.c_proj",
+}  # fmt: skip
+"""A layer's parts, and what Hugging Face calls them."""
+
+
+def _names(config: GPT2Config) -> list[tuple[str, str]]:
+    """Pairs of a parameter's name here and there."""
+    names = [("embedding.weight", "wte.weight"), ("position.weight", "wpe.weight")]
+    parts = [(f"layers.{i}.{a}", f"h.{i}.{b}") for i in range(config.num_layers) for a, b in PARTS.items()]
+    for ours, theirs in [*parts, ("norm", "ln_f")]:
+        names += [(f"{ours}.{leaf}", f"{theirs}.{leaf}") for leaf in ("weight", "bias")]
+    return names
+
+
+def _weight(weights: dict[str, Tensor], name: str, new_tokens: int) -> Tensor:
+    weight = weights[name].float()
+    if name == "wte.weight":
+        return torch.cat([weight.mean(0).expand(new_tokens, -1), weight])
+    return weight.T if weight.ndim == 2 and ".c_" in name else weight  # theirs multiply from the right
