@@ -1,6 +1,19 @@
 """Objectives: pure functions of [T, B] tensors, unreduced; `masked_mean` is the only reducer."""
 
 from seqrl.objectives.masked import masked_mean, masked_standardize
+from seqrl.objectives.off_policy import (
+    bootstrap_count,
+    doubly_robust,
+    effective_sample_size,
+    importance_sampling,
+    log_weights,
+    per_decision_importance_sampling,
+    tree_backup,
+    turn_action_value,
+    weighted_doubly_robust,
+    weighted_importance_sampling,
+    weighted_per_decision,
+)
 from seqrl.objectives.policy import approximate_kl, clipped_surrogate
 from seqrl.objectives.returns import gae, n_step_return
 from seqrl.objectives.value import expectile_error, rescale, squared_error, unrescale
@@ -8,14 +21,25 @@ from seqrl.objectives.vtrace import vtrace
 
 __all__ = [
     "approximate_kl",
+    "bootstrap_count",
     "clipped_surrogate",
+    "doubly_robust",
+    "effective_sample_size",
     "expectile_error",
     "gae",
+    "importance_sampling",
+    "log_weights",
     "masked_mean",
     "masked_standardize",
     "n_step_return",
+    "per_decision_importance_sampling",
     "rescale",
     "squared_error",
+    "tree_backup",
+    "turn_action_value",
     "unrescale",
     "vtrace",
+    "weighted_doubly_robust",
+    "weighted_importance_sampling",
+    "weighted_per_decision",
 ]
