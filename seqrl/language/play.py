@@ -102,7 +102,10 @@ def play(
                 if not talk.state.ended:
                     talk.say(ids[:length], task)
         played += [
-            Played(dialogue=Dialogue(texts=tuple(talk.texts), rewards=tuple(talk.rewards)), turns=tuple(talk.turns))
+            Played(
+                dialogue=Dialogue(texts=tuple(talk.texts), rewards=tuple(talk.rewards), state=talk.state),
+                turns=tuple(talk.turns),
+            )
             for talk in talks
         ]
     return played

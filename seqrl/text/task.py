@@ -1,7 +1,7 @@
 """A task that is a conversation: what the agent says, what is said back, and what that was worth."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -69,6 +69,14 @@ class TextTask(ABC, Generic[State]):
             raise UserError(f"an utterance is a str, not {type(utterance).__name__}: decode token ids first")
         return self._reply(state, utterance, generator)
 
+    def outcome(self, state: State) -> Mapping[str, str | bool | int | float]:
+        """How a conversation that ended in `state` came out, for logs; by default nothing but its rewards is known."""
+        return {}
+
+    def facts(self, state: State) -> Mapping[str, str | bool | int | float]:
+        """What held from the conversation's beginning, for logs: also what was hidden. By default nothing is told."""
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dialogue:
@@ -76,6 +84,8 @@ class Dialogue:
 
     texts: tuple[str, ...]
     rewards: tuple[float, ...]
+    state: TaskState | None = None
+    """The one in which it ended, for the task's `outcome` and `facts`."""
 
     @property
     def utterances(self) -> tuple[str, ...]:
@@ -96,4 +106,4 @@ def converse(task: TextTask[State], speaker: Speaker, generator: torch.Generator
         turn = task.reply(state, utterance, generator)
         state, texts = turn.state, (*texts, utterance, turn.text)
         rewards.append(turn.reward)
-    return Dialogue(texts=texts, rewards=tuple(rewards))
+    return Dialogue(texts=texts, rewards=tuple(rewards), state=state)
