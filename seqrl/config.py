@@ -96,7 +96,7 @@ def make_environment(config: ProblemConfig, num_envs: int | None = None) -> Envi
     )
 
 
-def device(config: ProblemConfig) -> str:
+def device(config: Any) -> str:
     """The device of `config`, checked."""
     try:
         kind = torch.device(config.device).type
@@ -107,12 +107,12 @@ def device(config: ProblemConfig) -> str:
     return config.device
 
 
-def parse_env_kwargs(pairs: tuple[str, ...]) -> dict[str, Any]:
+def parse_env_kwargs(pairs: tuple[str, ...], flag: str = "--env-kwargs") -> dict[str, Any]:
     """key=value pairs to keyword arguments; a value that is not JSON is a string."""
     kwargs: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        require(bool(equals) and key.isidentifier(), f"--env-kwargs {pair!r} is not KEY=VALUE, such as length=30")
+        require(bool(equals) and key.isidentifier(), f"{flag} {pair!r} is not KEY=VALUE, such as length=30")
         try:
             kwargs[key] = json.loads(value)
         except json.JSONDecodeError:
@@ -152,21 +152,21 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-def require_at_least_one(config: ProblemConfig, *names: str) -> None:
+def require_at_least_one(config: Any, *names: str) -> None:
     """Raise UserError for the first of the settings `names` that is below 1."""
     for name in names:
         value = getattr(config, name)
         require(value >= 1, f"{_flag(name)} is {value}: it must be at least 1")
 
 
-def require_above_zero(config: ProblemConfig, *names: str) -> None:
+def require_above_zero(config: Any, *names: str) -> None:
     """Raise UserError for the first of the settings `names` that is not above 0."""
     for name in names:
         value = getattr(config, name)
         require(value > 0, f"{_flag(name)} is {value}: it must be above 0")
 
 
-def require_not_negative(config: ProblemConfig, *names: str) -> None:
+def require_not_negative(config: Any, *names: str) -> None:
     """Raise UserError for the first of the settings `names` that is below 0."""
     for name in names:
         value = getattr(config, name)

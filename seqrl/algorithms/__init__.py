@@ -6,9 +6,12 @@ from types import ModuleType
 from typing import Any
 
 from seqrl.acting import ActingModule
-from seqrl.algorithms import algorithm_distillation, decision_transformer, impala, ppo, r2d2, recurrent_sac
+from seqrl.algorithms import algorithm_distillation, bc, decision_transformer, ilql, impala, ppo, r2d2, recurrent_sac
 from seqrl.checkpoint import load_checkpoint
 from seqrl.errors import UserError, nearest
+from seqrl.language.agent import LanguageAgent
+from seqrl.language_config import LanguageConfig
+from seqrl.language_run import load_weights, read_tokenizer
 from seqrl.malloc import keep_freed_memory
 from seqrl.run import CHECKPOINT, config_from_json, default_run_dir, read_json, read_spaces
 
@@ -19,14 +22,19 @@ ALGORITHMS: dict[str, ModuleType] = {
     "impala": impala,
     "decision_transformer": decision_transformer,
     "algorithm_distillation": algorithm_distillation,
+    "bc": bc,
+    "ilql": ilql,
 }
 
 __all__ = [
     "ALGORITHMS",
     "algorithm_distillation",
+    "bc",
     "decision_transformer",
+    "ilql",
     "impala",
     "load",
+    "load_speaker",
     "ppo",
     "r2d2",
     "read_config",
@@ -37,22 +45,37 @@ __all__ = [
 ]
 
 
-def train(config: Any) -> ActingModule:
+def train(config: Any) -> Any:
     """Train as `config` says (a `Config` of one of the algorithms), and return the agent."""
     module = _module_of(config)
     keep_freed_memory()
-    return module.train(with_run_dir(config))
+    return module.train(with_policy(with_run_dir(config)))
+
+
+def with_policy(config: Any) -> Any:
+    """`config` with a policy to steer, trained now by behaviour cloning with the same settings, if it needs one."""
+    if not isinstance(config, ilql.Config) or config.policy:
+        return config
+    ilql.check(dataclasses.replace(config, policy="yet to come"))
+    folder = f"{config.run_dir}_policy"
+    shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(LanguageConfig)}
+    cloning = bc.Config(**shared | {"run_dir": folder})
+    bc.train(cloning, resume=Path(folder).exists() and read_config(folder) == cloning)
+    return dataclasses.replace(config, policy=folder)
 
 
 def with_run_dir(config: Any) -> Any:
     """`config` with a folder to write, named after its problem, if it has none."""
     if config.run_dir:
         return config
+    if isinstance(config, LanguageConfig):
+        problem = config.task or Path(config.dialogues).stem
+        return dataclasses.replace(config, run_dir=default_run_dir(problem, _name_of(config), config.seed))
     problem = config.env or Path(getattr(config, "dataset", "")).name
     return dataclasses.replace(config, run_dir=default_run_dir(problem, config.memory, config.seed))
 
 
-def resume(run: str | Path, num_steps: int | None = None) -> ActingModule:
+def resume(run: str | Path, num_steps: int | None = None) -> Any:
     """Continue the run in a folder, bit for bit, and return the agent. `num_steps` replaces the run's own number."""
     config = dataclasses.replace(read_config(run), run_dir=str(run))
     if num_steps is not None:
@@ -68,6 +91,8 @@ def load(run: str | Path) -> ActingModule:
     """
     folder = Path(run)
     config = dataclasses.replace(read_config(folder), device="cpu")
+    if isinstance(config, LanguageConfig):
+        raise UserError(f"{run} speaks and has no actions: load it with seqrl.algorithms.load_speaker")
     agent = _module_of(config).build(config, *read_spaces(folder))
     tree, _ = load_checkpoint(folder / CHECKPOINT)
     try:
@@ -77,6 +102,20 @@ def load(run: str | Path) -> ActingModule:
             f"{folder / CHECKPOINT} does not fit the agent of config.json ({str(error).splitlines()[0]}): "
             "restore both files from the same run"
         ) from None
+    return agent.eval()
+
+
+def load_speaker(run: str | Path) -> LanguageAgent:
+    """What was trained to speak in a run folder: `voice()` talks to tasks, `tokenizer` is its vocabulary.
+
+    Raises UserError as `load` does.
+    """
+    folder = Path(run)
+    config = dataclasses.replace(read_config(folder), device="cpu")
+    if not isinstance(config, LanguageConfig):
+        raise UserError(f"{run} acts and does not speak: load it with seqrl.algorithms.load")
+    agent = _module_of(config).build(config, read_tokenizer(folder), folder)
+    load_weights(agent, folder)
     return agent.eval()
 
 
@@ -92,9 +131,13 @@ def read_config(run: str | Path) -> Any:
 
 
 def _module_of(config: Any) -> ModuleType:
-    for module in ALGORITHMS.values():
+    return ALGORITHMS[_name_of(config)]
+
+
+def _name_of(config: Any) -> str:
+    for name, module in ALGORITHMS.items():
         if type(config) is module.Config:
-            return module
+            return name
     raise UserError(
         f"{type(config).__name__} is not a Config of an algorithm: use for example seqrl.algorithms.ppo.Config"
     )

@@ -87,7 +87,7 @@ def rows_of(turns: Sequence[TokenTurn], tokenizer: Tokenizer) -> TokenRows:
         add((tokenizer.agent_id,), False, -1)
         add(turn.ids, True, index)
         add((tokenizer.end_of_utterance_id,), turn.ended, index)
-        last = max(k for k in range(len(tokens)) if mine[k])
+        last = next(k for k in range(len(tokens) - 1, -1, -1) if mine[k])
         reward[last] += turn.reward
     add((tokenizer.end_of_dialogue_id,), False, -1)
     return TokenRows(torch.tensor(tokens), torch.tensor(mine[1:]), torch.tensor(reward[1:]), torch.tensor(turn_of[1:]))

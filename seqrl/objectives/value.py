@@ -1,6 +1,6 @@
 """Losses and targets of a value function, one number a row."""
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -34,3 +34,12 @@ def expectile_error(
     """
     u = target.detach() - prediction
     return (expectile - (u < 0).to(u.dtype)).abs() * u.square()
+
+
+def conservative_error(q: Float[Tensor, "*shape A"], action: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """log Σ_a' exp Q(s, a') − Q(s, a), the cross-entropy of softmax(Q) on the action that was taken; never below 0.
+
+    It holds the values of actions that were not taken below that of the one that was. Source: CQL(H), Kumar et al.
+    2020, arXiv 2006.04779, equation 4; on tokens, Snell et al. 2022, arXiv 2206.11871, section 4.2.
+    """
+    return q.logsumexp(-1) - q.gather(-1, action[..., None])[..., 0]

@@ -1,0 +1,73 @@
+"""Behaviour cloning of dialogues: the agent's tokens are predicted from all that was said before.
+
+    loss = −mean over the agent's tokens a_d of log π(a_d | tokens before)
+
+The other speaker's tokens are read and not predicted. With a `best_share` below 1 only the dialogues with the highest
+returns are learnt from: filtered BC. Source: Pomerleau 1989; as baselines for language, Snell et al. 2022 (ILQL,
+arXiv 2206.11871) and LMRL-Gym (Abdulhai et al. 2023, arXiv 2311.18232). Differs: there all tokens may be predicted.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from seqrl.config import require
+from seqrl.language.agent import LanguageAgent
+from seqrl.language.logged import DialogueDataset, DialogueWindows
+from seqrl.language.rows import decisions
+from seqrl.language_config import LanguageConfig, check_shared, make_model
+from seqrl.language_run import dialogue_windows, open_run, read_dataset, read_tokenizer, split
+from seqrl.objectives import masked_mean
+from seqrl.offline_parts import fit
+from seqrl.text import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(LanguageConfig):
+    """Behaviour cloning of dialogues."""
+
+    best_share: float = 1.0
+    """Share of the dialogues, those with the highest returns, that are learnt from."""
+
+
+def loss(agent: LanguageAgent, windows: DialogueWindows, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
+    """−log π of the agent's tokens, a mean over those of all windows. The metrics are detached."""
+    chosen = decisions(windows.learnt)
+    logits = agent.policy.logits(chosen.of(agent.policy(windows.tokens[:-1])))
+    action = chosen.of(windows.tokens[1:])
+    log_prob = logits.log_softmax(-1).gather(-1, action[..., None])[..., 0]
+    total = masked_mean(-log_prob, chosen.valid)
+    accuracy = masked_mean((logits.argmax(-1) == action).float(), chosen.valid)
+    return total, {"loss": total.detach(), "accuracy": accuracy}
+
+
+def check(config: Config) -> None:
+    """Raise UserError for settings that make no sense."""
+    check_shared(config)
+    require(0 < config.best_share <= 1, f"--best-share is {config.best_share}: it must be above 0, and at most 1")
+
+
+def build(config: Config, tokenizer: Tokenizer, run: Any = None) -> LanguageAgent:
+    """The untrained agent. Weights depend on the seed alone."""
+    return LanguageAgent(tokenizer, make_model(config, tokenizer))
+
+
+def train(config: Config, resume: bool = False) -> LanguageAgent:
+    """Train on the log in `config.dialogues`, and return the agent. With `resume`, continue the run, bit for bit.
+
+    Raises UserError for bad settings, a log that cannot be read, an existing run folder, or a loss that is not finite.
+    """
+    check(config)
+    dataset, tokenizer = read_dataset(config, read_tokenizer(config.run_dir) if resume else None, gamma=1.0)
+    agent = build(config, tokenizer)
+    dataset, held_out = split(dataset, config)
+    if config.best_share < 1:
+        dataset = dataset.best(config.best_share)
+    with open_run("bc", config, tokenizer, resume) as run:
+        fit(config, agent, dataset, held_out, run, loss, _nothing, dialogue_windows)
+    return agent.eval()
+
+
+def _nothing(agent: LanguageAgent, dataset: DialogueDataset) -> None:
+    """A log says nothing of itself that cloning needs."""

@@ -1,0 +1,115 @@
+"""What every algorithm that learns to speak is configured by, and what is built from it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from seqrl.config import (
+    device,
+    parse_env_kwargs,
+    require,
+    require_above_zero,
+    require_at_least_one,
+    require_not_negative,
+)
+from seqrl.data.dialogues import Dialogue, read_dialogues
+from seqrl.errors import UserError, nearest
+from seqrl.language.model import LanguageModel, MemoryModel
+from seqrl.memory.make import MEMORIES, make_memory
+from seqrl.text import TASKS, TextTask, Tokenizer, make_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageConfig:
+    """Settings that mean the same for every algorithm that learns from logged dialogues."""
+
+    dialogues: str = ""
+    """A log of dialogues (docs/dialogues.md), as `seqrl collect --task` and `seqrl import` write it."""
+    task: str = ""
+    """The task to speak in, such as wordle: its vocabulary is taken, and `seqrl evaluate` plays it. May be left out."""
+    task_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Arguments of the task, such as partly_observed=true; values are JSON."""
+    seed: int = 0
+    """Seeds the weights and the order of dialogues."""
+    run_dir: str = ""
+    """Folder to write; must not exist yet. By default runs/TASK_ALGORITHM_sSEED, numbered if that is taken."""
+    device: str = "cpu"
+    """cpu, cuda, or cuda:N."""
+
+    model: str = "gru"
+    """What reads and speaks: a memory by name."""
+    hidden_size: int = 128
+    """Width of the model."""
+    max_tokens: int = 64
+    """Tokens of an utterance, after which it is cut."""
+
+    num_steps: int = 4_000
+    """Updates to train for."""
+    batch_size: int = 64
+    """Dialogues, or windows of them, of a batch."""
+    context_turns: int = 0
+    """The agent's turns in a window that is learnt from; 0 for whole dialogues."""
+    learning_rate: float = 1e-3
+    """Adam's largest step size; it falls linearly to 0 at the last update."""
+    warmup: int = 100
+    """Updates in which it rises to that."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    weight_decay: float = 0.0
+    """AdamW's λ: an update first shrinks every weight by the share learning_rate · λ."""
+    held_out: float = 0.05
+    """Share of the dialogues that are not learnt from: the log shows the loss on them; 0 for none."""
+    log_every: int = 100
+    """Updates between two lines of the log."""
+    checkpoint_every: int = 1_000
+    """Updates between checkpoints."""
+
+
+def check_shared(config: LanguageConfig) -> None:
+    """Raise UserError for settings of `LanguageConfig` that make no sense."""
+    require(bool(config.dialogues), "no dialogues given: name a log with --dialogues (seqrl collect --task, docs)")
+    require_at_least_one(
+        config, "hidden_size", "max_tokens", "num_steps", "batch_size", "log_every", "checkpoint_every"
+    )
+    require_above_zero(config, "learning_rate", "max_grad_norm")
+    require_not_negative(config, "warmup", "weight_decay", "context_turns")
+    require(0 <= config.seed < 2**31, f"--seed is {config.seed}: it must be from 0 to {2**31 - 1}")
+    require(
+        config.learning_rate * config.weight_decay < 1,
+        f"--weight-decay {config.weight_decay} with --learning-rate {config.learning_rate}: "
+        "an update would leave nothing of the weights; their product must be below 1",
+    )
+    require(0 <= config.held_out < 1, f"--held-out is {config.held_out}: it must be from 0 to below 1")
+
+
+def configured_task(config: LanguageConfig) -> TextTask[Any]:
+    """The task that `config` names. Raises UserError where it names none."""
+    require(bool(config.task), f"no task given: name one with --task ({', '.join(TASKS)})")
+    return make_task(config.task, **parse_env_kwargs(config.task_kwargs, "--task-kwargs"))
+
+
+def read_log(config: LanguageConfig) -> list[Dialogue]:
+    """The logged dialogues of `config`."""
+    return list(read_dialogues(config.dialogues))
+
+
+def make_tokenizer(config: LanguageConfig, dialogues: list[Dialogue]) -> Tokenizer:
+    """The task's own vocabulary, or without a task the words of the log."""
+    if config.task:
+        return configured_task(config).tokenizer
+    return Tokenizer.of_words(turn.text for dialogue in dialogues for turn in dialogue.turns)
+
+
+def make_model(config: LanguageConfig, tokenizer: Tokenizer) -> LanguageModel:
+    """The untrained model that `config` describes. Weights depend on its seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if config.model in MEMORIES:
+            memory = make_memory(config.model, config.hidden_size, config.hidden_size)
+            return MemoryModel(len(tokenizer), memory).to(device(config))
+    if Path(config.model).exists():
+        raise UserError(f"--model {config.model} is a folder: models of folders are not read yet; choose a memory")
+    raise UserError(f"unknown model '{config.model}' (--model): {nearest(config.model, MEMORIES)}")

@@ -1,0 +1,85 @@
+"""The run folder of what learns to speak: config.json, vocabulary.json, checkpoint.safetensors, metrics.jsonl."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqrl.checkpoint import load_checkpoint
+from seqrl.config import require
+from seqrl.errors import UserError
+from seqrl.language.agent import LanguageAgent
+from seqrl.language.logged import DialogueDataset, DialogueWindows
+from seqrl.language_config import LanguageConfig, make_tokenizer, read_log
+from seqrl.run import CHECKPOINT, Run, config_to_json, create_folder, read_json
+from seqrl.text import Tokenizer
+
+
+def dialogue_windows(
+    dataset: DialogueDataset, count: int, config: LanguageConfig, generator: torch.Generator
+) -> DialogueWindows:
+    """Windows of logged dialogues, for `seqrl.offline_parts.fit`."""
+    return dataset.windows(count, config.context_turns, generator)
+
+
+def read_dataset(
+    config: LanguageConfig, tokenizer: Tokenizer | None, gamma: float
+) -> tuple[DialogueDataset, Tokenizer]:
+    """The log of `config` as tokens, by `tokenizer` or the one that `config` asks for."""
+    dialogues = read_log(config)
+    tokenizer = tokenizer or make_tokenizer(config, dialogues)
+    return DialogueDataset.of(dialogues, tokenizer, gamma), tokenizer
+
+
+def split(dataset: DialogueDataset, config: LanguageConfig) -> tuple[DialogueDataset, DialogueDataset | None]:
+    """The dialogues to learn from and those held out, if any are: the same each time."""
+    if config.held_out > 0 and dataset.num_dialogues > 1:
+        return dataset.split(config.held_out, config.seed)
+    return dataset, None
+
+
+def open_run(
+    algorithm: str, config: LanguageConfig, tokenizer: Tokenizer, resume: bool, files: dict[str, Any] | None = None
+) -> Run:
+    """Create the run's folder, with `files` (name to JSON) in it too; or with `resume` reopen it."""
+    folder = Path(config.run_dir)
+    if not resume:
+        about = {"config.json": config_to_json(algorithm, config), "vocabulary.json": vocabulary_of(tokenizer)}
+        create_folder(folder, about | (files or {}))
+    return Run(folder, config.num_steps, f"{algorithm} {config.model} {config.task or Path(config.dialogues).stem}")
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> dict[str, Any]:
+    """A tokenizer as JSON."""
+    return {"pieces": list(tokenizer.pieces)}
+
+
+def read_tokenizer(run: str | Path) -> Tokenizer:
+    """The tokenizer of a run folder. Raises UserError where it is none, or damaged."""
+    content = read_json(Path(run), "vocabulary.json")
+    pieces = content.get("pieces")
+    if not isinstance(pieces, list) or not all(isinstance(piece, str) for piece in pieces):
+        raise UserError(f"{run}/vocabulary.json is damaged (it has no list of pieces): restore it from a copy")
+    return Tokenizer(pieces)
+
+
+def load_weights(agent: LanguageAgent, run: str | Path) -> None:
+    """Bring `agent` to the weights of a run folder. Raises UserError where they are another agent's, or damaged."""
+    path = Path(run) / CHECKPOINT
+    tree, _ = load_checkpoint(path)
+    try:
+        agent.load_state_dict(tree["agent"])
+    except (KeyError, RuntimeError) as error:
+        raise UserError(
+            f"{path} does not fit the agent of config.json ({str(error).splitlines()[0]}): "
+            "restore both files from the same run"
+        ) from None
+
+
+def check_vocabulary(tokenizer: Tokenizer, other: Tokenizer, run: str) -> None:
+    """Raise UserError where a run's vocabulary is not `tokenizer`'s."""
+    require(
+        vocabulary_of(tokenizer) == vocabulary_of(other),
+        f"{run} was trained in another vocabulary ({len(other)} tokens, not {len(tokenizer)}): "
+        "give a run of the same task and log",
+    )
