@@ -108,6 +108,8 @@ def _draw(logits: Tensor, sampling: Sampling, generator: torch.Generator | None)
     if sampling.top_k:
         least = logits.topk(min(sampling.top_k, logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
-    # The largest of logits with Gumbel noise is a draw from their softmax.
-    noise = torch.empty_like(logits).exponential_(generator=generator).log_()
-    return (logits / sampling.temperature - noise).argmax(-1)
+    # The first place where the sum of probabilities exceeds a uniform number of its total: one number a column. In
+    # float64, where u < 1 makes u · total < total, so that a token of probability 0 is never drawn.
+    total = (logits / sampling.temperature).softmax(-1, dtype=torch.float64).cumsum(-1)
+    uniform = torch.empty_like(total[:, :1]).uniform_(generator=generator)
+    return torch.searchsorted(total, uniform * total[:, -1:], right=True)[:, 0]

@@ -131,6 +131,7 @@ class GPT2(LanguageModel):
         else:
             hidden = torch.arange(stop, device=tokens.device) > place[..., None]  # [B, T, stop]
             mask = torch.zeros(hidden.shape, dtype=u.dtype, device=u.device).masked_fill_(hidden, -torch.inf)
+            mask = mask[:, None].expand(-1, self.config.num_heads, -1, -1).contiguous()
             for layer, kept in zip(self.layers, cache.layers, strict=True):
                 u = layer(u, kept, place, mask)
         last = u[:, 0] if T == 1 else u[torch.arange(len(u), device=u.device), (count - 1).clamp(min=0)]
@@ -150,40 +151,57 @@ class _Layer(nn.Module):
         size = config.hidden_size
         self.num_heads = config.num_heads
         self.attention_norm = nn.LayerNorm(size, config.epsilon)
-        self.query_key_value = nn.Linear(size, 3 * size)
-        self.attention_out = nn.Linear(size, size)
+        self.query_key_value = _Linear(size, 3 * size)
+        self.attention_out = _Linear(size, size)
         self.inner_norm = nn.LayerNorm(size, config.epsilon)
-        self.inner = nn.Linear(size, 4 * size)
-        self.inner_out = nn.Linear(4 * size, size)
+        self.inner = _Linear(size, 4 * size)
+        self.inner_out = _Linear(4 * size, size)
 
     def forward(
         self,
         u: Float[Tensor, "B T H"],
         kept: Float[Tensor, "2 B num_heads C head_size"] | None = None,
         place: Int[Tensor, "B T"] | None = None,
-        mask: Float[Tensor, "B T S"] | None = None,
+        mask: Float[Tensor, "B num_heads T S"] | None = None,
     ) -> Float[Tensor, "B T H"]:
         """Rows from a conversation's beginning, or those at `place` with `mask` added to their scores of S slots.
 
         Keys and values are written to `kept`, if given.
         """
-        query, key, value = self._heads(u)
-        if kept is not None and place is None:
-            kept[0, :, :, : u.shape[1]], kept[1, :, :, : u.shape[1]] = key, value
-        elif kept is not None and mask is not None:
-            column = torch.arange(len(u), device=u.device)[:, None]
-            # An index on either side of the heads' slice puts [B, T] first.
-            kept[0][column, :, place], kept[1][column, :, place] = key.transpose(1, 2), value.transpose(1, 2)
+        B, T, _ = u.shape
+        heads = self.query_key_value(self.attention_norm(u)).view(B, T, 3, self.num_heads, -1)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        if kept is not None and place is not None and mask is not None:
+            column = torch.arange(B, device=u.device)[:, None]
+            kept[:, column, :, place] = heads[:, :, 1:]  # indices on either side of a slice put [B, T] first
             key, value = kept[:, :, :, : mask.shape[-1]]
-            mask = mask[:, None]
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
-        u = u + self.attention_out(attended.transpose(1, 2).flatten(2))
+        elif kept is not None:
+            kept[:, :, :, :T] = heads[:, :, 1:].permute(2, 0, 3, 1, 4)
+        if T == 1 and mask is not None:
+            attended = _attend(query, key, value, mask)
+        else:
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
+        u = u + self.attention_out(attended.transpose(1, 2).reshape(B, T, -1))
         return u + self.inner_out(F.gelu(self.inner(self.inner_norm(u)), approximate="tanh"))
 
-    def _heads(self, u: Tensor) -> tuple[Tensor, ...]:
-        """Queries, keys and values, [B, num_heads, T, head_size] each."""
-        parts = self.query_key_value(self.attention_norm(u)).unflatten(-1, (3, self.num_heads, -1))
-        return parts.permute(2, 0, 3, 1, 4).unbind()
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """Attention of a single row, which waits for keys and values alone: on the CPU faster than the fused function."""
+    query, key, value, scores = (leaf.flatten(0, 1) for leaf in (query, key, value, mask))
+    scores = torch.baddbmm(scores, query, key.mT, alpha=query.shape[-1] ** -0.5)
+    return torch.bmm(scores.softmax(-1), value).view(*mask.shape[:3], -1)
+
+
+class _Linear(nn.Module):
+    """x W + b with W [in, out], as GPT-2's weights are stored: few rows are multiplied faster so."""
+
+    def __init__(self, input_size: int, output_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(input_size, output_size))
+        self.bias = nn.Parameter(torch.empty(output_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.flatten(0, -2), self.weight).unflatten(0, x.shape[:-1])
 
 
 def load_gpt2(folder: str | Path, *, new_tokens: int = 0) -> GPT2:
@@ -258,4 +276,4 @@ def _weight(weights: dict[str, Tensor], name: str, new_tokens: int) -> Tensor:
     weight = weights[name].float()
     if name == "wte.weight":
         return torch.cat([weight.mean(0).expand(new_tokens, -1), weight])
-    return weight.T if weight.ndim == 2 and ".c_" in name else weight  # theirs multiply from the right
+    return weight

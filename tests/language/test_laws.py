@@ -1,0 +1,93 @@
+"""The laws of language models hold for ours, and `check_language_model` finds who breaks them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqrl.language.gpt2 import GPT2, GPT2Cache, GPT2Config
+from seqrl.language.model import LanguageModel, MemoryModel
+from seqrl.memory import GRU, Transformer
+from seqrl.testing import check_language_model
+
+V = 9
+
+
+def gpt2(context_length: int = 16) -> GPT2:
+    """Weights are so large that attention is far from even, and a wrong key shows."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocabulary_size=V, hidden_size=16, num_layers=2, num_heads=2, context_length=context_length)
+    model = GPT2(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        gpt2,
+        lambda: MemoryModel(V, GRU(8, 12)),
+        lambda: MemoryModel(V, Transformer(8, 16, num_layers=2, num_heads=2, window=20)),
+        lambda: MemoryModel(V, Transformer(8, 16, num_layers=2, num_heads=2, window=4)),
+    ],
+)
+def test_laws(build: Callable[[], LanguageModel]) -> None:
+    check_language_model(build())
+
+
+# Broken by `F.pad(layer, (0, 0, more, 0))` where the cache grows.
+def test_laws_where_the_cache_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seqrl.language.gpt2.SMALLEST_CACHE", 2)
+    check_language_model(gpt2())
+
+
+# Broken by `place` without `clamp`: tokens that are not to be read lie behind the last position.
+def test_laws_up_to_the_last_position() -> None:
+    check_language_model(gpt2(context_length=7))
+
+
+class Looks(GPT2):
+    def forward(self, tokens: Tensor) -> Tensor:
+        return super().forward(tokens) + super().forward(tokens).mean(0)
+
+
+class Mixes(GPT2):
+    def forward(self, tokens: Tensor) -> Tensor:
+        y = super().forward(tokens)
+        return y + y.mean(1, keepdim=True)
+
+
+class ReadsBehind(GPT2):
+    def read(self, tokens: Tensor, count: Tensor, context: Any) -> Any:
+        return super().read(tokens, torch.full_like(count, len(tokens)), context)
+
+
+class Forgets(GPT2):
+    def read(self, tokens: Tensor, count: Tensor, context: Any) -> Any:
+        y, context = super().read(tokens, count, context)
+        return y, GPT2Cache(context.layers, context.length * (context.length != 5), context.most)
+
+
+class Drops(GPT2):
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.nn.functional.dropout(super().forward(tokens), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "law"),
+    [
+        (Looks, "causality: y"),
+        (Mixes, "independence: y"),
+        (ReadsBehind, "chunking: y .* all at once"),
+        (Forgets, "chunking: y .* one by one"),
+        (Drops, "contract: y"),
+    ],
+)
+def test_who_breaks_a_law_is_found(kind: type[GPT2], law: str) -> None:
+    model = kind(gpt2().config)
+    model.load_state_dict(gpt2().state_dict())
+    with pytest.raises(AssertionError, match=law):
+        check_language_model(model)
