@@ -12,6 +12,7 @@ import seqrl
 from seqrl.cli.actors import actors
 from seqrl.cli.adaptation import adapt
 from seqrl.cli.calibration import calibrate
+from seqrl.cli.chatting import chat
 from seqrl.cli.collecting import collect
 from seqrl.cli.comparison import compare
 from seqrl.cli.datasets import audit, export, import_
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "audit": audit,
     "calibrate": calibrate,
     "adapt": adapt,
+    "chat": chat,
     "actors": actors,
     "envs": envs,
 }

@@ -1,0 +1,307 @@
+"""A chat on a page in the browser, served to this machine alone. Gradio is imported here and nowhere else.
+
+The page asks nothing of any other host: no analytics, no fonts or scripts from elsewhere, no link to share; a policy in
+every answer has the browser refuse what would. It answers only what asks for 127.0.0.1 or localhost, and no page of
+another site. Everything that was said is escaped: no markup, Markdown or formula of it is interpreted.
+"""
+
+import html
+import os
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from seqrl.chat import AGENT, MOST_CANDIDATES, MOST_CHARACTERS, Chat, Option, Said, Transcript, checked_candidates
+from seqrl.data.dialogues import shown
+from seqrl.errors import UserError
+
+for _name in [name for name in os.environ if name.startswith("GRADIO_")]:
+    del os.environ[_name]  # they would share, trace or watch this page as they do others
+os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+try:
+    import gradio as gr
+    import uvicorn
+    from fastapi import FastAPI
+except ImportError:
+    raise UserError("the page (--web) needs Gradio: pip install 'seqrl[chat]', or chat in the terminal") from None
+
+HOST = "127.0.0.1"
+MOST_SHOWN = 10_000
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
+"""What the browser may load: of this page's own server alone. Gradio itself needs scripts in the page, and eval."""
+
+CSS = """
+.seqrl-turn { margin: 0.6em 0; }
+.seqrl-other { text-align: right; }
+.seqrl-who { font-size: 0.8em; opacity: 0.7; }
+.seqrl-text { display: inline-block; padding: 0.45em 0.8em; border-radius: 0.8em; overflow-wrap: anywhere;
+  text-align: left; max-width: 85%; background: var(--background-fill-secondary);
+  border: 1px solid var(--border-color-primary); }
+.seqrl-agent .seqrl-text { background: var(--color-accent-soft); }
+.seqrl-turn details { margin: 0.3em 0 0 0.8em; }
+.seqrl-turn summary { cursor: pointer; font-size: 0.85em; opacity: 0.8; }
+#conversation .seqrl-turn table { border-collapse: collapse; border: 0; font-size: 0.88em; margin-top: 0.2em; }
+#conversation .seqrl-turn th { text-align: left; font-weight: 500; opacity: 0.7; }
+#conversation .seqrl-turn :is(tr, th, td) { border: 0; background: none; }
+#conversation .seqrl-turn :is(th, td) { padding: 0.15em 0.9em 0.15em 0; vertical-align: top; }
+.seqrl-turn .said { overflow-wrap: anywhere; min-width: 12em; }
+.seqrl-turn .why { opacity: 0.8; min-width: 8em; }
+#conversation .seqrl-turn .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.seqrl-turn .chosen { font-weight: 600; }
+.seqrl-turn .removed .said { text-decoration: line-through; opacity: 0.65; }
+.seqrl-notice { color: var(--error-text-color, #b91c1c); min-height: 1.4em; }
+"""
+
+
+def escaped(text: object) -> str:
+    """Text for a page: HTML stands there as it was written, characters that cannot be seen are visible escapes.
+
+    Braces and dollars are escaped too, since components have templates that mean something by them.
+    """
+    lines = (html.escape(shown(line, MOST_SHOWN)) for line in str(text).split("\n"))
+    return "<br>".join(line.replace("$", "&#36;").replace("{", "&#123;").replace("}", "&#125;") for line in lines)
+
+
+def conversation_html(talk: Chat) -> str:
+    """The conversation as HTML; the agent's last turn shows its candidates opened."""
+    last = max((k for k, said in enumerate(talk.said) if said.speaker == AGENT), default=-1)
+    turns = [_turn_html(said, talk, is_open=k == last) for k, said in enumerate(talk.said)]
+    if talk.over:
+        rewards = [said.reward for said in talk.said if said.reward is not None]
+        turns.append(f"<p><b>Over: return {sum(rewards):.4g} in {len(rewards)} utterances.</b></p>")
+    return "".join(turns) or "<p>Nothing has been said.</p>"
+
+
+def _turn_html(said: Said, talk: Chat, is_open: bool) -> str:
+    is_agent = said.speaker == AGENT
+    reward = "" if said.reward is None else f" · reward {said.reward:.4g}"
+    text = escaped(said.text) or "<i>(nothing)</i>"
+    options = _options_html(said, talk, is_open) if is_agent else ""
+    return (
+        f"<div class='seqrl-turn seqrl-{'agent' if is_agent else 'other'}'>"
+        f"<div class='seqrl-who'>{escaped(said.speaker)}{reward}</div>"
+        f"<div class='seqrl-text'>{text}</div>{options}</div>"
+    )
+
+
+def _options_html(said: Said, talk: Chat, is_open: bool) -> str:
+    v = said.options[0].candidate.v
+    names = ["candidate", "times", "log p", *(["Q", "Q − V"] if talk.critic is not None else []), ""]
+    head = "".join(
+        f"<th{' class=number' if 0 < k < len(names) - 1 else ''}>{name}</th>" for k, name in enumerate(names)
+    )
+    rows = "".join(_option_html(option, said) for option in said.options)
+    worth = "" if v is None else f" · V before speaking {v:.2f}"
+    removed = sum(bool(option.removed) for option in said.options)
+    about = f"{len(said.options)} candidates" + (f", {removed} removed" if removed else "") + worth
+    if said.chosen is None:
+        about += f" · {escaped(said.why)}"
+    return (
+        f"<details{' open' if is_open else ''}><summary>{about}</summary>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></details>"
+    )
+
+
+def _option_html(option: Option, said: Said) -> str:
+    is_chosen, candidate = option is said.chosen, option.candidate
+    numbers = [str(option.times), f"{candidate.log_prob:.2f}"]
+    if candidate.q is not None and candidate.v is not None:
+        numbers += [f"{candidate.q:.2f}", f"{candidate.q - candidate.v:+.2f}"]
+    why = said.why if is_chosen else option.removed
+    kind = "chosen" if is_chosen else "removed" if option.removed else ""
+    cut = "" if candidate.ended else " <i>(cut)</i>"
+    return (
+        f"<tr class='{kind}'><td class='said'>{escaped(candidate.text)}{cut}</td>"
+        + "".join(f"<td class='number'>{number}</td>" for number in numbers)
+        + f"<td class='why'>{escaped(why)}</td></tr>"
+    )
+
+
+class Page:
+    """What the page's buttons do, one at a time. Each returns the conversation, a notice and the text to be edited.
+
+    There is one conversation, that of the person at this machine: a second tab shows the same.
+    """
+
+    def __init__(self, talk: Chat, transcript: Transcript | None, agent_begins: bool) -> None:
+        self.talk, self.transcript, self.agent_begins = talk, transcript, agent_begins
+        self._lock = threading.Lock()
+
+    def show(self) -> tuple[str, str, str]:
+        """As it is; the agent begins here, if it does."""
+        begins = self.agent_begins and not self.talk.said and self.talk.task is None
+        return self._do(self._answer if begins else lambda: None)
+
+    def send(self, text: str, num_candidates: float) -> tuple[str, str, str]:
+        """Say `text`, and have it answered."""
+
+        def act() -> None:
+            self.talk.num_candidates = checked_candidates(int(num_candidates))
+            self.talk.hear(text)
+            self._save()  # what was said is kept, whatever the answer comes to
+            self._answer()
+
+        return self._do(act, kept=text)
+
+    def undo(self, text: str) -> tuple[str, str, str]:
+        """Take back what was said last, to be edited."""
+        back: list[str] = []
+
+        def act() -> None:
+            back.append(self.talk.undo())
+            self._save()
+
+        conversation, notice, _ = self._do(act)
+        return conversation, notice, back[0] if back else text
+
+    def step(self, num_candidates: float) -> tuple[str, str, str]:
+        """The agent's next turn with the task."""
+
+        def act() -> None:
+            self.talk.num_candidates = checked_candidates(int(num_candidates))
+            self._answer()
+
+        return self._do(act)
+
+    def finish(self, num_candidates: float) -> tuple[str, str, str]:
+        """All turns to the task's end."""
+        result = self.step(num_candidates)
+        while not (self.talk.over or result[1]):
+            result = self.step(num_candidates)
+        return result
+
+    def _do(self, act: Callable[[], Any], kept: str = "") -> tuple[str, str, str]:
+        """`kept` is the text to be edited where nothing became of it."""
+        with self._lock:
+            before = len(self.talk.said)
+            try:
+                act()
+                notice, text = "", ""
+            except UserError as error:
+                notice, text = escaped(error), kept if len(self.talk.said) == before else ""
+            return conversation_html(self.talk), f"<div class='seqrl-notice'>{notice}</div>", text
+
+    def _answer(self) -> None:
+        self.talk.answer()
+        self._save()
+
+    def _save(self) -> None:
+        if self.transcript is not None:
+            self.transcript.save(self.talk)
+
+
+def _blocks(page: Page, run: str) -> gr.Blocks:
+    """The page's components."""
+    talk = page.talk
+    with gr.Blocks(title="seqrl chat", analytics_enabled=False) as blocks:
+        gr.HTML(f"<h2>{escaped(run)}</h2><p>{talk.about()}</p>")
+        scrolling: Any = {"max_height": "65vh", "autoscroll": True}
+        conversation = gr.HTML(elem_id="conversation", **scrolling)
+        notice = gr.HTML(elem_id="notice")
+        text = gr.Textbox(
+            label="You", placeholder="Say something", max_length=MOST_CHARACTERS, visible=talk.task is None,
+            elem_id="say",
+        )  # fmt: skip
+        with gr.Row():
+            buttons = ["Next turn", "To the end"] if talk.task is not None else ["Send", "Take back"]
+            first, second = gr.Button(buttons[0], variant="primary"), gr.Button(buttons[1])
+        num_candidates = gr.Slider(1, MOST_CANDIDATES, talk.num_candidates, step=1, label="Candidates")
+        outputs: Any = [conversation, notice, text]
+        options: Any = {"outputs": outputs, "api_visibility": "private", "show_progress": "hidden"}
+        blocks.load(page.show, **options)
+        if talk.task is not None:
+            first.click(page.step, [num_candidates], **options)
+            second.click(page.finish, [num_candidates], **options)
+        else:
+            gr.on([first.click, text.submit], page.send, [text, num_candidates], **options)
+            second.click(page.undo, [text], **options)
+    return blocks
+
+
+class _Guard:
+    """Answers requests of this page alone, and tells the browser to load nothing of other hosts.
+
+    A page of another site could else have the browser speak to this one: by its address, which the browser says in
+    Origin, or by a name of its own that leads to 127.0.0.1, which it says in Host.
+    """
+
+    def __init__(self, app: Any, port: int) -> None:
+        self.app = app
+        self.hosts = {f"{name}:{port}".encode() for name in (HOST, "localhost")}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            return await self.app(scope, receive, send)
+        headers = dict(scope["headers"])
+        origin = headers.get(b"origin")
+        foreign = origin is not None and origin.removeprefix(b"http://") not in self.hosts
+        if foreign or headers.get(b"host") not in self.hosts or scope["type"] == "websocket":
+            start = {"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]}
+            if scope["type"] == "websocket":
+                return await send({"type": "websocket.close", "code": 1008})
+            await send(start)
+            return await send({"type": "http.response.body", "body": b"this page is for this machine alone\n"})
+
+        async def with_policy(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    *message.get("headers", []),
+                    (b"content-security-policy", POLICY.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                    (b"referrer-policy", b"no-referrer"),
+                ]
+            await send(message)
+
+        return await self.app(scope, receive, with_policy)
+
+
+def make_app(page: Page, run: str, port: int) -> Any:
+    """The page as an ASGI application, for a server on `port`."""
+    app = gr.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None), _blocks(page, run), "/",
+        server_name=HOST, server_port=port, footer_links=[], run_history=False, root_path="", show_error=False,
+        max_file_size="1kb", ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False, css=CSS,
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+    )  # fmt: skip
+    return _Guard(app, port)
+
+
+def bound(port: int) -> socket.socket:
+    """A socket that listens on 127.0.0.1, at `port` or one that is free. Raises UserError where it is taken."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((HOST, port))
+        listening.listen()
+    except OSError as error:
+        listening.close()
+        raise UserError(f"cannot serve on {HOST}:{port} ({error.strerror}): choose another --port, or 0") from None
+    return listening
+
+
+def serve(talk: Chat, transcript: Transcript | None, *, run: str, agent_begins: bool, port: int) -> int:
+    """Serve the page until Ctrl-C. Returns the exit status."""
+    page = Page(talk, transcript, agent_begins)
+    with bound(port) as listening:
+        port = listening.getsockname()[1]
+        config = uvicorn.Config(
+            make_app(page, run, port), log_level="warning", access_log=False, timeout_graceful_shutdown=1,
+            server_header=False, proxy_headers=False, ws="none",
+        )  # fmt: skip
+        print(f"talk on http://{HOST}:{port}/ (this machine alone); Ctrl-C ends", flush=True)
+        try:
+            uvicorn.Server(config).run(sockets=[listening])
+        except KeyboardInterrupt:
+            pass  # the way to end it
+        finally:
+            if transcript is not None:
+                transcript.save(talk)
+                if talk.said:
+                    print(f"saved: {shown(transcript.path, 1000)}")
+    return 0
