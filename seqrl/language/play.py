@@ -1,6 +1,7 @@
 """A voice talks to a task: many conversations at once, whose token ids are kept as they were drawn."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,13 +70,16 @@ def play(
 ) -> list[Played]:
     """`num_dialogues` conversations; number i's hidden state depends on `seed` and i alone, whoever speaks.
 
-    An utterance ends with <end of utterance>, or is cut after `max_tokens` tokens. No other special token is drawn.
+    A voice may have `speak`, which is called as `generate` is and chooses whole utterances; else tokens are drawn from
+    its logits. An utterance ends with <end of utterance>, or is cut after `max_tokens` tokens. No other special token
+    is drawn.
     """
     tokenizer = task.tokenizer
     allowed = torch.ones(len(tokenizer), dtype=torch.bool, device=device)
     allowed[: tokenizer.end_of_dialogue_id + 1] = False
     allowed[tokenizer.end_of_utterance_id] = True
     generator = torch.Generator(device).manual_seed(derived_seed(seed, 2))
+    speak = getattr(voice, "speak", None) or partial(generate, voice)
     played = []
     for first in range(0, num_dialogues, batch_size):
         numbers = range(first, min(first + batch_size, num_dialogues))
@@ -86,8 +90,7 @@ def play(
             count = torch.tensor([len(ids) for ids in unread], device=device)
             tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids, dtype=torch.int64) for ids in unread])
             logits, context = voice.read(tokens.to(device), count, context)
-            said, context = generate(
-                voice,
+            said, context = speak(
                 logits,
                 context,
                 stop_id=tokenizer.end_of_utterance_id,
@@ -103,7 +106,12 @@ def play(
                     talk.say(ids[:length], task)
         played += [
             Played(
-                dialogue=Dialogue(texts=tuple(talk.texts), rewards=tuple(talk.rewards), state=talk.state),
+                dialogue=Dialogue(
+                    texts=tuple(talk.texts),
+                    rewards=tuple(talk.rewards),
+                    outcome=task.outcome(talk.state),
+                    facts=task.facts(talk.state),
+                ),
                 turns=tuple(talk.turns),
             )
             for talk in talks

@@ -15,13 +15,17 @@ AGENT, OTHER = "agent", "task"
 
 
 def logged(conversation: Conversation, number: int, **meta: str | float | bool) -> Dialogue:
-    """A conversation of a task as a line of a log; texts of the other that are empty are no turns."""
+    """A conversation of a task as a line of a log; texts of the other that are empty are no turns.
+
+    Its outcome and facts, where the task tells any, are the dialogue's outcome and meta.
+    """
     turns = [Turn(speaker=OTHER, text=conversation.texts[0])] if conversation.texts[0] else []
     for said, reply, reward in zip(conversation.utterances, conversation.replies, conversation.rewards, strict=True):
         turns += [Turn(speaker=AGENT, text=said, reward=float(reward)), Turn(speaker=OTHER, text=reply)]
     if not turns[-1].text:
         turns.pop()
-    return Dialogue(id=f"{number}", agent=AGENT, turns=tuple(turns), meta=meta)
+    known = {**conversation.facts, **meta}
+    return Dialogue(id=f"{number}", agent=AGENT, turns=tuple(turns), outcome=dict(conversation.outcome), meta=known)
 
 
 def scripted_dialogues(

@@ -1,11 +1,15 @@
 """Scripted speakers by name, of every quality: who plays a task into a log."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
 from seqrl.errors import UserError, nearest
+from seqrl.text.negotiation import Negotiation
+from seqrl.text.negotiation_optimum import NegotiationOptimum
+from seqrl.text.negotiation_speakers import STYLES, ScriptedNegotiator, all_utterances
 from seqrl.text.task import Speaker, TextTask
 from seqrl.text.text_maze import MOVES, MazeOptimum, TextMaze
 from seqrl.text.twenty_questions import NO, YES, QuestionsOptimum, TwentyQuestions
@@ -67,6 +71,8 @@ def utterances(task: TextTask[Any]) -> tuple[str, ...]:
         return tuple(MOVES)
     if isinstance(task, TwentyQuestions):
         return (*task.attribute_of, *task.thing_of)
+    if isinstance(task, Negotiation):
+        return all_utterances()
     raise UserError(f"{type(task).__name__} has no list of utterances to draw from: name a speaker of its own")
 
 
@@ -80,6 +86,10 @@ SPEAKERS: dict[type, dict[str, Make]] = {
     TwentyQuestions: {
         "random_consistent": RandomQuestions,
         "optimal": lambda task, generator: QuestionsOptimum(task),
+    },
+    Negotiation: {
+        **{style: partial(ScriptedNegotiator, style=style) for style in STYLES},
+        "optimal": lambda task, generator: NegotiationOptimum(task),
     },
 }
 """For each class of tasks its speakers, besides "random" (`RandomUtterance`), which all with a list have."""

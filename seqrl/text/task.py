@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import torch
@@ -84,8 +84,9 @@ class Dialogue:
 
     texts: tuple[str, ...]
     rewards: tuple[float, ...]
-    state: TaskState | None = None
-    """The one in which it ended, for the task's `outcome` and `facts`."""
+    outcome: Mapping[str, str | bool | int | float] = field(default_factory=dict, hash=False)
+    facts: Mapping[str, str | bool | int | float] = field(default_factory=dict, hash=False)
+    """What the task says of them: `TextTask.outcome` and `TextTask.facts`."""
 
     @property
     def utterances(self) -> tuple[str, ...]:
@@ -106,4 +107,4 @@ def converse(task: TextTask[State], speaker: Speaker, generator: torch.Generator
         turn = task.reply(state, utterance, generator)
         state, texts = turn.state, (*texts, utterance, turn.text)
         rewards.append(turn.reward)
-    return Dialogue(texts=texts, rewards=tuple(rewards), state=state)
+    return Dialogue(texts=texts, rewards=tuple(rewards), outcome=task.outcome(state), facts=task.facts(state))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from seqrl.errors import UserError, nearest
+from seqrl.text.negotiation import Negotiation
 from seqrl.text.task import TextTask
 from seqrl.text.text_maze import TextMaze
 from seqrl.text.twenty_questions import TwentyQuestions
@@ -42,6 +43,7 @@ def _word_list(value: str | list[str], name: str) -> list[str]:
 
 
 TASKS: dict[str, Callable[..., TextTask[Any]]] = {
+    "negotiation": Negotiation,
     "text_maze": TextMaze,
     "twenty_questions": TwentyQuestions,
     "wordle": _wordle,

@@ -142,7 +142,7 @@ def test_seeds_and_vocabulary(name):
             texts, rewards = dialogues[0].texts, dialogues[0].rewards
             assert all(task.tokenizer.decode(task.tokenizer.encode(text)) == text for text in texts)
             assert not any(rewards[:-1])
-            assert rewards[-1] == task.outcome(dialogues[0].state)["points"]
+            assert rewards[-1] == dialogues[0].outcome["points"]
 
 
 def test_mixed_draws_all():

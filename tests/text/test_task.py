@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from seqrl.errors import UserError
-from seqrl.text import TextMaze, TwentyQuestions, Wordle, converse
+from seqrl.text import Negotiation, TextMaze, TwentyQuestions, Wordle, converse
 
 TASKS = [Wordle(["crane", "slate", "geese"]), TextMaze(), TextMaze(partly_observed=True), TwentyQuestions()]
+TASKS += [Negotiation(), Negotiation("mixed")]
+ODD_REWARD = {TextMaze: -4.0, Negotiation: 0.0}
 ODD = [
     "",
     " ",
@@ -32,7 +34,7 @@ def test_odd_utterances_have_consequences(task):
     for utterance in [*ODD, *("".join(map(chr, rng.choices(range(0x250), k=rng.randrange(12)))) for _ in range(200))]:
         state, _ = task.start(generator)
         turn = task.reply(state, utterance, generator)
-        assert turn.reward == (-4.0 if isinstance(task, TextMaze) else -1.0)
+        assert turn.reward == ODD_REWARD.get(type(task), -1.0)
         assert not turn.ended
         assert turn.state.turns == 1
         assert task.tokenizer.decode(task.tokenizer.encode(turn.text)) == turn.text
@@ -53,7 +55,8 @@ def test_states_are_values(task):
     generator = torch.Generator().manual_seed(0)
     state, _ = task.start(generator)
     before = dataclasses.asdict(state)
-    assert task.reply(state, "", generator) == task.reply(state, "", generator)
+    same = [task.reply(state, "", torch.Generator().manual_seed(1)) for _ in range(2)]
+    assert same[0] == same[1]
     assert dataclasses.asdict(state) == before
     assert len({state, task.reply(state, "", generator).state}) == 2
     with pytest.raises(dataclasses.FrozenInstanceError):
