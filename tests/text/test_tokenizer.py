@@ -9,7 +9,7 @@ from seqrl.text.tokenizer import SPECIALS
 
 
 def test_longest_piece_first_and_specials_before_all():
-    # Broken by taking pieces in the order given (`longest_first = pieces`): "aba" would be a, b, a.
+    # Broken by shorter pieces first (`reverse=False`): "abaab" would be a, b, a, a, b.
     tokenizer = Tokenizer(["a", "b", "ab"])
     assert tokenizer.encode("abaab") == [8, 6, 8]
     assert tokenizer.decode([8, 6, 8]) == "abaab"
@@ -20,7 +20,8 @@ def test_longest_piece_first_and_specials_before_all():
 
 
 def test_specials_never_come_from_text():
-    # Broken by specials among what is looked for in a text: `sorted([*SPECIALS, *pieces], …)`.
+    # Broken by specials among what is looked for in a text: `self._ids |= {name: i for i, name in enumerate(SPECIALS)}`
+    # and their lengths among `_lengths`.
     tokenizer = Tokenizer(list("<pad>beginof "))
     for special in ("<pad>", "<begin>"):
         ids = tokenizer.encode(special)
@@ -45,6 +46,36 @@ def test_words_keep_every_character():
     assert len(tokenizer.encode(texts[0])) == 9  # You | are | at | row | 5 | , | column | 12 | .
 
 
+@pytest.mark.parametrize(
+    "tokenizer", [Tokenizer(byte_fallback=True), Tokenizer(["é", "ab", " the"], byte_fallback=True)]
+)
+def test_any_text_has_tokens_with_bytes(tokenizer):
+    # Broken by decoding token by token: "木" is three bytes, none of which is a character.
+    for text in ("", "over the aab", "naïve é 木 🙂", "<pad>\x00\n", "\u202e"):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert all(len(SPECIALS) <= token < len(tokenizer) for token in ids)
+
+
+def test_bytes_stand_between_specials_and_pieces():
+    # Broken by `start=len(SPECIALS)` for pieces: "ab" would be the first byte.
+    tokenizer = Tokenizer(["ab"], byte_fallback=True)
+    assert len(tokenizer) == 6 + 256 + 1
+    assert tokenizer.encode("abé") == [262, 6 + 0xC3, 6 + 0xA9]
+
+
+def test_drawn_ids_that_are_no_text_are_replaced():
+    # Broken by `errors="replace"` left out.
+    tokenizer = Tokenizer(["ab"], byte_fallback=True)
+    assert tokenizer.decode([6 + 0xC3, 262, 6 + 0xFF, 6 + 0x41]) == "\ufffdab\ufffdA"
+
+
+def test_rare_words_are_spelled():
+    tokenizer = Tokenizer.of_words(["two two", "two three"], byte_fallback=True, min_count=2)
+    assert tokenizer.pieces == ("two",)
+    assert tokenizer.decode(tokenizer.encode("two three")) == "two three"
+
+
 @pytest.mark.parametrize("task", [Wordle(["crane"]), TextMaze(), TextMaze(partly_observed=True), TwentyQuestions()])
 def test_tasks_have_small_vocabularies_that_go_round(task):
     size = {Wordle: 35, TextMaze: 50, TwentyQuestions: 120}[type(task)]
@@ -61,6 +92,7 @@ def test_tasks_have_small_vocabularies_that_go_round(task):
         (lambda: Tokenizer(["a", "b", "a"]), "'a' stands in the vocabulary twice"),
         (lambda: Tokenizer(["a"]).encode("aa\nb"), r"no token fits '\\nb' at character 2"),
         (lambda: Tokenizer(["a"]).encode(7), "not int"),
+        (lambda: Tokenizer(byte_fallback=True).encode("a\ud800"), r"half of a surrogate pair .* at character 1"),
         (lambda: Tokenizer(["a"]).decode([7]), "no token 7: ids of this vocabulary are 0 … 6"),
         (lambda: Tokenizer(["a"]).decode([-1]), "no token -1"),
         (lambda: Tokenizer(["a"]).decode([6.0]), "whole number, not float"),
