@@ -30,7 +30,7 @@ class Config:
     """What to compare, and how thoroughly. All other flags are PPO's and hold for every memory."""
 
     memories: tuple[str, ...] = ("none", "frame_stack", "gru")
-    """The memories to compare: any of none, frame_stack, gru, lstm, linear, transformer."""
+    """The memories to compare: any of none, frame_stack, gru, lstm, linear, linear_attention, transformer."""
     num_seeds: int = 3
     """Runs of each memory, with the seeds SEED, SEED + 1, …"""
     num_episodes: int = 100

@@ -52,7 +52,7 @@ class RunConfig(ProblemConfig):
     """Settings that mean the same for every algorithm that learns by acting."""
 
     memory: str = "gru"
-    """What the agent remembers with: none, frame_stack, gru, lstm, linear or transformer."""
+    """What the agent remembers with: none, frame_stack, gru, lstm, linear, linear_attention or transformer."""
     num_steps: int = 300_000
     """Environment steps to train for, over all environments."""
 

@@ -14,7 +14,9 @@ from rich.table import Table
 
 from seqrl.memory import MEMORIES
 
-COLOURS = dict(zip(MEMORIES, ("#888888", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#d55e00"), strict=True))
+COLOURS = dict(
+    zip(MEMORIES, ("#888888", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"), strict=True)
+)
 """Okabe and Ito's palette, which colour-blind people can tell apart."""
 
 

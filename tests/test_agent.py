@@ -17,7 +17,7 @@ from seqrl.nets import Encoder, PolicyHead, ValueHead
 from seqrl.testing import check_agent
 from seqrl.trajectory import tree_leaves, tree_map
 
-MEMORIES = ["none", "frame_stack", "gru", "lstm", "linear", "transformer"]
+MEMORIES = ["none", "frame_stack", "gru", "lstm", "linear", "linear_attention", "transformer"]
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 MASKED = spaces.Dict(x=BOX, action_mask=spaces.MultiBinary(4))
 
@@ -39,7 +39,7 @@ def test_agents_act_as_they_learn(memory):
 
 
 # Breaks if the autocast holds the heads too (another type), or is not on (the same values).
-@pytest.mark.parametrize("memory", ["gru", "lstm", "linear", "transformer"])
+@pytest.mark.parametrize("memory", ["gru", "lstm", "linear", "linear_attention", "transformer"])
 def test_autocast_is_the_memory_s_alone(memory):
     exact, agent = build(memory=memory), build(memory=memory, autocast=torch.bfloat16)
     inputs = tree_map(lambda leaf: leaf.expand(9, *leaf.shape), agent.initial_input(torch.rand(5, 3)))

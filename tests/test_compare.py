@@ -255,7 +255,7 @@ def test_smooth_of_few_updates(length: int) -> None:
 @pytest.mark.filterwarnings("error")
 def test_the_plot(tmp_path: Path) -> None:
     """All memories; a single update; curves missing; a long name: always whole, and without a warning."""
-    memories = ("none", "frame_stack", "gru", "lstm", "linear", "transformer")
+    memories = ("none", "frame_stack", "gru", "lstm", "linear", "linear_attention", "transformer")
     full = result(*(row(memory, k / 5, k / 6) for k, memory in enumerate(memories)))
     cases = {
         "all": full,

@@ -6,6 +6,7 @@ A language model is a memory too: `seqrl.memory.hugging_face`, which needs the o
 from seqrl.memory.base import Memory, State
 from seqrl.memory.frame_stack import FrameStack
 from seqrl.memory.linear import LinearRecurrence
+from seqrl.memory.linear_attention import LinearAttention
 from seqrl.memory.make import MEMORIES, make_memory
 from seqrl.memory.none import NoMemory
 from seqrl.memory.recurrent import GRU, LSTM
@@ -17,6 +18,7 @@ __all__ = [
     "LSTM",
     "MEMORIES",
     "FrameStack",
+    "LinearAttention",
     "LinearRecurrence",
     "Memory",
     "NoMemory",

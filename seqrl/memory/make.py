@@ -4,11 +4,12 @@ from seqrl.errors import UserError, nearest
 from seqrl.memory.base import Memory
 from seqrl.memory.frame_stack import FrameStack
 from seqrl.memory.linear import LinearRecurrence
+from seqrl.memory.linear_attention import LinearAttention
 from seqrl.memory.none import NoMemory
 from seqrl.memory.recurrent import GRU, LSTM
 from seqrl.memory.transformer import Transformer
 
-MEMORIES = ("none", "frame_stack", "gru", "lstm", "linear", "transformer")
+MEMORIES = ("none", "frame_stack", "gru", "lstm", "linear", "linear_attention", "transformer")
 
 
 def make_memory(
@@ -29,6 +30,8 @@ def make_memory(
             return LSTM(input_size, hidden_size, memory_horizon=memory_horizon)
         case "linear":
             return LinearRecurrence(input_size, hidden_size)
+        case "linear_attention":
+            return LinearAttention(input_size, hidden_size)
         case "transformer":
             return Transformer(input_size, hidden_size)
     raise UserError(f"unknown memory '{name}' (--memory): {nearest(name, MEMORIES)}")

@@ -27,7 +27,7 @@ from seqrl.recipes import RECIPES
 from seqrl.run import CHECKPOINT, Run, read_metrics
 from seqrl.trajectory import tree_flatten, tree_map
 
-MEMORIES = ["gru", "lstm", "linear", "transformer"]
+MEMORIES = ["gru", "lstm", "linear", "linear_attention", "transformer"]
 SPACE = gym.spaces.Dict(
     {
         "observation": gym.spaces.Box(-1.0, 1.0, (2,), np.float32),

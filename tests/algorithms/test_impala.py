@@ -19,7 +19,7 @@ from seqrl.run import CHECKPOINT, read_metrics
 from seqrl.testing import check_agent
 from seqrl.trajectory import tree_cat, tree_map
 
-MEMORIES = ["none", "frame_stack", "gru", "lstm", "linear", "transformer"]
+MEMORIES = ["none", "frame_stack", "gru", "lstm", "linear", "linear_attention", "transformer"]
 CORRECTIONS = ["vtrace", "one_step", "epsilon", "none"]
 NUM_ENVS, NUM_ACTORS, ROLLOUT_LENGTH = 3, 2, 8
 

@@ -13,7 +13,7 @@ from seqrl.envs.adapters import GymnasiumEnvironment
 from seqrl.learner import Learner
 from seqrl.trajectory import tree_map
 
-MEMORIES = ["none", "frame_stack", "gru", "lstm", "linear", "transformer"]
+MEMORIES = ["none", "frame_stack", "gru", "lstm", "linear", "linear_attention", "transformer"]
 NUM_ENVS, ROLLOUT_LENGTH = 4, 6
 
 
@@ -94,7 +94,7 @@ def test_the_ratio_is_one_before_each_update(memory, mode, ratios):
 
 
 # Breaks if `state_rows` are one row early or late. (With a burn-in, weights stay as they are: see the next test.)
-@pytest.mark.parametrize("memory", ["frame_stack", "gru", "lstm", "linear"])
+@pytest.mark.parametrize("memory", ["frame_stack", "gru", "lstm", "linear", "linear_attention"])
 @pytest.mark.parametrize(("length", "burn_in"), [(3, 0), (2, 0), (6, 2), (2, 1), (2, 3), (3, 6)])
 def test_the_ratio_is_one_in_sequences_with_a_burn_in(memory, length, burn_in, ratios):
     training = Training(

@@ -8,7 +8,7 @@ from clock import Counter
 from torch import nn
 
 from seqrl.errors import UserError
-from seqrl.memory import GRU, LSTM, FrameStack, LinearRecurrence, Memory, NoMemory, Transformer
+from seqrl.memory import GRU, LSTM, FrameStack, LinearAttention, LinearRecurrence, Memory, NoMemory, Transformer
 from seqrl.testing import check_memory
 
 MEMORIES = {
@@ -24,6 +24,8 @@ MEMORIES = {
     "lstm, one wide": lambda: LSTM(1, 1),
     "lstm, chrono": lambda: LSTM(3, 8, memory_horizon=100),
     "linear": lambda: LinearRecurrence(4, 5),
+    "linear attention": lambda: LinearAttention(4, 5),
+    "linear attention, two layers": lambda: LinearAttention(2, 3, num_layers=2, num_heads=1, key_size=2),
     "transformer": lambda: Transformer(4, 8, window=5),
 }
 
