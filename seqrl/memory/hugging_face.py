@@ -7,15 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from seqrl.errors import UserError
+from seqrl.hugging_face import DynamicCache, PreTrainedModel, check_model, rope
 from seqrl.memory.base import Memory, State
 from seqrl.memory.sizes import check_sizes
 from seqrl.memory.sliding_window import SlidingCache, positions, unroll_in_blocks, visible_keys
-
-try:
-    from transformers import DynamicCache, PreTrainedModel
-    from transformers.cache_utils import DynamicLayer
-except ImportError:
-    raise UserError("HuggingFace in seqrl.memory needs transformers: pip install 'seqrl[language]'") from None
 
 
 class HuggingFace(Memory):
@@ -48,12 +43,12 @@ class HuggingFace(Memory):
         check_sizes("HuggingFace", input_size=input_size, window=window)
         if not isinstance(model, PreTrainedModel):
             raise UserError(f"model is a {type(model).__name__} in HuggingFace: give a transformers.PreTrainedModel")
-        _check_model(model)
+        check_model(model)
         token_table: Any = model.get_input_embeddings()
         embedding_size = token_table.weight.shape[1]
         self.input_size = input_size
         self.window = window
-        self.max_positions = None if _rope(model) else model.config.max_position_embeddings
+        self.max_positions = None if rope(model) else model.config.max_position_embeddings
         self.model = model.base_model.eval()
         self.input = nn.Linear(input_size, embedding_size, device=model.device, dtype=model.dtype)
         # One row through the model shows its sizes, which configs spell in many ways.
@@ -111,34 +106,3 @@ class HuggingFace(Memory):
             num_steps=position[:, -1] + 1,
         )
         return y.last_hidden_state.transpose(0, 1), new_cache
-
-
-def _check_model(model: PreTrainedModel) -> None:
-    """Raise UserError for a model that a mask and positions of ours would not reach, or would break."""
-    name, config = type(model).__name__, model.config
-    if config.is_encoder_decoder:
-        raise UserError(f"{name} is an encoder-decoder in HuggingFace: give a model that only decodes, such as Llama")
-    if not all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=config).layers):
-        raise UserError(f"{name} has layers without keys and values in HuggingFace: give a pure transformer")
-    if config._attn_implementation not in ("eager", "sdpa"):
-        raise UserError(
-            f"attention '{config._attn_implementation}' of {name} takes no mask of ours in HuggingFace: "
-            "build the model with attn_implementation='sdpa'"
-        )
-    rope = _rope(model)
-    # Gemma 3 keeps one set of rotary parameters per kind of layer.
-    rope_types = {rope.get("rope_type")} | {kind.get("rope_type") for kind in rope.values() if isinstance(kind, dict)}
-    if changing := rope_types & {"dynamic", "longrope"}:
-        raise UserError(
-            f"rotary positions '{changing.pop()}' of {name} change with the longest row of a batch in HuggingFace: "
-            "give a model whose rope_type is 'default'"
-        )
-    if not rope and not hasattr(config, "max_position_embeddings"):
-        raise UserError(
-            f"{name} has neither rotary nor learned positions in HuggingFace: give a model with either, such as Llama"
-        )
-
-
-def _rope(model: PreTrainedModel) -> dict[str, Any]:
-    """What the config says of rotary positions: empty when the model has others."""
-    return getattr(model.config, "rope_parameters", None) or {}

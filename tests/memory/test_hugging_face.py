@@ -210,5 +210,6 @@ def test_bad_window() -> None:
 def test_without_transformers_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     monkeypatch.delitem(sys.modules, "seqrl.memory.hugging_face")
+    monkeypatch.delitem(sys.modules, "seqrl.hugging_face")
     with pytest.raises(UserError, match=r"pip install 'seqrl\[language\]'"):
         importlib.import_module("seqrl.memory.hugging_face")
