@@ -171,10 +171,13 @@ class Page:
 
     def finish(self, num_candidates: float) -> tuple[str, str, str]:
         """All turns to the task's end."""
-        result = self.step(num_candidates)
-        while not (self.talk.over or result[1]):
-            result = self.step(num_candidates)
-        return result
+
+        def act() -> None:
+            self.talk.num_candidates = checked_candidates(int(num_candidates))
+            while not self.talk.over:
+                self._answer()
+
+        return self._do(act)
 
     def _do(self, act: Callable[[], Any], kept: str = "") -> tuple[str, str, str]:
         """`kept` is the text to be edited where nothing became of it."""
