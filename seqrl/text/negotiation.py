@@ -13,7 +13,6 @@ from seqrl.text.task import TextTask, Turn
 from seqrl.text.tokenizer import Tokenizer
 
 PRIORITIES: tuple[Points, ...] = tuple(permutations((5, 4, 3)))  # type: ignore[arg-type]
-_CHARACTERS = [chr(code) for code in range(32, 127)]
 
 
 class Negotiation(TextTask[NegotiationState]):
@@ -71,8 +70,7 @@ class Negotiation(TextTask[NegotiationState]):
             for mine, theirs in product(PRIORITIES, repeat=2)
         )
         """All first states, each as likely."""
-        words = set(Tokenizer.of_words(all_words()).pieces)
-        self.tokenizer = Tokenizer(sorted(words | set(_CHARACTERS)))
+        self.tokenizer = Tokenizer.of_words(all_words(), byte_fallback=True)  # which reads what people wrote, too
 
     def start(self, generator: torch.Generator) -> tuple[NegotiationState, str]:
         state = self.states[int(torch.randint(len(self.states), (), generator=generator))]

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 ITEMS = ("food", "water", "firewood")
@@ -47,7 +48,11 @@ def parse(text: str) -> Said:
     An utterance that does several things does the first of: walking away, an offer, rejecting, accepting, asking,
     telling priorities, greeting.
     """
-    text = text[:MAX_HEARD].lower().replace("’", "'")
+    return _parsed(text[:MAX_HEARD].lower().replace("’", "'"))
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> Said:
     offer = _offer(text)
     tells, asks = _priorities(text), bool(_ASKS.search(text))
     act = offer.act

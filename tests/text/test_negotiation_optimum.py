@@ -17,12 +17,15 @@ from seqrl.text.negotiation_words import WORDS, briefing, offers, priorities
 SAID = [
     *("I accept.", "No deal.", "What do you need most?", "Hello.", "You are a fool.", "I walk away."),
     *(priorities(points)[1] for points in [(5, 4, 3), (3, 4, 5), (4, 5, 3)]),
-    *(f"{tone}{offers(share)[0]}" for share in SHARES for tone in ("", "Thank you. ")),
+    *(offers(share)[0] for share in SHARES),
 ]
+COURTEOUS = [f"Thank you. {utterance}" for utterance in SAID]
 
 
 def whole_tree(task: Negotiation, mine: tuple[int, int, int]) -> float:
     """By texts alone: all that may be said, to all first states, apart by the replies."""
+
+    said = [*SAID, *COURTEOUS] if task.counterparts[task.counterpart].courtesy else SAID
 
     @cache
     def turn_of(state, utterance: str):  # always by the same draws, so that what means the same is worded the same
@@ -31,7 +34,7 @@ def whole_tree(task: Negotiation, mine: tuple[int, int, int]) -> float:
     @cache
     def value(states: tuple) -> float:
         best = 0.0
-        for utterance in SAID:
+        for utterance in said:
             total, parts = 0.0, {}
             for state in states:
                 turn = turn_of(state, utterance)
@@ -64,7 +67,7 @@ def test_optimum_equals_the_whole_tree(name):
 @pytest.mark.parametrize("name", COUNTERPARTS)
 def test_it_earns_what_it_promises(name):
     # For all the agent's priorities alike; broken by telling equal shares apart by the items' order in `asked`.
-    task = Negotiation(name, max_turns=2 if name == "tit_for_tat" else 3)
+    task = Negotiation(name, max_turns=2)
     optimum = NegotiationOptimum(task)
     texts = {
         state: [f"{briefing(state.mine)} {task._said(state, task.opening(state), torch.Generator())}"]

@@ -1,0 +1,76 @@
+"""seqrl reward: a log of dialogues with other rewards."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from statistics import fmean
+
+from seqrl.cli.arguments import parse, positional
+from seqrl.data.dialogues import Dialogue, read_dialogues, shown, write_dialogues
+from seqrl.errors import UserError
+from seqrl.language.rewards import combined, with_rewards
+from seqrl.language.word_list import WordList
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reward:
+    """Write a log of dialogues again, its rewards made anew: the sum of what is named here, each by its weight.
+
+    Rewards that the log had are dropped, unless --logged weighs them. What is known at the end alone comes on the
+    agent's last turn.
+    """
+
+    output: str = ""
+    """File to write; must not exist yet."""
+    logged: float | None = None
+    """Weight of the rewards that the log has; 0 where it has none."""
+    points: float | None = None
+    """… of outcome.points."""
+    agreement: float | None = None
+    """… of outcome.agreement, 1 or 0."""
+    satisfaction: float | None = None
+    """… of outcome.satisfaction: a number, or CaSiNo's words as 1 to 5."""
+    thumbs: float | None = None
+    """… of thumbs, 1 up, -1 down."""
+    clicks: float | None = None
+    """… of clicks."""
+    turns: float | None = None
+    """… of each of the agent's turns, 1."""
+    length: float | None = None
+    """… of how many words a turn of the agent has."""
+    sentiment: float | None = None
+    """… of how friendly the answer is, -1 to 1; English. Needs vaderSentiment."""
+    toxicity: float | None = None
+    """… of turns that have a word of --words, 1. A weight below 0 keeps them from being learnt."""
+    words: str = ""
+    """File of words not to be said, one a line; with * at its end, also what begins with it."""
+
+
+def reward(args: list[str]) -> int:
+    log, args = positional(args)
+    options = parse(Reward, args, Reward(), "seqrl reward LOG")
+    if log is None:
+        raise UserError("reward needs a log of dialogues, named first: seqrl reward LOG --points 1 --output FILE")
+    if not options.output:
+        raise UserError("where to? Give --output FILE")
+    if Path(options.output).exists():
+        raise UserError(f"{shown(options.output, 1000)} exists already: choose another file")
+    names = [field.name for field in fields(Reward) if field.name not in ("output", "words")]
+    weights = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if not weights:
+        flags = ", ".join(f"--{name}" for name in names)
+        raise UserError(f"no reward is weighed: give some of {flags}, such as --points 1")
+    if options.words and "toxicity" not in weights:
+        raise UserError("--words is for --toxicity: weigh it, such as --toxicity -5")
+    chosen = combined(weights, judge=WordList.of_file(options.words) if options.words else None)
+    returns: list[float] = []
+
+    def rewarded(dialogue: Dialogue) -> Dialogue:
+        result = with_rewards(dialogue, chosen)
+        returns.append(sum(turn.reward or 0.0 for turn in result.turns))
+        return result
+
+    number = write_dialogues(options.output, map(rewarded, read_dialogues(log)))
+    path = shown(options.output, 1000)
+    print(f"{path}: {number:,} dialogues, returns {min(returns):.4g} to {max(returns):.4g}, mean {fmean(returns):.4g}. "
+          f"Look at them first: seqrl audit {path}")  # fmt: skip
+    return 0
