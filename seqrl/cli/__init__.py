@@ -18,6 +18,7 @@ from seqrl.cli.comparison import compare
 from seqrl.cli.datasets import audit, export, import_
 from seqrl.cli.environments import envs
 from seqrl.cli.evaluation import evaluate, report
+from seqrl.cli.rewarding import reward
 from seqrl.cli.training import train
 from seqrl.cli.usage import print_usage
 from seqrl.errors import UserError, nearest
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "import": import_,
     "export": export,
     "audit": audit,
+    "reward": reward,
     "calibrate": calibrate,
     "adapt": adapt,
     "chat": chat,

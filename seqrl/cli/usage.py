@@ -20,6 +20,7 @@ seqrl: reinforcement learning with memory
   seqrl import SOURCE [flags]     make a dataset of what another program logged
   seqrl export DATASET [flags]    write a dataset as a Minari dataset
   seqrl audit DATASET [flags]     is a dataset, or a log of dialogues, fit to learn from?
+  seqrl reward LOG [flags]        give a log of dialogues other rewards: points, toxicity, sentiment, …
   seqrl calibrate RUN [flags]     which return should a Decision Transformer be asked for?
   seqrl adapt RUN [flags]         how well an agent learns inside a trial of a new task, its weights frozen
   seqrl envs                      list seqrl's environments (any Gymnasium id works too)
