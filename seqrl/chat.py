@@ -4,7 +4,6 @@ The terminal and the page show it; nothing here prints. All texts are data, esca
 """
 
 import dataclasses
-import re
 import time
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from seqrl.language.candidates import Candidate, Critic, TokenCritic, conversati
 from seqrl.language.generation import DRAWN, Plain, Sampling, Voice
 from seqrl.language.rows import TokenTurn
 from seqrl.language.steering import SteeredAgent
+from seqrl.language.word_list import WordList
 from seqrl.text import TextTask
 
 Choice = Literal["q", "drawn", "likeliest"]
@@ -237,46 +237,26 @@ def checked_candidates(number: int) -> int:
 
 
 class WordFilter:
-    """Removes utterances in which a word or phrase of a list stands, as whole words.
+    """Removes utterances in which a word or phrase of a list stands (`seqrl.language.word_list.WordList`).
 
-    Case does not matter, nor do marks that cannot be seen, or characters that are written in several ways (NFKC).
-    The list is a file with one a line. Raises UserError where it cannot be read or holds none.
+    Nor do characters that cannot be seen hide one, or characters that are written in another way (NFKC). The list is a
+    file with one a line; raises UserError where it cannot be read or holds none.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._lines: list[tuple[int, str]] = []
-        for number, line in enumerate(_lines(path), 1):
-            words = _plain(line).split()
-            if words:
-                pattern = r"\s+".join(map(re.escape, words))
-                self._lines.append((number, rf"(?<!\w){pattern}(?!\w)"))
-        if not self._lines:
-            raise UserError(f"{shown(path, 1000)} (--forbid) holds no words: give a file with one a line")
-        self._words = re.compile("|".join(f"({pattern})" for _, pattern in self._lines))
-        self._name = shown(Path(path).name)
+        try:
+            self._words = WordList(map(_plain, WordList.of_file(path).words))
+        except UserError as error:
+            raise UserError(f"--forbid: {error}") from None
 
     def __call__(self, text: str) -> str:
-        match = self._words.search(_plain(text))
-        if match is None:
-            return ""
-        number = self._lines[(match.lastindex or 1) - 1][0]
-        return f"'{shown(match[0])}' is forbidden ({self._name}, line {number})"
-
-
-def _lines(path: str | Path) -> list[str]:
-    where = shown(path, 1000)
-    try:
-        return Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise UserError(f"cannot read {where} ({error.strerror}): give --forbid a file of words, one a line") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{where} (--forbid) is no text in UTF-8: write it again as UTF-8") from None
+        found = self._words.found(_plain(text))
+        return f"has '{shown(found[0])}', which is forbidden" if found else ""
 
 
 def _plain(text: str) -> str:
-    """As it is compared: one form for each character, without case or characters that only format."""
-    text = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(character for character in text if unicodedata.category(character) != "Cf")
+    """One form for each character, and none that only formats."""
+    return "".join(each for each in unicodedata.normalize("NFKC", text) if unicodedata.category(each) != "Cf")
 
 
 class Transcript:

@@ -117,7 +117,8 @@ def propose(
 
     A conversation is its tokens, the last of them <agent> (`conversation_ids`). Utterances end with <end of utterance>
     or are cut after `max_tokens`; no other special token is drawn. `batch_size` utterances are drawn side by side. A
-    voice that has `branch(context, times)` reads each conversation once; any other reads it for every candidate.
+    voice that has `take(context, index)`, a copy of a context's columns, reads each conversation once; any other reads
+    it for every candidate.
     """
     assert min(num_candidates, max_tokens, len(conversations)) >= 1, "nothing to propose"
     at_once = max(1, batch_size // num_candidates)
@@ -149,12 +150,13 @@ def _propose(
     sampling: Sampling, generator: torch.Generator | None,
 ) -> Proposals:  # fmt: skip
     B = tokens.shape[1]
-    branch: Callable | None = getattr(voice, "branch", None)
-    if branch is None:  # contexts are opaque: without its help they cannot be copied
+    take: Callable | None = getattr(voice, "take", None)
+    if take is None:  # contexts are opaque: without its help they cannot be copied
         tokens, count = tokens.repeat_interleave(K, 1), count.repeat_interleave(K)
     logits, context = voice.read(tokens, count, voice.start(len(count)))
-    if branch is not None:
-        logits, context = logits.repeat_interleave(K, 0), branch(context, K)
+    if take is not None:
+        index = torch.arange(B, device=tokens.device).repeat_interleave(K)
+        logits, context = logits[index], take(context, index)
     allowed = torch.ones(len(tokenizer), dtype=torch.bool, device=tokens.device)
     allowed[: tokenizer.end_of_dialogue_id + 1] = False
     allowed[tokenizer.end_of_utterance_id] = True

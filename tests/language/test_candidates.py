@@ -40,11 +40,23 @@ def values() -> TokenValues:
     return made
 
 
-class Branching(Plain):
-    """A voice that can copy what it has read."""
+class Taking(Plain):
+    """A voice that can copy what it has read, and counts how many columns it reads at a conversation's beginning."""
 
-    def branch(self, context: torch.Tensor, times: int) -> torch.Tensor:
-        return tree_map(lambda leaf: leaf.repeat_interleave(times, 0), context)
+    columns = 0
+
+    def start(self, batch_size: int) -> torch.Tensor:
+        self.columns += batch_size
+        return super().start(batch_size)
+
+    def take(self, context: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        return tree_map(lambda leaf: leaf.index_select(0, index), context)
+
+
+class Untaking(Plain):
+    """One that cannot."""
+
+    take = None
 
 
 def drawn(voice: Plain | Steered, k: int = 4, **options: object) -> Proposals:
@@ -104,11 +116,13 @@ def test_neighbours_and_batch_size_do_not_matter(memory: str) -> None:
             assert candidate.log_prob == pytest.approx(expected.log_prob, abs=1e-5)
 
 
-def test_a_voice_that_branches_reads_each_conversation_once() -> None:
+def test_a_voice_that_copies_contexts_reads_each_conversation_once() -> None:
+    # Must break: `index` in another order, such as torch.arange(B * K) % B.
     policy = model(0)
-    plain, branching = drawn(Plain(policy)), drawn(Branching(policy))
-    for one, other in zip(plain[:4], branching[:4], strict=True):
+    taking = Taking(policy)
+    for one, other in zip(drawn(Untaking(policy))[:4], drawn(taking)[:4], strict=True):
         torch.testing.assert_close(one, other)
+    assert taking.columns == len(IDS)
 
 
 def test_steering_draws_what_is_worth_more() -> None:
