@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from seqrl.errors import UserError
 from seqrl.language.model import LanguageModel
 
 
@@ -45,6 +46,11 @@ class Sampling:
 
     temperature: float = 1.0
     top_k: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "top_k"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} is {getattr(self, name)} in Sampling: it must be 0 or more")
 
 
 DRAWN = Sampling()
@@ -106,10 +112,11 @@ def _draw(logits: Tensor, sampling: Sampling, generator: torch.Generator | None)
     if sampling.temperature == 0:
         return logits.argmax(-1)
     if sampling.top_k:
-        least = logits.topk(min(sampling.top_k, logits.shape[-1])).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
+        most, token = logits.topk(min(sampling.top_k, logits.shape[-1]))
+        logits = torch.full_like(logits, -torch.inf).scatter(-1, token, most)
     # The first place where the sum of probabilities exceeds a uniform number of its total: one number a column. In
     # float64, where u < 1 makes u · total < total, so that a token of probability 0 is never drawn.
     total = (logits / sampling.temperature).softmax(-1, dtype=torch.float64).cumsum(-1)
     uniform = torch.empty_like(total[:, :1]).uniform_(generator=generator)
-    return torch.searchsorted(total, uniform * total[:, -1:], right=True)[:, 0]
+    token = torch.searchsorted(total, uniform * total[:, -1:], right=True)[:, 0]
+    return token.clamp(max=logits.shape[-1] - 1)  # columns that do not speak may have NaN

@@ -27,23 +27,24 @@ class Played:
 class _Conversation:
     """One conversation while it lasts."""
 
-    def __init__(self, task: TextTask[Any], seed: int) -> None:
+    def __init__(self, task: TextTask[Any], tokenizer: Tokenizer, seed: int) -> None:
+        self.tokenizer = tokenizer
         self.generator = torch.Generator().manual_seed(seed)
         self.state, opening = task.start(self.generator)
         self.texts, self.rewards = [opening], list[float]()
         self.turns: list[TokenTurn] = []
-        self.unread: list[int] = [task.tokenizer.begin_id]
+        self.unread: list[int] = [tokenizer.begin_id]
         if opening:
-            self._hear(opening, task.tokenizer)
-        self.unread.append(task.tokenizer.agent_id)
+            self._hear(opening)
+        self.unread.append(tokenizer.agent_id)
 
-    def _hear(self, text: str, tokenizer: Tokenizer) -> None:
-        ids = tokenizer.encode(text)
+    def _hear(self, text: str) -> None:
+        ids = self.tokenizer.encode(text)
         self.turns.append(TokenTurn(agent=False, ids=tuple(ids)))
-        self.unread += [*ids, tokenizer.end_of_reply_id]
+        self.unread += [*ids, self.tokenizer.end_of_reply_id]
 
     def say(self, ids: list[int], task: TextTask[Any]) -> None:
-        tokenizer = task.tokenizer
+        tokenizer = self.tokenizer
         ended = bool(ids) and ids[-1] == tokenizer.end_of_utterance_id
         said = ids[:-1] if ended else ids
         text = tokenizer.decode(said)
@@ -53,7 +54,7 @@ class _Conversation:
         self.rewards.append(turn.reward)
         self.turns.append(TokenTurn(agent=True, ids=tuple(said), reward=turn.reward, ended=ended))
         self.unread = [] if ended else [tokenizer.end_of_utterance_id]
-        self._hear(turn.text, tokenizer)
+        self._hear(turn.text)
         self.unread.append(tokenizer.agent_id)
 
 
@@ -62,6 +63,7 @@ def play(
     voice: Voice,
     num_dialogues: int,
     *,
+    tokenizer: Tokenizer | None = None,
     seed: int = 0,
     sampling: Sampling = DRAWN,
     max_tokens: int = 64,
@@ -72,9 +74,10 @@ def play(
 
     A voice may have `speak`, which is called as `generate` is and chooses whole utterances; else tokens are drawn from
     its logits. An utterance ends with <end of utterance>, or is cut after `max_tokens` tokens. No other special token
-    is drawn.
+    is drawn. `tokenizer` is the voice's, if it is not the task's own: one that has tokens for all that is said.
     """
-    tokenizer = task.tokenizer
+    assert max_tokens >= 1, "an utterance has at least one token"
+    tokenizer = tokenizer or task.tokenizer
     allowed = torch.ones(len(tokenizer), dtype=torch.bool, device=device)
     allowed[: tokenizer.end_of_dialogue_id + 1] = False
     allowed[tokenizer.end_of_utterance_id] = True
@@ -83,7 +86,7 @@ def play(
     played = []
     for first in range(0, num_dialogues, batch_size):
         numbers = range(first, min(first + batch_size, num_dialogues))
-        talks = [_Conversation(task, derived_seed(seed, 3, number)) for number in numbers]
+        talks = [_Conversation(task, tokenizer, derived_seed(seed, 3, number)) for number in numbers]
         context = voice.start(len(talks))
         while not all(talk.state.ended for talk in talks):
             unread = [[] if talk.state.ended else talk.unread for talk in talks]

@@ -87,8 +87,8 @@ def rows_of(turns: Sequence[TokenTurn], tokenizer: Tokenizer) -> TokenRows:
         add((tokenizer.agent_id,), False, -1)
         add(turn.ids, True, index)
         add((tokenizer.end_of_utterance_id,), turn.ended, index)
-        last = next(k for k in range(len(tokens) - 1, -1, -1) if mine[k])
-        reward[last] += turn.reward
+        assert turn.ended or turn.ids, "a turn of no token of the agent's own has nowhere to put its reward"
+        reward[-1 if turn.ended else -2] = turn.reward
     add((tokenizer.end_of_dialogue_id,), False, -1)
     return TokenRows(torch.tensor(tokens), torch.tensor(mine[1:]), torch.tensor(reward[1:]), torch.tensor(turn_of[1:]))
 
