@@ -1,0 +1,284 @@
+"""seqrl ship, seqrl frontier, seqrl turns: what to know of a speaker before people talk to it."""
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import seqrl
+from seqrl import report_frontier, report_shipping
+from seqrl.algorithms import load_speaker, read_config
+from seqrl.checkpoint import write_atomically
+from seqrl.cli.arguments import parse, positional
+from seqrl.config import require
+from seqrl.data.dialogues import Dialogue, read_dialogues, shown
+from seqrl.errors import UserError
+from seqrl.frontier import Point
+from seqrl.frontier import frontier as play_betas
+from seqrl.language.agent import LanguageAgent
+from seqrl.language.generation import Voice
+from seqrl.language.steering import SteeredAgent
+from seqrl.language_config import LanguageConfig, configured_task
+from seqrl.language_run import check_vocabulary
+from seqrl.off_policy import FittedConfig, Requirements, checks, evaluate_logged, ships
+from seqrl.run import progress_bar, read_json
+from seqrl.turn_values import TurnValue, extremes, turn_values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ship:
+    """Would a speaker do better than what was logged? From logged dialogues alone; the exit status is 1 for "do not".
+
+    Each utterance is weighed by how much likelier it is now than it was when it was logged. Writes shipping.json and
+    shipping.png into the run's folder. Docs: docs/shipping.md.
+    """
+
+    dialogues: str = ""
+    """A log of dialogues that the run did not learn from, with propensities."""
+    beta: float = -1.0
+    """How strongly values steer, for a run that has them; by default as the run says."""
+    baseline: float | None = None
+    """A mean return that must be exceeded too."""
+    min_effective_size: float = 50.0
+    """Dialogues that the weighted ones must be worth (Kish)."""
+    max_share: float = 0.1
+    """The most weight that one dialogue may have, of all."""
+    behaviour: str = ""
+    """Run whose probabilities stand in for propensities that were not logged; by default the run's cloned policy."""
+    estimated_propensities: bool = False
+    """Whether those will do for shipping."""
+    gamma: float = 1.0
+    """Discount of one of the agent's turns."""
+    fit: bool = True
+    """Whether values of the speaker are fitted (FQE), which doubly robust estimates need."""
+    num_iterations: int = 20
+    """Iterations of that, of 20 updates each."""
+    num_resamples: int = 1000
+    """Resamples of the dialogues, for intervals."""
+    seed: int = 0
+    """Seeds resamples and fitted values."""
+
+
+def ship(args: list[str]) -> int:
+    command = shlex.join(["seqrl", "ship", *args])
+    name, args = positional(args)
+    options = parse(Ship, args, Ship(), "seqrl ship RUN")
+    _check_ship(name, options)
+    run, agent = Path(str(name)), _speaker(str(name))
+    dialogues = list(read_dialogues(options.dialogues))
+    learnt_from = num_learnt_from(run, dialogues, options.dialogues)
+    fitted = FittedConfig(num_iterations=options.num_iterations, seed=options.seed) if options.fit else None
+    wanted = Requirements(
+        baseline=options.baseline,
+        min_effective_size=options.min_effective_size,
+        max_share=options.max_share,
+        estimated_propensities=options.estimated_propensities,
+    )
+    with progress_bar() as progress:
+        steps = 2 + (fitted.num_iterations * fitted.num_folds if fitted else 0)
+        bar = progress.add_task(f"ship {run.name}", total=steps, episode_return=None, steps_per_second=0.0)
+        found = evaluate_logged(
+            dialogues, agent.tokenizer, _voice(agent, options.beta), _behaviour(agent, options.behaviour),
+            gamma=options.gamma, fitted=fitted, num_resamples=options.num_resamples, seed=options.seed,
+            watch=lambda: progress.advance(bar),
+        )  # fmt: skip
+    results = checks(found, wanted, learnt_from)
+    title = f"{run.name}{_steered_by(agent, options.beta)} on {Path(options.dialogues).name}"
+    console = Console()
+    console.print(report_shipping.figures_table(found, escape(title)))
+    console.print(report_shipping.checks_table(results))
+    console.print(f"\n{report_shipping.verdict(results)}", style="bold green" if ships(results) else "bold red")
+    about = {"command": command, "versions": {"seqrl": seqrl.__version__, "torch": torch.__version__}}
+    print("Written:", *report_shipping.write(run, found, results, wanted, about, title))
+    return 0 if ships(results) else 1
+
+
+def _check_ship(name: str | None, options: Ship) -> None:
+    if name is None:
+        raise UserError("ship needs a run folder, named first: seqrl ship RUN --dialogues FILE")
+    require(bool(options.dialogues), "no dialogues given: name a log that the run did not learn from (--dialogues)")
+    require(0 < options.gamma <= 1, f"--gamma is {options.gamma}: it must be above 0, and at most 1")
+    require(options.num_resamples >= 100, f"--num-resamples is {options.num_resamples}: an interval needs at least 100")
+    require(options.num_iterations >= 1, f"--num-iterations is {options.num_iterations}: it must be at least 1")
+    require(options.min_effective_size >= 1, f"--min-effective-size is {options.min_effective_size}: at least 1")
+    require(0 < options.max_share <= 1, f"--max-share is {options.max_share}: it must be above 0, and at most 1")
+
+
+def _speaker(run: str) -> LanguageAgent:
+    return load_speaker(run)
+
+
+def _voice(agent: LanguageAgent, beta: float) -> Voice:
+    """How the run speaks: steered by `beta`, or as it is configured where that is negative."""
+    if isinstance(agent, SteeredAgent):
+        return agent.voice(None if beta < 0 else beta)
+    require(beta < 0, "--beta steers by values, which this run does not have: give a run of ilql")
+    return agent.voice()
+
+
+def _steered_by(agent: LanguageAgent, beta: float) -> str:
+    return f" (β = {agent.beta if beta < 0 else beta:g})" if isinstance(agent, SteeredAgent) else ""
+
+
+def _behaviour(agent: LanguageAgent, run: str) -> Voice:
+    """What stands in for the policy that was logged."""
+    if run:
+        other = _speaker(run)
+        check_vocabulary(agent.tokenizer, other.tokenizer, run)
+        return other.voice()
+    return agent.cloned().voice() if isinstance(agent, SteeredAgent) else agent.voice()
+
+
+def num_learnt_from(run: Path, dialogues: list[Dialogue], path: str) -> int:
+    """How many of `dialogues` stand in the logs that the run and its policy were trained on, as far as these are there.
+
+    All of them, if it is the same file: that a share of it was held out while training is not enough, as what was
+    chosen by that share is chosen to look well on it.
+    """
+    learnt: set[tuple[str, ...]] = set()
+    for name in ("config.json", "policy.json"):
+        if not (run / name).is_file():
+            continue
+        log = Path(str(read_json(run, name).get("dialogues", "")))
+        if not log.is_file():
+            continue
+        if log.resolve() == Path(path).resolve():
+            return len(dialogues)
+        learnt |= set(map(_words, read_dialogues(log)))
+    return sum(_words(dialogue) in learnt for dialogue in dialogues)
+
+
+def _words(dialogue: Dialogue) -> tuple[str, ...]:
+    """What tells a dialogue from others: its id too, since in small tasks different dialogues say the same."""
+    return (dialogue.id, *(turn.text for turn in dialogue.turns))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontierFlags:
+    """What steering brings, and how far it leads from the cloned policy: the run's task played for each β.
+
+    Nothing is trained. Writes frontier.json and frontier.png into the run's folder. Docs: docs/shipping.md.
+    """
+
+    betas: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+    """How strongly to steer; 0 is always played."""
+    num_dialogues: int = 256
+    """Conversations for each, the same for all."""
+    seed: int = 10_000
+    """Seed of the conversations."""
+
+
+def frontier(args: list[str]) -> int:
+    command = shlex.join(["seqrl", "frontier", *args])
+    name, args = positional(args)
+    options = parse(FrontierFlags, args, FrontierFlags(), "seqrl frontier RUN")
+    if name is None:
+        raise UserError("frontier needs a run folder, named first: seqrl frontier RUN")
+    run, agent, config = Path(name), _steered(name), read_config(name)
+    assert isinstance(config, LanguageConfig)
+    task = configured_task(config)
+    with progress_bar() as progress:
+        number = len({0.0, *options.betas})
+        bar = progress.add_task(f"frontier {run.name}", total=number, episode_return=None, steps_per_second=0.0)
+
+        def watch(point: Point) -> None:
+            progress.update(bar, advance=1, episode_return=point.mean_return[0])
+
+        found = play_betas(
+            agent, task, options.betas, options.num_dialogues, seed=options.seed, max_tokens=config.max_tokens,
+            watch=watch,
+        )  # fmt: skip
+    title = " ".join([f"{run.name} on {config.task}", *config.task_kwargs])
+    console = Console()
+    console.print(report_frontier.table(found, escape(title)))
+    console.print(report_frontier.sentence(found))
+    about = {"command": command, "versions": {"seqrl": seqrl.__version__, "torch": torch.__version__}}
+    print("Written:", *report_frontier.write(run, found, about, title))
+    return 0
+
+
+def _steered(run: str) -> SteeredAgent:
+    agent = _speaker(run)
+    if not isinstance(agent, SteeredAgent):
+        raise UserError(f"{run} has no values to steer by: give a run of ilql")
+    return agent
+
+
+By = Literal["choice", "reply", "change"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnsFlags:
+    """Which of the agent's turns raised or lowered the value, in a log, by a run of ilql.
+
+    choice: what the agent's words did; reply: what came back, against what was expected; change: both.
+    """
+
+    dialogues: str = ""
+    """A log of dialogues."""
+    worst: int = 20
+    """Turns to list with the greatest fall."""
+    best: int = 20
+    """Turns to list with the greatest rise."""
+    by: By = "choice"
+    """What turns are sorted by."""
+    output: str = ""
+    """File to write these turns to, one a line of JSON, texts whole; by default none."""
+
+
+def turns(args: list[str]) -> int:
+    name, args = positional(args)
+    options = parse(TurnsFlags, args, TurnsFlags(), "seqrl turns RUN")
+    if name is None:
+        raise UserError("turns needs a run folder, named first: seqrl turns RUN --dialogues FILE")
+    require(bool(options.dialogues), "no dialogues given: name a log (--dialogues)")
+    require(min(options.worst, options.best) >= 0, "--worst and --best are numbers of turns: 0 or more")
+    output = Path(options.output)
+    require(not options.output or not output.exists(), f"{output} exists already (--output): choose another file")
+    agent, config = _steered(name), read_config(name)
+    found = list(
+        turn_values(list(read_dialogues(options.dialogues)), agent.tokenizer, agent.values, getattr(config, "gamma", 1))
+    )
+    worst, _ = extremes(found, options.worst, options.by)
+    _, best = extremes(found, options.best, options.by)
+    console, of = Console(), f"of {len(found):,} turns in {shown(Path(options.dialogues).name)}, by {options.by}"
+    for title, part in ((f"greatest falls {of}", worst), (f"greatest rises {of}", best)):
+        if part:
+            console.print(turns_table(part, title))
+    if options.output:
+        lines = [{"list": kind, **turn.as_dict()} for kind, part in (("worst", worst), ("best", best)) for turn in part]
+        _write_lines(output, lines)
+        print("Written:", output)
+    return 0
+
+
+def turns_table(found: list[TurnValue], title: str) -> Table:
+    """For a terminal: what was heard and said, escaped and cut, and what it did to the value."""
+    table = Table(title=escape(title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("dialogue, turn", no_wrap=True)
+    for heading in ("heard", "said", "answer"):
+        table.add_column(heading, ratio=1, overflow="fold")
+    for heading in ("before", "choice", "reply", "reward"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for turn in found:
+        name = f"{shown(turn.dialogue, 16)}, {turn.turn}"
+        texts = [escape(shown(words)) for words in (turn.heard, turn.said, turn.answer)]
+        figures = f"{turn.before:.2g}", f"{turn.choice:+.2g}", f"{turn.reply:+.2g}", f"{turn.reward:.3g}"
+        table.add_row(escape(name), *texts, *figures)
+    return table
+
+
+def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Texts as JSON escapes them in ASCII: no control character and no mark that turns writing stays as it is."""
+    content = "".join(json.dumps(line, ensure_ascii=True, allow_nan=False) + "\n" for line in lines)
+    try:
+        write_atomically(path, content.encode())
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}): choose another --output") from None
