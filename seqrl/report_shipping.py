@@ -14,6 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from rich.table import Table
 
 from seqrl.checkpoint import write_atomically
@@ -97,8 +98,8 @@ def write(
 
 def plot(found: Evaluation, results: list[Check], wanted: Requirements, title: str) -> bytes:
     """A page, as PNG: the verdict, the estimates with the log's mean, what weighting left, and the reasons."""
-    figure = plt.figure(figsize=(9.5, 7.4), dpi=150, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.08)
+    layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.08)
+    figure = plt.figure(figsize=(9.5, 7.4), dpi=150, layout=layout)
     top, bottom = np.asarray(figure.subfigures(2, 1, height_ratios=(3, 2)))
     panels = top.subplots(1, 2, width_ratios=(5, 3))
     _forest(panels[0], found, wanted)

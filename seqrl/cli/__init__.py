@@ -18,6 +18,7 @@ from seqrl.cli.comparison import compare
 from seqrl.cli.datasets import audit, export, import_
 from seqrl.cli.environments import envs
 from seqrl.cli.evaluation import evaluate, report
+from seqrl.cli.shipping import frontier, ship, turns
 from seqrl.cli.rewarding import reward
 from seqrl.cli.training import train
 from seqrl.cli.usage import print_usage
@@ -36,6 +37,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "calibrate": calibrate,
     "adapt": adapt,
     "chat": chat,
+    "frontier": frontier,
+    "turns": turns,
+    "ship": ship,
     "actors": actors,
     "envs": envs,
 }
@@ -44,7 +48,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 2 for bad input, 130 after Ctrl-C.
 
-    `seqrl audit` has 1 besides, for a dataset in which something is wrong.
+    `seqrl audit` has 1 besides, for a dataset in which something is wrong, and `seqrl ship` for what should not ship.
     """
     args = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):

@@ -23,6 +23,9 @@ seqrl: reinforcement learning with memory
   seqrl reward LOG [flags]        give a log of dialogues other rewards: points, toxicity, sentiment, …
   seqrl calibrate RUN [flags]     which return should a Decision Transformer be asked for?
   seqrl adapt RUN [flags]         how well an agent learns inside a trial of a new task, its weights frozen
+  seqrl frontier RUN [flags]      what steering a speaker brings, against how far it leads from the cloned policy
+  seqrl turns RUN [flags]         which turns of a log of dialogues raised or lowered the value
+  seqrl ship RUN [flags]          would a speaker do better than what was logged? Ship, or do not
   seqrl envs                      list seqrl's environments (any Gymnasium id works too)
 
 Each command explains its flags with --help.
