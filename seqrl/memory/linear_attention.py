@@ -149,6 +149,9 @@ def linear_attention(
     e^{c_t} q_t · e^{−c_s} k_s: products, and no matrix of decays.
     """
     table = table.masked_fill(is_first[:, 0, None, None, None], 0)
+    if q.shape[2] == 1:  # acting: products of single rows are a tenth as quick as matrices
+        table = torch.addcmul(log_forget.exp()[..., None] * table, k.transpose(-1, -2), v)
+        return (q.transpose(-1, -2) * table).sum(-2, keepdim=True), table
     resets = bool(is_first[:, 1:].any())  # seldom, and then two masks more
     outputs = []
     for start in range(0, q.shape[2], CHUNK):
@@ -157,12 +160,11 @@ def linear_attention(
         queries, keys, values = q[:, :, rows] * kept.exp(), k[:, :, rows] * (-kept).exp(), v[:, :, rows]
         scores = (queries @ keys.transpose(-1, -2)).tril()
         if resets:
-            begin = 1 if start == 0 else 0  # the table has seen the first row's
-            trial = F.pad(is_first[:, rows][:, begin:], (begin, 0)).cumsum(-1)[:, None]  # [B, 1, rows]
-            scores = scores.masked_fill(trial[..., None] != trial[..., None, :], 0)
-            queries = queries.masked_fill(trial[..., None] > 0, 0)
-            keys = keys.masked_fill((trial != trial[..., -1:])[..., None], 0)
-            before = table.masked_fill(trial[..., -1:, None] > 0, 0)
+            episode = is_first[:, rows].cumsum(-1)[:, None]  # [B, 1, rows], of this chunk
+            scores = scores.masked_fill(episode[..., None] != episode[..., None, :], 0)
+            queries = queries.masked_fill(episode[..., None] > 0, 0)
+            keys = keys.masked_fill((episode != episode[..., -1:])[..., None], 0)
+            before = table.masked_fill(episode[..., -1:, None] > 0, 0)
         else:
             before = table
         outputs.append(scores @ values + queries @ table)
