@@ -36,7 +36,8 @@ def test_laws_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     check_memory(LinearAttention(2, 4, num_heads=2, key_size=3), num_steps=8)
 
 
-# Break: `.tril()` to `.tril(-1)`; `before = table` in both cases; `kept.exp()` left out of `queries`; `keys` not masked.
+# Break: `.tril()` to `.tril(-1)`; `before = table` in both cases;
+# `kept.exp()` left out of `queries`; `keys` not masked.
 @pytest.mark.parametrize("resets", [0.0, 0.03, 0.3])
 @pytest.mark.parametrize("T", [1, 2, 31, 32, 33, 100])
 def test_chunks_equal_the_recurrence(T: int, resets: float) -> None:
@@ -103,7 +104,8 @@ def test_gates_start_open_and_forget_over_ten_to_ten_thousand_steps() -> None:
     assert (write > 0.85).all()
 
 
-# Break: `log_forget.exp()` left out where T is 1; `masked_fill(first …, 1 / key_size)` left out: a first row is then written under the state's query.
+# Break: `log_forget.exp()` left out where T is 1; `masked_fill(first …, 1 / key_size)` left out, so that a first row is
+# written under the state's query.
 def test_long_sequences_with_resets_equal_steps() -> None:
     torch.manual_seed(0)
     memory = LinearAttention(3, 8, num_layers=2).double()
