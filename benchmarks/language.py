@@ -16,7 +16,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +55,6 @@ class Problem:
     policy: Answer
     values: Answer
     """Settings of ILQL and MC."""
-    monte_carlo: Answer
-    """Settings of MC besides."""
     betas: tuple[float, ...]
     num_played: int = 500
 
@@ -67,49 +67,70 @@ MAZE = Problem(
     speakers=("random", "random", "random", "optimal:0.9"),  # returns of −83 on average, as in LMRL-Gym's log
     num_dialogues=1_200,
     shared={"context_turns": 8, "batch_size": 32, "hidden_size": 64, "held_out": 0.0, "log_every": 500},
-    policy={"num_steps": 1_000, "learning_rate": 3e-3},
-    values={"num_steps": 4_000, "gamma": 0.99, "expectile": 0.9, "cql_weight": 1e-3, "polyak": 0.01, "beta": 8.0},
-    monte_carlo={},
+    policy={"num_steps": 400, "learning_rate": 3e-3},
+    values={
+        "num_steps": 4_500, "learning_rate": 3e-3, "gamma": 0.99, "expectile": 0.9, "cql_weight": 1e-3, "polyak": 0.05,
+    },
     betas=(2.0, 8.0, 32.0),
     num_played=250,
-)
+)  # fmt: skip
 WORDLE = Problem(
     task="wordle",
     task_kwargs=(f"words={WORDS / 'wordle_official_200.txt'}",),
-    speakers=("random_consistent", "random_consistent:0.5", "optimal:0.5", "greedy:0.3"),
+    speakers=("random_consistent:0.6", "random_consistent:0.4", "random_consistent:0.2", "random_consistent"),
     num_dialogues=20_000,
-    shared={"batch_size": 128, "hidden_size": 128, "held_out": 0.02, "log_every": 500},
-    policy={"num_steps": 4_000, "learning_rate": 3e-3},
-    values={"num_steps": 6_000, "gamma": 0.99, "expectile": 0.8, "cql_weight": 1e-3, "polyak": 0.01, "beta": 8.0},
-    monte_carlo={},
-    betas=(4.0, 8.0, 16.0, 32.0),
+    shared={
+        "model": "transformer", "num_layers": 2, "hidden_size": 128, "context_length": 128, "batch_size": 128,
+        "held_out": 0.02, "log_every": 250,
+    },
+    policy={"num_steps": 4_000, "learning_rate": 2e-3},
+    values={
+        "num_steps": 1_500, "learning_rate": 1e-3, "gamma": 0.99, "expectile": 0.8, "cql_weight": 0.03, "polyak": 0.02,
+    },
+    betas=(4.0, 16.0, 64.0),
     num_played=1_000,
-)
+)  # fmt: skip
 PROBLEMS = {
     "maze": MAZE,
-    "maze_partly": replace(MAZE, task_kwargs=("partly_observed=true",)),
+    "maze_partly": replace(
+        MAZE,
+        task_kwargs=("partly_observed=true",),
+        shared=MAZE.shared | {"context_turns": 16, "hidden_size": 128},
+        policy=MAZE.policy | {"num_steps": 300},
+        values=MAZE.values | {"num_steps": 2_500},
+    ),
     "wordle": WORDLE,
     "wordle_430": replace(WORDLE, task_kwargs=(f"words={WORDS / 'wordle_official_400.txt'}",)),
     "twenty_questions": replace(
         WORDLE,
         task="twenty_questions",
         task_kwargs=(),
-        speakers=("random", "random_consistent:0.5", "random_consistent", "optimal:0.5"),
+        speakers=("random", "random_consistent:0.5", "random_consistent", "random_consistent:0.2"),
         num_dialogues=4_000,
+        shared={"hidden_size": 128, "batch_size": 32, "held_out": 0.0, "log_every": 500},
+        policy={"num_steps": 800, "learning_rate": 3e-3},
+        values=WORDLE.values | {"num_steps": 1_500, "learning_rate": 3e-3},
+        num_played=500,
     ),
 }
 OPTIMA = {"text_maze": MazeOptimum, "wordle": WordleOptimum, "twenty_questions": QuestionsOptimum}
 METHODS = ("bc", "filtered_bc", "mc", "ilql")
 
 
-def one_seed(problem: Problem, seed: int, methods: Sequence[str], folder: Path) -> Answer:
-    """Log, train and talk: the mean return of each method and way to decode, and the seconds that each took."""
-    task, log = problem.make(), folder / "log.jsonl"
+def prepare(problem: Problem, seed: int, folder: Path) -> Answer:
+    """Write the log, and clone it."""
     start = time.monotonic()
-    write_dialogues(log, scripted_dialogues(task, problem.speakers, problem.num_dialogues, seed))
-    seconds = {"log": time.monotonic() - start}
+    log = folder / "log.jsonl"
+    write_dialogues(log, scripted_dialogues(problem.make(), problem.speakers, problem.num_dialogues, seed))
+    seconds = time.monotonic() - start
+    answer = learn(problem, seed, "bc", folder)
+    return {"log": log_summary(log), **answer, "seconds": {"log": seconds} | answer["seconds"]}
+
+
+def configs_of(problem: Problem, seed: int, folder: Path) -> dict[str, LanguageConfig]:
+    """The settings of each method."""
     shared = problem.shared | {
-        "dialogues": str(log), "task": problem.task, "task_kwargs": problem.task_kwargs, "seed": seed,
+        "dialogues": str(folder / "log.jsonl"), "task": problem.task, "task_kwargs": problem.task_kwargs, "seed": seed,
         "checkpoint_every": 10**6,
     }  # fmt: skip
     configs: dict[str, LanguageConfig] = {
@@ -118,20 +139,45 @@ def one_seed(problem: Problem, seed: int, methods: Sequence[str], folder: Path) 
     }
     values = shared | problem.values | {"policy": str(folder / "bc")}
     configs["ilql"] = ilql.Config(**values | {"run_dir": str(folder / "ilql")})
-    configs["mc"] = ilql.Config(**values | problem.monte_carlo | {"run_dir": str(folder / "mc"), "target": "return"})
-    returns: dict[str, float] = {}
-    for name in ("bc", *(name for name in methods if name != "bc")):
-        start = time.monotonic()
-        agent = train(configs[name])
-        seconds[name] = time.monotonic() - start
-        voices = {"": agent.voice()}
-        if name in ("ilql", "mc"):
-            voices = {f" β={beta:g}": agent.voice(beta) for beta in problem.betas}
-        for steering, voice in voices.items():
-            for mode, sampling in MODES.items():
-                returns[f"{name} {mode}{steering}"] = mean_return(task, voice, problem.num_played, seed, sampling)
-        seconds[f"talking with {name}"] = time.monotonic() - start - seconds[name]
-    return {"returns": returns, "seconds": seconds, "log": log_summary(log)}
+    configs["mc"] = ilql.Config(**values | {"run_dir": str(folder / "mc"), "target": "return"})
+    return configs
+
+
+def learn(problem: Problem, seed: int, name: str, folder: Path) -> Answer:
+    """Train a method and talk: its mean return by each way to decode, and the seconds that it took."""
+    task, start = problem.make(), time.monotonic()
+    agent = train(configs_of(problem, seed, folder)[name]).cpu()
+    trained = time.monotonic()
+    voices = {"": agent.voice()}
+    if name in ("ilql", "mc"):
+        voices = {f" β={beta:g}": agent.voice(beta) for beta in problem.betas}
+    returns = {
+        f"{name} {mode}{steering}": mean_return(task, voice, problem.num_played, seed, sampling)
+        for steering, voice in voices.items()
+        for mode, sampling in MODES.items()
+    }
+    seconds = {name: trained - start, f"talking with {name}": time.monotonic() - trained}
+    print(f"seed {seed} {json.dumps(returns, ensure_ascii=False)} {json.dumps(seconds)}", flush=True)
+    return {"returns": returns, "seconds": seconds}
+
+
+def all_seeds(problem: Problem, seeds: Sequence[int], methods: Sequence[str], processes: int) -> dict[str, Answer]:
+    """Every seed's answers. Methods follow the cloned policy of their seed, and run side by side in `processes`."""
+    folders = {seed: Path(tempfile.mkdtemp(prefix="language-")) for seed in seeds}
+    others = [name for name in METHODS if name in methods and name != "bc"]
+    threads = torch.get_num_threads()
+    try:
+        with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+            first = {seed: pool.submit(prepare, problem, seed, folders[seed]) for seed in seeds}
+            answers = {str(seed): first[seed].result() for seed in seeds}
+            rest = {(s, name): pool.submit(learn, problem, s, name, folders[s]) for name in others for s in seeds}
+            for (seed, _), future in rest.items():
+                for key, value in future.result().items():
+                    answers[str(seed)][key] |= value
+    finally:
+        for folder in folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+    return answers
 
 
 def mean_return(task: TextTask[Any], voice: Voice, num_dialogues: int, seed: int, sampling: Sampling) -> float:
@@ -174,20 +220,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=1, help="methods and seeds that are trained side by side")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, help="write the numbers to this JSON file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     problem = PROBLEMS[args.problem]
+    problem = replace(problem, shared=problem.shared | {"device": args.device})
     if problem.task == "wordle" and not WORDS.is_dir():
         sys.exit("the word lists are not here: put LMRL-Gym's into ../shared/data/wordle (one word a line)")
-    answers: dict[str, Answer] = {}
-    for seed in args.seeds:
-        folder = Path(tempfile.mkdtemp(prefix="language-"))
-        try:
-            answers[str(seed)] = one_seed(problem, seed, args.methods, folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        print(f"seed {seed}: {json.dumps(answers[str(seed)])}", flush=True)
+    start = time.monotonic()
+    answers = all_seeds(problem, args.seeds, args.methods, args.processes)
+    minutes = (time.monotonic() - start) / 60
     result = summary(problem, answers)
     show(args.problem, result)
     if args.output:
@@ -196,6 +240,7 @@ def main() -> None:
         }
         command = f"python -m benchmarks.language {' '.join(sys.argv[1:])}"
         content = {"command": command, **machine(), "threads": args.threads, "settings": settings, **result}
+        content |= {"processes": args.processes, "minutes": minutes}
         content["seconds"] = {seed: answer["seconds"] for seed, answer in answers.items()}
         args.output.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 

@@ -17,7 +17,9 @@ from seqrl.config import (
 )
 from seqrl.data.dialogues import Dialogue, read_dialogues
 from seqrl.errors import UserError, nearest
+from seqrl.language.gpt2 import GPT2, GPT2Config
 from seqrl.language.model import LanguageModel, MemoryModel
+from seqrl.memory import Memory, Transformer
 from seqrl.memory.make import MEMORIES, make_memory
 from seqrl.text import TASKS, TextTask, Tokenizer, make_task
 
@@ -40,9 +42,15 @@ class LanguageConfig:
     """cpu, cuda, or cuda:N."""
 
     model: str = "gru"
-    """What reads and speaks: a memory by name."""
+    """What reads and speaks: a memory by name (gru, lstm, linear, transformer, …), or gpt2."""
     hidden_size: int = 128
     """Width of the model."""
+    num_layers: int = 2
+    """Layers of a transformer or a gpt2."""
+    num_heads: int = 4
+    """Heads of their attention."""
+    context_length: int = 512
+    """Tokens that a layer of the transformer looks back, or the most of a conversation that a gpt2 can read."""
     max_tokens: int = 64
     """Tokens of an utterance, after which it is cut."""
 
@@ -72,8 +80,9 @@ def check_shared(config: LanguageConfig) -> None:
     """Raise UserError for settings of `LanguageConfig` that make no sense."""
     require(bool(config.dialogues), "no dialogues given: name a log with --dialogues (seqrl collect --task, docs)")
     require_at_least_one(
-        config, "hidden_size", "max_tokens", "num_steps", "batch_size", "log_every", "checkpoint_every"
-    )
+        config, "hidden_size", "num_layers", "num_heads", "context_length", "max_tokens", "num_steps", "batch_size",
+        "log_every", "checkpoint_every",
+    )  # fmt: skip
     require_above_zero(config, "learning_rate", "max_grad_norm")
     require_not_negative(config, "warmup", "weight_decay", "context_turns")
     require(0 <= config.seed < 2**31, f"--seed is {config.seed}: it must be from 0 to {2**31 - 1}")
@@ -108,8 +117,23 @@ def make_model(config: LanguageConfig, tokenizer: Tokenizer) -> LanguageModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if config.model in MEMORIES:
-            memory = make_memory(config.model, config.hidden_size, config.hidden_size)
-            return MemoryModel(len(tokenizer), memory).to(device(config))
+            return MemoryModel(len(tokenizer), _make_memory(config)).to(device(config))
+        if config.model == "gpt2":
+            sizes = GPT2Config(
+                vocabulary_size=len(tokenizer),
+                hidden_size=config.hidden_size,
+                num_layers=config.num_layers,
+                num_heads=config.num_heads,
+                context_length=config.context_length,
+            )
+            return GPT2(sizes).to(device(config))
     if Path(config.model).exists():
         raise UserError(f"--model {config.model} is a folder: models of folders are not read yet; choose a memory")
-    raise UserError(f"unknown model '{config.model}' (--model): {nearest(config.model, MEMORIES)}")
+    raise UserError(f"unknown model '{config.model}' (--model): {nearest(config.model, (*MEMORIES, 'gpt2'))}")
+
+
+def _make_memory(config: LanguageConfig) -> Memory:
+    width = config.hidden_size
+    if config.model != "transformer":
+        return make_memory(config.model, width, width)
+    return Transformer(width, width, config.num_layers, config.num_heads, window=config.context_length)

@@ -2,9 +2,12 @@
 
     loss = −mean over the agent's tokens a_d of log π(a_d | tokens before)
 
-The other speaker's tokens are read and not predicted. With a `best_share` below 1 only the dialogues with the highest
-returns are learnt from: filtered BC. Source: Pomerleau 1989; as baselines for language, Snell et al. 2022 (ILQL,
-arXiv 2206.11871) and LMRL-Gym (Abdulhai et al. 2023, arXiv 2311.18232). Differs: there all tokens may be predicted.
+The other speaker's tokens are read and not predicted, unless `reading_weight` asks for their likelihood too: to know
+what will be said teaches a model to read, before its features are used for values. With a `best_share` below 1 only the
+dialogues with the highest returns are learnt from: filtered BC.
+
+Source: Pomerleau 1989; as baselines for language, Snell et al. 2022 (ILQL, arXiv 2206.11871) and LMRL-Gym (Abdulhai et
+al. 2023, arXiv 2311.18232).
 """
 
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from seqrl.config import require
+from seqrl.config import require, require_not_negative
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.logged import DialogueDataset, DialogueWindows
 from seqrl.language.rows import decisions
@@ -29,22 +32,34 @@ class Config(LanguageConfig):
 
     best_share: float = 1.0
     """Share of the dialogues, those with the highest returns, that are learnt from."""
+    reading_weight: float = 0.0
+    """Weight of −log π of the other speaker's tokens, besides the agent's."""
 
 
 def loss(agent: LanguageAgent, windows: DialogueWindows, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
     """−log π of the agent's tokens, a mean over those of all windows. The metrics are detached."""
+    y, following = agent.policy(windows.tokens[:-1]), windows.tokens[1:]
     chosen = decisions(windows.learnt)
-    logits = agent.policy.logits(chosen.of(agent.policy(windows.tokens[:-1])))
-    action = chosen.of(windows.tokens[1:])
-    log_prob = logits.log_softmax(-1).gather(-1, action[..., None])[..., 0]
-    total = masked_mean(-log_prob, chosen.valid)
-    accuracy = masked_mean((logits.argmax(-1) == action).float(), chosen.valid)
-    return total, {"loss": total.detach(), "accuracy": accuracy}
+    logits, action = agent.policy.logits(chosen.of(y)), chosen.of(following)
+    total = masked_mean(_surprise(logits, action), chosen.valid)
+    metrics = {"loss": total.detach(), "accuracy": masked_mean((logits.argmax(-1) == action).float(), chosen.valid)}
+    if config.reading_weight:
+        read = decisions(~windows.mask & (following != agent.tokenizer.pad_id))
+        surprise = masked_mean(_surprise(agent.policy.logits(read.of(y)), read.of(following)), read.valid)
+        total = total + config.reading_weight * surprise
+        metrics["reading_loss"] = surprise.detach()
+    return total, metrics
+
+
+def _surprise(logits: Tensor, token: Tensor) -> Tensor:
+    """−log of each token's probability."""
+    return -logits.log_softmax(-1).gather(-1, token[..., None])[..., 0]
 
 
 def check(config: Config) -> None:
     """Raise UserError for settings that make no sense."""
     check_shared(config)
+    require_not_negative(config, "reading_weight")
     require(0 < config.best_share <= 1, f"--best-share is {config.best_share}: it must be above 0, and at most 1")
 
 

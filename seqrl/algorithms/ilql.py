@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from seqrl.config import require, require_not_negative
+from seqrl.errors import UserError
 from seqrl.language.logged import DialogueDataset, DialogueWindows
 from seqrl.language.rows import decisions
 from seqrl.language.steering import SteeredAgent, TokenValues
@@ -48,6 +49,7 @@ from seqrl.run import config_from_json, read_json
 from seqrl.text import Tokenizer
 
 Target = Literal["bootstrap", "return"]
+Initial = Literal["policy", "fresh"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,8 @@ class Config(LanguageConfig):
     """Run of bc whose policy is steered, and stays as it is; by default one is trained first, as RUN_policy."""
     target: Target = "bootstrap"
     """What Q is learnt from: bootstrap, or return, the Monte Carlo return-to-go."""
+    initial: Initial = "policy"
+    """What the values' model begins as: a copy of the policy's, which has to be of the same sizes, or fresh."""
     gamma: float = 0.99
     """Discount of one of the agent's tokens."""
     expectile: float = 0.8
@@ -100,9 +104,9 @@ def loss(agent: SteeredAgent, windows: DialogueWindows, config: Config) -> tuple
 def check(config: Config) -> None:
     """Raise UserError for settings that make no sense."""
     check_shared(config)
-    require(
-        config.target in get_args(Target), f"--target '{config.target}': choose one of {', '.join(get_args(Target))}"
-    )
+    for name, kind in {"target": Target, "initial": Initial}.items():
+        value, known = getattr(config, name), get_args(kind)
+        require(value in known, f"--{name} '{value}': choose one of {', '.join(known)}")
     require_not_negative(config, "cql_weight", "beta")
     require(0 < config.gamma <= 1, f"--gamma is {config.gamma}: it must be above 0, and at most 1")
     require(0 < config.expectile < 1, f"--expectile is {config.expectile}: choose between 0 and 1")
@@ -135,6 +139,8 @@ def train(config: Config, resume: bool = False) -> SteeredAgent:
     files = {}
     if not resume:
         load_weights(agent.cloned(), config.policy)
+        if config.initial == "policy":
+            _copy_policy(agent, config)
         files["policy.json"] = read_json(Path(config.policy), "config.json")
     if config.task:
         check_vocabulary(configured_task(config).tokenizer, tokenizer, config.policy)
@@ -146,6 +152,16 @@ def train(config: Config, resume: bool = False) -> SteeredAgent:
             after_update=lambda agent: agent.values.follow(config.polyak),
         )  # fmt: skip
     return agent.eval()
+
+
+def _copy_policy(agent: SteeredAgent, config: Config) -> None:
+    try:
+        agent.values.model.load_state_dict(agent.policy.state_dict())
+    except RuntimeError:
+        raise UserError(
+            f"the values' model ({config.model} of {config.hidden_size}) is not of the sizes of the policy's in "
+            f"{config.policy}: give --model and its sizes as there, or --initial fresh"
+        ) from None
 
 
 def _describe(agent: SteeredAgent, dataset: DialogueDataset) -> None:

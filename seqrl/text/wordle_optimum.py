@@ -46,9 +46,10 @@ class RandomConsistent:
 
     def __init__(self, task: Wordle, generator: torch.Generator) -> None:
         self._task, self._generator = task, generator
+        self._codes = feedback_codes(task.allowed, task.words)
 
     def __call__(self, texts: tuple[str, ...]) -> str:
-        left = consistent(self._task, texts)
+        left = consistent(self._task, texts, self._codes)
         return self._task.words[left[int(torch.randint(len(left), (), generator=self._generator))]]
 
 
