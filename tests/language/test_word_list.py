@@ -59,6 +59,8 @@ PIECES = [
     "orp",
     " ",
     "flim",
+    "fl",
+    "am",
     " flam",
     "flam",
     "\n",
@@ -77,7 +79,7 @@ PIECES = [
 @given(st.lists(st.sampled_from(PIECES), max_size=8), st.sampled_from(PIECES))
 @settings(max_examples=300)
 def test_a_tail_decides_as_the_whole_does(said, piece):
-    # Broken by a tail of the shortest beginning (`reversed(range(…))`): "flim " is lost in "flim b…", by one that does
+    # Broken by a tail of the shortest beginning (`reversed(range(…))`): "flim " is lost in "flim fl", by one that does
     # not look at the character before, or by "a" for any letter where a word begins with a.
     text = "".join(said)
     if not MADE_UP.flags(text):
@@ -149,6 +151,18 @@ def test_what_is_not_listed_is_as_likely_as_before():
     logits, context = voice.read(torch.tensor([[6, 3, 0]]), torch.tensor([1, 1, 0]), context)
     assert torch.equal(logits, torch.arange(9.0).expand(3, -1))
     assert context[1] == [[6], None, None]
+
+
+def test_a_byte_may_complete_a_word():
+    # Broken by looking at what a token is alone: the second byte of "ö" is no text.
+    tokenizer = Tokenizer(["z"], byte_fallback=True)
+    first, second = tokenizer.encode("ö")
+    voice = Filtered(Eager(torch.zeros(len(tokenizer))), tokenizer, WordList(["zö"]))
+    said = torch.tensor([[tokenizer.agent_id], [262], [first]])
+    logits, context = voice.read(said, torch.tensor([3]), voice.start(1))
+    assert logits.isinf().nonzero()[:, 1].tolist() == [tokenizer.encode("Ö")[1], second]
+    logits, _ = voice.read(torch.tensor([[second - 1]]), torch.tensor([1]), context)
+    assert not logits.isinf().any()
 
 
 def test_it_plays():

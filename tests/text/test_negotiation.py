@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+from itertools import permutations
 
 import pytest
 import torch
@@ -113,6 +114,18 @@ def test_helper_offers_what_suits_both():
         assert turn.state.told == told
     assert sum(asked(THEIRS, 21, True, (None, None))) == 5
     assert worth(asked(THEIRS, 21, False, (None, None)), THEIRS) == 21
+
+
+@pytest.mark.parametrize("helps", [False, True])
+def test_renaming_items_renames_offers(helps):
+    # Broken by telling equal shares apart by the items' order: `*(-number for number in share)` in `asked`.
+    for demand in range(37):
+        for order in permutations(range(3)):
+            theirs = tuple(THEIRS[item] for item in order)
+            for told in [(None, None), (0, 1), (2, 0), (1, None)]:
+                renamed = tuple(None if item is None else order.index(item) for item in told)
+                share = asked(THEIRS, demand, helps, told)
+                assert asked(theirs, demand, helps, renamed) == tuple(share[item] for item in order)
 
 
 @pytest.mark.parametrize("name", COUNTERPARTS)

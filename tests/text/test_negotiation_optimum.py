@@ -66,7 +66,7 @@ def test_optimum_equals_the_whole_tree(name):
 
 @pytest.mark.parametrize("name", COUNTERPARTS)
 def test_it_earns_what_it_promises(name):
-    # For all the agent's priorities alike; broken by telling equal shares apart by the items' order in `asked`.
+    # With all priorities of the agent, where `expected_points` looks at one order.
     task = Negotiation(name, max_turns=2)
     optimum = NegotiationOptimum(task)
     texts = {
