@@ -67,7 +67,10 @@ def one_line(box: str) -> str:
 
 def _split_commas(args: list[str]) -> list[str]:
     """`--hide 1,3` and `--memories none,gru` as tyro reads lists, one word each."""
-    lists = {"--hide", "--memories", "--methods", "--env-kwargs", "--env_kwargs", "--targets", "--betas"}
+    lists = {
+        "--hide", "--memories", "--methods", "--env-kwargs", "--env_kwargs", "--task-kwargs", "--task_kwargs",
+        "--targets", "--betas",
+    }  # fmt: skip
     result: list[str] = []
     flag = ""
     for arg in args:

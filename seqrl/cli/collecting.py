@@ -17,6 +17,7 @@ import tyro
 import seqrl
 from seqrl.algorithms import load, read_config
 from seqrl.cli.arguments import parse, positionals
+from seqrl.cli.speaking import collect_dialogues
 from seqrl.collect import Policy, random_policy, watched
 from seqrl.collect import collect as play
 from seqrl.config import RunConfig, make_environment, require
@@ -40,7 +41,8 @@ SETTINGS = ("env", "env_kwargs", "hide", "flicker", "noise")
 class Collect:
     """Log episodes that trained agents, random actions, references or learners play: a dataset to learn from.
 
-    Learners are q_learning and annealed_oracle; each of their trials is a learning history.
+    Learners are q_learning and annealed_oracle; each of their trials is a learning history. With --task NAME, speakers
+    talk to a task of words instead: seqrl collect optimal:0.3 --task wordle --help.
     """
 
     env: str = ""
@@ -71,6 +73,8 @@ class Collect:
 
 def collect(args: list[str]) -> int:
     """Each policy plays its share in turn, with environments and draws seeded anew."""
+    if any(word.partition("=")[0] == "--task" for word in args):
+        return collect_dialogues(args)
     names, args = positionals(args)
     options = parse(Collect, args, Collect(), "seqrl collect RUN")
     require(bool(names), "collect needs a run folder, or random, or a reference, named first: seqrl collect RUN")

@@ -11,9 +11,11 @@ from rich.table import Table
 
 from seqrl.algorithms import load, read_config
 from seqrl.cli.arguments import parse, positional
+from seqrl.cli.speaking import evaluate_speaker
 from seqrl.config import make_environment, require
 from seqrl.errors import UserError
 from seqrl.evaluate import evaluate as play
+from seqrl.language_config import LanguageConfig
 from seqrl.report import mean_and_interval
 from seqrl.run import check_spaces
 from seqrl.run_report import plot_run
@@ -40,6 +42,8 @@ class Evaluate:
 
 def evaluate(args: list[str]) -> int:
     run, args = positional(args)
+    if run is not None and isinstance(read_config(run), LanguageConfig):
+        return evaluate_speaker(run, args)
     options = parse(Evaluate, args, Evaluate(), "seqrl evaluate RUN")
     if run is None:
         raise UserError("evaluate needs a run folder, named first: seqrl evaluate RUN")

@@ -1,0 +1,167 @@
+"""seqrl collect --task, seqrl evaluate of what speaks."""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from seqrl.algorithms import load_speaker, read_config
+from seqrl.cli.arguments import parse, positionals
+from seqrl.config import parse_env_kwargs, require
+from seqrl.data.dialogues import Dialogue, shown, write_dialogues
+from seqrl.errors import UserError
+from seqrl.language.agent import LanguageAgent
+from seqrl.language.generation import Sampling
+from seqrl.language.logging import logged_play
+from seqrl.language.play import play
+from seqrl.language.scripted import scripted_dialogues
+from seqrl.language.steering import SteeredAgent
+from seqrl.language_config import LanguageConfig
+from seqrl.language_run import check_vocabulary
+from seqrl.report import mean_and_interval
+from seqrl.seeds import derived_seed
+from seqrl.statistics import mean_and_half_width
+from seqrl.text import TextTask, make_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectDialogues:
+    """Log conversations of scripted speakers, or of trained ones, with a task: a log of dialogues to learn from.
+
+    Speakers are named first: random, the task's own (such as optimal), NAME:EPSILON for one that says something random
+    with that probability, or run folders. Each has an equal share.
+    """
+
+    task: str = ""
+    """The task, such as wordle."""
+    task_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Arguments of the task, such as words=FILE; values are JSON."""
+    num_dialogues: Annotated[int, tyro.conf.arg(aliases=["--num-episodes", "--episodes"])] = 1000
+    """Conversations to log."""
+    seed: int = 0
+    """Seeds the conversations and what is said."""
+    output: str = ""
+    """File to write; by default datasets/TASK.jsonl, numbered if that is taken."""
+
+
+def collect_dialogues(args: list[str]) -> int:
+    names, args = positionals(args)
+    options = parse(CollectDialogues, args, CollectDialogues(), "seqrl collect SPEAKER --task TASK")
+    require(bool(names), "collect --task needs a speaker or a run folder, named first, such as random or optimal:0.3")
+    task = make_task(options.task, **parse_env_kwargs(options.task_kwargs, "--task-kwargs"))
+    require(0 <= options.seed < 2**31, f"--seed is {options.seed}: it must be from 0 to {2**31 - 1}")
+    require(
+        options.num_dialogues >= len(names),
+        f"--num-dialogues is {options.num_dialogues}: it must be at least {len(names)}, one for each that speaks",
+    )
+    path = Path(options.output) if options.output else _default_file(options.task)
+    require(not path.exists(), f"{path} exists already (--output): choose another file, or remove it")
+    totals: list[float] = []
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_dialogues(path, _counted(_collected(task, names, options), totals))
+    except KeyboardInterrupt:
+        print("seqrl: interrupted; no dialogues were kept", file=sys.stderr)
+        return 130
+    print(f"{path}: {len(totals):,} dialogues, mean return {sum(totals) / len(totals):.4g}. "
+          f"Look at them first: seqrl audit {path}")  # fmt: skip
+    return 0
+
+
+def _collected(task: TextTask[Any], names: list[str], options: CollectDialogues) -> Iterator[Dialogue]:
+    """The conversations of each speaker in turn, numbered through."""
+    number = 0
+    for k, name in enumerate(names):
+        share = options.num_dialogues // len(names) + (k < options.num_dialogues % len(names))
+        seed = derived_seed(options.seed, k) >> 1
+        if Path(name).is_dir():
+            agent = load_speaker(name)
+            check_vocabulary(task.tokenizer, agent.tokenizer, name)
+            max_tokens = read_config(name).max_tokens
+            spoken: Iterator[Dialogue] = logged_play(task, agent.voice(), share, seed=seed, max_tokens=max_tokens)
+        else:
+            spoken = scripted_dialogues(task, [name], share, seed)
+        for dialogue in spoken:
+            meta = {**dialogue.meta, "speaker": name}
+            yield dataclasses.replace(dialogue, id=f"{options.task}-{options.seed}-{number}", meta=meta)
+            number += 1
+
+
+def _counted(dialogues: Iterator[Dialogue], totals: list[float]) -> Iterator[Dialogue]:
+    for dialogue in dialogues:
+        totals.append(sum(turn.reward or 0.0 for turn in dialogue.turns))
+        yield dialogue
+
+
+def _default_file(task: str) -> Path:
+    base = Path("datasets") / f"{task}.jsonl"
+    candidates = (base if k == 1 else base.with_name(f"{task}_{k}.jsonl") for k in range(1, 1_000_000))
+    return next(path for path in candidates if not path.exists())
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSpeaker:
+    """Let a trained speaker talk to the task that it was trained on, or another of the same vocabulary."""
+
+    num_dialogues: Annotated[int, tyro.conf.arg(aliases=["--num-episodes"])] = 100
+    """Conversations to have."""
+    seed: int = 10_000
+    """Seed of the conversations."""
+    sample: bool = False
+    """Draw tokens from the probabilities; else the likeliest one is taken."""
+    beta: float = -1.0
+    """β by which values steer, of a run of ilql; 0 for the cloned policy, below 0 for the run's own."""
+    task: str = ""
+    """Another task than the run's."""
+    task_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Other arguments of the task, KEY=VALUE."""
+    show: int = 0
+    """Conversations to print, besides."""
+
+
+def evaluate_speaker(run: str, args: list[str]) -> int:
+    """`seqrl evaluate` for a run of what speaks."""
+    options = parse(EvaluateSpeaker, args, EvaluateSpeaker(), "seqrl evaluate RUN")
+    require(options.num_dialogues >= 1, f"--num-dialogues is {options.num_dialogues}: it must be at least 1")
+    config: LanguageConfig = read_config(run)
+    name, kwargs = options.task or config.task, options.task_kwargs or ((), config.task_kwargs)[not options.task]
+    require(bool(name), f"{run} was trained without a task: name one with --task")
+    task = make_task(name, **parse_env_kwargs(kwargs, "--task-kwargs"))
+    agent = load_speaker(run)
+    check_vocabulary(task.tokenizer, agent.tokenizer, run)
+    sampling = Sampling(temperature=1.0 if options.sample else 0.0)
+    voice, steering = _voice(agent, options.beta)
+    played = play(
+        task, voice, options.num_dialogues, seed=options.seed, sampling=sampling, max_tokens=config.max_tokens
+    )
+    totals = [each.total for each in played]
+    table = Table(title=f"{run} on {' '.join([name, *kwargs])}{steering}")
+    columns = {
+        "dialogues": str(len(totals)),
+        "return (95 %)": mean_and_interval(*mean_and_half_width(totals)),
+        "lowest": f"{min(totals):.4g}",
+        "highest": f"{max(totals):.4g}",
+        "mean utterances": f"{sum(len(each.dialogue.rewards) for each in played) / len(played):.1f}",
+    }
+    for column in columns:
+        table.add_column(column, justify="right")
+    table.add_row(*columns.values())
+    Console().print(table)
+    for each in played[: options.show]:
+        print(*(shown(text, 1000) for text in each.dialogue.texts if text), f"return {each.total:g}\n", sep="\n")
+    return 0
+
+
+def _voice(agent: LanguageAgent, beta: float) -> tuple[Any, str]:
+    if isinstance(agent, SteeredAgent):
+        beta = agent.beta if beta < 0 else beta
+        return agent.voice(beta), f", β = {beta:g}"
+    if beta >= 0:
+        raise UserError("--beta steers by values, which this run does not have: give a run of ilql")
+    return agent.voice(), ""
