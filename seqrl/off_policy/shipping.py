@@ -75,12 +75,12 @@ def _above(found: Evaluation, wanted: Requirements) -> list[Check]:
 def _agreement(found: Evaluation, wanted: Requirements) -> Check:
     """Estimators err in different ways: where they differ by more than their intervals, none is to be trusted.
 
-    One without an interval need only be on the same side of the log's mean: NaN is neither above nor below.
+    One without an interval (NaN) need only be on the same side of the log's mean.
     """
     (first, best), *others = found.estimates.items()
     bar = max(found.logged.value, wanted.baseline if wanted.baseline is not None else found.logged.value)
     apart = [name for name, other in others if other.low > best.high or other.high < best.low]
-    below = [name for name, other in found.estimates.items() if other.value <= bar]
+    below = [name for name, other in found.estimates.items() if not other.value > bar]  # NaN among them
     if apart:
         reason = f"Not within each other's intervals: {first} and {' and '.join(apart)}."
     elif below:
@@ -116,11 +116,12 @@ def _overlap(found: Evaluation) -> Check:
     weight = found.mean_weight
     told = f"Weights average {weight.value:.3g} ({weight.low:.3g} to {weight.high:.3g}), where 1 is expected"
     low, high = weight.high < 0.9, weight.low > 1.1
+    passed = weight.high >= 0.9 and weight.low <= 1.1  # and no NaN
     if low:
         told += ": the policy says much that was never logged, which the log cannot judge"
     if high:
         told += ": propensities are too small, or another policy's"
-    return Check(name="overlap with the log", passed=not low and not high, reason=f"{told}.")
+    return Check(name="overlap with the log", passed=passed, reason=f"{told}.")
 
 
 def _propensities(found: Evaluation, wanted: Requirements) -> Check:

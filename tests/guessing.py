@@ -59,11 +59,11 @@ class Sharper:
         return logits, context
 
 
-def random_voice(tokenizer: Tokenizer, seed: int = 0) -> Plain:
-    """An untrained model that seldom says "h" or "t"."""
+def random_voice(tokenizer: Tokenizer, seed: int = 0, unlikely: str = "ht") -> Plain:
+    """An untrained model that seldom says `unlikely`."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         model = MemoryModel(len(tokenizer), make_memory("gru", 8, 8))
         model.head.weight.mul_(3.0)
-        model.head.bias[tokenizer.encode("ht")] = -6.0
+        model.head.bias[tokenizer.encode(unlikely)] = -6.0
     return Plain(model.eval())
