@@ -94,9 +94,10 @@ def generate(
             break
         if allowed is not None:
             logits = logits.masked_fill(~allowed, -torch.inf)
-        token = _draw(logits, sampling, generator)
+        log_prob = logits.log_softmax(-1)
+        token = _draw(log_prob, sampling, generator)
         ids.append(token)
-        log_probs.append(logits.log_softmax(-1).gather(-1, token[:, None])[:, 0])
+        log_probs.append(log_prob.gather(-1, token[:, None])[:, 0])
         length += going
         logits, context = voice.read(token[None], going.long(), context)
         ended |= going & (token == stop_id)
@@ -108,15 +109,17 @@ def generate(
     )
 
 
-def _draw(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) -> Tensor:
+def _draw(log_prob: Tensor, sampling: Sampling, generator: torch.Generator | None) -> Tensor:
     if sampling.temperature == 0:
-        return logits.argmax(-1)
+        return log_prob.argmax(-1)
     if sampling.top_k:
-        most, token = logits.topk(min(sampling.top_k, logits.shape[-1]))
-        logits = torch.full_like(logits, -torch.inf).scatter(-1, token, most)
+        most, token = log_prob.topk(min(sampling.top_k, log_prob.shape[-1]))
+        log_prob = torch.full_like(log_prob, -torch.inf).scatter(-1, token, most)
+    plain = sampling.temperature == 1 and not sampling.top_k
+    probability = log_prob.exp() if plain else (log_prob / sampling.temperature).softmax(-1)
     # The first place where the sum of probabilities exceeds a uniform number of its total: one number a column. In
     # float64, where u < 1 makes u · total < total, so that a token of probability 0 is never drawn.
-    total = (logits / sampling.temperature).softmax(-1, dtype=torch.float64).cumsum(-1)
+    total = probability.cumsum(-1, dtype=torch.float64)
     uniform = torch.empty_like(total[:, :1]).uniform_(generator=generator)
     token = torch.searchsorted(total, uniform * total[:, -1:], right=True)[:, 0]
-    return token.clamp(max=logits.shape[-1] - 1)  # columns that do not speak may have NaN
+    return token.clamp(max=log_prob.shape[-1] - 1)  # columns that do not speak may have NaN

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from seqrl.errors import UserError
 from seqrl.language.model import LanguageModel
+from seqrl.memory.kernels.native_attention import attend_next, gelu_in_place, native_attends
 
 SMALLEST_CACHE = 64
 """Slots that a cache begins with; it doubles when they are full."""
@@ -125,17 +126,30 @@ class GPT2(LanguageModel):
             cache.layers = [F.pad(layer, (0, 0, 0, more)) for layer in cache.layers]
         place = cache.length[:, None] + torch.arange(T, device=tokens.device)  # [B, T], of each token
         u = self.embedding(tokens.T) + self.position(place.clamp(max=self.context_length - 1))
-        if cache.most == 0:
-            for layer, kept in zip(self.layers, cache.layers, strict=True):
-                u = layer(u, kept)
-        else:
-            hidden = torch.arange(stop, device=tokens.device) > place[..., None]  # [B, T, stop]
-            mask = torch.zeros(hidden.shape, dtype=u.dtype, device=u.device).masked_fill_(hidden, -torch.inf)
-            mask = mask[:, None].expand(-1, self.config.num_heads, -1, -1).contiguous()
-            for layer, kept in zip(self.layers, cache.layers, strict=True):
-                u = layer(u, kept, place, mask)
+        u = self._read_layers(u, cache, place, stop)
         last = u[:, 0] if T == 1 else u[torch.arange(len(u), device=u.device), (count - 1).clamp(min=0)]
         return self.norm(last), GPT2Cache(cache.layers, length, most)
+
+    def _read_layers(self, u: Tensor, cache: GPT2Cache, place: Int[Tensor, "B T"], stop: int) -> Tensor:
+        T = u.shape[1]
+        layers: list[Any] = list(self.layers)
+        if T == 1 and native_attends(u, self.output_size // self.config.num_heads):
+            u = u[:, 0]
+            for layer, kept in zip(layers, cache.layers, strict=True):
+                u = layer.next(u, kept, cache.length)
+            return u[:, None]
+        mask = None
+        if cache.most:
+            hidden = torch.arange(stop, device=u.device) > place[..., None]  # [B, T, stop]
+            mask = torch.zeros(hidden.shape, dtype=u.dtype, device=u.device).masked_fill_(hidden, -torch.inf)
+            mask = mask[:, None].expand(-1, self.config.num_heads, -1, -1).contiguous()
+        for layer, kept in zip(layers, cache.layers, strict=True):
+            u = layer(u, kept, place, mask)
+        return u
+
+    def take(self, context: GPT2Cache, index: Int[Tensor, "N"]) -> GPT2Cache:
+        layers = [layer.index_select(1, index) for layer in context.layers]
+        return GPT2Cache(layers, context.length[index], context.most)
 
     def _check_length(self, length: int) -> None:
         if length > self.context_length:
@@ -164,14 +178,14 @@ class _Layer(nn.Module):
         place: Int[Tensor, "B T"] | None = None,
         mask: Float[Tensor, "B num_heads T S"] | None = None,
     ) -> Float[Tensor, "B T H"]:
-        """Rows from a conversation's beginning, or those at `place` with `mask` added to their scores of S slots.
+        """Rows from a conversation's beginning; with `mask`, those at `place`, to whose scores of S slots it is added.
 
         Keys and values are written to `kept`, if given.
         """
         B, T, _ = u.shape
         heads = self.query_key_value(self.attention_norm(u)).view(B, T, 3, self.num_heads, -1)
         query, key, value = heads.permute(2, 0, 3, 1, 4)
-        if kept is not None and place is not None and mask is not None:
+        if kept is not None and mask is not None:
             column = torch.arange(B, device=u.device)[:, None]
             kept[:, column, :, place] = heads[:, :, 1:]  # indices on either side of a slice put [B, T] first
             key, value = kept[:, :, :, : mask.shape[-1]]
@@ -184,9 +198,15 @@ class _Layer(nn.Module):
         u = u + self.attention_out(attended.transpose(1, 2).reshape(B, T, -1))
         return u + self.inner_out(F.gelu(self.inner(self.inner_norm(u)), approximate="tanh"))
 
+    def next(self, u: Float[Tensor, "B H"], kept: Tensor, place: Int[Tensor, "B"]) -> Float[Tensor, "B H"]:
+        """A single row, by the C++ kernels. No gradient."""
+        parts = self.query_key_value(self.attention_norm(u))
+        u = u + self.attention_out(attend_next(parts, place, kept))
+        return u + self.inner_out(gelu_in_place(self.inner(self.inner_norm(u))))
+
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """Attention of a single row, which waits for keys and values alone: on the CPU faster than the fused function."""
+    """Attention of a single row, which waits for keys and values alone: faster than the fused function on the CPU."""
     query, key, value, scores = (leaf.flatten(0, 1) for leaf in (query, key, value, mask))
     scores = torch.baddbmm(scores, query, key.mT, alpha=query.shape[-1] ** -0.5)
     return torch.bmm(scores.softmax(-1), value).view(*mask.shape[:3], -1)

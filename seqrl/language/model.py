@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from seqrl.memory.base import Memory
-from seqrl.trajectory import where_rows
+from seqrl.trajectory import tree_map, where_rows
 
 Context = Any
 """What a model has read so far: opaque to all but the model. Inference state, never part of a checkpoint."""
@@ -51,6 +51,10 @@ class LanguageModel(nn.Module, ABC):
         Returns the features after each column's last token, where `count` is 0 anything, and the new context. The
         old one must not be used again.
         """
+
+    def take(self, context: Context, index: Int[Tensor, "N"]) -> Context:
+        """A copy of the columns `index` of a context, in that order; one may come more than once."""
+        return tree_map(lambda leaf: leaf.index_select(0, index), context)
 
     @property
     def device(self) -> torch.device:

@@ -38,7 +38,7 @@ def begin(voice: Counting) -> tuple[Tensor, Tensor]:
 
 # Broken by `going.long()` replaced by ones in `voice.read`, `length += 1`, or `ended |= token == stop_id`.
 def test_each_column_stops_by_itself() -> None:
-    voice = Counting([2, 0, 5, 3])
+    voice = Counting([2, 0, 5, 0])
     speaks = torch.tensor([True, True, True, False])
     said, read = generate(voice, *begin(voice), stop_id=STOP, max_tokens=4, speaks=speaks)
     assert said.length.tolist() == [3, 1, 4, 0]
@@ -77,7 +77,7 @@ def drawn(logits: list[float], n: int = 10_000, **options: Any) -> tuple[Tensor,
     return said.ids[0], said.log_prob[0]
 
 
-# Broken by `right=False` with a uniform number of 0, `temperature` left out of the softmax, or `top_k` by one more.
+# Broken by `temperature` left out of the softmax, or `top_k` by one more.
 @pytest.mark.parametrize(
     ("sampling", "expected"),
     [
@@ -113,7 +113,7 @@ def test_ties_do_not_widen_top_k() -> None:
 
 
 def gpt2() -> GPT2:
-    return GPT2(GPT2Config(vocabulary_size=12, hidden_size=16, num_layers=2, num_heads=2, context_length=64))
+    return GPT2(GPT2Config(vocabulary_size=12, hidden_size=64, num_layers=2, num_heads=2, context_length=64))
 
 
 # The log-probability that a token was drawn with is that by which it is learnt. Broken by features of `read` before
@@ -123,7 +123,7 @@ def test_drawn_log_probabilities_are_those_of_training(build: Any) -> None:
     torch.manual_seed(0)
     model = build()
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
+        torch.nn.init.normal_(parameter, std=0.2)
     prompt, count = torch.randint(12, (6, 5)), torch.tensor([6, 1, 3, 2, 4])
     voice = Plain(model)
     logits, context = voice.read(prompt, count, voice.start(5))
