@@ -114,9 +114,9 @@ def _point(
     agent: SteeredAgent, task: TextTask[Any], beta: float, num_dialogues: int, seed: int, max_tokens: int
 ) -> Point:
     voice, cloned = agent.voice(beta), agent.cloned().voice()
-    played = play(task, voice, num_dialogues, seed=seed, max_tokens=max_tokens)
-    rows = [rows_of(each.turns, task.tokenizer) for each in played]
-    said, allowed = decided(rows), sayable(task.tokenizer)
+    played = play(task, voice, num_dialogues, tokenizer=agent.tokenizer, seed=seed, max_tokens=max_tokens)
+    rows = [rows_of(each.turns, agent.tokenizer) for each in played]
+    said, allowed = decided(rows), sayable(agent.tokenizer)
     kl = kl_divergence(log_probs(voice, rows, allowed).double(), log_probs(cloned, rows, allowed).double())
     return Point(
         beta=beta,

@@ -19,7 +19,8 @@ def logged_play(
 ) -> Iterator[Dialogue]:
     """`num_dialogues` conversations of `voice` with `task` as lines of a log, with propensities.
 
-    A turn has none where its text does not say which tokens were drawn: it was cut off, or would be read as others.
+    A turn has none where its text does not say which tokens were drawn: it was cut off, or would be read as others; nor
+    has any of a voice that chooses whole utterances (`speak`), whose probabilities are not known.
     """
     played = play(task, voice, num_dialogues, seed=seed, max_tokens=max_tokens)
     yield from with_propensities(played, voice, task.tokenizer, name=f"play-{seed}-")
@@ -30,13 +31,14 @@ def with_propensities(played: list[Played], voice: Voice, tokenizer: Tokenizer, 
     rows = [rows_of(each.turns, tokenizer) for each in played]
     said = decided(rows)
     by_turn = said.by_turn(of_tokens(log_probs(voice, rows, sayable(tokenizer)), said)).double()
+    known = not hasattr(voice, "speak")
     for number, conversation in enumerate(played):
         dialogue = logged(conversation.dialogue, number)
         drawn = [turn for turn in conversation.turns if turn.agent]
         turns, k = [], 0
         for turn in dialogue.turns:
             if turn.speaker == AGENT:
-                clear = drawn[k].ended and tuple(tokenizer.encode(turn.text)) == drawn[k].ids
+                clear = known and drawn[k].ended and tuple(tokenizer.encode(turn.text)) == drawn[k].ids
                 turn = dataclasses.replace(turn, propensity=math.exp(by_turn[k, number]) if clear else None)
                 k += 1
             turns.append(turn)

@@ -103,6 +103,12 @@ def evaluate_logged(
     Texts are weighed as the tokenizer writes them: another way to spell the same text in tokens does not count.
     Raises UserError for a text that the tokenizer cannot read, a propensity outside (0, 1], an agent that never speaks.
     """
+    for each in (voice, behaviour):
+        if hasattr(each, "speak"):
+            raise UserError(
+                f"{type(each).__name__} chooses among whole utterances, with probabilities that are not known: "
+                "evaluate a policy that is drawn from token by token (bc, ilql)"
+            )
     logs = [rows_of(token_turns(dialogue, tokenizer), tokenizer) for dialogue in dialogues]
     propensity = logged_propensities(dialogues)
     said = decided(logs)

@@ -11,7 +11,7 @@ from torch import Tensor
 import seqrl.off_policy.evaluation as module
 from seqrl.data.dialogues import Dialogue, Turn
 from seqrl.errors import UserError
-from seqrl.language.logging import logged_play
+from seqrl.language.logging import logged_play, with_propensities
 from seqrl.language.play import play
 from seqrl.off_policy import FittedConfig, Turns, estimate, evaluate_logged
 from seqrl.off_policy.evaluation import FITTED, PER_DECISION, ROBUST, WIS
@@ -79,8 +79,8 @@ def test_weights_by_hand(dialogues):
 
 
 def test_what_was_not_logged_is_estimated_turn_by_turn(dialogues):
-    """By a model that is the logging policy, the same figures; and it is counted. Breaks if what is missing is taken for
-    a probability of 1, or `behaviour` is not asked."""
+    """By a model that is the logging policy, the same figures; and it is counted. Breaks if what is missing is
+    taken for a probability of 1, or `behaviour` is not asked."""
     known = evaluate_logged(dialogues, TASK.tokenizer, OTHER, LOGGED, num_resamples=100)
     half = [without(each, propensity=None) if k % 2 else each for k, each in enumerate(dialogues)]
     mixed = evaluate_logged(half, TASK.tokenizer, OTHER, LOGGED, num_resamples=100)
@@ -162,3 +162,21 @@ def test_a_log_that_does_not_fit_is_refused(dialogues, monkeypatch):
     monkeypatch.setattr(module, "MAX_NUMBERS", 10)
     with pytest.raises(UserError, match="evaluate fewer dialogues"):
         evaluate_logged(dialogues, TASK.tokenizer, LOGGED, LOGGED)
+
+
+class Choosing(Sharper):
+    """A voice that chooses utterances by other numbers than its logits."""
+
+    def speak(self, *args: object, **kwargs: object) -> None:
+        raise AssertionError("not asked to speak")
+
+
+def test_who_chooses_whole_utterances_has_no_known_probabilities(dialogues):
+    """Breaks if weights are taken from logits that nobody draws from; so do logs with propensities of them."""
+    voices = (Choosing(LOGGED), LOGGED)
+    for pair in (voices, voices[::-1]):
+        with pytest.raises(UserError, match="Choosing chooses among whole utterances"):
+            evaluate_logged(dialogues, TASK.tokenizer, *pair)
+    played = play(TASK, LOGGED, 3)
+    logged = with_propensities(played, Choosing(LOGGED), TASK.tokenizer)
+    assert all(turn.propensity is None for each in logged for turn in each.turns)
