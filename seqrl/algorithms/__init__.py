@@ -6,7 +6,17 @@ from types import ModuleType
 from typing import Any
 
 from seqrl.acting import ActingModule
-from seqrl.algorithms import algorithm_distillation, bc, decision_transformer, ilql, impala, ppo, r2d2, recurrent_sac
+from seqrl.algorithms import (
+    algorithm_distillation,
+    bc,
+    chai,
+    decision_transformer,
+    ilql,
+    impala,
+    ppo,
+    r2d2,
+    recurrent_sac,
+)
 from seqrl.checkpoint import load_checkpoint
 from seqrl.errors import UserError, nearest
 from seqrl.language.agent import LanguageAgent
@@ -24,12 +34,14 @@ ALGORITHMS: dict[str, ModuleType] = {
     "algorithm_distillation": algorithm_distillation,
     "bc": bc,
     "ilql": ilql,
+    "chai": chai,
 }
 
 __all__ = [
     "ALGORITHMS",
     "algorithm_distillation",
     "bc",
+    "chai",
     "decision_transformer",
     "ilql",
     "impala",
@@ -53,10 +65,10 @@ def train(config: Any) -> Any:
 
 
 def with_policy(config: Any) -> Any:
-    """`config` with a policy to steer, trained now by behaviour cloning with the same settings, if it needs one."""
-    if not isinstance(config, ilql.Config) or config.policy:
+    """`config` with a policy to steer or to propose, cloned now with the same settings, if it needs one."""
+    if not isinstance(config, ilql.Config | chai.Config) or config.policy:
         return config
-    ilql.check(dataclasses.replace(config, policy="yet to come"))
+    _module_of(config).check(dataclasses.replace(config, policy="yet to come"))
     folder = f"{config.run_dir}_policy"
     shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(LanguageConfig)}
     cloning = bc.Config(**shared | {"run_dir": folder})
