@@ -173,11 +173,15 @@ class Chat:
         return text
 
     def dialogue(self, meta: Mapping[str, Value]) -> Dialogue:
-        """The conversation as a line of a log. Probabilities of what was said are no propensities: see docs/chat.md."""
-        turns = tuple(
+        """The conversation as a line of a log, with what the task tells of it; without propensities (docs/chat.md)."""
+        turns = [
             Turn(speaker=said.speaker, text=said.text, reward=said.reward, at=round(said.at, 3)) for said in self.said
-        )
-        return Dialogue(id="chat", agent=AGENT, turns=turns, meta=meta)
+        ]
+        if self.over and not turns[-1].text:
+            turns.pop()  # a task that ends without a word has no turn
+        facts = self.task.facts(self.state) if self.task is not None else {}
+        outcome = self.task.outcome(self.state) if self.task is not None and self.over else {}
+        return Dialogue(id="chat", agent=AGENT, turns=tuple(turns), outcome=outcome, meta={**facts, **meta})
 
     def _hear(self, text: str, speaker: str) -> Said:
         ids = tuple(self.tokenizer.encode(text))

@@ -37,6 +37,7 @@ POLICY = (
 """What the browser may load: of this page's own server alone. Gradio itself needs scripts in the page, and eval."""
 
 CSS = """
+.seqrl-scroll { display: flex; flex-direction: column-reverse; max-height: 65vh; overflow-y: auto; }
 .seqrl-turn { margin: 0.6em 0; }
 .seqrl-other { text-align: right; }
 .seqrl-who { font-size: 0.8em; opacity: 0.7; }
@@ -75,7 +76,8 @@ def conversation_html(talk: Chat) -> str:
     if talk.over:
         rewards = [said.reward for said in talk.said if said.reward is not None]
         turns.append(f"<p><b>Over: return {sum(rewards):.4g} in {len(rewards)} utterances.</b></p>")
-    return "".join(turns) or "<p>Nothing has been said.</p>"
+    content = "".join(turns) or "<p>Nothing has been said.</p>"
+    return f"<div class='seqrl-scroll'><div>{content}</div></div>"  # in reverse: it shows its end
 
 
 def _turn_html(said: Said, talk: Chat, is_open: bool) -> str:
@@ -204,8 +206,7 @@ def _blocks(page: Page, run: str) -> gr.Blocks:
     talk = page.talk
     with gr.Blocks(title="seqrl chat", analytics_enabled=False) as blocks:
         gr.HTML(f"<h2>{escaped(run)}</h2><p>{talk.about()}</p>")
-        scrolling: Any = {"max_height": "65vh", "autoscroll": True}
-        conversation = gr.HTML(elem_id="conversation", **scrolling)
+        conversation = gr.HTML(elem_id="conversation")
         notice = gr.HTML(elem_id="notice")
         text = gr.Textbox(
             label="You", placeholder="Say something", max_length=MOST_CHARACTERS, visible=talk.task is None,

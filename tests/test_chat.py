@@ -223,3 +223,21 @@ def test_a_transcript_never_writes_over_a_file(tmp_path: Path) -> None:
         Transcript(path, {})
     with pytest.raises(UserError, match="no folder"):
         Transcript(tmp_path / "none" / "chat.jsonl", {})
+
+
+def test_a_watched_conversation_is_saved_with_what_the_task_tells() -> None:
+    class Telling(TwentyQuestions):
+        def outcome(self, state: object) -> dict[str, bool]:
+            return {"agreement": False}
+
+        def facts(self, state: object) -> dict[str, str]:
+            return {"thing": state.thing}  # type: ignore[attr-defined]
+
+    task = Telling(max_turns=2)
+    talk = Chat(agent_of(task.tokenizer), task=task, num_candidates=1)
+    talk.answer()
+    assert talk.dialogue({}).outcome == {}  # nothing is known before the end
+    talk.answer()
+    dialogue = talk.dialogue({"run": "r"})
+    assert dialogue.outcome == {"agreement": False}
+    assert dialogue.meta == {"thing": talk.state.thing, "run": "r"}

@@ -1,5 +1,6 @@
 """seqrl chat: talk to a trained speaker, in the terminal or on a page."""
 
+import contextlib
 import io
 import sys
 from collections.abc import Callable, Iterable
@@ -163,6 +164,8 @@ def _watch(console: Console, talk: Chat, transcript: Transcript | None) -> None:
 
 
 def _converse(console: Console, talk: Chat, transcript: Transcript | None, agent_begins: bool) -> None:
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (arrow keys in what is typed)
     if agent_begins:
         _answer(console, talk, transcript)
     while True:
