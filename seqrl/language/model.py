@@ -49,7 +49,7 @@ class LanguageModel(nn.Module, ABC):
         """Go on by the first `count[b]` tokens of each column (0 … T); what stands behind them is not read.
 
         Returns the features after each column's last token, where `count` is 0 anything, and the new context. The
-        old one must not be used again.
+        old one must not be used again. A model may give no gradient.
         """
 
     def take(self, context: Context, index: Int[Tensor, "N"]) -> Context:

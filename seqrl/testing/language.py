@@ -26,6 +26,8 @@ def check_language_model(
     *Chunking*: `read` in pieces equals `forward`, in features and in the logarithms of probabilities: all at once, one
     by one, by lengths that differ by column, columns that wait while others read; whatever stands behind the tokens
     that count, and after other conversations were read.
+    *Taking*: columns that were copied out of a context read on as those they were copied from, also after the context
+    itself has read on.
 
     The proof runs on a copy in evaluation mode, in float64 if the model can, else in the type of its parameters.
     `tolerance` is relative to one plus the largest entry: 1e-8 in float64 and 1e-4 otherwise, if not given.
@@ -36,7 +38,7 @@ def check_language_model(
         bench = _Bench.build(model, num_tokens, batch_size, seed, tolerance)
         _check_contract(bench)
         # In this order, so that a model that breaks one law is not accused of breaking another.
-        for law in (_check_causality, _check_independence, _check_chunking):
+        for law in (_check_causality, _check_independence, _check_chunking, _check_taking):
             law(bench)
 
 
@@ -172,3 +174,17 @@ def _check_reading(bench: _Bench, counts: list[Tensor], columns: list[int], why:
         bench.equal("chunking", "y after columns", y[reads], expected, why)
         log_prob, expected_log_prob = (model.logits(each).log_softmax(-1) for each in (y[reads], expected))
         bench.equal("chunking", "log-probabilities", log_prob, expected_log_prob, why)
+
+
+@torch.no_grad()
+def _check_taking(bench: _Bench) -> None:
+    T, B = bench.tokens.shape
+    model, device = bench.model, bench.tokens.device
+    index = torch.arange(B - 1, -1, -1).repeat(2)[: B + 1]  # in another order, and some twice
+    first = torch.arange(B) % (T - 1) + 1  # columns of different lengths
+    _, context = model.read(bench.tokens, first.to(device), model.start(B))
+    taken = model.take(context, index.to(device))
+    model.read(bench.other_tokens()[:1], torch.ones_like(first).to(device), context)
+    following = bench.tokens[first, torch.arange(B)][index]
+    y, _ = model.read(following[None], torch.ones_like(index).to(device), taken)
+    bench.equal("taking", "y", y, bench.y[first[index], index], f"in forward (columns {index.tolist()} of a context)")

@@ -71,6 +71,11 @@ class Forgets(GPT2):
         return y, GPT2Cache(context.layers, context.length * (context.length != 5), context.most)
 
 
+class Takes(GPT2):
+    def take(self, context: Any, index: Tensor) -> Any:
+        return super().take(context, index.sort().values)
+
+
 class Drops(GPT2):
     def forward(self, tokens: Tensor) -> Tensor:
         return torch.nn.functional.dropout(super().forward(tokens), 0.1)
@@ -83,6 +88,7 @@ class Drops(GPT2):
         (Mixes, "independence: y"),
         (ReadsBehind, "chunking: y .* all at once"),
         (Forgets, "chunking: y .* one by one"),
+        (Takes, "taking: y"),
         (Drops, "contract: y"),
     ],
 )
