@@ -93,9 +93,16 @@ class Filtered:
     open. An utterance is what follows <agent>; what others say is not looked at.
 
     `tokenizer` decodes an utterance's tokens to the texts of each, one after the other.
+
+    Raises: UserError for a voice that chooses whole utterances (`speak`): it does not draw by what is masked here.
     """
 
     def __init__(self, voice: Voice, tokenizer: Tokenizer, words: WordList) -> None:
+        if hasattr(voice, "speak"):
+            raise UserError(
+                f"{type(voice).__name__} chooses whole utterances: filter the voice that proposes them, or its "
+                "proposals with WordList.unflagged"
+            )
         self.voice, self._tokenizer, self._words = voice, tokenizer, words
         first = tokenizer.end_of_dialogue_id + 1
         self._pieces = [(token, tokenizer.decode([token])) for token in range(first, len(tokenizer))]

@@ -165,6 +165,14 @@ def test_a_byte_may_complete_a_word():
     assert not logits.isinf().any()
 
 
+def test_a_voice_that_chooses_whole_utterances_is_refused():
+    # Broken by wrapping it all the same: it would speak token by token, without its choosing.
+    voice = Eager(torch.zeros(9))
+    voice.speak = lambda *args, **kwargs: None
+    with pytest.raises(UserError, match="Eager chooses whole utterances"):
+        Filtered(voice, Tokenizer(["ab", "c", "d"]), WordList(["blorp"]))
+
+
 def test_it_plays():
     task = Negotiation("fair", max_turns=2)
     tokenizer = task.tokenizer
