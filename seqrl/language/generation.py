@@ -36,6 +36,10 @@ class Plain:
         y, context = self.model.read(tokens, count, context)
         return self.model.logits(y), context
 
+    def take(self, context: Any, index: Int[Tensor, "N"]) -> Any:
+        """A copy of the columns `index` of a context."""
+        return self.model.take(context, index)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:

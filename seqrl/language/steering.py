@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from seqrl.language.agent import LanguageAgent
@@ -79,6 +79,10 @@ class Steered:
         y, policy_context = self.policy.read(tokens, count, context[0])
         z, value_context = self.values.model.read(tokens, count, context[1])
         return self.policy.logits(y) + self.beta * self.values.least(z), (policy_context, value_context)
+
+    def take(self, context: Any, index: Int[Tensor, "N"]) -> Any:
+        """A copy of the columns `index` of a context."""
+        return self.policy.take(context[0], index), self.values.model.take(context[1], index)
 
 
 class SteeredAgent(LanguageAgent):

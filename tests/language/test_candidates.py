@@ -10,7 +10,6 @@ from seqrl.language.rows import TokenTurn, rows_of
 from seqrl.language.steering import Steered, TokenValues
 from seqrl.memory.make import make_memory
 from seqrl.text import Tokenizer
-from seqrl.trajectory import tree_map
 
 TOKENIZER = Tokenizer(list("abcd "))
 CONVERSATIONS = [
@@ -40,26 +39,20 @@ def values() -> TokenValues:
     return made
 
 
-class Taking(Plain):
-    """A voice that can copy what it has read, and counts how many columns it reads at a conversation's beginning."""
+class Reading:
+    """A voice that counts how many columns it begins to read, and cannot copy a context unless `voice` can."""
 
-    columns = 0
+    def __init__(self, voice: Plain | Steered, copies: bool) -> None:
+        self.voice, self.columns, self.read = voice, 0, voice.read
+        if copies:
+            self.take = voice.take
 
-    def start(self, batch_size: int) -> torch.Tensor:
+    def start(self, batch_size: int) -> object:
         self.columns += batch_size
-        return super().start(batch_size)
-
-    def take(self, context: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        return tree_map(lambda leaf: leaf.index_select(0, index), context)
+        return self.voice.start(batch_size)
 
 
-class Untaking(Plain):
-    """One that cannot."""
-
-    take = None
-
-
-def drawn(voice: Plain | Steered, k: int = 4, **options: object) -> Proposals:
+def drawn(voice: Plain | Steered | Reading, k: int = 4, **options: object) -> Proposals:
     options = {"max_tokens": 6, "generator": torch.Generator().manual_seed(0)} | options
     return propose(voice, IDS, k, tokenizer=TOKENIZER, **options)  # type: ignore[arg-type]
 
@@ -116,13 +109,15 @@ def test_neighbours_and_batch_size_do_not_matter(memory: str) -> None:
             assert candidate.log_prob == pytest.approx(expected.log_prob, abs=1e-5)
 
 
-def test_a_voice_that_copies_contexts_reads_each_conversation_once() -> None:
+@pytest.mark.parametrize("steered", [False, True])
+def test_a_voice_that_copies_contexts_reads_each_conversation_once(steered: bool) -> None:
     # Must break: `index` in another order, such as torch.arange(B * K) % B.
     policy = model(0)
-    taking = Taking(policy)
-    for one, other in zip(drawn(Untaking(policy))[:4], drawn(taking)[:4], strict=True):
+    voice = Steered(policy, values(), 2.0) if steered else Plain(policy)
+    reading, copying = Reading(voice, copies=False), Reading(voice, copies=True)
+    for one, other in zip(drawn(reading)[:4], drawn(copying)[:4], strict=True):
         torch.testing.assert_close(one, other)
-    assert taking.columns == len(IDS)
+    assert (reading.columns, copying.columns) == (4 * len(IDS), len(IDS))
 
 
 def test_steering_draws_what_is_worth_more() -> None:
