@@ -42,7 +42,10 @@ class LanguageConfig:
     """cpu, cuda, or cuda:N."""
 
     model: str = "gru"
-    """What reads and speaks: a memory by name (gru, lstm, linear, transformer, …), or gpt2."""
+    """What reads and speaks: a memory by name (gru, lstm, linear, transformer, …), gpt2, or a folder with a Hugging
+    Face model and its tokenizer, whose weights are where training begins."""
+    lora_rank: int = 0
+    """Rank of the adapters that are trained in a folder's model in place of its own weights; 0 for the weights."""
     hidden_size: int = 128
     """Width of the model."""
     num_layers: int = 2
@@ -84,7 +87,11 @@ def check_shared(config: LanguageConfig) -> None:
         "log_every", "checkpoint_every",
     )  # fmt: skip
     require_above_zero(config, "learning_rate", "max_grad_norm")
-    require_not_negative(config, "warmup", "weight_decay", "context_turns")
+    require_not_negative(config, "warmup", "weight_decay", "context_turns", "lora_rank")
+    require(
+        config.lora_rank == 0 or Path(config.model).is_dir(),
+        f"--lora-rank {config.lora_rank} with --model {config.model}: adapters are for a folder's model",
+    )
     require(0 <= config.seed < 2**31, f"--seed is {config.seed}: it must be from 0 to {2**31 - 1}")
     require(
         config.learning_rate * config.weight_decay < 1,
@@ -106,10 +113,14 @@ def read_log(config: LanguageConfig) -> list[Dialogue]:
 
 
 def make_tokenizer(config: LanguageConfig, dialogues: list[Dialogue]) -> Tokenizer:
-    """The task's own vocabulary, or without a task the words of the log."""
+    """The vocabulary of a folder's model, else the task's own, or without a task the words that the log has twice, and
+    bytes for all others."""
+    if Path(config.model).is_dir():
+        return _load_folder(config)[1]
     if config.task:
         return configured_task(config).tokenizer
-    return Tokenizer.of_words(turn.text for dialogue in dialogues for turn in dialogue.turns)
+    texts = (turn.text for dialogue in dialogues for turn in dialogue.turns)
+    return Tokenizer.of_words(texts, byte_fallback=True, min_count=2)
 
 
 def make_model(config: LanguageConfig, tokenizer: Tokenizer) -> LanguageModel:
@@ -127,9 +138,22 @@ def make_model(config: LanguageConfig, tokenizer: Tokenizer) -> LanguageModel:
                 context_length=config.context_length,
             )
             return GPT2(sizes).to(device(config))
-    if Path(config.model).exists():
-        raise UserError(f"--model {config.model} is a folder: models of folders are not read yet; choose a memory")
-    raise UserError(f"unknown model '{config.model}' (--model): {nearest(config.model, (*MEMORIES, 'gpt2'))}")
+        if Path(config.model).is_dir():
+            return _load_folder(config)[0].to(device(config))
+    known = nearest(config.model, (*MEMORIES, "gpt2"))
+    raise UserError(f"unknown model '{config.model}' (--model): {known}, or name a folder with a model")
+
+
+def _load_folder(config: LanguageConfig) -> tuple[LanguageModel, Tokenizer]:
+    from seqrl.language.hugging_face import HuggingFaceModel, load_hugging_face  # needs transformers
+
+    model, tokenizer = load_hugging_face(config.model, own=config.lora_rank == 0)
+    if config.lora_rank > 0:
+        from seqrl.language.adapters import add_lora  # needs peft
+
+        assert isinstance(model, HuggingFaceModel)
+        model = add_lora(model, config.lora_rank, 2 * config.lora_rank)
+    return model, tokenizer
 
 
 def _make_memory(config: LanguageConfig) -> Memory:

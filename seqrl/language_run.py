@@ -10,9 +10,10 @@ from seqrl.config import require
 from seqrl.errors import UserError
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.logged import DialogueDataset, DialogueWindows
+from seqrl.language.tokenizers import tokenizer_of
 from seqrl.language_config import LanguageConfig, make_tokenizer, read_log
 from seqrl.run import CHECKPOINT, Run, config_to_json, create_folder, read_json
-from seqrl.text import Tokenizer
+from seqrl.text import TextTask, Tokenizer
 
 
 def dialogue_windows(
@@ -44,23 +45,14 @@ def open_run(
     """Create the run's folder, with `files` (name to JSON) in it too; or with `resume` reopen it."""
     folder = Path(config.run_dir)
     if not resume:
-        about = {"config.json": config_to_json(algorithm, config), "vocabulary.json": vocabulary_of(tokenizer)}
+        about = {"config.json": config_to_json(algorithm, config), "vocabulary.json": tokenizer.to_json()}
         create_folder(folder, about | (files or {}))
     return Run(folder, config.num_steps, f"{algorithm} {config.model} {config.task or Path(config.dialogues).stem}")
 
 
-def vocabulary_of(tokenizer: Tokenizer) -> dict[str, Any]:
-    """A tokenizer as JSON."""
-    return {"pieces": list(tokenizer.pieces)}
-
-
 def read_tokenizer(run: str | Path) -> Tokenizer:
     """The tokenizer of a run folder. Raises UserError where it is none, or damaged."""
-    content = read_json(Path(run), "vocabulary.json")
-    pieces = content.get("pieces")
-    if not isinstance(pieces, list) or not all(isinstance(piece, str) for piece in pieces):
-        raise UserError(f"{run}/vocabulary.json is damaged (it has no list of pieces): restore it from a copy")
-    return Tokenizer(pieces)
+    return tokenizer_of(read_json(Path(run), "vocabulary.json"), f"{run}/vocabulary.json")
 
 
 def load_weights(agent: LanguageAgent, run: str | Path) -> None:
@@ -79,7 +71,13 @@ def load_weights(agent: LanguageAgent, run: str | Path) -> None:
 def check_vocabulary(tokenizer: Tokenizer, other: Tokenizer, run: str) -> None:
     """Raise UserError where a run's vocabulary is not `tokenizer`'s."""
     require(
-        vocabulary_of(tokenizer) == vocabulary_of(other),
+        tokenizer.to_json() == other.to_json(),
         f"{run} was trained in another vocabulary ({len(other)} tokens, not {len(tokenizer)}): "
         "give a run of the same task and log",
     )
+
+
+def check_reads(tokenizer: Tokenizer, task: TextTask[Any], run: str) -> None:
+    """Raise UserError where a run's vocabulary has no tokens for what the task says."""
+    if not tokenizer.reads_all:
+        check_vocabulary(task.tokenizer, tokenizer, run)

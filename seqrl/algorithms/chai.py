@@ -44,7 +44,7 @@ from seqrl.language.reranking import Choosing, RerankingAgent
 from seqrl.language.utterances import UtteranceBatch, UtteranceDataset
 from seqrl.language_config import LanguageConfig, check_shared, configured_task, make_model
 from seqrl.language_proposals import proposed_dataset
-from seqrl.language_run import check_vocabulary, load_weights, open_run, read_tokenizer
+from seqrl.language_run import check_reads, load_weights, open_run, read_tokenizer
 from seqrl.memory.make import MEMORIES
 from seqrl.objectives import masked_mean
 from seqrl.objectives.value import conservative_error
@@ -210,7 +210,7 @@ def train(config: Config, resume: bool = False) -> RerankingAgent:
     if not (Path(config.run_dir) / CHECKPOINT).exists():  # else the policy is there
         load_weights(agent.cloned(), config.policy)
     if config.task:
-        check_vocabulary(configured_task(config).tokenizer, tokenizer, config.policy)
+        check_reads(tokenizer, configured_task(config), config.policy)
     with open_run("chai", config, tokenizer, resume, files) as run:
         dataset = proposed_dataset(
             config, agent.policy, tokenizer, run.folder, num_proposals=config.num_proposals, gamma=config.gamma,

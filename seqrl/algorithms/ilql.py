@@ -34,7 +34,7 @@ from seqrl.language.rows import decisions
 from seqrl.language.steering import SteeredAgent, TokenValues
 from seqrl.language_config import LanguageConfig, check_shared, configured_task, make_model
 from seqrl.language_run import (
-    check_vocabulary,
+    check_reads,
     dialogue_windows,
     load_weights,
     open_run,
@@ -123,7 +123,9 @@ def build(config: Config, tokenizer: Tokenizer, run: Any = None) -> SteeredAgent
     known = {field.name for field in dataclasses.fields(LanguageConfig)}
     settings = {key: value for key, value in settings.items() if key in known} | {"device": config.device}
     policy = make_model(config_from_json(settings, LanguageConfig, Path("policy.json")), tokenizer)
-    values = TokenValues(make_model(config, tokenizer))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        values = TokenValues(make_model(config, tokenizer))
     return SteeredAgent(tokenizer, policy, values.to(policy.device), config.beta)
 
 
@@ -143,7 +145,7 @@ def train(config: Config, resume: bool = False) -> SteeredAgent:
             _copy_policy(agent, config)
         files["policy.json"] = read_json(Path(config.policy), "config.json")
     if config.task:
-        check_vocabulary(configured_task(config).tokenizer, tokenizer, config.policy)
+        check_reads(tokenizer, configured_task(config), config.policy)
     dataset, _ = read_dataset(config, tokenizer, config.gamma)
     dataset, held_out = split(dataset, config)
     with open_run("ilql", config, tokenizer, resume, files) as run:

@@ -18,8 +18,8 @@ from seqrl.cli.comparison import compare
 from seqrl.cli.datasets import audit, export, import_
 from seqrl.cli.environments import envs
 from seqrl.cli.evaluation import evaluate, report
-from seqrl.cli.shipping import frontier, ship, turns
 from seqrl.cli.rewarding import reward
+from seqrl.cli.shipping import frontier, ship, turns
 from seqrl.cli.training import train
 from seqrl.cli.usage import print_usage
 from seqrl.errors import UserError, nearest

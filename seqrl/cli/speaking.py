@@ -23,7 +23,7 @@ from seqrl.language.play import play
 from seqrl.language.scripted import scripted_dialogues
 from seqrl.language.steering import SteeredAgent
 from seqrl.language_config import LanguageConfig
-from seqrl.language_run import check_vocabulary
+from seqrl.language_run import check_reads
 from seqrl.report import mean_and_interval
 from seqrl.seeds import derived_seed
 from seqrl.statistics import mean_and_half_width
@@ -82,9 +82,11 @@ def _collected(task: TextTask[Any], names: list[str], options: CollectDialogues)
         seed = derived_seed(options.seed, k) >> 1
         if Path(name).is_dir():
             agent = load_speaker(name)
-            check_vocabulary(task.tokenizer, agent.tokenizer, name)
-            max_tokens = read_config(name).max_tokens
-            spoken: Iterator[Dialogue] = logged_play(task, agent.voice(), share, seed=seed, max_tokens=max_tokens)
+            check_reads(agent.tokenizer, task, name)
+            spoken: Iterator[Dialogue] = logged_play(
+                task, agent.voice(), share, tokenizer=agent.tokenizer, seed=seed,
+                max_tokens=read_config(name).max_tokens,
+            )  # fmt: skip
         else:
             spoken = scripted_dialogues(task, [name], share, seed)
         for dialogue in spoken:
@@ -134,11 +136,17 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
     require(bool(name), f"{run} was trained without a task: name one with --task")
     task = make_task(name, **parse_env_kwargs(kwargs, "--task-kwargs"))
     agent = load_speaker(run)
-    check_vocabulary(task.tokenizer, agent.tokenizer, run)
+    check_reads(agent.tokenizer, task, run)
     sampling = Sampling(temperature=1.0 if options.sample else 0.0)
     voice, steering = _voice(agent, options.beta)
     played = play(
-        task, voice, options.num_dialogues, seed=options.seed, sampling=sampling, max_tokens=config.max_tokens
+        task,
+        voice,
+        options.num_dialogues,
+        tokenizer=agent.tokenizer,
+        seed=options.seed,
+        sampling=sampling,
+        max_tokens=config.max_tokens,
     )
     totals = [each.total for each in played]
     table = Table(title=f"{run} on {' '.join([name, *kwargs])}{steering}")

@@ -164,6 +164,10 @@ class HuggingFaceTokenizer(Tokenizer):
     def __len__(self) -> int:
         return NUM_SPECIALS + self.size
 
+    @property
+    def reads_all(self) -> bool:
+        return True
+
     def encode(self, text: str) -> list[int]:
         if not isinstance(text, str):
             raise UserError(f"what is encoded is a str, not {type(text).__name__}")
@@ -191,16 +195,16 @@ class HuggingFaceTokenizer(Tokenizer):
             raise UserError(f"{where} is damaged ({str(error)[:80]}): restore it from a copy") from None
 
 
-def load_hugging_face(folder: str | Path) -> tuple[LanguageModel, HuggingFaceTokenizer]:
+def load_hugging_face(folder: str | Path, *, own: bool = True) -> tuple[LanguageModel, HuggingFaceTokenizer]:
     """The model and the tokenizer of a folder that `save_pretrained` wrote, in float32; nothing is downloaded.
 
-    A GPT-2 becomes our own `GPT2`, which speaks faster. Raises UserError for a folder that has no such model, or none
-    that can be used.
+    A GPT-2 becomes our own `GPT2`, which speaks faster, unless `own` is False. Raises UserError for a folder that has
+    no such model, or none that can be used.
     """
     fast = read_fast_tokenizer(folder)
     model = _load(folder)
     size = model.get_output_embeddings().weight.shape[0]
-    if model.config.model_type == "gpt2" and (Path(folder) / "model.safetensors").exists():
+    if own and model.config.model_type == "gpt2" and (Path(folder) / "model.safetensors").exists():
         return load_gpt2(folder, new_tokens=NUM_SPECIALS), HuggingFaceTokenizer(fast, size)
     return HuggingFaceModel(model), HuggingFaceTokenizer(fast, size)
 

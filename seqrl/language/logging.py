@@ -15,15 +15,22 @@ from seqrl.text import TextTask, Tokenizer
 
 
 def logged_play(
-    task: TextTask[Any], voice: Voice, num_dialogues: int, *, seed: int = 0, max_tokens: int = 64
+    task: TextTask[Any],
+    voice: Voice,
+    num_dialogues: int,
+    *,
+    tokenizer: Tokenizer | None = None,
+    seed: int = 0,
+    max_tokens: int = 64,
 ) -> Iterator[Dialogue]:
     """`num_dialogues` conversations of `voice` with `task` as lines of a log, with propensities.
 
     A turn has none where its text does not say which tokens were drawn: it was cut off, or would be read as others; nor
     has any of a voice that chooses whole utterances (`speak`), whose probabilities are not known.
     """
-    played = play(task, voice, num_dialogues, seed=seed, max_tokens=max_tokens)
-    yield from with_propensities(played, voice, task.tokenizer, name=f"play-{seed}-")
+    tokenizer = tokenizer or task.tokenizer
+    played = play(task, voice, num_dialogues, tokenizer=tokenizer, seed=seed, max_tokens=max_tokens)
+    yield from with_propensities(played, voice, tokenizer, name=f"play-{seed}-")
 
 
 def with_propensities(played: list[Played], voice: Voice, tokenizer: Tokenizer, name: str = "") -> Iterator[Dialogue]:

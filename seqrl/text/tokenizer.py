@@ -52,6 +52,11 @@ class Tokenizer:
         pieces = sorted(piece for piece, count in counts.items() if count >= min_count)
         return cls(pieces, byte_fallback=byte_fallback)
 
+    @property
+    def reads_all(self) -> bool:
+        """Whether any text has tokens."""
+        return self.byte_fallback
+
     def __len__(self) -> int:
         return self._first_piece + len(self.pieces)
 
