@@ -82,7 +82,8 @@ def test_the_best_and_the_held_out():
     assert log.best(0.4).returns.tolist() == [3.0, 3.0]
     assert log.best(0.01).returns.tolist() == [3.0]
     learnt, held_out = log.split(0.4, seed=1)
-    assert sorted([*learnt.returns, *held_out.returns]) == [0, 1, 2, 3, 3] and held_out.num_dialogues == 2
+    assert sorted([*learnt.returns, *held_out.returns]) == [0, 1, 2, 3, 3]
+    assert held_out.num_dialogues == 2
     assert log.split(0.4, seed=1)[1].returns.tolist() == held_out.returns.tolist()
 
 
