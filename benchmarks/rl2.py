@@ -54,7 +54,7 @@ SETTINGS: dict[str, tuple[ppo.Config, float, float, float]] = {
     "bandit_100_5": (bandit(100, 5, num_envs=256, num_steps=20_000_000), 77.5, 78.7, 78.3),
     "bandit_100_10": (bandit(100, 10, num_envs=256, num_steps=20_000_000), 82.0, 83.5, 82.8),
     "bandit_100_50": (bandit(100, 50, num_envs=256, num_steps=30_000_000, hidden_size=128), 84.0, 84.9, 85.2),
-    "bandit_500_5": (bandit(500, 5, num_envs=256, num_steps=30_000_000, gamma=0.995), 402.0, 401.6, 406.7),
+    "bandit_500_5": (bandit(500, 5, num_envs=256, num_steps=60_000_000, gamma=0.995), 402.0, 401.6, 406.7),
     "bandit_500_50": (
         bandit(500, 50, num_envs=256, num_steps=40_000_000, gamma=0.995, hidden_size=128),
         438.9, 438.9, 463.7,
