@@ -29,6 +29,7 @@ def test_equal_to_pytorch(vectors: int, num_threads: int, threads: Callable[[int
     B, heads, capacity = 7, 3, 40
     size = vectors * native_library.library().vector_length()
     kept, parts = 3 * torch.randn(2, B, heads, capacity, size), torch.randn(B, 3 * heads * size)
+    kept[0, 4:] *= 30  # scores so large that e to their power is no float, and which are less exact
     place = torch.tensor([0, 1, 15, 16, 17, 31, 39])
     query, key, value = parts.view(B, 3, heads, size).unbind(1)
     expected_kept = kept.clone()
@@ -38,7 +39,9 @@ def test_equal_to_pytorch(vectors: int, num_threads: int, threads: Callable[[int
     # What stands behind is hidden, whatever it is.
     kept.masked_fill_(~visible[..., 0, :, None].expand(-1, heads, -1, size), torch.nan)
     out = attend_next(parts, place, kept)
-    torch.testing.assert_close(out.double(), expected.reshape(B, -1), atol=2e-6, rtol=2e-6)
+    expected = expected.reshape(B, -1)
+    torch.testing.assert_close(out[:4].double(), expected[:4], atol=2e-6, rtol=2e-6)
+    torch.testing.assert_close(out[4:].double(), expected[4:], atol=2e-3, rtol=2e-3)
     assert (kept.nan_to_num(0) == expected_kept.where(visible[..., 0, :, None], 0)).all()
     alone = attend_next(parts[2:3], place[2:3], kept[:, 2:3].contiguous())
     assert (alone == out[2:3]).all()
