@@ -4,6 +4,7 @@ The terminal and the page show it; nothing here prints. All texts are data, esca
 """
 
 import dataclasses
+import math
 import time
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from seqrl.errors import UserError
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.candidates import Candidate, Critic, TokenCritic, conversation_ids, propose
 from seqrl.language.generation import DRAWN, Plain, Sampling, Voice
+from seqrl.language.reranking import RerankingAgent
 from seqrl.language.rows import TokenTurn
 from seqrl.language.steering import SteeredAgent
 from seqrl.language.word_list import WordList
@@ -46,7 +48,20 @@ class Option:
     times: int = 1
     """How often its text was drawn; the numbers are those of the first."""
     removed: str = ""
-    """Why the filter removed it; empty if it did not."""
+    """Why it must not be said: what a filter, or an agent that chooses itself, has against it; empty for nothing."""
+    score: float | None = None
+    """What an agent that chooses among utterances goes by; None of others."""
+    confidence: float | None = None
+    """How sure the agent's discriminator is that this is good language; None without one."""
+
+    def remark(self, said: "Said") -> str:
+        """What is shown beside it: why it was said or removed, and what its agent thinks of it besides Q."""
+        parts = [said.why if self is said.chosen else self.removed]
+        if self.score is not None and math.isfinite(self.score) and self.score != self.candidate.q:
+            parts.append(f"score {self.score:.2f}")
+        if self.confidence is not None:
+            parts.append(f"confidence {self.confidence:.0%}")
+        return ", ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +167,9 @@ class Chat:
             turn, text = TokenTurn(agent=True, ids=()), ""
         else:
             left = " of those that are left" if options[-1].removed else ""
-            why, turn, text = WHY[self.choose] + left, chosen.candidate.turn(), chosen.candidate.text
+            scored = self.choose == "q" and chosen.score not in (None, chosen.candidate.q)
+            why = ("highest score" if scored else WHY[self.choose]) + left
+            turn, text = chosen.candidate.turn(), chosen.candidate.text
         said = Said(speaker=AGENT, text=text, turn=turn, at=self._now(), options=tuple(options), chosen=chosen, why=why)
         self.said.append(said)
         if self.task is not None:
@@ -195,20 +212,41 @@ class Chat:
             self.voice, [ids], self.num_candidates, tokenizer=self.tokenizer, critic=self.critic,
             max_tokens=self.max_tokens, sampling=self.sampling, generator=self.generator, device=self.agent.device,
         )  # fmt: skip
-        return [
+        options = [
             Option(candidate=candidate, removed=self.forbid(candidate.text) if self.forbid else "")
             for candidate in proposals.candidates(self.tokenizer)[0]
         ]
+        return _considered(self.agent, options) if isinstance(self.agent, RerankingAgent) else options
 
     def _rank(self, option: Option) -> float:
         """The lowest is said."""
         if self.choose == "q":
             assert option.candidate.q is not None
-            return -option.candidate.q
+            return -(option.candidate.q if option.score is None else option.score)
         return -option.candidate.log_prob if self.choose == "likeliest" else 0.0
 
     def _now(self) -> float:
         return time.monotonic() - self._start
+
+
+def _considered(agent: RerankingAgent, options: list[Option]) -> list[Option]:
+    """What an agent that chooses among utterances thinks of those that are left."""
+    left = [option for option in options if not option.removed]
+    if not left:
+        return options
+    q, log_prob = (torch.tensor([[getattr(option.candidate, name) for option in left]]) for name in ("q", "log_prob"))
+    ends = (agent.tokenizer.end_of_utterance_id,)
+    said = [[option.candidate.ids + ends * option.candidate.ended for option in left]]
+    score, confidence = agent.scores(q, log_prob, said, agent.choosing)
+    beliefs = [None] * len(left) if confidence is None else confidence[0].tolist()
+    judged = zip(left, score[0].tolist(), beliefs, strict=True)
+    known = {
+        id(option): dataclasses.replace(
+            option, score=number, confidence=belief, removed="" if math.isfinite(number) else "hardly good language"
+        )
+        for option, number, belief in judged
+    }
+    return [known.get(id(option), option) for option in options]
 
 
 def _merged(old: Sequence[Option], new: Sequence[Option]) -> list[Option]:

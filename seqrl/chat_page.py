@@ -115,7 +115,7 @@ def _option_html(option: Option, said: Said) -> str:
     numbers = [str(option.times), f"{candidate.log_prob:.2f}"]
     if candidate.q is not None and candidate.v is not None:
         numbers += [f"{candidate.q:.2f}", f"{candidate.q - candidate.v:+.2f}"]
-    why = said.why if is_chosen else option.removed
+    why = option.remark(said)
     kind = "chosen" if is_chosen else "removed" if option.removed else ""
     cut = "" if candidate.ended else " <i>(cut)</i>"
     return (

@@ -255,7 +255,7 @@ def _table(said: Said, talk: Chat) -> Table:
             "  ▸" if is_chosen else "   ",
             Text(text, style="strike" if option.removed else "none"),
             *values,
-            said.why if is_chosen else option.removed,
+            option.remark(said),
             style="" if is_chosen else "dim",
         )
     if said.chosen is None:

@@ -120,7 +120,12 @@ def _voice(agent: LanguageAgent, beta: float) -> Voice:
     if isinstance(agent, SteeredAgent):
         return agent.voice(None if beta < 0 else beta)
     require(beta < 0, "--beta steers by values, which this run does not have: give a run of ilql")
-    return agent.voice()
+    voice = agent.voice()
+    require(
+        not hasattr(voice, "speak"),
+        "this run chooses among whole utterances, so how likely it says one is not known: give the run that proposes",
+    )
+    return voice
 
 
 def _steered_by(agent: LanguageAgent, beta: float) -> str:

@@ -105,18 +105,30 @@ class RerankingAgent(LanguageAgent):
         choosing = choosing or self.choosing
         size = self.critic.network.feature_size
         q, _ = self.critic.appraise(conversations, said, features[..., :size])
-        score, confidence = q + choosing.log_prob_weight * log_prob, None
-        if self.discriminator is not None:
-            confidence = self.discriminator.confidence([ids for each in said for ids in each]).view_as(q)
-            score = score + choosing.confidence_weight * confidence.clamp(min=1e-6).log()
-            least = torch.minimum(confidence.amax(-1, keepdim=True), torch.as_tensor(choosing.gate))
-            score = score.masked_fill(confidence < least, -torch.inf)
+        score, confidence = self.scores(q, log_prob, said, choosing)
         if choosing.temperature > 0:
             p = (score / choosing.temperature).softmax(-1)
             chosen = torch.multinomial(p, 1, generator=generator)[:, 0]
         else:
             chosen = score.argmax(-1)
         return Judged(q, confidence, score, chosen)
+
+    @torch.no_grad()
+    def scores(
+        self,
+        q: Float[Tensor, "B P"],
+        log_prob: Float[Tensor, "B P"],
+        said: Sequence[Sequence[Sequence[int]]],
+        choosing: Choosing,
+    ) -> tuple[Float[Tensor, "B P"], Float[Tensor, "B P"] | None]:
+        """What proposals are chosen by, −∞ for those that the gate keeps out; and c, if there is a discriminator."""
+        score = q + choosing.log_prob_weight * log_prob
+        if self.discriminator is None:
+            return score, None
+        confidence = self.discriminator.confidence([ids for each in said for ids in each]).view_as(q)
+        score = score + choosing.confidence_weight * confidence.clamp(min=1e-6).log()
+        least = confidence.amax(-1, keepdim=True).clamp(max=choosing.gate)
+        return score.masked_fill(confidence < least, -torch.inf), confidence
 
     @torch.no_grad()
     def appraise(

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from seqrl.algorithms import bc, chai, load_speaker, resume, train
+from seqrl.chat import Chat
 from seqrl.checkpoint import load_checkpoint
+from seqrl.cli import shipping
 from seqrl.data.dialogues import Dialogue, Turn, write_dialogues
 from seqrl.errors import UserError
 from seqrl.language.critic import UtteranceCritic
@@ -251,3 +253,33 @@ def test_proposals_of_another_run_are_taken(log: Path) -> None:
 def test_settings_that_make_no_sense(log: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         train(config(log, "never", **settings))
+
+
+def test_a_chat_shows_what_it_chose_by(log: Path) -> None:
+    # Breaks if a chat ranks by Q alone, or shows nothing of the discriminator.
+    agent = train(config(log, "chats", critic="brac", alpha=3.0, discriminator=True, gate=0.0, num_steps=2))
+    talk = Chat(agent, task=MAZE, num_candidates=8, max_tokens=4, seed=1)
+    said = talk.answer()
+    assert said.why == "highest score"
+    assert said.chosen is not None
+    scores = [option.score for option in said.options]
+    assert scores == sorted(scores, reverse=True)  # type: ignore[type-var]
+    for option in said.options:
+        assert option.candidate.q is not None
+        assert option.score == pytest.approx(option.candidate.q + 3.0 * option.candidate.log_prob, rel=1e-5)
+        assert f"confidence {option.confidence:.0%}" in option.remark(said)
+    assert f"score {said.chosen.score:.2f}" in said.chosen.remark(said)
+
+
+def test_a_chat_says_nothing_that_is_hardly_language(log: Path) -> None:
+    agent = train(config(log, "gated", discriminator=True, gate=0.999, num_steps=2))
+    said = Chat(agent, task=MAZE, num_candidates=8, max_tokens=4, seed=1).answer()
+    assert said.chosen is said.options[0]
+    assert said.chosen.confidence == max(option.confidence or 0 for option in said.options)
+    assert {option.removed for option in said.options[1:]} == {"hardly good language"}
+
+
+def test_what_cannot_be_weighed_is_not_shipped(log: Path) -> None:
+    train(config(log, "ships", num_steps=2))
+    with pytest.raises(UserError, match="chooses among whole utterances"):
+        shipping.ship([str(log / "ships"), "--dialogues", str(log / "log.jsonl")])
