@@ -125,6 +125,12 @@ def test_intervals_cover_the_truth():
         assert mean == pytest.approx(1.28, abs=0.03)
 
 
+def test_intervals_are_percentiles_of_the_resamples():
+    """Golden: of 0 … 400, 2.5 % lie below 10 and above 390; the first value, of the log itself, is not among them."""
+    values = torch.cat([torch.tensor([7.0]), torch.arange(401.0)[torch.randperm(401)]])
+    assert module._interval(values) == pytest.approx((7.0, 10.0, 390.0))
+
+
 def test_the_gain_is_paired():
     """On policy it is 0 in every resample. Breaks if the log is resampled anew."""
     turns = bandit(torch.Generator().manual_seed(1))

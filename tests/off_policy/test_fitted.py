@@ -45,7 +45,7 @@ def test_values_are_the_policys():
     """Golden, by hand: V after "a" 0.9 · 1, after "b" 0.9 · 2; with γ = 0.9 between turns,
     V = 0.3 · 0.9 · 0.9 + 0.7 · (0.5 + 0.9 · 1.8) = 1.727; the logging policy's is 0.25 + 0.9 · 0.75 = 0.925.
 
-    Breaks if γ is 1 or counts tokens, if v is the mean over logged tokens, or the target's probabilities are left out.
+    Breaks if γ is 1 or counts tokens, or if v is the mean over logged tokens.
     """
     rows, said, log_prob = logs(64)
     config = FittedConfig(num_iterations=8, updates_per_iteration=12, hidden_size=16, batch_size=32)
