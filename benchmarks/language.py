@@ -3,10 +3,10 @@
     python -m benchmarks.language maze --seeds 0 1 2 --output benchmarks/results/language_maze.json
 
 Problems: maze and maze_partly (LMRL-Gym's double T, fully and partly observed), wordle and wordle_430 (lists of 236 and
-431 words, read from ../shared/data/wordle), twenty_questions. Each seed logs its own dialogues, trains each method on
-them, and talks to the task with conversations of its own. Three ways to decode are shown: `sampled` draws from the
-policy, steered or not; `greedy` takes the likeliest token. Values steer by β; each β of the settings is shown, and the
-one in `settings` is what counts, chosen on other seeds than those reported (see docs/log.md).
+431 words, read from ../shared/data/wordle), wordle_60 (seqrl's own words), twenty_questions. Each seed logs its own
+dialogues, trains each method on them, and talks to the task with conversations of its own. Two ways to decode are
+shown: `sampled` draws from the policy, steered or not; `greedy` takes the likeliest token. Values steer by β, and every
+β tried is shown.
 """
 
 import argparse
@@ -100,6 +100,15 @@ PROBLEMS = {
         values=MAZE.values | {"num_steps": 2_500},
     ),
     "wordle": WORDLE,
+    "wordle_60": replace(
+        WORDLE,
+        task_kwargs=(),  # seqrl's own words
+        shared=WORDLE.shared | {"hidden_size": 64, "batch_size": 64},
+        policy={"num_steps": 2_500, "learning_rate": 3e-3},
+        values=WORDLE.values | {"num_steps": 1_200, "learning_rate": 2e-3},
+        betas=(4.0, 16.0),
+        num_played=500,
+    ),
     "wordle_430": replace(WORDLE, task_kwargs=(f"words={WORDS / 'wordle_official_400.txt'}",)),
     "twenty_questions": replace(
         WORDLE,
@@ -227,7 +236,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     problem = PROBLEMS[args.problem]
     problem = replace(problem, shared=problem.shared | {"device": args.device})
-    if problem.task == "wordle" and not WORDS.is_dir():
+    if any(str(WORDS) in pair for pair in problem.task_kwargs) and not WORDS.is_dir():
         sys.exit("the word lists are not here: put LMRL-Gym's into ../shared/data/wordle (one word a line)")
     start = time.monotonic()
     answers = all_seeds(problem, args.seeds, args.methods, args.processes)

@@ -42,8 +42,7 @@ from seqrl.language_run import (
     read_tokenizer,
     split,
 )
-from seqrl.objectives import expectile_error, masked_mean
-from seqrl.objectives.value import conservative_error
+from seqrl.objectives import conservative_error, expectile_error, masked_mean
 from seqrl.offline_parts import fit
 from seqrl.run import config_from_json, read_json
 from seqrl.text import Tokenizer

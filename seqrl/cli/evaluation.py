@@ -15,7 +15,6 @@ from seqrl.cli.speaking import evaluate_speaker
 from seqrl.config import make_environment, require
 from seqrl.errors import UserError
 from seqrl.evaluate import evaluate as play
-from seqrl.language_config import LanguageConfig
 from seqrl.report import mean_and_interval
 from seqrl.run import check_spaces
 from seqrl.run_report import plot_run
@@ -42,7 +41,7 @@ class Evaluate:
 
 def evaluate(args: list[str]) -> int:
     run, args = positional(args)
-    if run is not None and isinstance(read_config(run), LanguageConfig):
+    if run is not None and (Path(run) / "vocabulary.json").is_file():
         return evaluate_speaker(run, args)
     options = parse(Evaluate, args, Evaluate(), "seqrl evaluate RUN")
     if run is None:

@@ -16,13 +16,14 @@ from seqrl.objectives.off_policy import (
 )
 from seqrl.objectives.policy import approximate_kl, clipped_surrogate
 from seqrl.objectives.returns import gae, n_step_return
-from seqrl.objectives.value import expectile_error, rescale, squared_error, unrescale
+from seqrl.objectives.value import conservative_error, expectile_error, rescale, squared_error, unrescale
 from seqrl.objectives.vtrace import vtrace
 
 __all__ = [
     "approximate_kl",
     "bootstrap_count",
     "clipped_surrogate",
+    "conservative_error",
     "doubly_robust",
     "effective_sample_size",
     "expectile_error",

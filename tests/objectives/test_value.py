@@ -1,9 +1,11 @@
 """The value's loss, and the scale that it is learnt on."""
 
+import math
+
 import pytest
 import torch
 
-from seqrl.objectives import expectile_error, rescale, squared_error, unrescale
+from seqrl.objectives import conservative_error, expectile_error, rescale, squared_error, unrescale
 
 
 # Breaks without the ½, or without `.detach()`.
@@ -67,3 +69,15 @@ def test_expectile_error_by_hand():
     """Golden: u = 2 weighs τ, u = −1 weighs 1 − τ."""
     found = expectile_error(torch.tensor([1.0, 5.0]), torch.tensor([3.0, 4.0]), 0.75)
     assert found.tolist() == [3.0, 0.25]
+
+
+# Broken by q.max(-1) for q.logsumexp(-1), or a mean over actions.
+def test_conservative_error_is_the_cross_entropy_of_softmax_q():
+    q = torch.tensor([[1.0, 3.0, -2.0], [0.5, 0.5, 0.5]], dtype=torch.float64, requires_grad=True)
+    action = torch.tensor([1, 2])
+    error = conservative_error(q, action)
+    log_z = math.log(math.exp(1) + math.exp(3) + math.exp(-2))
+    torch.testing.assert_close(error, torch.tensor([log_z - 3, math.log(3)], dtype=torch.float64))
+    error[0].backward()
+    expected = torch.softmax(q[0], 0) - torch.tensor([0.0, 1.0, 0.0])
+    torch.testing.assert_close(q.grad[0], expected.detach())
