@@ -17,7 +17,8 @@ AGENT, OTHER = "agent", "task"
 def logged(conversation: Conversation, number: int, **meta: str | float | bool) -> Dialogue:
     """A conversation of a task as a line of a log; texts of the other that are empty are no turns.
 
-    Its outcome and facts, where the task tells any, are the dialogue's outcome and meta.
+    Its outcome and facts, where the task tells any, are the dialogue's outcome and meta. Without an outcome its return
+    stands there: that there is one says that the conversation is whole.
     """
     turns = [Turn(speaker=OTHER, text=conversation.texts[0])] if conversation.texts[0] else []
     for said, reply, reward in zip(conversation.utterances, conversation.replies, conversation.rewards, strict=True):
@@ -25,7 +26,8 @@ def logged(conversation: Conversation, number: int, **meta: str | float | bool) 
     if not turns[-1].text:
         turns.pop()
     known = {**conversation.facts, **meta}
-    return Dialogue(id=f"{number}", agent=AGENT, turns=tuple(turns), outcome=dict(conversation.outcome), meta=known)
+    outcome = dict(conversation.outcome) or {"return": float(sum(conversation.rewards))}
+    return Dialogue(id=f"{number}", agent=AGENT, turns=tuple(turns), outcome=outcome, meta=known)
 
 
 def scripted_dialogues(
