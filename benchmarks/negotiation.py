@@ -47,19 +47,19 @@ Answer = dict[str, Any]
 CASINO = Path(__file__).parents[1].parent / "shared" / "data" / "casino"
 TRAIN, VALID = "casino_train.json", "casino_valid.json"
 SPEAKERS = ("good", "mediocre", "bad")
-LANGUAGE_MODEL: Answer = {"num_steps": 600, "learning_rate": 4e-3, "batch_size": 16, "hidden_size": 64}
-FILTERED_STEPS, JUDGE_STEPS = 300, 300
-CRITIC: Answer = {"num_steps": 500, "learning_rate": 2e-3, "batch_size": 16, "hidden_size": 48}
+LANGUAGE_MODEL: Answer = {"num_steps": 1_500, "learning_rate": 4e-3, "batch_size": 16, "hidden_size": 96}
+FILTERED_STEPS, JUDGE_STEPS = 500, 500
+CRITIC: Answer = {"num_steps": 1_500, "learning_rate": 2e-3, "batch_size": 16, "hidden_size": 64}
 FORMS: dict[str, Answer] = {
     "chai proposals": {"critic": "proposals"},
-    "chai cql": {"critic": "cql", "alpha": 0.1},
+    "chai cql": {"critic": "cql", "alpha": 0.3},
     "chai brac": {"critic": "brac", "alpha": 0.1},
-    "chai proposals, discriminator": {"critic": "proposals", "discriminator": True, "gate": 0.2},
+    "chai brac, discriminator": {"critic": "brac", "alpha": 0.1, "discriminator": True, "gate": 0.3},
 }
-NUM_SCRIPTED, NUM_PLAYED = 2_000, 100
-MOST_CHARACTERS = 800
-"""Of one of CaSiNo's dialogues: the shorter half are learnt from."""
+NUM_SCRIPTED, NUM_PLAYED = 3_000, 80
 MAX_TOKENS = 48
+MOST_CHARACTERS = 800
+"""Of one of CaSiNo's dialogues, those that are learnt from."""
 
 
 def people(path: Path) -> Iterator[Dialogue]:
