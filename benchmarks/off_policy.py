@@ -3,8 +3,8 @@
     python -m benchmarks.off_policy --output benchmarks/results/off_policy.json
 
 The problem is a conversation of up to three utterances with a hidden coin; the logged policy is an untrained model, and
-policies that differ from it by a liking for one token, more and more. Each is played for its true mean return (standard
-error below 0.01), and estimated from each of `--num-logs` logs of `--num-dialogues` dialogues.
+policies that differ from it by a liking for one token, more and more. Each is played for its true mean return (of
+`--num-played` dialogues), and estimated from each of `--num-logs` logs of `--num-dialogues` dialogues.
 """
 
 import argparse
@@ -31,22 +31,22 @@ LOGGED = random_voice(TASK.tokenizer)
 LIKINGS = (0.0, 0.5, 1.0, 2.0)
 
 
-def truth(liking: float, number: int = 12_000) -> float:
+def truth(liking: float, number: int) -> float:
     played = play(TASK, Sharper(LOGGED, liking=liking), number, seed=99)
     return float(np.mean([each.total for each in played]))
 
 
-def one_policy(liking: float, num_logs: int, num_dialogues: int) -> dict[str, Any]:
+def one_policy(liking: float, num_logs: int, num_dialogues: int, num_played: int, iterations: int) -> dict[str, Any]:
     """Errors of each estimator over logs, the share of intervals that hold the truth, and how many would ship."""
-    expected, logged = truth(liking), truth(0.0)
+    expected, logged = truth(liking, num_played), truth(0.0, num_played)
     errors: dict[str, list[float]] = {}
     held: dict[str, list[bool]] = {}
     sizes, shipped = [], 0
     for k in range(num_logs):
         dialogues = list(logged_play(TASK, LOGGED, num_dialogues, seed=1000 + k))
-        found = evaluate_logged(
-            dialogues, TASK.tokenizer, Sharper(LOGGED, liking=liking), LOGGED, fitted=FittedConfig(seed=k), seed=k
-        )
+        fitted = FittedConfig(num_iterations=iterations, seed=k)
+        voice = Sharper(LOGGED, liking=liking)
+        found = evaluate_logged(dialogues, TASK.tokenizer, voice, LOGGED, fitted=fitted, seed=k)
         shipped += ships(checks(found, Requirements()))
         sizes.append(found.effective_size)
         for name, interval in found.estimates.items():
@@ -92,18 +92,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-logs", type=int, default=20)
     parser.add_argument("--num-dialogues", type=int, default=300)
+    parser.add_argument("--num-played", type=int, default=12_000)
+    parser.add_argument("--num-iterations", type=int, default=20)
     parser.add_argument("--likings", type=float, nargs="+", default=LIKINGS)
     parser.add_argument("--output", default="")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     start, rows = time.monotonic(), []
     for liking in arguments.likings:
-        rows.append(one_policy(liking, arguments.num_logs, arguments.num_dialogues))
+        rows.append(
+            one_policy(
+                liking, arguments.num_logs, arguments.num_dialogues, arguments.num_played, arguments.num_iterations
+            )
+        )
         print(json.dumps(rows[-1]), file=sys.stderr)
     Console().print(table(rows))
     if arguments.output:
-        settings = {"num_logs": arguments.num_logs, "num_dialogues": arguments.num_dialogues}
-        content = {**settings, "seconds": time.monotonic() - start, "rows": rows}
+        content = {**vars(arguments), "seconds": time.monotonic() - start, "rows": rows}
         Path(arguments.output).write_text(json.dumps(content, indent=1) + "\n")
 
 
