@@ -8,10 +8,13 @@ At each of the agent's tokens a_d in state s_d (all tokens before it), with two 
     Q̄_i ← (1 − ρ) Q̄_i + ρ Q_i after each update
 
 It speaks by log π_b + β min_i Q̄_i, where π_b is a run of `bc` and stays as it is (`seqrl.language.steering`).
-With `target` "return", Q_i are regressed on the return-to-go instead, and V on its mean: Monte Carlo returns ("MC" in
-LMRL-Gym), steered by in the same way.
+With `level` "utterance" an action is a whole turn u of n tokens: V(s) is read before it and Q_i(s, u) behind it, with
+γⁿ⁻¹ (r + γ V(s')) to learn from and no CQL term; of several u drawn from π_b one is said, by exp(β min_i Q̄_i)
+(`seqrl.language.utterance_steering`). With `target` "return" Q_i are regressed on the return-to-go instead, and V on
+its mean: Monte Carlo returns ("MC" in LMRL-Gym), steered by in the same way.
 
-Source: Snell et al. 2022, arXiv 2206.11871, per-token variant; MC: Abdulhai et al. 2023, arXiv 2311.18232. Differs:
+Source: Snell et al. 2022, arXiv 2206.11871, per token and, by choosing among proposals, per utterance; MC: Abdulhai et
+al. 2023, arXiv 2311.18232. Differs:
 
 - Values have a model of their own, and the target heads read its features: only heads are averaged, not the model.
 - s_{d+1} of a turn's last token is where the agent speaks next, after the other's turn: γ counts its own tokens.
@@ -27,11 +30,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from seqrl.config import require, require_not_negative
+from seqrl.config import require, require_at_least_one, require_not_negative
 from seqrl.errors import UserError
 from seqrl.language.logged import DialogueDataset, DialogueWindows
 from seqrl.language.rows import decisions
 from seqrl.language.steering import SteeredAgent, TokenValues
+from seqrl.language.utterance_steering import UtteranceAgent, utterance_rows
 from seqrl.language_config import LanguageConfig, check_shared, configured_task, make_model
 from seqrl.language_run import (
     check_reads,
@@ -48,6 +52,7 @@ from seqrl.run import config_from_json, read_json
 from seqrl.text import Tokenizer
 
 Target = Literal["bootstrap", "return"]
+Level = Literal["token", "utterance"]
 Initial = Literal["policy", "fresh"]
 
 
@@ -59,6 +64,10 @@ class Config(LanguageConfig):
     """Run of bc whose policy is steered, and stays as it is; by default one is trained first, as RUN_policy."""
     target: Target = "bootstrap"
     """What Q is learnt from: bootstrap, or return, the Monte Carlo return-to-go."""
+    level: Level = "token"
+    """What an action is: a token, or an utterance, of which `num_proposals` are drawn and one is chosen."""
+    num_proposals: int = 8
+    """Utterances that are drawn where they are actions."""
     initial: Initial = "policy"
     """What the values' model begins as: a copy of the policy's, which has to be of the same sizes, or fresh."""
     gamma: float = 0.99
@@ -73,39 +82,75 @@ class Config(LanguageConfig):
     """β, how strongly values steer; may be changed when speaking."""
 
 
-def loss(agent: SteeredAgent, windows: DialogueWindows, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
-    """The sum of the three terms, means over the agent's tokens that are learnt from. The metrics are detached."""
-    values = agent.values
+def loss(
+    agent: SteeredAgent | UtteranceAgent, windows: DialogueWindows, config: Config
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The sum of the three terms, means over what is learnt from: tokens or utterances. The metrics are detached."""
+    return (_token_loss if config.level == "token" else _utterance_loss)(agent.values, windows, config)
+
+
+def _token_loss(values: TokenValues, windows: DialogueWindows, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
     chosen = decisions(windows.mask)
     learnt = chosen.of(windows.learnt) & chosen.valid
     y = chosen.of(values.model(windows.tokens[:-1]))
     action = chosen.of(windows.tokens[1:])[..., None]
     v, both = values.value(y), values.action_values(y)
-    if config.target == "return":
-        target, v_target, expectile = chosen.of(windows.return_to_go), chosen.of(windows.return_to_go), 0.5
-    else:
-        # The next decision is the next row, and behind a dialogue's last there is none: its row is not valid.
-        follows = torch.cat([chosen.valid[1:], torch.zeros_like(chosen.valid[:1])])
-        next_v = torch.cat([v[1:], torch.zeros_like(v[:1])]).detach()
-        target = chosen.of(windows.reward) + config.gamma * next_v.masked_fill(~follows, 0.0)
-        v_target, expectile = values.least(y).gather(-1, action)[..., 0], config.expectile
-    per_scale = values.scale.square()
     said = [q.gather(-1, action)[..., 0] for q in both]
-    q_loss = torch.stack([masked_mean((target - q).square(), learnt) for q in said]).sum() / per_scale
-    v_loss = masked_mean(expectile_error(v, v_target, expectile), learnt) / per_scale
+    if config.target == "return":
+        target = expected = chosen.of(windows.return_to_go)
+    else:
+        target = chosen.of(windows.reward) + config.gamma * _next(v, chosen.valid)
+        expected = values.least(y).gather(-1, action)[..., 0]
+    total, metrics = _errors(v, said, target, expected, learnt, values, config)
     cql = torch.stack([masked_mean(conservative_error(q, action[..., 0]), learnt) for q in both]).sum()
-    total = q_loss + v_loss + config.cql_weight * cql
-    metrics = {"loss": total, "q_loss": q_loss, "v_loss": v_loss, "cql": cql}
+    total = total + config.cql_weight * cql
+    return total, {"loss": total.detach(), **metrics, "cql": cql.detach()}
+
+
+def _utterance_loss(values: TokenValues, windows: DialogueWindows, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
+    """V is read where a turn begins, Q behind its last token. n tokens discount by γⁿ, as they do one by one."""
+    turns = utterance_rows(windows.mask)
+    learnt = turns.first.of(windows.learnt) & turns.valid
+    y = values.model(windows.tokens)
+    v = values.value(turns.first.of(y[:-1]))
+    behind = turns.last.of(y[1:])
+    said = [q[..., 0] for q in values.action_values(behind)]
+    if config.target == "return":
+        target = expected = turns.first.of(windows.return_to_go)
+    else:
+        reward = turns.last.of(windows.reward)
+        target = config.gamma ** (turns.length - 1) * (reward + config.gamma * _next(v, turns.valid))
+        expected = values.least(behind)[..., 0]
+    total, metrics = _errors(v, said, target, expected, learnt, values, config)
+    return total, {"loss": total.detach(), **metrics}
+
+
+def _next(v: Tensor, valid: Tensor) -> Tensor:
+    """V of the next decision, which is the next row; behind a dialogue's last there is none: its row is not valid."""
+    v, follows = v.detach()[1:], valid[1:]
+    return torch.cat([v.masked_fill(~follows, 0.0), torch.zeros_like(valid[:1], dtype=v.dtype)])
+
+
+def _errors(
+    v: Tensor, said: list[Tensor], target: Tensor, expected: Tensor, learnt: Tensor, values: TokenValues, config: Config
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The squared errors of Q_i to `target`, and V's expectile error to `expected`, in the scale of the values."""
+    per_scale = values.scale.square()
+    expectile = 0.5 if config.target == "return" else config.expectile
+    q_loss = torch.stack([masked_mean((target - q).square(), learnt) for q in said]).sum() / per_scale
+    v_loss = masked_mean(expectile_error(v, expected, expectile), learnt) / per_scale
+    metrics = {"q_loss": q_loss, "v_loss": v_loss}
     metrics |= {"value": masked_mean(v, learnt), "action_value": masked_mean(said[0], learnt)}
-    return total, {name: value.detach() for name, value in metrics.items()}
+    return q_loss + v_loss, {name: value.detach() for name, value in metrics.items()}
 
 
 def check(config: Config) -> None:
     """Raise UserError for settings that make no sense."""
     check_shared(config)
-    for name, kind in {"target": Target, "initial": Initial}.items():
+    for name, kind in {"target": Target, "level": Level, "initial": Initial}.items():
         value, known = getattr(config, name), get_args(kind)
         require(value in known, f"--{name} '{value}': choose one of {', '.join(known)}")
+    require_at_least_one(config, "num_proposals")
     require_not_negative(config, "cql_weight", "beta")
     require(0 < config.gamma <= 1, f"--gamma is {config.gamma}: it must be above 0, and at most 1")
     require(0 < config.expectile < 1, f"--expectile is {config.expectile}: choose between 0 and 1")
@@ -113,7 +158,7 @@ def check(config: Config) -> None:
     require(bool(config.policy), "no policy to steer: name a run of bc with --policy (seqrl train bc)")
 
 
-def build(config: Config, tokenizer: Tokenizer, run: Any = None) -> SteeredAgent:
+def build(config: Config, tokenizer: Tokenizer, run: Any = None) -> SteeredAgent | UtteranceAgent:
     """The agent with untrained values, of weights that depend on the seed alone, and a policy that is not loaded yet.
 
     What model the policy is, the run folder `run` of this config says, or the policy's own.
@@ -124,11 +169,14 @@ def build(config: Config, tokenizer: Tokenizer, run: Any = None) -> SteeredAgent
     policy = make_model(config_from_json(settings, LanguageConfig, Path("policy.json")), tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        values = TokenValues(make_model(config, tokenizer))
-    return SteeredAgent(tokenizer, policy, values.to(policy.device), config.beta)
+        values = TokenValues(make_model(config, tokenizer), 1 if config.level == "utterance" else None)
+    values = values.to(policy.device)
+    if config.level == "utterance":
+        return UtteranceAgent(tokenizer, policy, values, config.beta, config.num_proposals)
+    return SteeredAgent(tokenizer, policy, values, config.beta)
 
 
-def train(config: Config, resume: bool = False) -> SteeredAgent:
+def train(config: Config, resume: bool = False) -> SteeredAgent | UtteranceAgent:
     """Train values on the log in `config.dialogues`, and return the agent. With `resume`, continue, bit for bit.
 
     Raises UserError for bad settings, a log or a policy that cannot be read, an existing run folder, or a loss that is
@@ -155,7 +203,7 @@ def train(config: Config, resume: bool = False) -> SteeredAgent:
     return agent.eval()
 
 
-def _copy_policy(agent: SteeredAgent, config: Config) -> None:
+def _copy_policy(agent: SteeredAgent | UtteranceAgent, config: Config) -> None:
     try:
         agent.values.model.load_state_dict(agent.policy.state_dict())
     except RuntimeError:
@@ -165,5 +213,5 @@ def _copy_policy(agent: SteeredAgent, config: Config) -> None:
         ) from None
 
 
-def _describe(agent: SteeredAgent, dataset: DialogueDataset) -> None:
+def _describe(agent: SteeredAgent | UtteranceAgent, dataset: DialogueDataset) -> None:
     agent.values.describe(dataset.return_to_go[dataset.mask])

@@ -26,11 +26,12 @@ class TokenValues(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, num_actions: int | None = None) -> None:
+        """With `num_actions` 1 Q are of what was said last, not of each next token."""
         super().__init__()
         self.model = model
         self.v = _head(model.output_size, 1)
-        self.q = nn.ModuleList(_head(model.output_size, model.vocabulary_size) for _ in range(2))
+        self.q = nn.ModuleList(_head(model.output_size, num_actions or model.vocabulary_size) for _ in range(2))
         self.target_q = copy.deepcopy(self.q).requires_grad_(False)
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
