@@ -108,7 +108,8 @@ def main() -> None:
         print(json.dumps(rows[-1]), file=sys.stderr)
     Console().print(table(rows))
     if arguments.output:
-        content = {**vars(arguments), "seconds": time.monotonic() - start, "rows": rows}
+        settings = {name: value for name, value in vars(arguments).items() if name != "output"}
+        content = {**settings, "seconds": time.monotonic() - start, "rows": rows}
         Path(arguments.output).write_text(json.dumps(content, indent=1) + "\n")
 
 
