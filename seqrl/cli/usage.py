@@ -17,6 +17,8 @@ seqrl: reinforcement learning with memory
   seqrl report RUN                plot a run's curves: report.png in its folder
   seqrl collect RUN|random [flags]
                                   log episodes that an agent or random actions play: a dataset
+  seqrl collect SPEAKER --task TASK
+                                  log dialogues of scripted speakers, or of a run, with a task of words
   seqrl import SOURCE [flags]     make a dataset of what another program logged
   seqrl export DATASET [flags]    write a dataset as a Minari dataset
   seqrl audit DATASET [flags]     is a dataset, or a log of dialogues, fit to learn from?
