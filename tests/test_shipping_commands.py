@@ -103,7 +103,7 @@ def test_what_was_learnt_from_is_found(folder, tmp_path):
         (["ship", "{run}", "--dialogues", "{log}", "--min-effective-size", "0"], "--min-effective-size is 0"),
         (["ship", "{run}", "--dialogues", "{log}", "--num-iterations", "0"], "--num-iterations is 0"),
         (["frontier"], "needs a run folder"),
-        (["frontier", "{run}_policy"], "no values to steer by"),
+        (["frontier", "{run}_policy"], "no values of tokens to steer by"),
         (["frontier", "{run}", "--betas", "-1"], "beta is -1.0"),
         (["frontier", "{run}", "--num-dialogues", "1"], "at least 2"),
         (["turns"], "needs a run folder"),

@@ -119,7 +119,7 @@ def _voice(agent: LanguageAgent, beta: float) -> Voice:
     """How the run speaks: steered by `beta`, or as it is configured where that is negative."""
     if isinstance(agent, SteeredAgent):
         return agent.voice(None if beta < 0 else beta)
-    require(beta < 0, "--beta steers by values, which this run does not have: give a run of ilql")
+    require(beta < 0, "--beta steers by values of tokens, which this run does not have: give a run of ilql")
     voice = agent.voice()
     require(
         not hasattr(voice, "speak"),
@@ -212,7 +212,7 @@ def frontier(args: list[str]) -> int:
 def _steered(run: str) -> SteeredAgent:
     agent = _speaker(run)
     if not isinstance(agent, SteeredAgent):
-        raise UserError(f"{run} has no values to steer by: give a run of ilql")
+        raise UserError(f"{run} has no values of tokens to steer by: give a run of ilql with --level token")
     return agent
 
 
