@@ -116,7 +116,7 @@ class EvaluateSpeaker:
     seed: int = 10_000
     """Seed of the conversations."""
     sample: bool = False
-    """Draw tokens from the probabilities; else the likeliest one is taken."""
+    """Draw tokens from the probabilities, as runs of chai always do; else the likeliest one is taken."""
     beta: float = -1.0
     """β by which values steer, of a run of ilql; 0 for the cloned policy, below 0 for the run's own."""
     task: str = ""
@@ -137,8 +137,9 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
     task = make_task(name, **parse_env_kwargs(kwargs, "--task-kwargs"))
     agent = load_speaker(run)
     check_reads(agent.tokenizer, task, run)
-    sampling = Sampling(temperature=1.0 if options.sample else 0.0)
     voice, steering = _voice(agent, options.beta)
+    draws = options.sample or hasattr(voice, "speak")  # of utterances that are all the likeliest none can be chosen
+    sampling = Sampling(temperature=1.0 if draws else 0.0)
     played = play(
         task,
         voice,

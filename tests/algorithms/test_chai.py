@@ -10,8 +10,8 @@ import torch
 from seqrl.algorithms import bc, chai, load_speaker, resume, train
 from seqrl.chat import Chat
 from seqrl.checkpoint import load_checkpoint
-from seqrl.cli import shipping
-from seqrl.data.dialogues import Dialogue, Turn, write_dialogues
+from seqrl.cli import main, shipping
+from seqrl.data.dialogues import Dialogue, Turn, shown, write_dialogues
 from seqrl.errors import UserError
 from seqrl.language.critic import UtteranceCritic
 from seqrl.language.model import MemoryModel
@@ -283,3 +283,12 @@ def test_what_cannot_be_weighed_is_not_shipped(log: Path) -> None:
     train(config(log, "ships", num_steps=2))
     with pytest.raises(UserError, match="chooses among whole utterances"):
         shipping.ship([str(log / "ships"), "--dialogues", str(log / "log.jsonl")])
+
+
+def test_evaluating_draws_what_is_chosen_from(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Breaks if the likeliest tokens are taken: all proposals are one then.
+    trained = train(config(log, "evaluated", num_steps=2))
+    assert main(["evaluate", str(log / "evaluated"), "--num-dialogues", "1", "--show", "1", "--seed", "1"]) == 0
+    printed = capsys.readouterr().out
+    talk = play(MAZE, trained.voice(), 1, seed=1, max_tokens=4)[0]
+    assert "\n".join(shown(text, 1000) for text in talk.dialogue.texts if text) in printed
