@@ -68,8 +68,8 @@ class Config(LanguageConfig):
     proposals: str = ""
     """Run of chai with the same policy and log, whose proposals are taken; by default they are drawn."""
     gamma: float = 0.9
-    """Discount of one of the agent's turns. The largest of several values is on the whole too high, so with γ near 1 what
-    is put off looks better than what can be had."""
+    """Discount of one of the agent's turns. The largest of several values is on the whole too high, so with γ near 1
+    what is put off looks better than what can be had."""
     alpha: float = 0.1
     """α of cql and brac."""
     backup_temperature: float = 0.0
