@@ -199,8 +199,7 @@ def crash(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     monkeypatch.setattr(Run, "log", log)
 
 
-@pytest.mark.parametrize("critic", ["proposals", "cql", "brac"])
-@pytest.mark.parametrize("at", [2, 4])
+@pytest.mark.parametrize(("critic", "at"), [("cql", 2), ("brac", 4)])
 def test_a_run_resumes_bit_for_bit(log: Path, monkeypatch: pytest.MonkeyPatch, critic: str, at: int) -> None:
     # At 2 there is no checkpoint yet, but proposals are. Breaks if these are drawn again by another seed, if what is
     # bad is, or if the targets are no part of the checkpoint.
