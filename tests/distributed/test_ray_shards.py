@@ -67,7 +67,8 @@ def test_a_counting_memory_through_the_object_store_into_the_shards(num_processe
     with closing(RayEngine(make_counting_actor, 3)) as engine:
         engine.elsewhere = {}
         engine.publish(counting_agent().state_dict(), 0)
-        while min(received) < 6:
+        # An actor that began late must have a share too: of 500 draws, some are to be its own.
+        while min(received) < 6 or 10 * min(received) < max(received):
             shipment = take(replay, engine)
             assert shipment.trajectory == ()
             assert shipment.num_steps == ROLLOUT_LENGTH * NUM_ENVS
