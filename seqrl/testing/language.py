@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from seqrl.language.model import LanguageModel
+from seqrl.testing.comparison import gradients, require_equal
 
 
 def check_language_model(
@@ -76,19 +77,10 @@ class _Bench:
 
     def gradients(self, loss: Tensor) -> dict[str, Tensor]:
         """The gradient by each parameter."""
-        inputs = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
-        if not loss.requires_grad:
-            return {name: torch.zeros_like(value) for name, value in inputs.items()}
-        values = list(inputs.values())
-        found = torch.autograd.grad(loss, values, retain_graph=True, allow_unused=True, materialize_grads=True)
-        return dict(zip(inputs, found, strict=True))
+        return gradients(loss, dict(self.model.named_parameters()))
 
     def equal(self, law: str, name: str, actual: Tensor, expected: Tensor, why: str) -> None:
-        a, e = actual.detach().double(), expected.detach().double()
-        close = (a - e).abs() <= self.tolerance * (1 + e.abs().max()) if e.numel() else e == a
-        if not close.all():
-            index = (~close).nonzero()[0].tolist()  # not `>`, so that a NaN is a difference
-            raise AssertionError(f"{law}: {name}{index} is {a[*index]:.6g}, but {e[*index]:.6g} {why}")
+        require_equal(law, name, actual, expected, self.tolerance, why)
 
 
 def _check_contract(bench: _Bench) -> None:

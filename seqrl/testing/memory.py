@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from seqrl.memory.base import Memory, State
+from seqrl.testing.comparison import gradients, require_equal
 from seqrl.trajectory import Tree, tree_cat, tree_flatten, tree_leaves, tree_map
 
 
@@ -96,19 +97,10 @@ class _Bench:
         inputs = {"x": self.x}
         inputs |= {f"state{'.' + k if k else ''}": leaf for k, leaf in tree_flatten(self.state).items()}
         inputs |= dict(self.memory.named_parameters())
-        inputs = {name: value for name, value in inputs.items() if value.requires_grad}
-        if not loss.requires_grad:
-            return {name: torch.zeros_like(value) for name, value in inputs.items()}
-        values = list(inputs.values())
-        found = torch.autograd.grad(loss, values, retain_graph=True, allow_unused=True, materialize_grads=True)
-        return dict(zip(inputs, found, strict=True))
+        return gradients(loss, inputs)
 
     def equal(self, law: str, name: str, actual: Tensor, expected: Tensor, why: str) -> None:
-        a, e = actual.detach().double(), expected.detach().double()
-        close = (a - e).abs() <= self.tolerance * (1 + e.abs().max()) if e.numel() else e == a
-        if not close.all():
-            index = (~close).nonzero()[0].tolist()  # not `>`, so that a NaN is a difference
-            raise AssertionError(f"{law}: {name}{index} is {a[*index]:.6g}, but {e[*index]:.6g} {why}")
+        require_equal(law, name, actual, expected, self.tolerance, why)
 
     def equal_trees(self, law: str, name: str, actual: Tree, expected: Tree, why: str) -> None:
         found = tree_flatten(actual)
