@@ -6,9 +6,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from interrupted import ends_the_same
 
 from seqrl.adaptation import trial_returns
-from seqrl.algorithms import load, resume, train
+from seqrl.algorithms import load, train
 from seqrl.algorithms.algorithm_distillation import (
     Config,
     build,
@@ -17,15 +18,13 @@ from seqrl.algorithms.algorithm_distillation import (
     loss,
     prepared,
 )
-from seqrl.checkpoint import load_checkpoint
 from seqrl.cli import main
 from seqrl.config import make_environment
 from seqrl.data import Episode, EpisodeDataset, EpisodeWriter
 from seqrl.envs.trials import unrevealed_space
 from seqrl.errors import UserError
 from seqrl.recipes import RECIPES
-from seqrl.run import CHECKPOINT, Run, read_metrics
-from seqrl.trajectory import tree_flatten, tree_map
+from seqrl.trajectory import tree_map
 
 MEMORIES = ["gru", "lstm", "linear", "linear_attention", "transformer"]
 SPACE = gym.spaces.Dict(
@@ -177,10 +176,6 @@ def test_the_optimal_action_is_a_label_and_never_an_input(log, label):
     assert (float(loss(agent, blind, config(label=label))[0].detach()) == one) == (label == "optimal_action")
 
 
-class Crash(BaseException):
-    """The end of the process, as far as the code under test can tell."""
-
-
 # Break: `draws` or `means` left out of the parts of a checkpoint, or shuffling by a generator that goes on.
 @pytest.mark.parametrize(
     "settings",
@@ -195,26 +190,8 @@ class Crash(BaseException):
 def test_interrupted_and_resumed_ends_bit_for_bit_the_same(tmp_path, monkeypatch, settings):
     log = written(tmp_path / "log", num_episodes=20)
     whole = config(dataset=str(log.folder), run_dir=str(tmp_path / "whole"), checkpoint_every=3, **settings)
-    train(whole)
-    log_line = Run.log
-
-    def crashing(self, step, metrics):
-        log_line(self, step, metrics)
-        if step == 8:
-            raise Crash
-
-    monkeypatch.setattr(Run, "log", crashing)
-    with pytest.raises(Crash):
-        train(dataclasses.replace(whole, run_dir=str(tmp_path / "part")))
-    monkeypatch.undo()
-    resume(tmp_path / "part")
-    one, other = (tree_flatten(load_checkpoint(tmp_path / name / CHECKPOINT)[0]) for name in ("whole", "part"))
-    assert one.keys() == other.keys()
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
-    lines = [[{k: v for k, v in line.items() if k != "steps_per_second"} for line in read_metrics(tmp_path / name)]
-             for name in ("whole", "part")]  # fmt: skip
-    assert lines[0] == lines[1]
-    assert {"loss", "accuracy", "grad_norm", "held_out_loss", "held_out_accuracy"} <= set(lines[0][0])
+    lines = ends_the_same(whole, tmp_path, monkeypatch)
+    assert {"loss", "accuracy", "grad_norm", "held_out_loss", "held_out_accuracy"} <= set(lines[0])
     loaded = load(tmp_path / "part")
     assert all(
         torch.equal(a, b) for a, b in zip(loaded.parameters(), load(tmp_path / "whole").parameters(), strict=True)

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from interrupted import ends_the_same
 from torch import nn
 
-from seqrl.algorithms import bc, ilql, load, load_speaker, resume, train
-from seqrl.checkpoint import load_checkpoint
+from seqrl.algorithms import bc, ilql, load, load_speaker, train
 from seqrl.data.dialogues import Dialogue, Turn, write_dialogues
 from seqrl.errors import UserError
 from seqrl.language.generation import Sampling
@@ -19,9 +19,8 @@ from seqrl.language.scripted import scripted_dialogues
 from seqrl.language.steering import Steered, SteeredAgent, TokenValues
 from seqrl.language.utterance_steering import UtteranceAgent
 from seqrl.learner import Learner
-from seqrl.run import CHECKPOINT, Run, read_json, read_metrics
+from seqrl.run import read_json
 from seqrl.text import Tokenizer, make_task
-from seqrl.trajectory import tree_flatten
 
 TOKENIZER = Tokenizer(list("abxy"))  # 6 … 9
 TASK, KWARGS = "wordle", ("num_words=6",)
@@ -306,10 +305,6 @@ def test_values_follow_and_start_as_the_policy(folder):
         torch.testing.assert_close(target, old + 0.25 * (now - old))
 
 
-class Crash(Exception):  # noqa: N818
-    pass
-
-
 @pytest.mark.parametrize("algorithm", ["bc", "filtered", "ilql", "return", "utterance"])
 def test_interrupted_and_resumed_ends_bit_for_bit_the_same(folder, monkeypatch, algorithm):
     whole = bc.Config(
@@ -320,26 +315,8 @@ def test_interrupted_and_resumed_ends_bit_for_bit_the_same(folder, monkeypatch, 
         others = {"target": "return"} if algorithm == "return" else {}
         others |= {"level": "utterance"} if algorithm == "utterance" else {}
         whole = ilql.Config(**settings(folder, run_dir=whole.run_dir, policy=str(folder / "policy"), **others))
-    train(whole)
-    log_line = Run.log
-
-    def crashing(self, step, metrics):
-        log_line(self, step, metrics)
-        if step == 8:
-            raise Crash
-
-    monkeypatch.setattr(Run, "log", crashing)
-    with pytest.raises(Crash):
-        train(dataclasses.replace(whole, run_dir=str(folder / "part")))
-    monkeypatch.undo()
-    resume(folder / "part")
-    one, other = (tree_flatten(load_checkpoint(folder / name / CHECKPOINT)[0]) for name in ("whole", "part"))
-    assert one.keys() == other.keys()
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
-    lines = [[{k: v for k, v in line.items() if k != "steps_per_second"} for line in read_metrics(folder / name)]
-             for name in ("whole", "part")]  # fmt: skip
-    assert lines[0] == lines[1]
-    assert "held_out_loss" in lines[0][0]
+    lines = ends_the_same(whole, folder, monkeypatch)
+    assert "held_out_loss" in lines[0]
 
 
 @pytest.mark.parametrize("model", ["gru", "transformer", "gpt2"])

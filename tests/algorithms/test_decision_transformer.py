@@ -1,21 +1,19 @@
 """Decision Transformer: what its loss may depend on, that acting is training, and that it learns and resumes."""
 
-import dataclasses
-
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from interrupted import ends_the_same
 
-from seqrl.algorithms import load, resume, train
+from seqrl.algorithms import load, train
 from seqrl.algorithms.decision_transformer import Config, build, check, describe, loss
-from seqrl.checkpoint import load_checkpoint
 from seqrl.data import Episode, EpisodeDataset, EpisodeWriter
 from seqrl.errors import UserError
 from seqrl.learner import Learner
 from seqrl.offline_parts import held_out_metrics
-from seqrl.run import CHECKPOINT, Run, read_metrics
-from seqrl.trajectory import tree_flatten, tree_map
+from seqrl.run import read_metrics
+from seqrl.trajectory import tree_map
 
 BOX = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
 ACTIONS = {
@@ -205,10 +203,6 @@ def test_weight_decay_reaches_the_learner(tmp_path):
     assert size(other) < 0.9 * size(one)
 
 
-class Crash(BaseException):
-    """The end of the process, as far as the code under test can tell."""
-
-
 # Break: `draws` or `means` left out of the parts of a checkpoint.
 @pytest.mark.parametrize(
     "settings", [{}, {"relabel": "values", "value_updates": 20}, {"best_share": 0.4}, {"weight_decay": 1.0}]
@@ -216,25 +210,7 @@ class Crash(BaseException):
 def test_interrupted_and_resumed_ends_bit_for_bit_the_same(tmp_path, monkeypatch, settings):
     log = written(tmp_path / "log", num_episodes=20)
     whole = config(dataset=str(log.folder), run_dir=str(tmp_path / "whole"), checkpoint_every=3, **settings)
-    train(whole)
-    log_line = Run.log
-
-    def crashing(self, step, metrics):
-        log_line(self, step, metrics)
-        if step == 8:
-            raise Crash
-
-    monkeypatch.setattr(Run, "log", crashing)
-    with pytest.raises(Crash):
-        train(dataclasses.replace(whole, run_dir=str(tmp_path / "part")))
-    monkeypatch.undo()
-    resume(tmp_path / "part")
-    one, other = (tree_flatten(load_checkpoint(tmp_path / name / CHECKPOINT)[0]) for name in ("whole", "part"))
-    assert one.keys() == other.keys()
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
-    lines = [[{k: v for k, v in line.items() if k != "steps_per_second"} for line in read_metrics(tmp_path / name)]
-             for name in ("whole", "part")]  # fmt: skip
-    assert lines[0] == lines[1]
+    ends_the_same(whole, tmp_path, monkeypatch)
 
 
 def test_a_loaded_agent_is_the_trained_one(tmp_path):
