@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from seqrl.errors import UserError
-from seqrl.language.likelihood import decided, kl_divergence, log_probs, sayable
+from seqrl.language.generation import sayable
+from seqrl.language.likelihood import decided, kl_divergence, log_probs
 from seqrl.language.play import play
 from seqrl.language.rows import rows_of
 from seqrl.language.steering import SteeredAgent

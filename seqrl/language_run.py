@@ -5,14 +5,11 @@ from typing import Any
 
 import torch
 
-from seqrl.checkpoint import load_checkpoint
 from seqrl.config import require
-from seqrl.errors import UserError
-from seqrl.language.agent import LanguageAgent
 from seqrl.language.logged import DialogueDataset, DialogueWindows
 from seqrl.language.tokenizers import tokenizer_of
 from seqrl.language_config import LanguageConfig, make_tokenizer, read_log
-from seqrl.run import CHECKPOINT, Run, config_to_json, create_folder, read_json
+from seqrl.run import Run, config_to_json, create_folder, read_json
 from seqrl.text import TextTask, Tokenizer
 
 
@@ -53,19 +50,6 @@ def open_run(
 def read_tokenizer(run: str | Path) -> Tokenizer:
     """The tokenizer of a run folder. Raises UserError where it is none, or damaged."""
     return tokenizer_of(read_json(Path(run), "vocabulary.json"), f"{run}/vocabulary.json")
-
-
-def load_weights(agent: LanguageAgent, run: str | Path) -> None:
-    """Bring `agent` to the weights of a run folder. Raises UserError where they are another agent's, or damaged."""
-    path = Path(run) / CHECKPOINT
-    tree, _ = load_checkpoint(path)
-    try:
-        agent.load_state_dict(tree["agent"])
-    except (KeyError, RuntimeError) as error:
-        raise UserError(
-            f"{path} does not fit the agent of config.json ({str(error).splitlines()[0]}): "
-            "restore both files from the same run"
-        ) from None
 
 
 def check_vocabulary(tokenizer: Tokenizer, other: Tokenizer, run: str) -> None:

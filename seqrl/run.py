@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from seqrl.checkpoint import load_checkpoint, save_checkpoint, write_atomically
@@ -196,6 +197,19 @@ def read_saved_step(folder: Path) -> int:
     """The step of a run's last checkpoint, 0 before the first."""
     path = folder / CHECKPOINT
     return load_checkpoint(path)[1]["step"] if path.exists() else 0
+
+
+def load_weights(agent: nn.Module, run: str | Path) -> None:
+    """Bring `agent` to the weights of a run folder. Raises UserError where they are another agent's, or damaged."""
+    path = Path(run) / CHECKPOINT
+    tree, _ = load_checkpoint(path)
+    try:
+        agent.load_state_dict(tree["agent"])
+    except (KeyError, RuntimeError) as error:
+        raise UserError(
+            f"{path} does not fit the agent of config.json ({str(error).splitlines()[0]}): "
+            "restore both files from the same run"
+        ) from None
 
 
 def create_folder(folder: Path, files: dict[str, Any]) -> None:

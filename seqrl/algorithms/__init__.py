@@ -17,13 +17,12 @@ from seqrl.algorithms import (
     r2d2,
     recurrent_sac,
 )
-from seqrl.checkpoint import load_checkpoint
 from seqrl.errors import UserError, nearest
 from seqrl.language.agent import LanguageAgent
 from seqrl.language_config import LanguageConfig
-from seqrl.language_run import load_weights, read_tokenizer
+from seqrl.language_run import read_tokenizer
 from seqrl.malloc import keep_freed_memory
-from seqrl.run import CHECKPOINT, config_from_json, default_run_dir, read_json, read_spaces
+from seqrl.run import config_from_json, default_run_dir, load_weights, read_json, read_spaces
 
 ALGORITHMS: dict[str, ModuleType] = {
     "ppo": ppo,
@@ -106,14 +105,7 @@ def load(run: str | Path) -> ActingModule:
     if isinstance(config, LanguageConfig):
         raise UserError(f"{run} speaks and has no actions: load it with seqrl.algorithms.load_speaker")
     agent = _module_of(config).build(config, *read_spaces(folder))
-    tree, _ = load_checkpoint(folder / CHECKPOINT)
-    try:
-        agent.load_state_dict(tree["agent"])
-    except (KeyError, RuntimeError) as error:
-        raise UserError(
-            f"{folder / CHECKPOINT} does not fit the agent of config.json ({str(error).splitlines()[0]}): "
-            "restore both files from the same run"
-        ) from None
+    load_weights(agent, folder)
     return agent.eval()
 
 

@@ -44,12 +44,12 @@ from seqrl.language.reranking import Choosing, RerankingAgent
 from seqrl.language.utterances import UtteranceBatch, UtteranceDataset
 from seqrl.language_config import LanguageConfig, check_shared, configured_task, make_model
 from seqrl.language_proposals import proposed_dataset
-from seqrl.language_run import check_reads, load_weights, open_run, read_tokenizer
+from seqrl.language_run import check_reads, open_run, read_tokenizer
 from seqrl.memory.make import MEMORIES
 from seqrl.objectives import masked_mean
 from seqrl.objectives.value import conservative_error
 from seqrl.offline_parts import fit
-from seqrl.run import CHECKPOINT, config_from_json, read_json
+from seqrl.run import CHECKPOINT, config_from_json, load_weights, read_json
 from seqrl.text import Tokenizer
 
 Critic = Literal["proposals", "cql", "brac"]

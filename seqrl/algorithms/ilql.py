@@ -40,7 +40,6 @@ from seqrl.language_config import LanguageConfig, check_shared, configured_task,
 from seqrl.language_run import (
     check_reads,
     dialogue_windows,
-    load_weights,
     open_run,
     read_dataset,
     read_tokenizer,
@@ -48,7 +47,7 @@ from seqrl.language_run import (
 )
 from seqrl.objectives import conservative_error, expectile_error, masked_mean
 from seqrl.offline_parts import fit
-from seqrl.run import config_from_json, read_json
+from seqrl.run import config_from_json, load_weights, read_json
 from seqrl.text import Tokenizer
 
 Target = Literal["bootstrap", "return"]

@@ -138,7 +138,7 @@ def _behaviour(agent: LanguageAgent, run: str) -> Voice:
         other = _speaker(run)
         check_vocabulary(agent.tokenizer, other.tokenizer, run)
         return other.voice()
-    return agent.cloned().voice() if isinstance(agent, SteeredAgent) else agent.voice()
+    return agent.cloned().voice()
 
 
 def num_learnt_from(run: Path, dialogues: list[Dialogue], path: str) -> int:

@@ -18,6 +18,10 @@ class LanguageAgent(nn.Module):
     def device(self):  # type: ignore[no-untyped-def]
         return self.policy.device
 
+    def cloned(self) -> "LanguageAgent":
+        """The policy alone, without what steers it or chooses among what it says."""
+        return LanguageAgent(self.tokenizer, self.policy)
+
     def voice(self) -> Voice:
         """Speaks by the policy's own probabilities."""
         return Plain(self.policy)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from seqrl.language.generation import DRAWN, Sampling, Voice, generate
+from seqrl.language.generation import DRAWN, Sampling, Voice, generate, sayable
 from seqrl.language.rows import TokenTurn, rows_of
 from seqrl.language.steering import TokenValues
 from seqrl.text import Tokenizer
@@ -157,18 +157,13 @@ def _propose(
     if take is not None:
         index = torch.arange(B, device=tokens.device).repeat_interleave(K)
         logits, context = logits[index], take(context, index)
-    allowed = torch.ones(len(tokenizer), dtype=torch.bool, device=tokens.device)
-    allowed[: tokenizer.end_of_dialogue_id + 1] = False
-    allowed[tokenizer.end_of_utterance_id] = True
     said, _ = generate(
         voice, logits, context, stop_id=tokenizer.end_of_utterance_id, max_tokens=max_tokens,
-        speaks=torch.ones(B * K, dtype=torch.bool, device=tokens.device), allowed=allowed, sampling=sampling,
-        generator=generator,
+        speaks=torch.ones(B * K, dtype=torch.bool, device=tokens.device), allowed=sayable(tokenizer).to(tokens.device),
+        sampling=sampling, generator=generator,
     )  # fmt: skip
-    counts = torch.arange(len(said.ids), device=tokens.device)[:, None] < said.length
-    log_prob = said.log_prob.where(counts, 0).sum(0)
-    ids = said.ids.where(counts, tokenizer.pad_id)
-    return Proposals(ids.unflatten(1, (B, K)), *(x.unflatten(0, (B, K)) for x in (said.length, said.ended, log_prob)))
+    ids, leaves = said.ids.where(said.counts, tokenizer.pad_id), (said.length, said.ended, said.whole_log_prob())
+    return Proposals(ids.unflatten(1, (B, K)), *(leaf.unflatten(0, (B, K)) for leaf in leaves))
 
 
 def _appraised(proposals: Proposals, critic: Critic, tokens: Tensor, count: Tensor) -> Proposals:

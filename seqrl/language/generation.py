@@ -9,6 +9,7 @@ from torch import Tensor
 
 from seqrl.errors import UserError
 from seqrl.language.model import LanguageModel
+from seqrl.text import Tokenizer
 
 
 class Voice(Protocol):
@@ -70,6 +71,27 @@ class Utterances(NamedTuple):
     ended: Bool[Tensor, "B"]
     log_prob: Float[Tensor, "N B"]
 
+    @property
+    def counts(self) -> Bool[Tensor, "N B"]:
+        """Which tokens were said, and do not stand behind an utterance's end."""
+        return torch.arange(len(self.ids), device=self.ids.device)[:, None] < self.length
+
+    def whole_log_prob(self) -> Float[Tensor, "B"]:
+        """Of each utterance, all of its tokens together."""
+        return self.log_prob.where(self.counts, 0.0).sum(0)
+
+    def take(self, index: Int[Tensor, "M"]) -> "Utterances":
+        """Those of the columns `index`."""
+        return Utterances(self.ids[:, index], self.length[index], self.ended[index], self.log_prob[:, index])
+
+
+def sayable(tokenizer: Tokenizer) -> Bool[Tensor, "V"]:
+    """The tokens that an agent may draw in a conversation: no specials but <end of utterance>."""
+    allowed = torch.ones(len(tokenizer), dtype=torch.bool)
+    allowed[: tokenizer.end_of_dialogue_id + 1] = False
+    allowed[tokenizer.end_of_utterance_id] = True
+    return allowed
+
 
 @torch.no_grad()
 def generate(
@@ -111,6 +133,23 @@ def generate(
         Utterances(torch.stack(ids) if ids else empty.long(), length, ended, torch.stack(log_probs) if ids else empty),
         context,
     )
+
+
+def generate_several(
+    voice: Plain,
+    logits: Float[Tensor, "B V"],
+    context: Any,
+    times: int,
+    *,
+    speaks: Bool[Tensor, "B"],
+    **options: Any,
+) -> tuple[Utterances, Any]:
+    """`generate`, `times` utterances for each column, independently: column b's are b · times … b · times + times − 1.
+
+    `context` has been read once and stays as it is.
+    """
+    index = torch.arange(len(speaks), device=logits.device).repeat_interleave(times)
+    return generate(voice, logits[index], voice.take(context, index), speaks=speaks[index], **options)
 
 
 def _draw(log_prob: Tensor, sampling: Sampling, generator: torch.Generator | None) -> Tensor:

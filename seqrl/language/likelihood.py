@@ -9,7 +9,6 @@ from torch import Tensor
 
 from seqrl.language.generation import Voice
 from seqrl.language.rows import TokenRows, batch_of, decisions
-from seqrl.text import Tokenizer
 
 
 class Decided(NamedTuple):
@@ -50,14 +49,6 @@ def decided(rows: Sequence[TokenRows]) -> Decided:
     return Decided(
         chosen.row, chosen.valid, chosen.of(batch.tokens[1:]), chosen.of(batch.reward), turn, ends_turn
     )  # fmt: skip
-
-
-def sayable(tokenizer: Tokenizer) -> Bool[Tensor, "V"]:
-    """The tokens that `play` lets an agent draw: no specials but <end of utterance>."""
-    allowed = torch.ones(len(tokenizer), dtype=torch.bool)
-    allowed[: tokenizer.end_of_dialogue_id + 1] = False
-    allowed[tokenizer.end_of_utterance_id] = True
-    return allowed
 
 
 @torch.no_grad()

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from seqrl.data.dialogues import Dialogue
-from seqrl.language.generation import Voice
-from seqrl.language.likelihood import decided, log_probs, of_tokens, sayable
+from seqrl.language.generation import Voice, sayable
+from seqrl.language.likelihood import decided, log_probs, of_tokens
 from seqrl.language.play import Played, play
 from seqrl.language.rows import rows_of
 from seqrl.language.scripted import AGENT, logged
@@ -35,10 +35,11 @@ def logged_play(
 
 def with_propensities(played: list[Played], voice: Voice, tokenizer: Tokenizer, name: str = "") -> Iterator[Dialogue]:
     """What `voice` played, as lines of a log, whose ids are `name` and a number."""
-    rows = [rows_of(each.turns, tokenizer) for each in played]
-    said = decided(rows)
-    by_turn = said.by_turn(of_tokens(log_probs(voice, rows, sayable(tokenizer)), said)).double()
     known = not hasattr(voice, "speak")
+    if known:
+        rows = [rows_of(each.turns, tokenizer) for each in played]
+        said = decided(rows)
+        by_turn = said.by_turn(of_tokens(log_probs(voice, rows, sayable(tokenizer)), said)).double()
     for number, conversation in enumerate(played):
         dialogue = logged(conversation.dialogue, number)
         drawn = [turn for turn in conversation.turns if turn.agent]

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from seqrl.language.generation import DRAWN, Sampling, Voice, generate
+from seqrl.language.generation import DRAWN, Sampling, Voice, generate, sayable
 from seqrl.language.rows import TokenTurn
 from seqrl.seeds import derived_seed
 from seqrl.text import Dialogue, TextTask, Tokenizer
@@ -78,9 +78,7 @@ def play(
     """
     assert max_tokens >= 1, "an utterance has at least one token"
     tokenizer = tokenizer or task.tokenizer
-    allowed = torch.ones(len(tokenizer), dtype=torch.bool, device=device)
-    allowed[: tokenizer.end_of_dialogue_id + 1] = False
-    allowed[tokenizer.end_of_utterance_id] = True
+    allowed = sayable(tokenizer).to(device)
     generator = torch.Generator(device).manual_seed(derived_seed(seed, 2))
     speak = getattr(voice, "speak", None) or partial(generate, voice)
     played = []

@@ -11,8 +11,7 @@ from torch import Tensor
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.critic import UtteranceCritic
 from seqrl.language.discriminator import Discriminator
-from seqrl.language.generation import DRAWN, Plain, Sampling, Utterances, Voice, generate
-from seqrl.language.likelihood import sayable
+from seqrl.language.generation import DRAWN, Plain, Sampling, Utterances, Voice, generate_several, sayable
 from seqrl.language.model import LanguageModel
 from seqrl.language.rows import TokenRows
 from seqrl.language.utterances import Drawn, turns_of
@@ -78,10 +77,6 @@ class RerankingAgent(LanguageAgent):
     ) -> None:
         super().__init__(tokenizer, policy.requires_grad_(False))
         self.critic, self.choosing, self.discriminator = critic, choosing, discriminator
-
-    def cloned(self) -> LanguageAgent:
-        """The language model alone."""
-        return LanguageAgent(self.tokenizer, self.policy)
 
     def voice(self, **changes: Any) -> Voice:
         """Speaks by the best of its proposals; with `num_proposals` 1 it is the language model, bit for bit.
@@ -181,39 +176,32 @@ class Reranked:
         """As `generate`, of which this takes the place."""
         policy, times = self.agent.policy, self.choosing.num_proposals
         who = speaks.nonzero()[:, 0]
-        index = torch.arange(len(speaks), device=logits.device).repeat_interleave(times)
         voice = Recording(policy)
-        drawn, after = generate(
-            voice, logits[index], policy.take(context.context, index), stop_id=stop_id, max_tokens=max_tokens,
-            speaks=speaks[index], allowed=allowed, sampling=sampling, generator=generator,
+        drawn, after = generate_several(
+            voice, logits, context.context, times, stop_id=stop_id, max_tokens=max_tokens, speaks=speaks,
+            allowed=allowed, sampling=sampling, generator=generator,
         )  # fmt: skip
         assert voice.features is not None, "nobody speaks"
         said = _columns(drawn, times)
-        log_prob = _log_prob(drawn).view(-1, times)
+        log_prob = drawn.whole_log_prob().view(-1, times)
         columns = who.tolist()
         self.judged = self.agent.judge(
             [context.tokens[b] for b in columns], [said[b] for b in columns], log_prob[who],
             voice.features.view(len(speaks), times, -1)[who], self.choosing, generator,
         )  # fmt: skip
-        chosen = torch.zeros_like(index[::times])
+        chosen = torch.zeros_like(speaks, dtype=torch.int64)
         chosen[who] = self.judged.chosen
-        place = chosen + torch.arange(0, len(index), times, device=index.device)
+        place = chosen + times * torch.arange(len(speaks), device=speaks.device)
         tokens = list(context.tokens)
         for b, k in zip(columns, chosen[who].tolist(), strict=True):
             tokens[b] = (*tokens[b], *said[b][k])
-        spoken = Utterances(drawn.ids[:, place], drawn.length[place], drawn.ended[place], drawn.log_prob[:, place])
-        return spoken, Heard(policy.take(after, place), tuple(tokens))
+        return drawn.take(place), Heard(policy.take(after, place), tuple(tokens))
 
 
 def _columns(drawn: Utterances, times: int) -> list[list[tuple[int, ...]]]:
     """What was said, `times` for each conversation."""
     flat = [tuple(ids[:n]) for ids, n in zip(drawn.ids.T.tolist(), drawn.length.tolist(), strict=True)]
     return [flat[first : first + times] for first in range(0, len(flat), times)]
-
-
-def _log_prob(drawn: Utterances) -> Float[Tensor, "B"]:
-    counts = torch.arange(len(drawn.ids), device=drawn.length.device)[:, None] < drawn.length
-    return drawn.log_prob.where(counts, 0.0).sum(0)
 
 
 @torch.no_grad()
@@ -269,19 +257,17 @@ def _draw(
     for k in range(max(map(len, turns))):
         speaks = torch.tensor([k < len(each) for each in turns], device=device)
         logits, context = hear([each[k].heard if k < len(each) else () for each in turns])
-        index = torch.arange(B, device=device).repeat_interleave(P)
         proposing = Recording(policy)
-        drawn, _ = generate(
-            proposing, logits[index], policy.take(context, index), stop_id=tokenizer.end_of_utterance_id,
-            max_tokens=max_tokens, speaks=speaks[index], allowed=allowed, sampling=sampling, generator=generator,
+        drawn, _ = generate_several(
+            proposing, logits, context, P, stop_id=tokenizer.end_of_utterance_id, max_tokens=max_tokens, speaks=speaks,
+            allowed=allowed, sampling=sampling, generator=generator,
         )  # fmt: skip
         _, context = hear([each[k].said if k < len(each) else () for each in turns])
         assert proposing.features is not None
         assert voice.features is not None
-        counts = torch.arange(len(drawn.ids), device=device)[:, None] < drawn.length
-        said = drawn.ids.where(counts, tokenizer.pad_id).T.view(B, P, -1)
+        said = drawn.ids.where(drawn.counts, tokenizer.pad_id).T.view(B, P, -1)
         features = torch.cat([voice.features[:, None], proposing.features.view(B, P, -1)], 1)
-        leaves = (said, drawn.length.view(B, P), _log_prob(drawn).view(B, P), features)
+        leaves = (said, drawn.length.view(B, P), drawn.whole_log_prob().view(B, P), features)
         for b in range(B):
             if k < len(turns[b]):
                 found[b].append(Drawn(*(leaf[b : b + 1].cpu() for leaf in leaves)))

@@ -93,10 +93,6 @@ class SteeredAgent(LanguageAgent):
         super().__init__(tokenizer, policy.requires_grad_(False))
         self.values, self.beta = values, beta
 
-    def cloned(self) -> LanguageAgent:
-        """The policy alone."""
-        return LanguageAgent(self.tokenizer, self.policy)
-
     def voice(self, beta: float | None = None) -> Voice:
         """Speaks steered by `beta`; 0 for the policy alone."""
         return Steered(self.policy, self.values, self.beta if beta is None else beta)

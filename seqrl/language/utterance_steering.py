@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seqrl.language.agent import LanguageAgent
-from seqrl.language.generation import DRAWN, Plain, Sampling, Utterances, Voice, generate
+from seqrl.language.generation import DRAWN, Plain, Sampling, Utterances, Voice, generate_several
 from seqrl.language.model import LanguageModel
 from seqrl.language.rows import decisions
 from seqrl.language.steering import TokenValues
@@ -39,10 +39,6 @@ class UtteranceAgent(LanguageAgent):
     ) -> None:
         super().__init__(tokenizer, policy.requires_grad_(False))
         self.values, self.beta, self.num_proposals = values, beta, num_proposals
-
-    def cloned(self) -> LanguageAgent:
-        """The policy alone."""
-        return LanguageAgent(self.tokenizer, self.policy)
 
     def voice(self, beta: float | None = None) -> Voice:
         """Speaks steered by `beta`; 0 for the policy alone, bit for bit."""
@@ -87,11 +83,11 @@ class Chosen:
     ) -> tuple[Utterances, Any]:
         """As `generate`, of which this takes the place."""
         batch_size, times = len(speaks), self.num_proposals
-        index = torch.arange(batch_size, device=logits.device).repeat_interleave(times)
-        drawn, policy_context = generate(
-            Plain(self.policy), logits[index], self.policy.take(context[0], index), stop_id=stop_id,
-            max_tokens=max_tokens, speaks=speaks[index], allowed=allowed, generator=generator,
+        drawn, policy_context = generate_several(
+            Plain(self.policy), logits, context[0], times, stop_id=stop_id, max_tokens=max_tokens, speaks=speaks,
+            allowed=allowed, generator=generator,
         )  # fmt: skip
+        index = torch.arange(batch_size, device=logits.device).repeat_interleave(times)
         z, value_context = self.values.model.read(drawn.ids, drawn.length, self.values.model.take(context[1], index))
         q = self.values.least(z)[..., 0].view(batch_size, times)
         if sampling.temperature == 0:
@@ -99,5 +95,5 @@ class Chosen:
         else:
             chosen = torch.multinomial((self.beta * q / sampling.temperature).softmax(-1), 1, generator=generator)[:, 0]
         place = chosen + torch.arange(0, len(index), times, device=index.device)
-        spoken = Utterances(drawn.ids[:, place], drawn.length[place], drawn.ended[place], drawn.log_prob[:, place])
-        return spoken, (self.policy.take(policy_context, place), self.values.model.take(value_context, place))
+        contexts = self.policy.take(policy_context, place), self.values.model.take(value_context, place)
+        return drawn.take(place), contexts

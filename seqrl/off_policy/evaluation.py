@@ -11,8 +11,8 @@ from torch import Tensor
 
 from seqrl.data.dialogues import Dialogue, shown
 from seqrl.errors import UserError
-from seqrl.language.generation import Voice
-from seqrl.language.likelihood import Decided, decided, log_probs, of_tokens, sayable
+from seqrl.language.generation import Voice, sayable
+from seqrl.language.likelihood import Decided, decided, log_probs, of_tokens
 from seqrl.language.rows import TokenRows, rows_of, token_turns
 from seqrl.objectives import (
     bootstrap_count,

@@ -9,7 +9,8 @@ from guessing import Guess, Sharper, random_voice
 from torch.distributions import Categorical
 from torch.distributions import kl_divergence as reference_kl
 
-from seqrl.language.likelihood import decided, kl_divergence, log_probs, of_tokens, sayable
+from seqrl.language.generation import sayable
+from seqrl.language.likelihood import decided, kl_divergence, log_probs, of_tokens
 from seqrl.language.logging import logged_play, with_propensities
 from seqrl.language.play import Played, play
 from seqrl.language.rows import TokenTurn, rows_of

@@ -6,9 +6,9 @@ import torch
 from seqrl.language.candidates import conversation_ids, propose
 from seqrl.language.critic import UtteranceCritic
 from seqrl.language.discriminator import Discriminator
-from seqrl.language.generation import Plain
+from seqrl.language.generation import Plain, sayable
 from seqrl.language.gpt2 import GPT2, GPT2Config
-from seqrl.language.likelihood import decided, log_probs, of_tokens, sayable
+from seqrl.language.likelihood import decided, log_probs, of_tokens
 from seqrl.language.model import LanguageModel, MemoryModel
 from seqrl.language.play import Played, play
 from seqrl.language.reranking import Choosing, Reranked, RerankingAgent, draw_proposals
