@@ -79,9 +79,12 @@ class LanguageConfig:
     """Updates between checkpoints."""
 
 
-def check_shared(config: LanguageConfig) -> None:
-    """Raise UserError for settings of `LanguageConfig` that make no sense."""
-    require(bool(config.dialogues), "no dialogues given: name a log with --dialogues (seqrl collect --task, docs)")
+def check_shared(config: LanguageConfig, *, needs_log: bool = True) -> None:
+    """Raise UserError for settings of `LanguageConfig` that make no sense; without a log, if it `needs_log`."""
+    require(
+        bool(config.dialogues) or not needs_log,
+        "no dialogues given: name a log with --dialogues (seqrl collect --task, docs)",
+    )
     require_at_least_one(
         config, "hidden_size", "num_layers", "num_heads", "context_length", "max_tokens", "num_steps", "batch_size",
         "log_every", "checkpoint_every",
