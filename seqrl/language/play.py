@@ -18,6 +18,8 @@ class Played:
 
     dialogue: Dialogue
     turns: tuple[TokenTurn, ...]
+    history: tuple[tuple[bool, str], ...] = ()
+    """What was said before the opening (`TextTask.history`); in `turns` it stands first, and is `given`."""
 
     @property
     def total(self) -> float:
@@ -34,6 +36,12 @@ class _Conversation:
         self.texts, self.rewards = [opening], list[float]()
         self.turns: list[TokenTurn] = []
         self.unread: list[int] = [tokenizer.begin_id]
+        self.history = task.history(self.state)
+        for agent, text in self.history:
+            if agent:
+                self._remember(text)
+            else:
+                self._hear(text)
         if opening:
             self._hear(opening)
         self.unread.append(tokenizer.agent_id)
@@ -42,6 +50,12 @@ class _Conversation:
         ids = self.tokenizer.encode(text)
         self.turns.append(TokenTurn(agent=False, ids=tuple(ids)))
         self.unread += [*ids, self.tokenizer.end_of_reply_id]
+
+    def _remember(self, text: str) -> None:
+        """A turn of its own that was said before the conversation began."""
+        tokenizer, ids = self.tokenizer, self.tokenizer.encode(text)
+        self.turns.append(TokenTurn(agent=True, ids=tuple(ids), given=True))
+        self.unread += [tokenizer.agent_id, *ids, tokenizer.end_of_utterance_id]
 
     def say(self, ids: list[int], task: TextTask[Any]) -> None:
         tokenizer = self.tokenizer
@@ -69,8 +83,12 @@ def play(
     max_tokens: int = 64,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
+    group_size: int = 1,
 ) -> list[Played]:
     """`num_dialogues` conversations; number i's hidden state depends on `seed` and i alone, whoever speaks.
+
+    With a `group_size` G it depends on i // G: G conversations in a row begin in the same state, and their other
+    speaker draws the same random numbers. What is said is drawn anew in each.
 
     A voice may have `speak`, which is called as `generate` is and chooses whole utterances; else tokens are drawn from
     its logits. An utterance ends with <end of utterance>, or is cut after `max_tokens` tokens. No other special token
@@ -84,7 +102,7 @@ def play(
     played = []
     for first in range(0, num_dialogues, batch_size):
         numbers = range(first, min(first + batch_size, num_dialogues))
-        talks = [_Conversation(task, tokenizer, derived_seed(seed, 3, number)) for number in numbers]
+        talks = [_Conversation(task, tokenizer, derived_seed(seed, 3, number // group_size)) for number in numbers]
         context = voice.start(len(talks))
         while not all(talk.state.ended for talk in talks):
             unread = [[] if talk.state.ended else talk.unread for talk in talks]
@@ -114,6 +132,7 @@ def play(
                     facts=task.facts(talk.state),
                 ),
                 turns=tuple(talk.turns),
+                history=talk.history,
             )
             for talk in talks
         ]

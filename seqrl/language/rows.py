@@ -31,6 +31,8 @@ class TokenTurn:
     """What the agent's turn earned."""
     ended: bool = True
     """Whether the agent ended its turn itself; else it was cut off, and <end of utterance> is no choice of its own."""
+    given: bool = False
+    """Whether the agent found its turn already said: it is read, and none of it is a choice of its own."""
 
 
 class TokenRows(NamedTuple):
@@ -85,8 +87,8 @@ def rows_of(turns: Sequence[TokenTurn], tokenizer: Tokenizer) -> TokenRows:
             add((*turn.ids, tokenizer.end_of_reply_id), False, index)
             continue
         add((tokenizer.agent_id,), False, -1)
-        add(turn.ids, True, index)
-        add((tokenizer.end_of_utterance_id,), turn.ended, index)
+        add(turn.ids, not turn.given, index)
+        add((tokenizer.end_of_utterance_id,), turn.ended and not turn.given, index)
         assert turn.ended or turn.ids, "a turn of no token of the agent's own has nowhere to put its reward"
         reward[-1 if turn.ended else -2] = turn.reward
     add((tokenizer.end_of_dialogue_id,), False, -1)

@@ -54,6 +54,11 @@ class TextTask(ABC, Generic[State]):
     def start(self, generator: torch.Generator) -> tuple[State, str]:
         """A hidden state drawn by `generator`, and the other speaker's opening words (may be empty)."""
 
+    def history(self, state: State) -> tuple[tuple[bool, str], ...]:
+        """What was said before the opening of a conversation that begins in `state`, turn by turn: whether the agent
+        said it, and the text. By default nothing."""
+        return ()
+
     @abstractmethod
     def _reply(self, state: State, utterance: str, generator: torch.Generator) -> Turn[State]:
         """What `reply` returns, for a conversation that goes on."""
