@@ -8,7 +8,6 @@ away with; the outcome has the points of both. So the undiscounted return is the
 agent's last word.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,11 +23,10 @@ from seqrl.data.dialogues import (
     shown,
     write_dialogues,
 )
+from seqrl.data.messages import PARTS, after_prompt, check_columns, messages_of
 from seqrl.errors import UserError
 
 Form = Literal["casino", "deal", "messages", "seqrl"]
-PARTS = ("messages", "prompt", "completion", "chosen", "rejected")
-"""The columns of a conversational dataset that hold text."""
 
 
 def import_dialogues(source: str | Path, path: str | Path) -> int:
@@ -282,53 +280,20 @@ def _conversations(content: dict[str, Any], name: str, agent: str, where: str) -
     label = content.pop("label", None) if "completion" in has else None
     if label is not None and not isinstance(label, bool):
         raise UserError(f"{where}: label is neither true nor false: rename it to keep it in meta")
-    _check_columns(content, where)
-    prompt = _messages(parts["prompt"], "user", f"{where}: prompt") if "prompt" in has else []
+    check_columns(content, where)
+    prompt = messages_of(parts["prompt"], "user", f"{where}: prompt") if "prompt" in has else []
     if has >= pair:
         for key, thumbs in (("chosen", 1), ("rejected", -1)):
-            said = _after(prompt, _messages(parts[key], agent, f"{where}: {key}"))
+            said = after_prompt(prompt, messages_of(parts[key], agent, f"{where}: {key}"))
             _give_thumbs(said, agent, thumbs, f"{where}: {key}")
             meta = content | {"pair": name}
             yield dialogue_of({"id": f"{name}-{key}", "turns": prompt + said, "agent": agent, "meta": meta}, where)
         return
     key = "messages" if "messages" in has else "completion"
-    said = _messages(parts[key], agent, f"{where}: {key}")
+    said = messages_of(parts[key], agent, f"{where}: {key}")
     if label is not None:
         _give_thumbs(said, agent, 1 if label else -1, f"{where}: {key}")
     yield dialogue_of({"id": name, "turns": prompt + said, "agent": agent, "meta": content}, where)
-
-
-def _check_columns(content: dict[str, Any], where: str) -> None:
-    for key, value in content.items():
-        near = difflib.get_close_matches(key, (*PARTS, "label", "id"), n=1, cutoff=0.8)
-        if near:
-            raise UserError(f"{where} has the column '{shown(key)}': did you mean '{near[0]}'? If not, rename it")
-        if not isinstance(value, str | int | float):
-            raise UserError(f"{where}: column '{shown(key)}' holds a list or an object: drop it, or write it as text")
-
-
-def _messages(part: Any, speaker: str, where: str) -> list[dict[str, Any]]:
-    """The turns of a list of messages; a string is one."""
-    if isinstance(part, str):
-        return [{"speaker": speaker, "text": part}]
-    if not isinstance(part, list):
-        raise UserError(f"{where} is neither a string nor a list: give messages of role and content")
-    turns = []
-    for k, message in enumerate(part):
-        if not isinstance(message, dict) or "role" not in message or "content" not in message:
-            raise UserError(f"{where}[{k}] is no message: give an object of role and content")
-        extra = [key for key, value in message.items() if key not in ("role", "content") and value is not None]
-        if extra:
-            raise UserError(f"{where}[{k}] has '{shown(extra[0])}' besides role and content: drop it, or put it there")
-        if not isinstance(message["content"], str) or not isinstance(message["role"], str):
-            raise UserError(f"{where}[{k}] has a role or content that is no string: give text alone")
-        turns.append({"speaker": message["role"], "text": message["content"]})
-    return turns
-
-
-def _after(prompt: list[dict[str, Any]], said: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What is said after the prompt, where `said` may have the prompt at its beginning."""
-    return said[len(prompt) :] if prompt and said[: len(prompt)] == prompt else said
 
 
 def _give_thumbs(said: list[dict[str, Any]], agent: str, thumbs: int, where: str) -> None:

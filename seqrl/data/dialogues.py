@@ -83,14 +83,25 @@ def write_dialogues(path: str | Path, dialogues: Iterable[Dialogue]) -> int:
 
     Raises UserError for a dialogue that would not read back the same, none at all, or a file that cannot be written.
     """
+    return write_lines(
+        path, (_line(each, f"{shown(path)}, dialogue {k} to write") for k, each in enumerate(dialogues, 1))
+    )
+
+
+def write_lines(path: str | Path, lines: Iterable[bytes], what: str = "dialogues") -> int:
+    """Write a file of these lines, whole or not at all; returns how many there were.
+
+    Raises UserError for none at all, or a file that cannot be written.
+    """
     path, count = Path(path), 0
     temporary = path.with_name(f".{path.name}.tmp")  # always this name: what a killed process left is written over
     try:
         with open(temporary, "wb") as file:
-            for count, dialogue in enumerate(dialogues, 1):
-                file.write(_line(dialogue, f"{shown(path)}, dialogue {count} to write") + b"\n")
+            for line in lines:
+                file.write(line + b"\n")
+                count += 1
             if not count:
-                raise UserError(f"{shown(path)} would hold no dialogues: give at least one")
+                raise UserError(f"{shown(path)} would hold no {what}: give at least one")
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -109,12 +120,17 @@ def _line(dialogue: Dialogue, where: str) -> bytes:
         {key: value for key in TURN_KEYS if (value := getattr(turn, key)) is not None} for turn in dialogue.turns
     ]
     content |= {key: dict(value) for key in ("outcome", "meta") if (value := getattr(dialogue, key))}
+    return json_line(content, dialogue, dialogue_of, where)
+
+
+def json_line(content: dict[str, Any], value: Any, reader: Callable[[Any, str], Any], where: str) -> bytes:
+    """`content` as a line of JSON. Raises UserError, beginning with `where`, where `reader` makes no `value` of it."""
     try:
-        again = dialogue_of(content, where)
+        again = reader(content, where)
         text = json.dumps(content, ensure_ascii=False, allow_nan=False)
     except TypeError as error:
         raise UserError(f"{where} holds what JSON cannot ({shown(error)}): give plain numbers and strings") from None
-    if again != dialogue:
+    if again != value:
         raise UserError(f"{where} would not read back the same: give tuples, plain numbers and plain strings")
     for code in (0x85, 0x2028, 0x2029):  # other programs end lines at them; JSON escapes what else they end lines at
         text = text.replace(chr(code), f"\\u{code:04x}")
@@ -141,8 +157,11 @@ def place(path: str | Path, number: int) -> str:
     return f"{shown(path, 1000)}, line {number}"
 
 
-def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file that are not blank, with their numbers from 1. Raises UserError, also where none is."""
+def numbered_lines(path: str | Path, what: str = "dialogues") -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not blank, with their numbers from 1. Raises UserError, also where none is.
+
+    Messages call what the lines hold `what`, in the plural.
+    """
     number, empty = 0, True
     try:
         with open(path, "rb") as file:
@@ -150,7 +169,7 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
                 number += 1
                 where = place(path, number)
                 if len(line) > MAX_LINE_BYTES:
-                    raise UserError(f"{where} is longer than {MAX_LINE_BYTES >> 20} MiB: give a dialogue a line")
+                    raise UserError(f"{where} is longer than {MAX_LINE_BYTES >> 20} MiB: give a {what[:-1]} a line")
                 text = _decoded(line, where).rstrip("\r\n")
                 if number == 1:
                     text = text.removeprefix("\ufeff")
@@ -160,9 +179,9 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
                     empty = False
                     yield number, text
     except OSError as error:
-        raise UserError(f"cannot read {shown(path, 1000)} ({error.strerror}): give a file of dialogues") from None
+        raise UserError(f"cannot read {shown(path, 1000)} ({error.strerror}): give a file of {what}") from None
     if empty:
-        raise UserError(f"{shown(path, 1000)} holds no dialogues: give a file with one a line")
+        raise UserError(f"{shown(path, 1000)} holds no {what}: give a file with one a line")
 
 
 def _decoded(line: bytes, where: str) -> str:
@@ -241,15 +260,16 @@ def dialogue_of(content: Any, where: str) -> Dialogue:
     if not turns:
         raise UserError(f"{where}: turns is empty: leave the dialogue out")
     return Dialogue(
-        id=_name(content["id"], f"{where}: id"),
-        turns=tuple(_turn(turn, f"{where}: turns[{k}]") for k, turn in enumerate(turns)),
-        agent=_name(content["agent"], f"{where}: agent"),
-        outcome=_values(content.get("outcome", {}), f"{where}: outcome"),
-        meta=_values(content.get("meta", {}), f"{where}: meta"),
+        id=name_of(content["id"], f"{where}: id"),
+        turns=tuple(turn_of(turn, f"{where}: turns[{k}]") for k, turn in enumerate(turns)),
+        agent=name_of(content["agent"], f"{where}: agent"),
+        outcome=values_of(content.get("outcome", {}), f"{where}: outcome"),
+        meta=values_of(content.get("meta", {}), f"{where}: meta"),
     )
 
 
-def _turn(content: Any, where: str) -> Turn:
+def turn_of(content: Any, where: str) -> Turn:
+    """The turn of a parsed object, strictly as `dialogue_of`."""
     if not isinstance(content, dict):
         raise UserError(f"{where} is {_kind(content)}: give an object with speaker and text")
     _check_keys(content, TURN_KEYS, ("speaker", "text"), where, "")
@@ -257,7 +277,7 @@ def _turn(content: Any, where: str) -> Turn:
     if not isinstance(text, str):
         raise UserError(f"{where}.text is {_kind(text)}: give a string")
     rest = {key: CHECKED[key](content[key], f"{where}.{key}") for key in CHECKED if key in content}
-    return Turn(speaker=_name(content["speaker"], f"{where}.speaker"), text=_text(text, f"{where}.text"), **rest)
+    return Turn(speaker=name_of(content["speaker"], f"{where}.speaker"), text=_text(text, f"{where}.text"), **rest)
 
 
 def _check_keys(
@@ -280,7 +300,7 @@ NEEDED = {
 }
 
 
-def _name(value: Any, where: str) -> str:
+def name_of(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"{where} is {_kind(value)}: give a string")
     if not value.strip():
@@ -329,7 +349,7 @@ CHECKED: dict[str, Callable[[Any, str], Any]] = {
 }  # fmt: skip
 
 
-def _values(content: Any, where: str) -> dict[str, Value]:
+def values_of(content: Any, where: str) -> dict[str, Value]:
     if not isinstance(content, dict):
         raise UserError(f"{where} is {_kind(content)}: give an object of strings, numbers and booleans")
     for key, value in content.items():

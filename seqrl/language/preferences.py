@@ -1,0 +1,134 @@
+"""Judged answers as tokens: pairs of which one was preferred, and single ones with thumbs up or down."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from seqrl.data.dialogues import Dialogue, Turn
+from seqrl.data.preferences import Preference, Thumb
+from seqrl.errors import UserError
+from seqrl.language.model import LanguageModel
+from seqrl.language.rows import TokenBatch, TokenRows, batch_of, decisions, rows_of, token_turns
+from seqrl.text import Tokenizer
+
+
+class PreferencePairs(NamedTuple):
+    """B pairs. `mask` of both batches is True on the agent's tokens behind the prompt alone: what was compared."""
+
+    chosen: TokenBatch
+    rejected: TokenBatch
+
+
+class JudgedAnswers(NamedTuple):
+    """B answers, each judged alone, and for each an answer to another prompt behind this one's."""
+
+    answer: TokenBatch
+    mismatched: TokenBatch
+    desirable: Bool[Tensor, "B"]
+
+
+class PreferenceDataset:
+    """N pairs as rows of tokens; `of` makes one."""
+
+    def __init__(self, chosen: Sequence[TokenRows], rejected: Sequence[TokenRows]) -> None:
+        assert len(chosen) == len(rejected)
+        if not chosen:
+            raise UserError("there are no preferences to learn from: give at least one")
+        self.chosen, self.rejected = list(chosen), list(rejected)
+
+    @classmethod
+    def of(cls, preferences: Iterable[Preference], tokenizer: Tokenizer) -> "PreferenceDataset":
+        """Preferences as `tokenizer` reads them. Raises UserError where it cannot."""
+        preferences = list(preferences)
+        chosen = [_rows(each, each.chosen, tokenizer) for each in preferences]
+        return cls(chosen, [_rows(each, each.rejected, tokenizer) for each in preferences])
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def subset(self, numbers: Sequence[int] | Int[Tensor, "M"]) -> "PreferenceDataset":
+        """Those of these numbers, in this order."""
+        return PreferenceDataset([self.chosen[int(k)] for k in numbers], [self.rejected[int(k)] for k in numbers])
+
+    def split(self, share: float, seed: int) -> tuple["PreferenceDataset", "PreferenceDataset"]:
+        """The dataset without `share` of its pairs (at least one), and those, drawn by `seed`."""
+        kept, held_out = split_numbers(len(self), share, seed)
+        return self.subset(kept), self.subset(held_out)
+
+    def pairs(self, numbers: Sequence[int] | Int[Tensor, "B"]) -> PreferencePairs:
+        """The pairs of these numbers side by side."""
+        return PreferencePairs(
+            batch_of([self.chosen[int(k)] for k in numbers]), batch_of([self.rejected[int(k)] for k in numbers])
+        )
+
+    def windows(self, count: int, generator: torch.Generator) -> PreferencePairs:
+        """`count` pairs drawn with replacement."""
+        return self.pairs(torch.randint(len(self), (count,), generator=generator))
+
+
+class ThumbDataset:
+    """N judged answers as rows of tokens; `of` makes one.
+
+    Each has a partner that never changes, the next in an order drawn once: the partner's answer behind this one's
+    prompt is what says how far a policy has moved, whatever it is asked (KTO's point of reference).
+    """
+
+    def __init__(self, answer: Sequence[TokenRows], mismatched: Sequence[TokenRows], desirable: Sequence[bool]) -> None:
+        assert len(answer) == len(mismatched) == len(desirable)
+        self.answer, self.mismatched, self.desirable = list(answer), list(mismatched), list(desirable)
+
+    @classmethod
+    def of(cls, thumbs: Iterable[Thumb], tokenizer: Tokenizer) -> "ThumbDataset":
+        """Thumbs as `tokenizer` reads them. Raises UserError where it cannot, or for fewer than two."""
+        thumbs = list(thumbs)
+        if len(thumbs) < 2:
+            raise UserError(
+                f"there are {len(thumbs)} thumbs: give at least two, to compare one's answer with another's"
+            )
+        order = torch.randperm(len(thumbs), generator=torch.Generator().manual_seed(0)).tolist()
+        partner = dict(zip(order, order[1:] + order[:1], strict=True))
+        answer = [_rows(each, each.completion, tokenizer) for each in thumbs]
+        mismatched = [_rows(each, thumbs[partner[k]].completion, tokenizer) for k, each in enumerate(thumbs)]
+        return cls(answer, mismatched, [each.label for each in thumbs])
+
+    def __len__(self) -> int:
+        return len(self.answer)
+
+    def subset(self, numbers: Sequence[int] | Int[Tensor, "M"]) -> "ThumbDataset":
+        """Those of these numbers, in this order."""
+        parts = (self.answer, self.mismatched, self.desirable)
+        answer, mismatched, desirable = ([part[int(k)] for k in numbers] for part in parts)
+        return ThumbDataset(answer, mismatched, desirable)  # type: ignore[arg-type]
+
+    def answers(self, numbers: Sequence[int] | Int[Tensor, "B"]) -> JudgedAnswers:
+        """The answers of these numbers side by side."""
+        return JudgedAnswers(
+            batch_of([self.answer[int(k)] for k in numbers]),
+            batch_of([self.mismatched[int(k)] for k in numbers]),
+            torch.tensor([self.desirable[int(k)] for k in numbers]),
+        )
+
+
+def split_numbers(count: int, share: float, seed: int) -> tuple[Int[Tensor, "K"], Int[Tensor, "H"]]:
+    """Which of `count` are learnt from, and which `share` (at least one) is not, drawn by `seed`, in their order."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    held_out = min(max(1, round(share * count)), count - 1)
+    return order[held_out:].sort().values, order[:held_out].sort().values
+
+
+def _rows(judged: Preference | Thumb, answer: tuple[Turn, ...], tokenizer: Tokenizer) -> TokenRows:
+    """A conversation's rows, of which the answer's alone are the agent's to learn from."""
+    dialogue = Dialogue(id=judged.id, turns=judged.prompt + answer, agent=judged.agent)
+    rows = rows_of(token_turns(dialogue, tokenizer), tokenizer)
+    return rows._replace(mask=rows.mask & (rows.turn >= len(judged.prompt)))
+
+
+def answer_log_prob(model: LanguageModel, batch: TokenBatch) -> Float[Tensor, "B"]:
+    """log π(answer | what was said before), the sum over the tokens where `mask`: text and <end of utterance>."""
+    chosen = decisions(batch.mask)
+    logits = model.logits(chosen.of(model(batch.tokens[:-1])))
+    log_prob = logits.log_softmax(-1).gather(-1, chosen.of(batch.tokens[1:])[..., None])[..., 0]
+    return log_prob.masked_fill(~chosen.valid, 0.0).sum(0)
