@@ -21,8 +21,7 @@ Which numbers are worth a warning is our choice: `LIMITS`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import isfinite
-from statistics import pstdev
+from math import isfinite, sqrt
 from typing import Any, Literal
 
 import torch
@@ -187,7 +186,7 @@ class Monitor:
             measures["disagreement"] = _mean([value for each in disagreement for value in each])
         if gold is not None:
             totals = [sum(each) for each in gold]
-            measures |= {"gold": _mean(totals), "gold_spread": pstdev(totals)}
+            measures |= {"gold": _mean(totals), "gold_spread": _spread(totals)}
         if broken := [name for name, value in measures.items() if not isfinite(value)]:
             return Verdict("stop", f"{broken[0]} is {measures[broken[0]]}: look at what gives the rewards", measures)
         self._take(measures)
@@ -240,3 +239,9 @@ class Monitor:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def _spread(values: Sequence[float]) -> float:
+    """The standard deviation."""
+    mean = _mean(values)
+    return sqrt(_mean([(value - mean) ** 2 for value in values]))
