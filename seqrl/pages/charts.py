@@ -1,0 +1,263 @@
+"""Charts as SVG: lines with bands and seeds, points with intervals. Colours are the page's, so they follow its theme.
+
+They are drawn by us, and not by matplotlib, because one drawing must do in light and dark, be small, scale with the
+page, and tell the values under the pointer (page.js reads them back from the paths).
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from seqrl.pages.html import Chart, Html, element
+from seqrl.pages.scales import Kind, Scale
+from seqrl.pages.svg import (
+    LARGE,
+    SMALL,
+    Frame,
+    axes,
+    closed,
+    dot,
+    key,
+    left_margin,
+    path,
+    picture,
+    rule,
+    shape,
+    star,
+    text,
+)
+
+__all__ = [
+    "BLUE",
+    "LARGE",
+    "NEUTRAL",
+    "SMALL",
+    "Estimate",
+    "Level",
+    "Line",
+    "Points",
+    "Style",
+    "interval_chart",
+    "line_chart",
+    "styles_of",
+]
+
+Points = Sequence[tuple[float, float]]
+
+NEUTRAL, MARKED = 6, 4
+"""Among the colours --c0 … --c7 of page.css (Okabe and Ito's, lighter on dark paper): grey, and what stands out."""
+_KNOWN = {
+    "none": 6, "frame_stack": 1, "gru": 0, "lstm": 2, "linear": 3, "linear_attention": 5, "transformer": 4,
+    "behaviour_cloning": 6, "bc": 6, "filtered_bc": 1, "best_bc": 1, "decision_transformer": 0, "qdt": 2, "random": 6,
+}  # fmt: skip
+
+
+class Style(NamedTuple):
+    """How what has a name is drawn, in all charts of a page."""
+
+    colour: int
+    dash: str = ""
+
+
+BLUE = Style(0)
+
+
+def styles_of(names: Sequence[str]) -> dict[str, Style]:
+    """A style for each name, no two alike up to 24: memories and methods as in other plots, others in their order.
+
+    Of `algorithm:memory` the memory has the colour, and the algorithm, from the second on, a dash.
+    """
+    taken: dict[str, Style] = {}
+    dashes = ("", "dashed", "dotted")
+    free = (Style(colour, dash) for dash in dashes for colour in (0, 1, 2, 4, 3, 5, 7, 6))
+    for name in names:
+        wanted = _KNOWN.get(name.rpartition(":")[2])
+        known = () if wanted is None else [Style(wanted, dash) for dash in dashes]
+        taken[name] = next(
+            (style for style in itertools.chain(known, free) if style not in taken.values()), Style(NEUTRAL, "dotted")
+        )
+    return taken
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A curve with what surrounds it. Where y is not finite there is a gap."""
+
+    name: str
+    points: Points
+    style: Style = BLUE
+    band: Sequence[tuple[float, float, float]] = ()
+    """(x, low, high): an interval or a range around it."""
+    thin: Sequence[Points] = ()
+    """Each seed, or the raw values of a smoothed curve."""
+    whiskers: Sequence[tuple[float, float]] = ()
+    """For each point half the interval in x and in y, 0 for none."""
+    dots: bool = False
+    labels: Sequence[str] = ()
+    """A word at each point; "" for none."""
+    figure: str = ""
+    """What the legend says besides the name, such as the return when evaluated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """A value that is known, as a line across the chart."""
+
+    name: str
+    value: float
+    dash: Literal["dashed", "dotted", ""] = "dashed"
+
+
+class Estimate(NamedTuple):
+    """A mean, half its interval (NaN for none), and what it is the mean of."""
+
+    mean: float
+    half_width: float = math.nan
+    seeds: Sequence[float] = ()
+
+
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    y_label: str = "",
+    levels: Sequence[Level] = (),
+    x_kind: Kind = "linear",
+    y_kind: Kind = "linear",
+    size: tuple[int, int] = SMALL,
+    x_range: tuple[float, float] | None = None,
+    stars: Points = (),
+    shade_from: float | None = None,
+) -> Chart:
+    """Curves over one axis, with a legend where there are several. `stars` stand out; what lies right of
+    `shade_from` is shaded. A logarithmic axis with values of 0 or below is linear."""
+    frame = _frame(lines, levels, x_kind, y_kind, size, x_range, bool(y_label))
+    parts = axes(frame, size, x_label, y_label)
+    right = frame.left + frame.width
+    if shade_from is not None and shade_from < frame.x.high:
+        start = frame.at(max(shade_from, frame.x.low), frame.y.low)[0]
+        parts.append(shape("rect", "shade", x=start, y=frame.top, width=right - start, height=frame.height))
+    for line in lines:
+        parts += _around(line, frame)
+    for level in levels:
+        y = frame.at(frame.x.low, level.value)[1]
+        parts.append(rule(frame.left, y, right, y, f"level {level.dash}".strip()))
+    for line in lines:
+        parts += _itself(line, frame)
+    parts += [star(*frame.at(*place), MARKED) for place in stars]
+    if not any(len(line.points) for line in lines):
+        middle = (frame.left + frame.width / 2, frame.top + frame.height / 2)
+        parts.append(text("nothing to show yet", *middle, "axis", "middle"))
+    named = f"{y_label or 'values'} over {x_label}: {', '.join(line.name for line in lines)}"
+    drawn = picture(parts, size, named, frame, x_label)
+    several = len(lines) + len(levels) > 1 or any(line.figure for line in lines)
+    return Chart(drawn, _legend(lines, levels) if several else Html())
+
+
+def interval_chart(
+    rows: Sequence[tuple[str, Sequence[Estimate]]],
+    *,
+    x_label: str,
+    styles: dict[str, Style],
+    levels: Sequence[Level] = (),
+    kinds: Sequence[str] = (),
+) -> Chart:
+    """A line for each row: its mean with the interval, and a small dot for each seed.
+
+    Of several estimates in a row the second is hollow, and `kinds` says what they are. The axis shows all seeds and
+    levels; an interval that is much wider runs out of it.
+    """
+    several = max((len(some) for _, some in rows), default=1)
+    size = (LARGE[0], 62 + (32 + 16 * (several - 1)) * max(1, len(rows)))
+    left = min(24 + 6.9 * max((len(name) for name, _ in rows), default=0), 260)
+    inside = [v for _, some in rows for e in some for v in (e.mean, *e.seeds)] + [level.value for level in levels]
+    frame = Frame(left, 10, size[0] - left - 20, size[1] - 58, Scale.over(inside, margin=0.12), Scale(0, 1))
+    parts = axes(frame, size, x_label, "", y_ticks=False)
+    for level in levels:
+        x = frame.at(level.value, 0)[0]
+        parts.append(rule(x, frame.top, x, frame.top + frame.height, f"level {level.dash}".strip()))
+    each = frame.height / max(1, len(rows))
+    for k, (name, some) in enumerate(rows):
+        middle = frame.top + each * (k + 0.5)
+        parts.append(text(name, left - 12, middle + 4, "label", "end"))
+        for j, estimate in enumerate(some):
+            parts += _estimate(estimate, middle + 18 * (j - (len(some) - 1) / 2), frame, styles[name].colour, j > 0)
+    marks = [shape("circle", "hollow" if k else "dot", cx=11, cy=5, r=4) for k in range(len(kinds))]
+    keys = [key(name, mark, NEUTRAL) for name, mark in zip(kinds, marks, strict=True)]
+    keys += [_level_key(level) for level in levels]
+    drawn = picture(parts, size, f"{x_label}: {', '.join(name for name, _ in rows)}")
+    return Chart(drawn, element("ul", keys, class_="legend") if keys else Html())
+
+
+def _frame(
+    lines: Sequence[Line], levels: Sequence[Level], x_kind: Kind, y_kind: Kind, size: tuple[int, int],
+    x_range: tuple[float, float] | None, has_label: bool,
+) -> Frame:  # fmt: skip
+    """Room for every line, seed and level; for bands and whiskers too, up to twice the range of the rest."""
+    x, y = ([v for line in lines for points in (line.points, *line.thin) for v in _column(points, k)] for k in (0, 1))
+    y += [level.value for level in levels]
+    spread = max(y) - min(y) if y else 0.0
+    around = [v for line in lines for _, low, high in line.band for v in (low, high)]
+    around += [v for line in lines for (_, mean), (_, half) in zip(line.points, line.whiskers, strict=False)
+               for v in (mean - half, mean + half)]  # fmt: skip
+    if spread > 0 and y_kind != "log":
+        around = [min(max(v, min(y) - spread / 2), max(y) + spread / 2) for v in around if math.isfinite(v)]
+    x += [x_at + sign * half for line in lines for (x_at, _), (half, _) in zip(line.points, line.whiskers, strict=False)
+          for sign in (-1, 1)]  # fmt: skip
+    y_scale = Scale.over(y + ([] if y_kind == "log" else around), y_kind)
+    x_scale = Scale(*x_range, x_kind) if x_range else Scale.over(x, x_kind, margin=0.0 if x_kind == "linear" else 0.04)
+    if any(line.dots for line in lines) and x_kind == "linear":
+        x_scale = Scale.over(x, margin=0.03)
+    left = left_margin(y_scale, max(3, int((size[1] - 52) / 36)), has_label)
+    return Frame(left, 10, size[0] - left - 14, size[1] - 52, x_scale, y_scale)
+
+
+def _column(points: Points, index: int) -> list[float]:
+    return [point[index] for point in points if math.isfinite(point[1])]
+
+
+def _around(line: Line, frame: Frame) -> list[Html]:
+    """What lies behind the lines: bands and seeds."""
+    colour = line.style.colour
+    parts = [shape("path", "band", colour, d=closed(line.band, frame))] if line.band else []
+    return parts + [shape("path", "thin", colour, d=path(points, frame)) for points in line.thin]
+
+
+def _itself(line: Line, frame: Frame) -> list[Html]:
+    colour, dash = line.style
+    d = path(line.points, frame)
+    parts = [shape("path", f"line {dash}".strip(), colour, d=d, data_name=line.name)]
+    places = [frame.at(x, y) for x, y in line.points if math.isfinite(y)] if line.dots or d.count("L") == 0 else []
+    for (x, y), (half_x, half_y) in zip(line.points, line.whiskers, strict=False):
+        ends = (frame.at(x - half_x, y), frame.at(x + half_x, y)), (frame.at(x, y - half_y), frame.at(x, y + half_y))
+        parts += [rule(*a, *b, "whisker", colour) for (a, b), half in zip(ends, (half_x, half_y), strict=True) if half]
+    parts += [dot(*place, colour) for place in places]
+    named = zip(line.points, line.labels, strict=False)
+    return parts + [text(word, frame.at(*at)[0] + 7, frame.at(*at)[1] - 6, "label") for at, word in named if word]
+
+
+def _estimate(estimate: Estimate, y: float, frame: Frame, colour: int, hollow: bool) -> list[Html]:
+    parts = [dot(frame.at(seed, 0)[0], y - 8, colour, 2.2, "seed") for seed in estimate.seeds]
+    x = frame.at(estimate.mean, 0)[0]
+    if math.isfinite(estimate.half_width):
+        right = frame.left + frame.width
+        ends = (frame.at(estimate.mean + sign * estimate.half_width, 0)[0] for sign in (-1, 1))
+        low, high = (min(max(end, frame.left), right) for end in ends)
+        parts += [rule(low, y, high, y, "whisker", colour)]
+        parts += [rule(end, y - 4, end, y + 4, "whisker", colour) for end in (low, high) if frame.left < end < right]
+    return [*parts, dot(x, y, colour, 4.6, "hollow" if hollow else "dot")]
+
+
+def _legend(lines: Sequence[Line], levels: Sequence[Level]) -> Html:
+    keys = []
+    for line in lines:
+        mark = [rule(1, 5, 21, 5, f"line {line.style.dash}".strip())]
+        mark += [shape("circle", "dot", cx=11, cy=5, r=3)] if line.dots else []
+        keys.append(key(line.name, mark, line.style.colour, line.figure))
+    return element("ul", keys, [_level_key(level) for level in levels], class_="legend")
+
+
+def _level_key(level: Level) -> Html:
+    return key(level.name, rule(1, 5, 21, 5, f"level {level.dash}".strip()), NEUTRAL, f"{level.value:.4g}")

@@ -1,0 +1,138 @@
+"""What was measured of a run after its training, a section of a page for each JSON file that a command wrote."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from seqrl.pages.charts import LARGE, NEUTRAL, Level, Line, Style, line_chart, styles_of
+from seqrl.pages.html import Html, element, figure, section, table
+
+AGENT, OPTIMAL = "agent", "optimal"
+
+
+def findings(folder: Path) -> list[Html]:
+    """Sections for what is in a run's folder; a file that is damaged, or of another version, says so in its place."""
+    return [_safely(folder / name, show) for name, show in SECTIONS.items() if (folder / name).is_file()]
+
+
+def _safely(path: Path, show: Callable[[dict[str, Any]], Html | None]) -> Html:
+    try:
+        return show(json.loads(path.read_text("utf-8"))) or Html()
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        return section(path.name, element("p", f"{path.name} cannot be shown ({reason}): run its command again."))
+
+
+def calibration(data: dict[str, Any]) -> Html | None:
+    """Which return to ask for: target against achieved return."""
+    found, bins = data["calibration"], data["bins"]
+    parts = []
+    if found is not None:
+        targets, achieved = found["targets"], found["achieved"]
+        asked = [Line(name="what is asked for", points=[(t, t) for t in (min(targets), max(targets))],
+                      style=Style(NEUTRAL, "dashed"))] if found["gamma"] == 1 else []  # fmt: skip
+        got = Line(
+            name="what is achieved (95 %)", points=list(zip(targets, achieved, strict=True)), dots=True,
+            whiskers=[(0.0, half) for half in found["half_width"]],
+        )  # fmt: skip
+        best = found["recommended"]
+        chart = line_chart(
+            [*asked, got], x_label="target return", y_label="achieved return", size=LARGE,
+            stars=[(best, achieved[targets.index(best)])], shade_from=found["data_range"][1],
+        )  # fmt: skip
+        follows = found["rank_correlation"]
+        told = "" if follows is None else f" Rank correlation of target and achieved return: {follows:.2f}."
+        caption = (
+            f"{found['num_episodes']:,} episodes for each target. The star is the recommended one, {best:.4g}: the "
+            f"lowest that is as good as the best. Shaded: beyond what the log shows.{told}"
+        )
+        parts.append(figure(chart, caption))
+    if bins:
+        measure = "accuracy" if bins[0]["accuracy"] is not None else "squared_error"
+        rows = [
+            [
+                f"{b['low']:.4g} to {b['high']:.4g}",
+                f"{b['decisions']:,}",
+                f"{b['log_likelihood']:.3f}",
+                f"{b[measure]:.3f}",
+            ]
+            for b in bins
+        ]
+        header = ["return-to-go", "decisions", "log-likelihood", measure.replace("_", " ")]
+        caption = "How well held-out actions are foreseen, by what the rest of their episode brought."
+        parts.append(element("div", table(header, rows, caption), class_="card"))
+    if not parts:
+        return None
+    return section("Calibration", parts, about="Does the return follow the target that the agent is asked for?")
+
+
+def adaptation(data: dict[str, Any]) -> Html:
+    """In-context curves: the return of inner episodes, by their place in the trial."""
+    policies = data["policies"]
+    styles = {AGENT: Style(0)} | styles_of([name for name in policies if name not in (AGENT, OPTIMAL)])
+    lines, levels, rows = [], [], []
+    for name, found in policies.items():
+        total, mean, half = found["total"], found["curve"]["mean"], found["curve"]["half_width"]
+        shown = f"{total['mean']:.4g}" + (f" ± {total['half_width']:.3g}" if total["half_width"] is not None else "")
+        share = found["share_of_optimal"]
+        rows.append([name, shown, f"{found['first']:.4g}", f"{found['last']:.4g}",
+                     "–" if share is None else f"{100 * share:.1f} %"])  # fmt: skip
+        if name == OPTIMAL:  # its task stays the same: a level, not a curve
+            known = [value for value in mean if value is not None]
+            levels.append(Level(name="optimal", value=sum(known) / len(known)))
+            continue
+        points = [(k + 1, math.nan if value is None else value) for k, value in enumerate(mean)]
+        band = [(k + 1, m - h, m + h) for k, (m, h) in enumerate(zip(mean, half, strict=True))
+                if m is not None and h is not None] if name == AGENT else []  # fmt: skip
+        lines.append(Line(name=name, points=points, band=band, style=styles[name], figure=f"{total['mean']:.4g}"))
+    chart = line_chart(lines, x_label="inner episode", y_label="return of an inner episode", levels=levels, size=LARGE)
+    caption = (
+        f"{data['num_trials']:,} trials of {data['num_episodes']:,} inner episodes, the same tasks for all. Weights "
+        f"frozen (sha256 {data['digest'][:8]}…). Band: 95 % over trials. Beside the names: the return of a trial."
+    )
+    header = ["policy", "return of a trial (95 %)", "first episode", "last tenth", "of optimal"]
+    whole = element("div", table(header, rows), class_="card spaced")
+    return section(
+        "Learning inside the context", figure(chart, caption), whole,
+        about="Held-out tasks, weights at rest: what rises from left to right was learnt in memory alone.",
+    )  # fmt: skip
+
+
+def frontier(data: dict[str, Any]) -> Html:
+    """What steering a speaker brings, against how far it leads from the cloned policy."""
+    points = data["points"]
+    places = [(p["kl_of_dialogue"]["mean"], p["return"]["mean"]) for p in points]
+    halves = [(p["kl_of_dialogue"]["half_width"] or 0.0, p["return"]["half_width"] or 0.0) for p in points]
+    enough = next(place for place, p in zip(places, points, strict=True) if p["beta"] == data["enough"])
+    line = Line(name="steered by β (95 %)", points=places, whiskers=halves, dots=True,
+                labels=[f"{p['beta']:g}" for p in points])  # fmt: skip
+    chart = line_chart(
+        [line], x_label="KL from the cloned policy, nats a dialogue (root scale)", y_label="return of a dialogue",
+        x_kind="root", levels=[Level(name="cloned policy (β = 0)", value=places[0][1])], stars=[enough], size=LARGE,
+    )  # fmt: skip
+    caption = (
+        f"{data['num_dialogues']:,} dialogues for each β, the same for all; numbers at the points are β. The star, "
+        f"β = {data['enough']:g}, is the least steered that is as good as the best."
+    )
+    rows = [[f"{p['beta']:g}", *(_interval(p[name]) for name in ("return", "gain", "kl_of_dialogue")),
+             f"{p['kl_of_token']['mean']:.2g}", f"{p['turns']:.2f}"] for p in points]  # fmt: skip
+    header = ["β", "return (95 %)", "over β = 0", "KL, dialogue", "KL, token", "turns"]
+    return section(
+        "Return against distance", figure(chart, caption), element("div", table(header, rows), class_="card spaced"),
+        about="How much is gained by steering, and how far the speaker is led from the one that was cloned.",
+    )  # fmt: skip
+
+
+def _interval(pair: dict[str, float | None]) -> str:
+    half = pair["half_width"]
+    return f"{pair['mean']:.3g}" + ("" if half is None else f" ± {half:.2g}")
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], Html | None]] = {
+    "calibration.json": calibration,
+    "adaptation.json": adaptation,
+    "frontier.json": frontier,
+}
+"""By file, what shows it."""

@@ -1,0 +1,178 @@
+"""The page of one run: key figures, learning curves in groups, what was measured afterwards, and all settings."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqrl.config import parse_env_kwargs
+from seqrl.envs.exact import memoryless_return, optimal_return
+from seqrl.errors import UserError
+from seqrl.pages.charts import BLUE, LARGE, NEUTRAL, SMALL, Level, Line, Points, Style, line_chart
+from seqrl.pages.findings import findings
+from seqrl.pages.html import Html, definitions, element, figure, figures, grid, page, section, write_page
+from seqrl.pages.scales import Kind
+from seqrl.report import mean_and_interval, smooth
+from seqrl.run import read_json, read_metrics
+from seqrl.run_report import LOGARITHMIC, PANELS
+from seqrl.statistics import mean_and_half_width
+
+RETURN = "episode_return"
+GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "Learning": (
+        "How well the update went, and what moved.",
+        (
+            "loss", "losses of actor and critic", "policy", "mean value", "size of errors",
+            "log-likelihood of logged actions", "share of logged actions foreseen", "squared error of logged actions",
+        ),
+    ),
+    "States and replay": (
+        "How stale what is learnt from has become: ΔQ is how far values move where a sequence starts from an old state "
+        "of memory and not from a fresh one.",
+        ("staleness: ΔQ", "age of start states, in updates", "priorities"),
+    ),
+    "Speed and lag": (
+        "How quickly rows come, how far those that act lag behind the learner, and who waits for whom.",
+        (
+            "policy lag, in updates", "share of importance weights that are clipped", "share of the clock",
+            "trajectories that wait", "steps per second",
+        ),
+    ),
+}  # fmt: skip
+"""Headings, what stands under them, and the panels of `seqrl.run_report.PANELS` that belong there."""
+COLOURS = (0, 1, 2, 3, 4)
+
+
+def write_run_page(folder: Path) -> Path:
+    """Write report.html into a run's folder, and return its path. Raises UserError where nothing has been logged."""
+    return write_page(folder / "report.html", run_page(folder))
+
+
+def run_page(folder: Path) -> Html:
+    """The page. A metric that no group knows has a panel of its own under "More"."""
+    config = read_json(folder, "config.json")
+    curves = read_curves(folder)
+    if not curves:
+        raise UserError(f"{folder} has logged nothing yet: wait for its first update, or train it")
+    x_label = "updates" if "dataset" in config or "dialogues" in config else "environment steps"
+    body: list[object] = [figures(_key_figures(folder, curves, x_label))]
+    if RETURN in curves:
+        body.append(section("Return", _returns(curves[RETURN], config, x_label)))
+    body += findings(folder)
+    body += _groups(curves, x_label)
+    body.append(section("Settings", element("div", definitions(_settings(config)), class_="card")))
+    subject = [config.get("type"), config.get("memory") or config.get("model")]
+    return page(
+        _problem(config), *body, kind=" · ".join(str(word) for word in subject if word),
+        subtitle=f"Run {folder.name}, seed {config.get('seed')}. All curves are drawn faint as logged, and smoothed "
+        "over five updates.",
+    )  # fmt: skip
+
+
+def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """(step, value) of each metric of a run, in the order in which they were first logged."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for line in read_metrics(folder):
+        for name, value in line.items():
+            if name != "step" and isinstance(value, int | float):
+                curves.setdefault(name, []).append((line["step"], value))
+    return curves
+
+
+def smoothed(name: str, curve: Points, style: Style = BLUE, figure: str = "") -> Line:
+    """A curve smoothed over five updates, with what was logged behind it, thinned out where there are many updates."""
+    steps = [step for step, _ in curve]
+    grid = np.linspace(steps[0], steps[-1], 160 if len(curve) > 1 else 1)
+    points = list(zip(grid.tolist(), smooth(list(curve), grid).tolist(), strict=True))
+    every = max(1, len(curve) // 300)
+    return Line(name=name, points=points, thin=[list(curve[::every])], style=style, figure=figure)
+
+
+def _key_figures(folder: Path, curves: dict[str, Any], x_label: str) -> list[tuple[str, object]]:
+    steps = max(step for curve in curves.values() for step, _ in curve)
+    known: list[tuple[str, object]] = [(x_label, f"{steps:,.0f}")]
+    if RETURN in curves:
+        last = [value for _, value in curves[RETURN]][-max(1, len(curves[RETURN]) // 10) :]
+        known.append(("return, last tenth of training", f"{np.mean(last):.4g}"))
+    if (folder / "evaluation.json").is_file():
+        evaluation = read_json(folder, "evaluation.json")
+        if evaluation.get("returns"):
+            known.append(
+                ("return when evaluated (95 %)", mean_and_interval(*mean_and_half_width(evaluation["returns"])))
+            )
+        known.append(("parameters", f"{evaluation.get('num_parameters', 0):,}"))
+    for name, title in (("held_out_loss", "loss, held out"), ("held_out_accuracy", "accuracy, held out")):
+        if name in curves:
+            known.append((title, f"{curves[name][-1][1]:.4g}"))
+    if "steps_per_second" in curves:
+        known.append((f"{x_label.rpartition(' ')[2]} per second", f"{curves['steps_per_second'][-1][1]:,.0f}"))
+    return known
+
+
+def _returns(curve: Points, config: dict[str, Any], x_label: str) -> Html:
+    levels = known_levels(config)
+    chart = line_chart([smoothed("return", curve)], x_label=x_label, y_label="return", levels=levels, size=LARGE)
+    caption = "Mean return of the training episodes that ended in each update, exploration included."
+    return figure(chart, caption + (" Dashed: exact, by planning." if levels else ""))
+
+
+def known_levels(config: dict[str, Any]) -> list[Level]:
+    """The exact optimum with and without memory, where the environment's is known and nothing hides it."""
+    if not config.get("env") or any(config.get(name) for name in ("hide", "flicker", "noise")):
+        return []
+    try:
+        kwargs = parse_env_kwargs(tuple(config.get("env_kwargs", ())))
+        best, without = optimal_return(config["env"], **kwargs), memoryless_return(config["env"], **kwargs)
+    except (UserError, TypeError):  # an environment's arguments that are not known any more
+        return []
+    levels = [Level(name="optimal", value=best)] if best is not None else []
+    return levels + ([Level(name="best without memory", value=without, dash="dotted")] if without is not None else [])
+
+
+def _groups(curves: dict[str, Any], x_label: str) -> list[Html]:
+    """The sections of panels that have something to show."""
+    sections, shown = [], {RETURN}
+    for title, (about, names) in GROUPS.items():
+        cards = []
+        for name in names:
+            metrics = {metric: label for metric, label in PANELS.get(name, {}).items() if metric in curves}
+            shown |= set(metrics)
+            if metrics:
+                heading = name.replace("steps per", f"{x_label.rpartition(' ')[2]} per")
+                lines = [smoothed(label, curves[metric], Style(colour)) for (metric, label), colour
+                         in zip(metrics.items(), COLOURS, strict=False)]  # fmt: skip
+                if len(lines) == 1 and lines[0].name not in heading:
+                    heading += f": {lines[0].name}"
+                kind: Kind = "log" if name in LOGARITHMIC else "linear"
+                cards.append(figure(line_chart(lines, x_label=x_label, y_kind=kind, size=SMALL), title=heading))
+        if cards:
+            sections.append(section(title, grid(cards), about=about))
+    rest = [name for name in curves if name not in shown]
+    if rest:
+        cards = [figure(line_chart([smoothed(name, curves[name], Style(NEUTRAL))], x_label=x_label),
+                        title=name.replace("_", " ")) for name in rest]  # fmt: skip
+        sections.append(
+            section("More", grid(cards), about="Other metrics of the run, by their names in metrics.jsonl.")
+        )
+    return sections
+
+
+def _problem(config: dict[str, Any]) -> str:
+    named = config.get("env") or config.get("task") or config.get("dataset") or config.get("dialogues") or "a run"
+    return " ".join([Path(named).name if "/" in named and "-v" not in named else named, *config.get("env_kwargs", ())])
+
+
+def _settings(config: dict[str, Any]) -> list[tuple[str, str]]:
+    """All of config.json by name, as the flags are written."""
+
+    def shown(value: Any) -> str:
+        if isinstance(value, list):
+            return ", ".join(map(str, value)) or "–"
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if isinstance(value, int) and abs(value) >= 10_000:
+            return f"{value:,}"
+        return "–" if value in ("", None) else str(value)
+
+    return [(re.sub("_", " ", name), shown(value)) for name, value in config.items() if name != "type"]

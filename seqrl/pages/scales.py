@@ -1,0 +1,88 @@
+"""Axes: where a value stands, and which round values are named."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["linear", "log", "root"]
+
+_FORWARD: dict[str, Callable[[float], float]] = {
+    "linear": float,
+    "log": math.log10,
+    "root": lambda value: math.sqrt(max(value, 0.0)),
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Values from `low` to `high` on [0, 1]: evenly, by their logarithm, or by their root."""
+
+    low: float
+    high: float
+    kind: Kind = "linear"
+
+    @classmethod
+    def over(
+        cls, values: Sequence[float], kind: Kind = "linear", *, margin: float = 0.06, zero: bool = False
+    ) -> "Scale":
+        """One on which all finite `values` have room. A logarithmic one needs values above 0, else it is linear."""
+        known = [float(value) for value in values if math.isfinite(value)] or [0.0, 1.0]
+        if kind == "log" and min(known) <= 0:
+            kind = "linear"
+        low, high = min(known), max(known)
+        if kind == "log":
+            room = (high / low) ** margin if high > low else 2.0
+            return cls(low / room, high * room, kind)
+        if zero:
+            low, high = min(low, 0.0), max(high, 0.0)
+        if high - low <= 1e-9 * abs(high):  # one value, up to rounding
+            half = abs(high) * 0.1 or 1.0
+            return cls(low - half, high + half, kind)
+        room = margin * (high - low)
+        return cls(low if kind == "root" or (zero and low == 0) else low - room, high + room, kind)
+
+    def place(self, value: float) -> float:
+        f = _FORWARD[self.kind]
+        return (f(value) - f(self.low)) / (f(self.high) - f(self.low))
+
+    def ticks(self, most: int) -> list[float]:
+        """Up to about `most` round values in range."""
+        if self.kind == "log":
+            return self._powers(most)
+        if self.kind == "root":  # about evenly spaced where they are drawn, of one digit each
+            wanted = [self.low + (self.high - self.low) * (k / most) ** 2 for k in range(most + 1)]
+            return sorted({rounded for x in wanted if self.low <= (rounded := float(f"{x:.1g}")) <= self.high})
+        step = nice_step((self.high - self.low) / max(most, 1))
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
+        return [k * step for k in range(first, last + 1)]
+
+    def _powers(self, most: int) -> list[float]:
+        low, high = math.log10(self.low), math.log10(self.high)
+        if high - low < 1.2:  # hardly one power of ten lies in range
+            values = [m * 10.0**k for k in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
+        else:
+            every = max(1, math.ceil((high - low) / most))
+            values = [10.0**k for k in range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1, every)]
+        return [value for value in values if self.low <= value <= self.high]
+
+
+def nice_step(rough: float) -> float:
+    """The least of 1, 2, 2.5, 5, 10 times a power of ten that is `rough` or more."""
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
+
+
+def tick_label(value: float, ticks: Sequence[float]) -> str:
+    """A value as short as its neighbours allow: 200k, 1.5M, 0.25, 1e−05."""
+    largest = max((abs(tick) for tick in ticks), default=abs(value))
+    if value == 0:
+        return "0"
+    if largest >= 1e4:
+        for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+            if largest >= size:
+                return f"{value / size:.4g}".replace("-", "−") + letter
+    if largest < 1e-3 or abs(value) < 1e-4:
+        return f"{value:.3g}".replace("-", "−")
+    return f"{value:.6g}".replace("-", "−")
