@@ -16,6 +16,7 @@ from seqrl.algorithms import (
     ppo,
     r2d2,
     recurrent_sac,
+    rlhf,
 )
 from seqrl.errors import UserError, nearest
 from seqrl.language.agent import LanguageAgent
@@ -34,6 +35,7 @@ ALGORITHMS: dict[str, ModuleType] = {
     "bc": bc,
     "ilql": ilql,
     "chai": chai,
+    "rlhf": rlhf,
 }
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "read_config",
     "recurrent_sac",
     "resume",
+    "rlhf",
     "train",
     "with_run_dir",
 ]
@@ -80,7 +83,7 @@ def with_run_dir(config: Any) -> Any:
     if config.run_dir:
         return config
     if isinstance(config, LanguageConfig):
-        problem = config.task or Path(config.dialogues).stem
+        problem = config.task or Path(config.dialogues or getattr(config, "prompts", "")).stem
         return dataclasses.replace(config, run_dir=default_run_dir(problem, _name_of(config), config.seed))
     problem = config.env or Path(getattr(config, "dataset", "")).name
     return dataclasses.replace(config, run_dir=default_run_dir(problem, config.memory, config.seed))

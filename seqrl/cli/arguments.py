@@ -69,7 +69,7 @@ def _split_commas(args: list[str]) -> list[str]:
     """`--hide 1,3` and `--memories none,gru` as tyro reads lists, one word each."""
     lists = {
         "--hide", "--memories", "--methods", "--env-kwargs", "--env_kwargs", "--task-kwargs", "--task_kwargs",
-        "--targets", "--betas",
+        "--targets", "--betas", "--approaches", "--override", "--reward",
     }  # fmt: skip
     result: list[str] = []
     flag = ""

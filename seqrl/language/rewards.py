@@ -91,6 +91,11 @@ def sentiment(dialogue: Dialogue) -> list[float]:
     return [_sentiment_of(answer) if answer else 0.0 for answer in answers]
 
 
+def own_sentiment(dialogue: Dialogue) -> list[float]:
+    """How friendly the agent's own turn is, −1 … 1. Needs vaderSentiment."""
+    return [_sentiment_of(turn.text) for turn in dialogue.turns if turn.speaker == dialogue.agent]
+
+
 def toxicity(judge: WordList | Classifier) -> Reward:
     """How bad the agent's own turn is: 1 if it has a word of the list, or what a classifier says of its text."""
 
@@ -106,6 +111,7 @@ REWARDS: dict[str, Reward] = {
     "clicks": clicks,
     "length": length,
     "logged": logged,
+    "own_sentiment": own_sentiment,
     "points": points,
     "satisfaction": satisfaction,
     "sentiment": sentiment,

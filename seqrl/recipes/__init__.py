@@ -7,8 +7,9 @@ Those that learn from logged episodes name a method, not a problem: give them a 
 from collections.abc import Callable
 from dataclasses import replace
 
-from seqrl.algorithms import algorithm_distillation, decision_transformer, impala, ppo, r2d2, recurrent_sac
+from seqrl.algorithms import algorithm_distillation, decision_transformer, impala, ppo, r2d2, recurrent_sac, rlhf
 from seqrl.config import ProblemConfig
+from seqrl.language_config import LanguageConfig
 
 
 def masked_cartpole() -> ppo.Config:
@@ -239,7 +240,22 @@ def decision_pretrained() -> algorithm_distillation.Config:
     return algorithm_distillation.Config(label="optimal_action")
 
 
-RECIPES: dict[str, Callable[[], ProblemConfig]] = {
+def rlhf_ppo() -> rlhf.Config:
+    """PPO on conversations, with values and an exact KL in the reward."""
+    return rlhf.Config()
+
+
+def rloo() -> rlhf.Config:
+    """RLOO: each conversation against the others of its group. Without values, one pass over a rollout is enough."""
+    return rlhf.Config(method="rloo", num_epochs=1)
+
+
+def grpo() -> rlhf.Config:
+    """GRPO: returns standardised in their group, and k3 in the loss, as its source has it."""
+    return rlhf.Config(method="grpo", num_epochs=1, kl="k3", kl_in="loss")
+
+
+RECIPES: dict[str, Callable[[], ProblemConfig | LanguageConfig]] = {
     recipe.__name__: recipe
     for recipe in (
         masked_cartpole,
@@ -263,6 +279,9 @@ RECIPES: dict[str, Callable[[], ProblemConfig]] = {
         filtered_bc,
         qdt,
         decision_pretrained,
+        rlhf_ppo,
+        rloo,
+        grpo,
     )
 }
 

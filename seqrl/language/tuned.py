@@ -1,0 +1,89 @@
+"""What is fine-tuned by rewards: a policy that learns, the one it began as, and, for PPO, values."""
+
+import copy
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from seqrl.language.agent import LanguageAgent
+from seqrl.language.generation import Sampling, sayable
+from seqrl.language.likelihood import Decided
+from seqrl.language.model import LanguageModel
+from seqrl.language.rows import Decisions
+from seqrl.text import Tokenizer
+
+
+class ValueModel(nn.Module):
+    """V(s) = w · y + b, with y the features of a language model after all tokens of s. It begins at 0."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model, self.head = model, nn.Linear(model.output_size, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, tokens: Int[Tensor, "T B"], said: Decided) -> Float[Tensor, "D B"]:
+        """At each of the agent's tokens, before it; 0 where there is none."""
+        return self.head(at_decisions(self.model, tokens, said))[..., 0].float().masked_fill(~said.valid, 0.0)
+
+
+def at_decisions(model: LanguageModel, tokens: Int[Tensor, "T B"], said: Decided) -> Float[Tensor, "D B H"]:
+    """Features before each of the agent's tokens. Nothing behind the last of them is read."""
+    y = model(tokens[: int(said.row.max()) + 1])
+    return Decisions(said.row, said.valid).of(y)
+
+
+class TunedAgent(LanguageAgent):
+    """A policy that is fine-tuned, and a frozen copy of what it began as: its reference.
+
+    What is trained is what is drawn: log π is that of the tokens that an agent may say (`sayable`), at the temperature
+    they are drawn at. `values`, if it has any, are a model of their own that begins as a copy of the policy's: so
+    nothing but rewards and the KL moves the policy, and no weight has to be found between their losses.
+    """
+
+    allowed: Bool[Tensor, "V"]
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        policy: LanguageModel,
+        *,
+        has_values: bool = False,
+        temperature: float = 1.0,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(tokenizer, policy)
+        self.reference = copy.deepcopy(policy).requires_grad_(False)
+        self.values = ValueModel(copy.deepcopy(policy)) if has_values else None
+        self.sampling, self.precision = Sampling(temperature=temperature), precision
+        self.register_buffer("allowed", sayable(tokenizer), persistent=False)
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Let the reference, and the values' model, be what the policy is now."""
+        self.reference.load_state_dict(self.policy.state_dict())
+        if self.values is not None:
+            self.values.model.load_state_dict(self.policy.state_dict())
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the models' products; logarithms and losses stay in float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
+
+    def features(self, model: LanguageModel, tokens: Int[Tensor, "T B"], said: Decided) -> Float[Tensor, "D B H"]:
+        """Of the policy or the reference, at the agent's tokens."""
+        with self.autocast():
+            return at_decisions(model, tokens, said)
+
+    def log_probs(self, model: LanguageModel, y: Float[Tensor, "D B H"]) -> Float[Tensor, "D B V"]:
+        """log π(· | all tokens before), as tokens are drawn; −∞ for those that are never said."""
+        with self.autocast():
+            logits = model.logits(y)
+        return (logits.float().masked_fill(~self.allowed, -torch.inf) / self.sampling.temperature).log_softmax(-1)
+
+    def worth(self, tokens: Int[Tensor, "T B"], said: Decided) -> Float[Tensor, "D B"]:
+        """V at the agent's tokens; 0 without values."""
+        if self.values is None:
+            return torch.zeros(said.row.shape, device=said.row.device)
+        with self.autocast():
+            return self.values(tokens, said)

@@ -1,0 +1,139 @@
+"""Played conversations as what a policy learns from: the agent's own tokens, what they were worth, how likely."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from seqrl.language.likelihood import Decided, decided
+from seqrl.language.play import Played
+from seqrl.language.rows import TokenRows, TokenTurn, batch_of, rows_of
+from seqrl.language.tuned import TunedAgent
+from seqrl.objectives import gae
+from seqrl.objectives.groups import group_standardized_advantage
+from seqrl.objectives.kl import kl_divergence, kl_k1, kl_k3
+from seqrl.text import Tokenizer
+from seqrl.trajectory import to_device
+
+
+class Experience(NamedTuple):
+    """B conversations at the agent's own tokens, compact: row d is its d-th one (`Decided`)."""
+
+    tokens: Int[Tensor, "T B"]
+    said: Decided
+    log_prob: Float[Tensor, "D B"]
+    """log π of the tokens by the policy that drew them, as computed for training; 0 where there is none."""
+    reference: Float[Tensor, "D B H"]
+    """The reference's features."""
+    kl: Float[Tensor, "D B"]
+    """KL(π ‖ π_ref) of the policy that drew, exact over the vocabulary; 0 where there is no token."""
+    estimate: Float[Tensor, "D B"]
+    """The same as the estimator that is trained on gives it."""
+    entropy: Float[Tensor, "D B"]
+    value: Float[Tensor, "D B"]
+    advantage: Float[Tensor, "D B"]
+    target: Float[Tensor, "D B"]
+    """For the value."""
+
+
+def scored_rows(
+    played: Sequence[Played], scores: Sequence[Sequence[float]], unfinished_penalty: float, tokenizer: Tokenizer
+) -> list[TokenRows]:
+    """The conversations in rows, with `scores` as rewards, less the penalty for each turn that was cut off."""
+    return [
+        rows_of(_scored(each, score, unfinished_penalty), tokenizer) for each, score in zip(played, scores, strict=True)
+    ]
+
+
+def _scored(played: Played, score: Sequence[float], unfinished_penalty: float) -> list[TokenTurn]:
+    values = iter(score)
+    return [
+        dataclasses.replace(turn, reward=next(values) - (0.0 if turn.ended else unfinished_penalty))
+        if turn.agent and not turn.given
+        else turn
+        for turn in played.turns
+    ]
+
+
+@torch.no_grad()
+def observe(agent: TunedAgent, rows: Sequence[TokenRows], kl: str = "exact") -> Experience:
+    """What both models say of conversations side by side; of advantages and targets nothing yet."""
+    batch, said = batch_of(rows), decided(rows)
+    tokens, said = to_device((batch.tokens[:-1], said), agent.device)
+    reference = agent.features(agent.reference, tokens, said)
+    log_p = agent.log_probs(agent.policy, agent.features(agent.policy, tokens, said))
+    log_q = agent.log_probs(agent.reference, reference)
+    log_prob = of_said(log_p, said)
+    exact = kl_divergence(log_p, log_q).masked_fill(~said.valid, 0.0)
+    estimate = exact if kl == "exact" else ESTIMATORS[kl](log_prob, of_said(log_q, said))
+    entropy = torch.special.entr(log_p.exp()).sum(-1).masked_fill(~said.valid, 0.0)
+    nothing = torch.zeros_like(log_prob)
+    value = agent.worth(tokens, said)
+    return Experience(tokens, said, log_prob, reference, exact, estimate, entropy, value, nothing, nothing)
+
+
+ESTIMATORS = {"k1": kl_k1, "k3": kl_k3}
+"""Of the KL, from tokens that were drawn."""
+
+
+def of_said(log_p: Float[Tensor, "D B V"], said: Decided) -> Float[Tensor, "D B"]:
+    """log π of the tokens that were said, 0 where there is none: never NaN there, nor in the gradient."""
+    return log_p.gather(-1, said.token[..., None])[..., 0].masked_fill(~said.valid, 0.0)
+
+
+def with_gae(batch: Experience, reward: Float[Tensor, "D B"], gamma: float, lambda_: float) -> Experience:
+    """Advantages by values: the trace runs on across what the other says, and ends with the conversation."""
+    next_value = torch.cat([batch.value[1:], torch.zeros_like(batch.value[:1])])  # 0 behind the last token
+    target, advantage = gae(reward, torch.full_like(reward, gamma), batch.value, next_value, lambda_)
+    valid = batch.said.valid
+    return batch._replace(target=target.masked_fill(~valid, 0.0), advantage=advantage.masked_fill(~valid, 0.0))
+
+
+def returns_to_go(said: Decided, reward: Float[Tensor, "D B"]) -> Float[Tensor, "K B"]:
+    """Of each of the agent's turns: what it and those after it earned; 0 for turns that there were not."""
+    return said.by_turn(reward).flip(0).cumsum(0).flip(0)
+
+
+def leave_one_out_to_go(
+    to_go: Float[Tensor, "K N"], reached: Bool[Tensor, "K N"], group_size: int
+) -> Float[Tensor, "K N"]:
+    """A_{i,k} = G_{i,k} − mean of G_{j,k} over the others j ≠ i of the group that came to turn k; less nothing if none.
+
+    Unbiased though the policy decides when to stop: the baseline is made of others alone, who know nothing of i. With i
+    among them it would be biased: the fewer came as far, the more of the return its own baseline would take away, so
+    late turns would be learnt from less (all of it where i came there alone). See verl#7244. With one turn each this is
+    `leave_one_out_advantage`.
+    """
+    x = to_go.masked_fill(~reached, 0.0).unflatten(1, (-1, group_size))
+    here = reached.unflatten(1, (-1, group_size)).float()
+    others, count = x.sum(-1, keepdim=True) - x, here.sum(-1, keepdim=True) - here
+    return ((x - others / count.clamp(min=1)) * here).flatten(1)
+
+
+def with_group_advantages(
+    batches: Sequence[Experience], rewards: Sequence[Float[Tensor, "D B"]], method: str, group_size: int
+) -> list[Experience]:
+    """Advantages by groups of conversations that began alike, all of a turn's tokens alike.
+
+    rloo: `leave_one_out_to_go`.   grpo: that of whole conversations, standardised in the group, on all of their tokens.
+    """
+    to_go = [returns_to_go(batch.said, reward) for batch, reward in zip(batches, rewards, strict=True)]
+    size = max(len(each) for each in to_go)
+    whole = torch.cat([torch.nn.functional.pad(each, (0, 0, 0, size - len(each))) for each in to_go], 1)
+    if method == "rloo":
+        turns = torch.cat([batch.said.num_turns for batch in batches])
+        reached = torch.arange(size, device=turns.device)[:, None] < turns
+        advantage = leave_one_out_to_go(whole, reached, group_size)
+    else:
+        standard = group_standardized_advantage(whole[0].unflatten(0, (-1, group_size)))
+        advantage = standard.flatten().expand(size, -1)
+    parts = advantage.split([batch.tokens.shape[1] for batch in batches], 1)
+    return [
+        batch._replace(
+            advantage=part.gather(0, batch.said.turn.clamp(min=0)).masked_fill(~batch.said.valid, 0.0)
+        )
+        for batch, part in zip(batches, parts, strict=True)
+    ]  # fmt: skip
