@@ -100,6 +100,14 @@ def _numbered(path: str | Path, what: str, reader: Callable[[Any, str, str], Jud
         yield number, reader(parse_json(line, where), where, f"{Path(path).stem}-{number}")
 
 
+def thumbs_of(preferences: Iterable[Preference]) -> Iterator[Thumb]:
+    """Each pair as two answers judged alone: the chosen one good, the rejected one bad."""
+    for each in preferences:
+        shared = {"prompt": each.prompt, "labeller": each.labeller, "agent": each.agent, "meta": each.meta}
+        yield Thumb(id=f"{each.id}-chosen", completion=each.chosen, label=True, **shared)  # type: ignore[arg-type]
+        yield Thumb(id=f"{each.id}-rejected", completion=each.rejected, label=False, **shared)  # type: ignore[arg-type]
+
+
 def preference_of(content: Any, where: str, name: str | None = None) -> Preference:
     """The preference of a parsed line; `name` is its id if it has none. Raises UserError, beginning with `where`."""
     content = _columns(content, where, PAIR, ("chosen", "rejected"))

@@ -58,6 +58,10 @@ class PreferenceDataset:
         kept, held_out = split_numbers(len(self), share, seed)
         return self.subset(kept), self.subset(held_out)
 
+    def batch(self, numbers: Sequence[int] | Int[Tensor, "B"]) -> PreferencePairs:
+        """As `pairs`."""
+        return self.pairs(numbers)
+
     def pairs(self, numbers: Sequence[int] | Int[Tensor, "B"]) -> PreferencePairs:
         """The pairs of these numbers side by side."""
         return PreferencePairs(
@@ -103,7 +107,7 @@ class ThumbDataset:
         answer, mismatched, desirable = ([part[int(k)] for k in numbers] for part in parts)
         return ThumbDataset(answer, mismatched, desirable)  # type: ignore[arg-type]
 
-    def answers(self, numbers: Sequence[int] | Int[Tensor, "B"]) -> JudgedAnswers:
+    def batch(self, numbers: Sequence[int] | Int[Tensor, "B"]) -> JudgedAnswers:
         """The answers of these numbers side by side."""
         return JudgedAnswers(
             batch_of([self.answer[int(k)] for k in numbers]),
@@ -126,9 +130,16 @@ def _rows(judged: Preference | Thumb, answer: tuple[Turn, ...], tokenizer: Token
     return rows._replace(mask=rows.mask & (rows.turn >= len(judged.prompt)))
 
 
-def answer_log_prob(model: LanguageModel, batch: TokenBatch) -> Float[Tensor, "B"]:
-    """log π(answer | what was said before), the sum over the tokens where `mask`: text and <end of utterance>."""
+def answer_log_prob(
+    model: LanguageModel, batch: TokenBatch, allowed: Bool[Tensor, "V"] | None = None
+) -> Float[Tensor, "B"]:
+    """log π(answer | what was said before), the sum over the tokens where `mask`: text and <end of utterance>.
+
+    With `allowed`, π is that of a speaker that says no other tokens.
+    """
     chosen = decisions(batch.mask)
     logits = model.logits(chosen.of(model(batch.tokens[:-1])))
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, -torch.inf)
     log_prob = logits.log_softmax(-1).gather(-1, chosen.of(batch.tokens[1:])[..., None])[..., 0]
     return log_prob.masked_fill(~chosen.valid, 0.0).sum(0)
