@@ -11,11 +11,14 @@ from seqrl.algorithms import (
     bc,
     chai,
     decision_transformer,
+    dpo,
     ilql,
     impala,
+    kto,
     ppo,
     r2d2,
     recurrent_sac,
+    reward_model,
     rlhf,
 )
 from seqrl.errors import UserError, nearest
@@ -36,6 +39,9 @@ ALGORITHMS: dict[str, ModuleType] = {
     "ilql": ilql,
     "chai": chai,
     "rlhf": rlhf,
+    "dpo": dpo,
+    "kto": kto,
+    "reward_model": reward_model,
 }
 
 __all__ = [
@@ -44,8 +50,10 @@ __all__ = [
     "bc",
     "chai",
     "decision_transformer",
+    "dpo",
     "ilql",
     "impala",
+    "kto",
     "load",
     "load_speaker",
     "ppo",
@@ -53,6 +61,7 @@ __all__ = [
     "read_config",
     "recurrent_sac",
     "resume",
+    "reward_model",
     "rlhf",
     "train",
     "with_run_dir",
@@ -83,7 +92,8 @@ def with_run_dir(config: Any) -> Any:
     if config.run_dir:
         return config
     if isinstance(config, LanguageConfig):
-        problem = config.task or Path(config.dialogues or getattr(config, "prompts", "")).stem
+        logs = (config.dialogues, *(getattr(config, name, "") for name in ("prompts", "preferences", "thumbs")))
+        problem = config.task or Path(next(filter(None, logs), "")).stem
         return dataclasses.replace(config, run_dir=default_run_dir(problem, _name_of(config), config.seed))
     problem = config.env or Path(getattr(config, "dataset", "")).name
     return dataclasses.replace(config, run_dir=default_run_dir(problem, config.memory, config.seed))
@@ -121,6 +131,8 @@ def load_speaker(run: str | Path) -> LanguageAgent:
     config = dataclasses.replace(read_config(folder), device="cpu")
     if not isinstance(config, LanguageConfig):
         raise UserError(f"{run} acts and does not speak: load it with seqrl.algorithms.load")
+    if isinstance(config, reward_model.Config):
+        raise UserError(f"{run} scores and does not speak: load it with seqrl.reward_run.load_reward_model")
     agent = _module_of(config).build(config, read_tokenizer(folder), folder)
     load_weights(agent, folder)
     return agent.eval()

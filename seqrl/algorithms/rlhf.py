@@ -61,6 +61,7 @@ from seqrl.language_run import check_reads, open_run, read_tokenizer
 from seqrl.learner import Learner
 from seqrl.objectives import approximate_kl, clipped_surrogate, masked_mean, squared_error
 from seqrl.objectives.kl import kl_divergence
+from seqrl.reward_run import load_reward_model
 from seqrl.run import CHECKPOINT, Stateful, config_from_json, load_weights, read_json
 from seqrl.seeds import derived_seed
 from seqrl.text import TextTask, Tokenizer
@@ -83,7 +84,8 @@ class Config(LanguageConfig):
     prompts: str = ""
     """A log of dialogues, each of whose agent's turns is a prompt to answer, where no --task is given."""
     reward: tuple[str, ...] = ("task",)
-    """What is earned, NAME or NAME=WEIGHT each: task, a reward by name, such as sentiment=1 length=-0.01."""
+    """What is earned, NAME or NAME=WEIGHT each: task, a reward by name, such as sentiment=1 length=-0.01, or the run
+    folder of a reward model."""
     unfinished_penalty: float = 1.0
     """What an utterance that is cut off loses."""
     normalize_rewards: bool = False
@@ -204,9 +206,18 @@ def scorer_of(config: Config) -> Scorer:
     """The scorer that `config.reward` names."""
     parts: list[tuple[Scorer, float]] = []
     for name, weight in weights_of(config.reward).items():
-        scorer = by_task if name == "task" else of_reward(combined({name: 1.0}))
-        parts.append((scorer, weight))
+        parts.append((_scorer_called(name, config), weight))
     return weighted(parts)
+
+
+def _scorer_called(name: str, config: Config) -> Scorer:
+    """The task's rewards, a reward model of a run folder, or a reward by name."""
+    if name == "task":
+        return by_task
+    if not Path(name).is_dir():
+        return of_reward(combined({name: 1.0}))
+    begun = (Path(config.run_dir) / "vocabulary.json").is_file()
+    return load_reward_model(name, config.device).scorer(read_tokenizer(config.run_dir if begun else config.policy))
 
 
 def problem_of(config: Config, tokenizer: Tokenizer) -> TextTask[Any]:

@@ -18,6 +18,7 @@ from seqrl.cli.comparison import compare
 from seqrl.cli.datasets import audit, export, import_
 from seqrl.cli.environments import envs
 from seqrl.cli.evaluation import evaluate, report
+from seqrl.cli.labelling import label
 from seqrl.cli.rewarding import reward
 from seqrl.cli.shipping import frontier, ship, turns
 from seqrl.cli.training import train
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "calibrate": calibrate,
     "adapt": adapt,
     "chat": chat,
+    "label": label,
     "frontier": frontier,
     "turns": turns,
     "ship": ship,

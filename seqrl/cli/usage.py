@@ -12,6 +12,7 @@ seqrl: reinforcement learning with memory
                                   or an algorithm ({algorithms}) on --env ENV
   seqrl train --resume RUN        continue a run, bit for bit
   seqrl chat RUN [flags]          talk to a trained speaker, and see what else it might have said
+  seqrl label RUN [flags]         choose which of two answers is better: preferences to learn from
   seqrl actors RUN N              change the number of actors of a run, while it trains too
   seqrl evaluate RUN [flags]      play episodes with a trained agent
   seqrl report RUN                plot a run's curves: report.png in its folder

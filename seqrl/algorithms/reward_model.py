@@ -1,0 +1,192 @@
+"""A reward model: what people prefer, learnt from pairs of answers and which of the two they chose.
+
+    p(a over b) = σ(R(a) − R(b)),   R(a) = Σ over the turns k of an answer of r(a, k)
+    loss = −mean over pairs of log p(chosen over rejected), a sum over the models of an ensemble
+
+r is a scalar head on a language model, read behind the agent's last token of a turn (`seqrl.language.reward_model`).
+Models begin as the policy of a run of `bc`, or fresh, with heads (and then weights) of their own seeds, and each learns
+from its own bootstrap of the pairs: as many, drawn with replacement. Their mean is the score, their standard deviation
+says how far they disagree. One model alone learns from all pairs. At the end scores are centred and scaled to mean 0
+and standard deviation 1 over all answers that were learnt from.
+
+Source: Bradley & Terry 1952; Christiano et al. 2017 (arXiv 1706.03741), Stiennon et al. 2020 (arXiv 2009.01325).
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqrl.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from seqrl.config import require, require_at_least_one
+from seqrl.data.dialogues import Dialogue
+from seqrl.data.preferences import Preference, read_preferences
+from seqrl.language.preferences import PreferenceDataset, PreferencePairs, split_numbers
+from seqrl.language.reward_model import RewardAgent, turn_ends
+from seqrl.language.reward_report import answers, reward_report
+from seqrl.language_config import LanguageConfig, check_shared, make_tokenizer
+from seqrl.language_run import open_run, read_tokenizer
+from seqrl.objectives.preference import bradley_terry_error
+from seqrl.offline_parts import fit
+from seqrl.reward_run import REPORT, TYPE, load_reward_model, make_reward_agent, trunk_config
+from seqrl.run import CHECKPOINT, Run, read_json
+from seqrl.seeds import derived_seed
+from seqrl.text import Tokenizer
+from seqrl.trajectory import to_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(LanguageConfig):
+    """A reward model of preferences."""
+
+    preferences: str = ""
+    """A file of preferences (docs/preferences.md), as `seqrl label` writes it."""
+    policy: str = ""
+    """Run of bc as whose policy the reward models begin, in its vocabulary; by default they begin fresh."""
+    num_models: int = 1
+    """Models of the ensemble: their mean is the score, how far they differ says how far to trust it."""
+    label_smoothing: float = 0.0
+    """Share of the choices that are taken to be wrong, so that no margin grows without end."""
+    num_steps: int = 500
+    """Updates to train for."""
+    batch_size: int = 32
+    """Pairs of a batch, of each model's own."""
+    held_out: float = 0.1
+    """Share of the pairs that are not learnt from: they say how far the model can be trusted; 0 for none."""
+
+
+class _Bootstraps:
+    """For each model of an ensemble the pairs that it learns from."""
+
+    def __init__(self, dataset: PreferenceDataset, config: Config) -> None:
+        self.dataset = dataset
+        size = len(dataset)
+        generator = torch.Generator().manual_seed(derived_seed(config.seed, 9))
+        draws = [torch.randint(size, (size,), generator=generator) for _ in range(config.num_models)]
+        self.numbers = draws if config.num_models > 1 else [torch.arange(size)]
+
+    def windows(self, count: int, generator: torch.Generator) -> tuple[PreferencePairs, ...]:
+        """`count` pairs for each model."""
+        return tuple(
+            self.dataset.pairs(numbers[torch.randint(len(numbers), (count,), generator=generator)])
+            for numbers in self.numbers
+        )
+
+
+def loss(agent: RewardAgent, windows: tuple[PreferencePairs, ...], config: Config) -> tuple[Tensor, dict[str, Tensor]]:
+    """−log p(chosen over rejected), means over each model's pairs, their sum. The metrics are detached means."""
+    errors, right = [], []
+    for member, pairs in zip(agent.ensemble.members, windows, strict=True):
+        batch = answers(pairs)
+        ends = turn_ends(batch.mask)
+        chosen, rejected = member(batch.tokens, ends).masked_fill(~ends.valid, 0.0).sum(0).chunk(2)
+        errors.append(bradley_terry_error(chosen, rejected, config.label_smoothing).mean())
+        right.append((chosen > rejected).float().mean())
+    total = torch.stack(errors)
+    return total.sum(), {"loss": total.mean().detach(), "accuracy": torch.stack(right).mean()}
+
+
+def check(config: Config) -> None:
+    """Raise UserError for settings that make no sense."""
+    check_shared(config, needs_log=False)
+    require(bool(config.preferences), "no preferences given: name a file with --preferences (seqrl label)")
+    require_at_least_one(config, "num_models")
+    require(
+        0 <= config.label_smoothing < 0.5,
+        f"--label-smoothing is {config.label_smoothing}: it must be from 0 to below 0.5",
+    )
+
+
+def build(config: Config, tokenizer: Tokenizer, run: Any = None) -> RewardAgent:
+    """The untrained agent; of a run folder `run` the trained one. Weights depend on the seed alone."""
+    return load_reward_model(run) if run else make_reward_agent(config, tokenizer, config.num_models)
+
+
+def train(config: Config, resume: bool = False) -> RewardAgent:
+    """Train on the pairs in `config.preferences`, and return the agent. With `resume`, continue, bit for bit.
+
+    What the held-out pairs say of it is written to the run folder (held_out.json).
+
+    Raises UserError for bad settings, preferences or a policy that cannot be read, an existing run folder, or a loss
+    that is not finite.
+    """
+    check(config)
+    preferences = list(read_preferences(config.preferences))
+    files: dict[str, Any] = {}
+    if resume:
+        tokenizer, trunk = read_tokenizer(config.run_dir), trunk_config(config.run_dir, config.device)
+    elif config.policy:
+        tokenizer, trunk = read_tokenizer(config.policy), trunk_config(config.policy, config.device)
+        files["policy.json"] = read_json(Path(config.policy), "config.json")
+    else:
+        tokenizer, trunk = make_tokenizer(config, list(_conversations(preferences))), config
+    dataset = PreferenceDataset.of(preferences, tokenizer)
+    learnt, kept = _split([each.id for each in preferences], config)
+    dataset, held_out = dataset.subset(learnt), dataset.subset(kept) if kept else None
+    begun = (Path(config.run_dir) / CHECKPOINT).exists()  # else the weights come from the policy
+    trunk = replace(trunk, seed=config.seed)
+    agent = make_reward_agent(trunk, tokenizer, config.num_models, "" if begun else config.policy)
+    with open_run(TYPE, config, tokenizer, resume, files) as run:
+        fit(config, agent, _Bootstraps(dataset, config), held_out, run, loss, _nothing, _draw)
+        _describe(agent, dataset)
+        _keep(agent, run)
+        if held_out is not None:
+            report = reward_report(agent, held_out).to_json()
+            write_atomically(run.folder / REPORT, (json.dumps(report, indent=2) + "\n").encode())
+    return agent.eval()
+
+
+def _split(names: Sequence[str], config: Config) -> tuple[list[int], list[int]]:
+    """Numbers of the pairs to learn from, and of those held out, if any are: by questions, since what one labeller
+    chose says what others will."""
+    questions = list(dict.fromkeys(names))
+    if config.held_out == 0 or len(questions) == 1:
+        return list(range(len(names))), []
+    _, numbers = split_numbers(len(questions), config.held_out, config.seed)
+    kept = {questions[int(k)] for k in numbers}
+    return [k for k, name in enumerate(names) if name not in kept], [k for k, name in enumerate(names) if name in kept]
+
+
+def _conversations(preferences: list[Preference]) -> Iterator[Dialogue]:
+    """Whose words are the vocabulary, where no task and no policy has one."""
+    for each in preferences:
+        for answer in (each.chosen, each.rejected):
+            yield Dialogue(id=each.id, turns=(*each.prompt, *answer), agent=each.agent)
+
+
+def _draw(
+    dataset: _Bootstraps | PreferenceDataset, count: int, config: Config, generator: torch.Generator
+) -> tuple[PreferencePairs, ...]:
+    if isinstance(dataset, _Bootstraps):
+        return dataset.windows(count, generator)
+    return (dataset.windows(count, generator),) * config.num_models  # held out: the same for all
+
+
+def _nothing(agent: RewardAgent, dataset: Any) -> None:
+    """What the pairs say of themselves is told at the end, when the models are known."""
+
+
+@torch.no_grad()
+def _describe(agent: RewardAgent, dataset: PreferenceDataset, batch_size: int = 256) -> None:
+    """Centre and scale by all answers of `dataset`."""
+    ensemble, returns, several = agent.ensemble, [], False
+    for first in range(0, len(dataset), batch_size):
+        pairs = dataset.pairs(range(first, min(first + batch_size, len(dataset))))
+        batch = to_device(answers(pairs), ensemble.mean.device)
+        ends = turn_ends(batch.mask)
+        several |= len(ends.row) > 1
+        returns.append(torch.stack([
+            member(batch.tokens, ends).masked_fill(~ends.valid, 0.0).sum(0) for member in ensemble.members
+        ]))  # fmt: skip
+    ensemble.describe(torch.cat(returns, 1), several)
+
+
+def _keep(agent: RewardAgent, run: Run) -> None:
+    """Put the agent as it is now into the run's checkpoint."""
+    path = run.folder / CHECKPOINT
+    tree, counters = load_checkpoint(path)
+    save_checkpoint(path, {**tree, "agent": dict(agent.state_dict())}, counters)
