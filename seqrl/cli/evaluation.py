@@ -11,11 +11,13 @@ from rich.table import Table
 
 from seqrl.algorithms import load, read_config
 from seqrl.cli.arguments import parse, positional
+from seqrl.cli.judging import evaluate_reward_model
 from seqrl.cli.speaking import evaluate_speaker
 from seqrl.config import make_environment, require
 from seqrl.errors import UserError
 from seqrl.evaluate import evaluate as play
 from seqrl.report import mean_and_interval
+from seqrl.reward_run import is_reward_run
 from seqrl.run import check_spaces
 from seqrl.run_report import plot_run
 from seqrl.spaces import space_to_json
@@ -41,6 +43,8 @@ class Evaluate:
 
 def evaluate(args: list[str]) -> int:
     run, args = positional(args)
+    if run is not None and is_reward_run(run):
+        return evaluate_reward_model(run, args)
     if run is not None and (Path(run) / "vocabulary.json").is_file():
         return evaluate_speaker(run, args)
     options = parse(Evaluate, args, Evaluate(), "seqrl evaluate RUN")

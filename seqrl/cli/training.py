@@ -9,10 +9,12 @@ from seqrl.algorithms import resume as resume_run
 from seqrl.algorithms import train as train_run
 from seqrl.cli.actors import set_num_actors
 from seqrl.cli.arguments import parse, positional, take_flag
+from seqrl.cli.judging import tell_held_out
 from seqrl.cli.usage import print_usage
 from seqrl.distributed import is_first
 from seqrl.errors import UserError, nearest
 from seqrl.recipes import RECIPES
+from seqrl.reward_run import is_reward_run
 from seqrl.run import read_finished_step, read_saved_step
 
 
@@ -67,4 +69,6 @@ def _finish(run: str, num_steps: int, flags: str = "") -> int:
         )
         return 130
     print(f"{run}: trained for {step:,} steps. See how well: seqrl evaluate {run}")
+    if is_reward_run(run):
+        tell_held_out(run)
     return 0

@@ -1,0 +1,71 @@
+"""seqrl evaluate of a reward model, and what is said of it once it is trained."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from seqrl.cli.arguments import parse
+from seqrl.config import require
+from seqrl.data.dialogues import shown
+from seqrl.data.preferences import read_preferences
+from seqrl.language.preferences import PreferenceDataset
+from seqrl.language.reward_report import reward_report
+from seqrl.reward_run import REPORT, load_reward_model
+from seqrl.run import read_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateRewardModel:
+    """How far a reward model can be trusted, by pairs that it did not learn from."""
+
+    preferences: str = ""
+    """A file of preferences; by default what was held out when it was trained is told again."""
+
+
+def evaluate_reward_model(run: str, args: list[str]) -> int:
+    options = parse(EvaluateRewardModel, args, EvaluateRewardModel(), "seqrl evaluate RUN")
+    if options.preferences:
+        agent = load_reward_model(run)
+        dataset = PreferenceDataset.of(read_preferences(options.preferences), agent.tokenizer)
+        tell(run, reward_report(agent, dataset).to_json(), shown(options.preferences, 1000))
+        return 0
+    require((Path(run) / REPORT).is_file(), f"{run} has no held-out pairs: name others with --preferences FILE")
+    tell_held_out(run)
+    return 0
+
+
+def tell_held_out(run: str | Path) -> None:
+    """What the pairs that were held out say, if there are any."""
+    if (Path(run) / REPORT).is_file():
+        tell(str(run), read_json(Path(run), REPORT), "held-out pairs")
+
+
+def tell(run: str, report: dict[str, Any], pairs: str) -> None:
+    """A report (`RewardReport.to_json`) in tables."""
+    console = Console()
+    table = Table(title=f"{run} on {report['pairs']} {pairs}" if pairs == "held-out pairs" else f"{run} on {pairs}")
+    columns = {
+        "pairs": str(report["pairs"]),
+        "accuracy": f"{report['accuracy']:.1%}",
+        "log loss": f"{report['log_loss']:.3f}",
+        "calibration error": f"{report['calibration_error']:.1%}",
+        "disagreement": f"{report['disagreement']:.2f}",
+    }
+    for column in columns:
+        table.add_column(column, justify="right")
+    table.add_row(*columns.values())
+    console.print(table)
+    table = Table(title="how sure it was, and how often it was right")
+    for column in ("probability", "pairs", "foretold", "came"):
+        table.add_column(column, justify="right")
+    for each in report["calibration"]:
+        told = (f"{each['foretold']:.1%}", f"{each['right']:.1%}") if each["pairs"] else ("–", "–")
+        table.add_row(f"{each['low']:.0%} to {each['high']:.0%}", str(each["pairs"]), *told)
+    console.print(table)
+    print(
+        f"Length: correlation with the score {report['length_correlation']:+.2f}; the longer answer was chosen in "
+        f"{report['longer_chosen']:.1%} of the pairs and has the higher score in {report['longer_preferred']:.1%}."
+    )
