@@ -261,15 +261,14 @@ def dialogue_of(content: Any, where: str) -> Dialogue:
         raise UserError(f"{where}: turns is empty: leave the dialogue out")
     return Dialogue(
         id=name_of(content["id"], f"{where}: id"),
-        turns=tuple(turn_of(turn, f"{where}: turns[{k}]") for k, turn in enumerate(turns)),
+        turns=tuple(_turn(turn, f"{where}: turns[{k}]") for k, turn in enumerate(turns)),
         agent=name_of(content["agent"], f"{where}: agent"),
         outcome=values_of(content.get("outcome", {}), f"{where}: outcome"),
         meta=values_of(content.get("meta", {}), f"{where}: meta"),
     )
 
 
-def turn_of(content: Any, where: str) -> Turn:
-    """The turn of a parsed object, strictly as `dialogue_of`."""
+def _turn(content: Any, where: str) -> Turn:
     if not isinstance(content, dict):
         raise UserError(f"{where} is {_kind(content)}: give an object with speaker and text")
     _check_keys(content, TURN_KEYS, ("speaker", "text"), where, "")
@@ -277,7 +276,7 @@ def turn_of(content: Any, where: str) -> Turn:
     if not isinstance(text, str):
         raise UserError(f"{where}.text is {_kind(text)}: give a string")
     rest = {key: CHECKED[key](content[key], f"{where}.{key}") for key in CHECKED if key in content}
-    return Turn(speaker=name_of(content["speaker"], f"{where}.speaker"), text=_text(text, f"{where}.text"), **rest)
+    return Turn(speaker=name_of(content["speaker"], f"{where}.speaker"), text=text_of(text, f"{where}.text"), **rest)
 
 
 def _check_keys(
@@ -305,10 +304,10 @@ def name_of(value: Any, where: str) -> str:
         raise UserError(f"{where} is {_kind(value)}: give a string")
     if not value.strip():
         raise UserError(f"{where} is empty: give it a name")
-    return _text(value, where)
+    return text_of(value, where)
 
 
-def _text(value: str, where: str) -> str:
+def text_of(value: str, where: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -356,9 +355,9 @@ def values_of(content: Any, where: str) -> dict[str, Value]:
         what = f"{where}.{shown(key)}"
         if not isinstance(key, str):
             raise UserError(f"{what} is named by {_kind(key)}: give a string")
-        _text(key, f"{where}: the key '{shown(key)}'")
+        text_of(key, f"{where}: the key '{shown(key)}'")
         if isinstance(value, str):
-            _text(value, what)
+            text_of(value, what)
         elif isinstance(value, int | float):
             _finite(value, what)
         else:

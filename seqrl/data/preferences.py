@@ -25,7 +25,7 @@ from seqrl.data.dialogues import (
     parse_json,
     place,
     shown,
-    turn_of,
+    text_of,
     values_of,
     write_lines,
 )
@@ -150,23 +150,32 @@ def thumb_of(content: Any, where: str, name: str | None = None) -> Thumb:
     )
 
 
-OTHER = {"completion": "thumbs (--thumbs)", "label": "thumbs (--thumbs)", "chosen": "preferences (--preferences)",
-         "rejected": "preferences (--preferences)", "turns": "dialogues", "messages": "dialogues"}  # fmt: skip
+OTHER = {
+    ("completion", "label"): "a thumb (it has '{}'): seqrl train kto --thumbs learns from them",
+    ("chosen", "rejected"): "a preference (it has '{}'): seqrl train dpo, or kto --preferences, learns from them",
+    ("turns", "messages"): "a dialogue (it has '{}'): seqrl train bc learns from them",
+}
+"""What a line is that has columns of another form."""
 
 
 def _columns(content: Any, where: str, known: tuple[str, ...], needed: tuple[str, ...]) -> dict[str, Any]:
     """The columns of a line that are not null."""
     if not isinstance(content, dict):
-        raise UserError(f"{where} is no object: give one with {', '.join(needed)}")
+        raise UserError(f"{where} is no object: give one with {_listed(needed)}")
     content = {key: value for key, value in content.items() if value is not None}
-    for key in content:
-        if key in OTHER and key not in known:
-            raise UserError(f"{where} has '{key}', as {OTHER[key]} do: give a file with {', '.join(needed)} a line")
+    for keys, what in OTHER.items():
+        found = [key for key in keys if key in content and key not in known]
+        if found:
+            raise UserError(f"{where} is {what.format(found[0])}")
     check_columns({key: value for key, value in content.items() if key not in known}, where, known)
     for key in needed:
         if key not in content:
-            raise UserError(f"{where} has no '{key}': give {', '.join(needed)}")
+            raise UserError(f"{where} has no '{key}': give an object with {_listed(needed)}")
     return content
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _shared(content: dict[str, Any], where: str, name: str | None, known: tuple[str, ...]) -> dict[str, Any]:
@@ -184,7 +193,13 @@ def _shared(content: dict[str, Any], where: str, name: str | None, known: tuple[
 
 
 def _turns(messages: list[dict[str, Any]], where: str) -> tuple[Turn, ...]:
-    return tuple(turn_of(message, f"{where}[{k}]") for k, message in enumerate(messages))
+    return tuple(
+        Turn(
+            speaker=name_of(message["speaker"], f"{where}[{k}].role"),
+            text=text_of(message["text"], f"{where}[{k}].content"),
+        )
+        for k, message in enumerate(messages)
+    )
 
 
 def _answer(messages: list[dict[str, Any]], agent: str, where: str) -> tuple[Turn, ...]:
