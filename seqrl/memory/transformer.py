@@ -1,6 +1,6 @@
 """A transformer whose context is a window that slides along the episode."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -109,20 +109,30 @@ class Transformer(Memory):
         T, n = len(x), self.tokens_per_row
         u = self.input(x.transpose(0, 1).reshape(x.shape[1], T * n, -1))  # [B, tokens, hidden_size]
         position = positions(is_first.T, cache.num_steps)
-        # Windows of logged episodes all begin afresh, and nothing resets inside: then the cache need not be looked at.
-        fresh = self.window - 1 <= T <= self.window and bool((position == torch.arange(T, device=x.device)).all())
+        # Logged episodes and dialogues all begin afresh, and nothing resets inside: then the cache holds nothing to see.
+        # What is exported must be one graph for every input, so it always looks.
+        fresh = (
+            not torch.compiler.is_compiling()
+            and T <= self.window
+            and bool((position == torch.arange(T, device=x.device)).all())
+        )
         visible = None if fresh else _visible_tokens(visible_keys(position, self.window), n)
         num_keys = T * n if fresh else cache.keys[0].shape[2] + T * n
         rotation = _rotation(num_keys, self.output_size // self.num_heads, x) if self.rotary else None
         keys, values = [], []
-        for layer, layer_keys, layer_values in zip(self.layers, cache.keys, cache.values, strict=True):
-            past = None if fresh else (layer_keys, layer_values)
+        for layer, *past in zip(self.layers, cache.keys, cache.values, strict=True):
             every = n if layer is self.layers[-1] else 1
-            u, layer_keys, layer_values = layer(u, past, visible, rotation, every)
-            left = num_keys - (self.window - 1) * n  # the window's last rows remain
-            keys.append(layer_keys[:, :, left:])
-            values.append(layer_values[:, :, left:])
+            u, layer_keys, layer_values = layer(u, None if fresh else past, visible, rotation, every)
+            keys.append(self._cached(past[0], layer_keys))
+            values.append(self._cached(past[1], layer_values))
         return self.norm(u).transpose(0, 1), SlidingCache(tuple(keys), tuple(values), position[:, -1] + 1)
+
+    def _cached(self, past: Tensor, heads: Tensor) -> Tensor:
+        """The window's last rows of `heads`, which begin with `past` or, where nothing past is seen, do not."""
+        size = past.shape[2]
+        if heads.shape[2] >= size:
+            return heads[:, :, heads.shape[2] - size :]
+        return torch.cat([past[:, :, heads.shape[2] :], heads], 2)
 
 
 def _visible_tokens(visible: Tensor, num_tokens: int) -> Tensor:
@@ -150,7 +160,7 @@ class _Layer(nn.Module):
         )
 
     def forward(
-        self, u: Tensor, past: tuple[Tensor, Tensor] | None, visible: Tensor | None, rotation: Tensor | None, every: int
+        self, u: Tensor, past: Sequence[Tensor] | None, visible: Tensor | None, rotation: Tensor | None, every: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`every` n-th token of u [B, tokens, H] goes on, and all keys and values, `past` and own, are returned.
 

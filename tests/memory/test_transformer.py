@@ -124,14 +124,16 @@ def test_attention_grows_linearly_with_the_unroll(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(F, "scaled_dot_product_attention", counting)
     memory = Transformer(2, 8, num_layers=1, window=64)
 
-    def num_scores(T: int) -> int:
+    def num_scores(T: int, num_steps: int = 0) -> int:
         scores.clear()
-        memory.unroll(torch.randn(T, 1, 2), memory.initial_state(1), torch.zeros(T, 1, dtype=torch.bool))
+        state = memory.initial_state(1)
+        state.num_steps.fill_(num_steps)
+        memory.unroll(torch.randn(T, 1, 2), state, torch.zeros(T, 1, dtype=torch.bool))
         return sum(scores)
 
-    assert num_scores(64) == 64 * 64  # a fresh start as long as the window looks at no cache
+    assert [num_scores(T) for T in (1, 40, 64)] == [1, 40 * 40, 64 * 64]  # a fresh start looks at no cache
     assert num_scores(1024) == 64 * 64 + 15 * 64 * 127
-    assert num_scores(1) == 64
+    assert num_scores(1, num_steps=1) == 64
 
 
 def by_token(memory: Transformer, x: Tensor, is_first: Tensor) -> Tensor:
