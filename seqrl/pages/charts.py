@@ -239,7 +239,7 @@ def _itself(line: Line, frame: Frame) -> list[Html]:
 
 
 def _estimate(estimate: Estimate, y: float, frame: Frame, colour: int, hollow: bool) -> list[Html]:
-    parts = [dot(frame.at(seed, 0)[0], y - 8, colour, 2.2, "seed") for seed in estimate.seeds]
+    parts = [dot(frame.at(seed, 0)[0], y - 9, colour, 2.6, "seed") for seed in estimate.seeds]
     x = frame.at(estimate.mean, 0)[0]
     if math.isfinite(estimate.half_width):
         right = frame.left + frame.width

@@ -14,18 +14,24 @@ AGENT, OPTIMAL = "agent", "optimal"
 
 def findings(folder: Path) -> list[Html]:
     """Sections for what is in a run's folder; a file that is damaged, or of another version, says so in its place."""
-    return [_safely(folder / name, show) for name, show in SECTIONS.items() if (folder / name).is_file()]
+    sections = []
+    for name, show in SECTIONS.items():
+        path = folder / name
+        if path.is_file():
+            sections += attempt(name, lambda path=path, show=show: show(json.loads(path.read_text("utf-8"))))  # type: ignore[misc]
+    return sections
 
 
-def _safely(path: Path, show: Callable[[dict[str, Any]], Html | None]) -> Html:
+def attempt(name: str, show: Callable[[], list[Html]]) -> list[Html]:
+    """What `show` makes of a file, or a line that says why it cannot: one file must not cost the whole page."""
     try:
-        return show(json.loads(path.read_text("utf-8"))) or Html()
+        return show()
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         reason = f"{type(error).__name__}: {error}"
-        return section(path.name, element("p", f"{path.name} cannot be shown ({reason}): run its command again."))
+        return [section(name, element("p", f"{name} cannot be shown ({reason}): run its command again."))]
 
 
-def calibration(data: dict[str, Any]) -> Html | None:
+def calibration(data: dict[str, Any]) -> list[Html]:
     """Which return to ask for: target against achieved return."""
     found, bins = data["calibration"], data["bins"]
     parts = []
@@ -63,12 +69,11 @@ def calibration(data: dict[str, Any]) -> Html | None:
         header = ["return-to-go", "decisions", "log-likelihood", measure.replace("_", " ")]
         caption = "How well held-out actions are foreseen, by what the rest of their episode brought."
         parts.append(element("div", table(header, rows, caption), class_="card"))
-    if not parts:
-        return None
-    return section("Calibration", parts, about="Does the return follow the target that the agent is asked for?")
+    about = "Does the return follow the target that the agent is asked for?"
+    return [section("Calibration", parts, about=about)] if parts else []
 
 
-def adaptation(data: dict[str, Any]) -> Html:
+def adaptation(data: dict[str, Any]) -> list[Html]:
     """In-context curves: the return of inner episodes, by their place in the trial."""
     policies = data["policies"]
     styles = {AGENT: Style(0)} | styles_of([name for name in policies if name not in (AGENT, OPTIMAL)])
@@ -94,13 +99,11 @@ def adaptation(data: dict[str, Any]) -> Html:
     )
     header = ["policy", "return of a trial (95 %)", "first episode", "last tenth", "of optimal"]
     whole = element("div", table(header, rows), class_="card spaced")
-    return section(
-        "Learning inside the context", figure(chart, caption), whole,
-        about="Held-out tasks, weights at rest: what rises from left to right was learnt in memory alone.",
-    )  # fmt: skip
+    about = "Held-out tasks, weights at rest: what rises from left to right was learnt in memory alone."
+    return [section("Learning inside the context", figure(chart, caption), whole, about=about)]
 
 
-def frontier(data: dict[str, Any]) -> Html:
+def frontier(data: dict[str, Any]) -> list[Html]:
     """What steering a speaker brings, against how far it leads from the cloned policy."""
     points = data["points"]
     places = [(p["kl_of_dialogue"]["mean"], p["return"]["mean"]) for p in points]
@@ -119,10 +122,9 @@ def frontier(data: dict[str, Any]) -> Html:
     rows = [[f"{p['beta']:g}", *(_interval(p[name]) for name in ("return", "gain", "kl_of_dialogue")),
              f"{p['kl_of_token']['mean']:.2g}", f"{p['turns']:.2f}"] for p in points]  # fmt: skip
     header = ["β", "return (95 %)", "over β = 0", "KL, dialogue", "KL, token", "turns"]
-    return section(
-        "Return against distance", figure(chart, caption), element("div", table(header, rows), class_="card spaced"),
-        about="How much is gained by steering, and how far the speaker is led from the one that was cloned.",
-    )  # fmt: skip
+    whole = element("div", table(header, rows), class_="card spaced")
+    about = "How much is gained by steering, and how far the speaker is led from the one that was cloned."
+    return [section("Return against distance", figure(chart, caption), whole, about=about)]
 
 
 def _interval(pair: dict[str, float | None]) -> str:
@@ -130,7 +132,7 @@ def _interval(pair: dict[str, float | None]) -> str:
     return f"{pair['mean']:.3g}" + ("" if half is None else f" ± {half:.2g}")
 
 
-SECTIONS: dict[str, Callable[[dict[str, Any]], Html | None]] = {
+SECTIONS: dict[str, Callable[[dict[str, Any]], list[Html]]] = {
     "calibration.json": calibration,
     "adaptation.json": adaptation,
     "frontier.json": frontier,

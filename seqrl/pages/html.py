@@ -125,7 +125,7 @@ def table(header: Sequence[object], rows: Iterable[Sequence[object]], caption: o
     return element("div", whole, class_="scroll", tabindex="0")
 
 
-_FIGURE = re.compile(r"[-+−±–—~≈<>≤≥]?\s*[\d.][\d.,]*\s*(e[-+]?\d+)?([kMG%]|±|\s|s|×|[\d.,]|[-+−]|e[-+]?\d|inf|nan)*")
+_FIGURE = re.compile(r"[-+−±–—~≈<>≤≥]?\s*[\d.][\d.,]*\s*(e[-+]?\d+)?([kMG%]|±|\s|s|×|[\d.,]|[-+−]|e[-+]?\d|/|inf|nan)*")
 
 
 def is_figure(cell: object) -> bool:

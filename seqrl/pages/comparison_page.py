@@ -1,0 +1,255 @@
+"""The page of a comparison: its table and advice, and what its figures look like.
+
+It is made of what lies in the folder: table.md, whatever columns it has; results.json, whose keys are shown where they
+are known and left out where they are not; and the folders of runs, which get pages of their own to go on to.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+from urllib.parse import quote
+
+import numpy as np
+
+from seqrl.errors import UserError
+from seqrl.pages import markdown
+from seqrl.pages.charts import (
+    LARGE,
+    NEUTRAL,
+    Estimate,
+    Level,
+    Line,
+    Points,
+    Style,
+    interval_chart,
+    line_chart,
+    styles_of,
+)
+from seqrl.pages.findings import attempt, findings
+from seqrl.pages.html import Html, element, figure, page, section, table, write_page
+from seqrl.pages.run_page import write_run_page
+from seqrl.report import smooth
+from seqrl.run import read_json
+from seqrl.statistics import mean_and_half_width
+
+RESULTS, TABLE = "results.json", "table.md"
+
+
+def write_comparison_page(folder: Path) -> Path:
+    """Write report.html into a comparison's folder, and one into each run's; returns the path of the first.
+
+    Raises UserError for a folder without results.
+    """
+    if not (folder / RESULTS).is_file():
+        raise UserError(f"{folder} has no {RESULTS} yet: finish it with seqrl compare --resume {folder}")
+    runs = []
+    for path in sorted(folder.glob("**/metrics.jsonl")):
+        if (path.parent / "config.json").is_file():
+            try:
+                runs.append(write_run_page(path.parent))
+            except UserError:
+                continue  # it has logged nothing
+    return write_page(folder / "report.html", comparison_page(folder, runs))
+
+
+def comparison_page(folder: Path, runs: Sequence[Path] = ()) -> Html:
+    """The page; `runs` are pages of runs inside the folder, to which it leads."""
+    results = read_json(folder, RESULTS)
+    path = folder / TABLE
+    told = list(markdown.blocks(path.read_text("utf-8"))) if path.is_file() else []
+    heading = next((block.text for block in told if isinstance(block, markdown.Heading)), folder.name)
+    caption, advice, tables = _sorted_out(told, results)
+    body: list[object] = (
+        [element("div", [element("p", sentence) for sentence in advice], class_="note")] if advice else []
+    )
+    if tables:
+        shown = [_table(block, results) for block in tables]
+        body.append(section("Figures", [element("div", each, class_="card spaced") for each in shown]))
+    offline, sweep = results.get("offline") or {}, results.get("horizon") or {}
+    for show, part in (
+        (returns, results), (learning_curves, results), (methods, offline), (asked_for, results), (asked_for, offline),
+        (horizon, sweep),
+    ):  # fmt: skip
+        body += attempt(RESULTS, lambda show=show, part=part: show(part)) if part else []  # type: ignore[misc]
+    body += findings(folder)
+    if runs:
+        body.append(section("Runs", _links(folder, runs), about="Each run's own curves and settings."))
+    return page(heading, *body, kind="comparison", subtitle=markdown.inline(caption))
+
+
+def returns(results: dict[str, Any], title: str = "Return when evaluated") -> list[Html]:
+    """Each approach's mean with its interval and seeds, on one axis."""
+    rows = [(name_of(row), estimates) for row in results.get("rows", ()) if (estimates := _estimates(row))]
+    if not rows:
+        return []
+    played = any("mean" in row or row.get("returns") for row in results["rows"])
+    data = results.get("data") or {}
+    levels = _levels(results) + [
+        Level(name=f"the log's {name}", value=data[name], dash=dash)  # type: ignore[arg-type]
+        for name, dash in (("mean", "dotted"), ("highest", "dashed")) if played and _known(data.get(name))
+    ]  # fmt: skip
+    several = any(len(estimates) > 1 for _, estimates in rows)
+    chart = interval_chart(
+        rows, x_label="return" if played else "log-likelihood of held-out actions", levels=levels,
+        styles=styles_of([name for name, _ in rows]),
+        kinds=("asked for the log's best", "asked for what calibration recommends") if several else (),
+    )  # fmt: skip
+    seeds = max(len(estimate.seeds) for _, estimates in rows for estimate in estimates)
+    caption = (
+        f"Mean over {seeds} seeds with its 95 % interval (Student's t); small dots: each seed."
+        if seeds > 1 else "One seed: without an interval."
+    )  # fmt: skip
+    return [section(title, figure(chart, caption))]
+
+
+def methods(results: dict[str, Any]) -> list[Html]:
+    """The same of methods that learnt from what others played."""
+    return returns(results, "Methods on the log")
+
+
+def learning_curves(results: dict[str, Any]) -> list[Html]:
+    """Each approach's mean curve with its interval over seeds, and each seed thin."""
+    rows = [row for row in results.get("rows", ()) if any(row.get("curves") or ())]
+    if not rows:
+        return []
+    styles = styles_of([name_of(row) for row in results["rows"]])
+    lines = []
+    for row in rows:
+        curves = [[(float(x), float(y)) for x, y in curve] for curve in row["curves"] if curve]
+        mean = row.get("mean")
+        told = f"{mean:.3g}" if _known(mean) else ""
+        lines.append(line_over_seeds(name_of(row), curves, styles[name_of(row)], told))
+    right = max(x for line in lines for x, _ in line.points)
+    chart = line_chart(
+        lines, x_label="environment steps", y_label="return of training episodes", levels=_levels(results), size=LARGE,
+        x_range=(0.0, right),
+    )  # fmt: skip
+    caption = (
+        "Line: mean over seeds, smoothed over five updates. Band: its 95 % interval, pointwise. Thin: each seed. "
+        "Training episodes include exploration. Beside the names: the return when evaluated."
+    )
+    return [section("Learning curves", figure(chart, caption))]
+
+
+def line_over_seeds(name: str, curves: Sequence[Points], style: Style, told: str = "") -> Line:
+    """The mean of seeds' curves, from where all have begun to where the first ends, with its interval."""
+    first, last = max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves)
+    grid = np.linspace(first, max(first, last), 120 if last > first else 1)
+    thin = [list(zip(grid.tolist(), smooth(list(curve), grid).tolist(), strict=True)) for curve in curves]
+    pairs = [mean_and_half_width([curve[k][1] for curve in thin]) for k in range(len(grid))]
+    band = [(x, mean - half, mean + half) for x, (mean, half) in zip(grid.tolist(), pairs, strict=True)]
+    return Line(
+        name=name, points=list(zip(grid.tolist(), (mean for mean, _ in pairs), strict=True)), style=style, figure=told,
+        band=band if len(curves) > 1 else (), thin=thin if len(curves) > 1 else (),
+    )  # fmt: skip
+
+
+def asked_for(results: dict[str, Any]) -> list[Html]:
+    """What is got by what is asked for: a line for each method that can be asked, the mean of its seeds' thin ones."""
+    rows = [row for row in results.get("rows", ()) if row.get("calibrations")]
+    if not rows:
+        return []
+    styles = styles_of([name_of(row) for row in results["rows"]])
+    lines = []
+    for row in rows:
+        thin = [list(zip(c["targets"], c["achieved"], strict=True)) for c in row["calibrations"]]
+        same = all([x for x, _ in curve] == [x for x, _ in thin[0]] for curve in thin)
+        mean = [(x, float(np.mean([curve[k][1] for curve in thin]))) for k, (x, _) in enumerate(thin[0])]
+        lines.append(Line(name=name_of(row), points=mean if same else thin[0], thin=thin, dots=True,
+                          style=styles[name_of(row)]))  # fmt: skip
+    asked = [x for line in lines for x, _ in line.points]
+    ends = [(min(asked), min(asked)), (max(asked), max(asked))]
+    highest = (results.get("data") or {}).get("highest")
+    chart = line_chart(
+        [Line(name="what is asked for", points=ends, style=Style(NEUTRAL, "dashed")), *lines], size=LARGE,
+        x_label="target return", y_label="achieved return", shade_from=highest if _known(highest) else None,
+    )  # fmt: skip
+    caption = "Line: mean over seeds. Thin: each seed. Shaded: beyond the best that was logged."
+    about = "Does the return follow the target that an agent is asked for?"
+    return [section("Calibration", figure(chart, caption), about=about)]
+
+
+def horizon(found: dict[str, Any]) -> list[Html]:
+    """The sweep over how long must be remembered: each approach's mean return at each value that it was tried at."""
+    tried = {name: rows for name, rows in found["tried"].items() if rows}
+    if not tried:
+        return []
+    styles = styles_of([name.removeprefix("ppo:") for name in tried])
+    lines = []
+    for name, rows in ((name.removeprefix("ppo:"), rows) for name, rows in tried.items()):
+        solved = [row["value"] for row in rows if row["solved"]]
+        points = [(row["value"], float(np.mean(row["seed_means"]))) for row in rows]
+        lines.append(Line(name=name, points=points, dots=True, style=styles[name],
+                          figure=f"{max(solved):g}" if solved else "–"))  # fmt: skip
+    needed = [(row["value"], row["needed"]) for row in max(tried.values(), key=len)]
+    bar = Line(name="counts as solved", points=needed, style=Style(NEUTRAL, "dashed"))
+    chart = line_chart([bar, *lines], x_label=found["key"], y_label="return", x_kind="log", size=LARGE)
+    caption = (
+        "Mean over seeds. An approach is tried up to the first value that it does not solve. Beside the names: the "
+    )
+    about = f"How long a delay is still bridged, by {found['key']}."
+    return [section("Memory horizon", figure(chart, caption + "largest value solved."), about=about)]
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """What a row of results.json is about: an approach, a memory or a method. PPO goes without saying."""
+    name = next((row[key] for key in ("approach", "memory", "method") if row.get(key)), "?")
+    return str(name).removeprefix("ppo:")
+
+
+def _estimates(row: dict[str, Any]) -> list[Estimate]:
+    """Of a row: returns, and those with a calibrated target; or how well held-out actions are foreseen."""
+    if _known(row.get("mean")):
+        half = row.get("half_width")
+        return [Estimate(row["mean"], math.nan if half is None else half, row.get("seed_means", ()))]
+    scores = [row.get("returns"), row.get("calibrated")]
+    if not scores[0]:
+        scores = [(row.get("held_out") or {}).get("log_likelihood")]
+    return [
+        Estimate(s["mean"], math.nan if s.get("half_width") is None else s["half_width"], s.get("seeds", ()))
+        for s in scores if s and _known(s.get("mean"))
+    ]  # fmt: skip
+
+
+def _levels(results: dict[str, Any]) -> list[Level]:
+    best, without = results.get("optimal"), results.get("memoryless")
+    levels = [Level(name="optimal", value=best)] if _known(best) else []
+    if _known(without) and without != best:
+        levels.append(Level(name="best without memory", value=without, dash="dotted"))
+    return levels
+
+
+def _known(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _sorted_out(told: list[markdown.Block], results: dict[str, Any]) -> tuple[str, list[Html], list[markdown.Table]]:
+    """The line above the first table, the sentences behind it, and all tables."""
+    first = next((k for k, block in enumerate(told) if isinstance(block, markdown.Table)), len(told))
+    above = [block.text for block in told[:first] if isinstance(block, markdown.Paragraph)]
+    advice: list[Html] = []
+    for block in told[first:]:
+        if isinstance(block, markdown.Paragraph):
+            advice.append(markdown.inline(block.text))
+        elif isinstance(block, markdown.Bullets):
+            advice += map(markdown.inline, block.items)
+    return " ".join(above), advice, [block for block in told if isinstance(block, markdown.Table)]
+
+
+def _table(block: markdown.Table, results: dict[str, Any]) -> Html:
+    """A table, the row with the highest mean marked."""
+    means = {name_of(row): estimates[-1].mean for row in results.get("rows", ()) if (estimates := _estimates(row))}
+    best = max(means, key=lambda name: means[name]) if len(means) > 1 else None
+    places = [k for k, row in enumerate(block.rows) if row and row[0].removeprefix("ppo:") == best]
+    mark = places[0] if places else -1
+    return table(block.header, [[markdown.inline(cell) for cell in row] for row in block.rows], mark=mark)
+
+
+def _links(folder: Path, runs: Sequence[Path]) -> Html:
+    """The pages of runs, by their folders."""
+    items = []
+    for path in runs:
+        inside = path.relative_to(folder)
+        items.append(element("li", element("a", inside.parent.as_posix(), href=quote(inside.as_posix()))))
+    return element("ul", items, class_="links card")
