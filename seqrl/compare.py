@@ -1,65 +1,67 @@
-"""Which memory does this problem need? Each gets the same budget over several seeds, and is measured."""
+"""Which approach does this problem need? Each gets the same problem over several seeds, and is measured."""
 
 import contextlib
 import dataclasses
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 
 from seqrl.acting import ActingModule
-from seqrl.algorithms import ppo
+from seqrl.approaches import Approach
 from seqrl.checkpoint import write_atomically
-from seqrl.config import make_environment, parse_env_kwargs, require
+from seqrl.compare_config import Config, check, read_comparison
+from seqrl.config import RunConfig, make_environment, parse_env_kwargs
 from seqrl.envs.exact import memoryless_return, optimal_return
-from seqrl.errors import UserError, nearest
 from seqrl.evaluate import evaluate
-from seqrl.memory import MEMORIES
-from seqrl.report import Comparison, Row, plot_comparison
-from seqrl.run import config_from_json, config_to_json, create_folder, read_json, read_metrics
+from seqrl.experience import compare_methods
+from seqrl.horizon import read_sweep, sweep
+from seqrl.learning_curve import Reached, mean_of_second_half, reached, read_threshold
+from seqrl.plot_comparison import plot_comparison
+from seqrl.report_comparison import Comparison, Horizon, Row
+from seqrl.run import config_to_json, create_folder, read_json, read_metrics
 from seqrl.run_pool import EVALUATION, EVALUATION_SEED, Job, null_for_nan, run_all
 from seqrl.statistics import mean_and_half_width
 
+__all__ = ["Config", "check", "compare", "read_comparison"]
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """What to compare, and how thoroughly. All other flags are PPO's and hold for every memory."""
-
-    memories: tuple[str, ...] = ("none", "frame_stack", "gru")
-    """The memories to compare: any of none, frame_stack, gru, lstm, linear, linear_attention, transformer."""
-    num_seeds: int = 3
-    """Runs of each memory, with the seeds SEED, SEED + 1, …"""
-    num_episodes: int = 100
-    """Evaluation episodes of each run."""
-    workers: int = 0
-    """Runs that train at the same time; 0 for one on each processor."""
-    settings: Annotated[ppo.Config, tyro.conf.arg(name="")] = field(default_factory=ppo.Config)
+HORIZON = "horizon"
+"""In a comparison's folder, the runs of its sweep, a folder for each value."""
 
 
 def compare(config: Config, resumed: bool = False) -> Comparison:
-    """Train every memory on every seed, evaluate each run, and write results.json, table.md and compare.png.
+    """Train every approach on every seed, evaluate each run, and write results.json, table.md and compare.png.
 
-    Everything goes under `settings.run_dir`, one run folder for each memory and seed. With `resumed`, runs that are
-    done are kept and the others continued. Raises UserError for bad settings or an existing folder.
+    Everything goes under `settings.run_dir`: a run folder for each approach and seed; `log` and `offline` where methods
+    learn from what was played; `horizon` where a sweep is asked for. The three files are written after each of these
+    parts, with what is known by then. With `resumed`, what is done is kept and the rest continued. Raises UserError for
+    bad settings or an existing folder.
     """
     check(config)
-    folder = Path(config.settings.run_dir)
+    online, methods = config.named()
     if not resumed:
-        create_folder(folder, {"config.json": config_to_json("compare", config)})
-    runs = [
-        dataclasses.replace(
-            config.settings, memory=memory, seed=config.settings.seed + k, run_dir=str(folder / f"{memory}_s{k}")
-        )
-        for memory in config.memories
-        for k in range(config.num_seeds)
-    ]
-    jobs = [Job(f"{run.memory} seed {run.seed}", run) for run in runs]
-    run_all(jobs, partial(play, num_episodes=config.num_episodes), config.workers, folder)
-    result = summarise(config)
+        create_folder(config.folder, {"config.json": config_to_json("compare", config)})
+    runs = {approach: config.runs_of(approach, config.num_seeds) for approach in online}
+    jobs = [Job(f"{_label(config, approach)} seed {run.seed}", run) for approach in online for run in runs[approach]]
+    run_all(jobs, partial(play, num_episodes=config.num_episodes), config.workers, config.folder)
+    result = _write(summarise(config), config.folder)
+    if methods:
+        offline, verdict = compare_methods(config, [Path(job.config.run_dir) for job in jobs])
+        result = _write(dataclasses.replace(result, offline=offline, verdict=verdict), config.folder)
+    if config.horizon_sweep:
+        for horizon in measure_horizon(config):
+            result = _write(dataclasses.replace(result, horizon=horizon), config.folder)
+    return result
+
+
+def _label(config: Config, approach: Approach) -> str:
+    return str(approach) if config.approaches else approach.memory
+
+
+def _write(result: Comparison, folder: Path) -> Comparison:
     figures = json.dumps(null_for_nan(dataclasses.asdict(result)), indent=2, allow_nan=False)
     write_atomically(folder / "results.json", figures.encode())
     write_atomically(folder / "table.md", result.markdown().encode())
@@ -67,32 +69,7 @@ def compare(config: Config, resumed: bool = False) -> Comparison:
     return result
 
 
-def read_comparison(folder: Path) -> Config:
-    """The config of a comparison's folder. Raises UserError when it is not one."""
-    data = read_json(folder, "config.json")
-    if data.get("type") != "compare":
-        raise UserError(f"{folder} is no comparison but a run of {data.get('type')}: use seqrl train --resume {folder}")
-    settings = config_from_json(data.pop("settings"), ppo.Config, folder / "config.json")
-    settings = dataclasses.replace(settings, run_dir=str(folder))
-    return dataclasses.replace(config_from_json(data, Config, folder / "config.json"), settings=settings)
-
-
-def check(config: Config) -> None:
-    """Raise UserError for settings that make no sense, before anything is written."""
-    for memory in config.memories:
-        require(memory in MEMORIES, f"unknown memory '{memory}' (--memories): {nearest(memory, MEMORIES)}")
-    require(len(set(config.memories)) == len(config.memories), "--memories names one twice: name each once")
-    require(bool(config.memories), "--memories is empty: name at least one")
-    require(config.num_seeds >= 1, f"--num-seeds is {config.num_seeds}: it must be at least 1")
-    require(config.num_episodes >= 2, f"--num-episodes is {config.num_episodes}: an interval needs at least 2")
-    ppo.check(config.settings)
-    with contextlib.closing(make_environment(config.settings, 1)) as environment:
-        for memory in config.memories:
-            settings = dataclasses.replace(config.settings, memory=memory)
-            ppo.build(settings, environment.single_observation_space, environment.single_action_space)
-
-
-def play(run: ppo.Config, agent: ActingModule, *, num_episodes: int) -> dict[str, Any]:
+def play(run: RunConfig, agent: ActingModule, *, num_episodes: int) -> dict[str, Any]:
     """Returns and lengths of a trained agent's episodes."""
     with contextlib.closing(make_environment(run, min(num_episodes, 50))) as environment:
         evaluation = evaluate(agent, environment, num_episodes, run.seed + EVALUATION_SEED)
@@ -101,38 +78,83 @@ def play(run: ppo.Config, agent: ActingModule, *, num_episodes: int) -> dict[str
 
 def summarise(config: Config) -> Comparison:
     """The measured figures of all runs in the comparison's folder."""
-    folder, settings = Path(config.settings.run_dir), config.settings
-    rows = []
-    for memory in config.memories:
-        folders = [folder / f"{memory}_s{k}" for k in range(config.num_seeds)]
-        results = [read_json(path, EVALUATION) for path in folders]
-        means = [float(np.mean(result["returns"])) for result in results]
-        mean, half_width = mean_and_half_width(means)
-        seconds = float(np.mean([result["seconds"] for result in results]))
-        rows.append(
-            Row(
-                memory=memory,
-                mean=mean,
-                half_width=half_width,
-                seed_means=means,
-                steps_per_second=settings.num_steps / seconds,
-                num_parameters=results[0]["num_parameters"],
-                seconds=seconds,
-                best_run=str(folders[int(np.argmax(means))]),
-                curves=[_curve(path) for path in folders],
-            )
-        )
-    masked = settings.hide or settings.flicker or settings.noise
+    settings = config.settings
+    online, _ = config.named()
+    runs = {approach: config.runs_of(approach, config.num_seeds) for approach in online}
+    results = {approach: [read_json(Path(run.run_dir), EVALUATION) for run in runs[approach]] for approach in online}
+    means = {approach: [float(np.mean(result["returns"])) for result in results[approach]] for approach in online}
+    threshold = read_threshold(config.threshold).of(max(float(np.mean(of_seeds)) for of_seeds in means.values()))
     kwargs = parse_env_kwargs(settings.env_kwargs)
     return Comparison(
         env=" ".join([settings.env, *settings.env_kwargs]),
         num_steps=settings.num_steps,
         num_episodes=config.num_episodes,
-        optimal=None if masked else optimal_return(settings.env, **kwargs),
-        memoryless=None if masked else memoryless_return(settings.env, **kwargs),
-        rows=rows,
+        optimal=None if config.is_masked else optimal_return(settings.env, **kwargs),
+        memoryless=None if config.is_masked else memoryless_return(settings.env, **kwargs),
+        rows=[_row(approach, runs[approach], results[approach], means[approach], threshold) for approach in online],
+        threshold=threshold,
+    )
+
+
+def _row(
+    approach: Approach, runs: list[Any], results: list[dict[str, Any]], means: list[float], threshold: float
+) -> Row:
+    folders = [Path(run.run_dir) for run in runs]
+    mean, half_width = mean_and_half_width(means)
+    seconds = float(np.mean([result["seconds"] for result in results]))
+    there = [value >= threshold for value in means]
+    cost = [reached(path, threshold) if ok else Reached(None, None) for path, ok in zip(folders, there, strict=True)]
+    stale = [mean_of_second_half(path, "delta_q_first") for path in folders]
+    known = [value for value in stale if value is not None]
+    return Row(
+        approach=str(approach),
+        memory=approach.memory,
+        mean=mean,
+        half_width=half_width,
+        seed_means=means,
+        steps_per_second=runs[0].num_steps / seconds,
+        num_parameters=results[0]["num_parameters"],
+        seconds=seconds,
+        best_run=str(folders[int(np.argmax(means))]),
+        curves=[_curve(path) for path in folders],
+        num_steps=runs[0].num_steps,
+        runs=[str(path) for path in folders],
+        reached=there,
+        steps_to_threshold=[one.steps for one in cost],
+        seconds_to_threshold=[one.seconds for one in cost],
+        exploring=any(one.exploring for one in cost),
+        delta_q=float(np.mean(known)) if known else None,
     )
 
 
 def _curve(folder: Path) -> list[tuple[float, float]]:
     return [(line["step"], line["episode_return"]) for line in read_metrics(folder) if "episode_return" in line]
+
+
+def measure_horizon(config: Config) -> Iterator[Horizon]:
+    """What each approach solves as the sweep's argument grows; once more after each of its values."""
+    asked = read_sweep(config.horizon_sweep)
+    mine = parse_env_kwargs(config.settings.env_kwargs)
+
+    def runs_of(approach: Approach, value: float) -> list[Any]:
+        if mine.get(asked.key) == value and config.horizon_seeds <= config.num_seeds:
+            return config.runs_of(approach, config.horizon_seeds)  # the comparison's own problem is done already
+        kwargs = tuple(pair for pair in config.settings.env_kwargs if pair.partition("=")[0] != asked.key)
+        return config.runs_of(
+            approach,
+            config.horizon_seeds,
+            env_kwargs=(*kwargs, f"{asked.key}={value}"),
+            run_dir=f"{config.folder}/{HORIZON}/{asked.key}={value:g}",
+        )
+
+    def level(value: float) -> float:
+        needed = config.needed(asked, value)
+        assert needed is not None, "`check` refuses what is not known"
+        return needed
+
+    online, _ = config.named()
+    makers = {str(approach): partial(runs_of, approach) for approach in online}
+    measure = partial(play, num_episodes=config.num_episodes)
+    for tried in sweep(asked.values, makers, level, measure, config.workers, config.folder):
+        found = {name: list(some) for name, some in tried.items()}
+        yield Horizon(key=asked.key, values=list(asked.values), tried=found)

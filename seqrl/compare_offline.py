@@ -255,6 +255,7 @@ def _row(method: str, folders: list[Path]) -> MethodRow:
             for result in results
             if "calibration" in result
         ],
+        follows=score("calibration", "rank_correlation"),
         seconds=float(np.mean([result["seconds"] for result in results])),
         num_parameters=results[0]["num_parameters"],
         best_run=str(folders[int(np.argmax(best))]),

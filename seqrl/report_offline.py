@@ -23,6 +23,8 @@ COLOURS = {
     "decision_transformer": "#0072b2",
     "qdt": "#009e73",
 }
+TOLERANCE = 0.02
+"""Share of the span of the log's returns below which a difference is none, whatever its interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,8 @@ class MethodRow:
     """Of relabelled returns: `promised` at the beginnings of episodes, and `logged`, the best from the same ones."""
     calibrations: list[dict[str, Any]]
     """For each seed, its `targets` and what they `achieved`."""
+    follows: Score | None = None
+    """Does what is got follow what is asked for? Spearman's correlation of the two, over the targets of each seed."""
     seconds: float
     num_parameters: int
     best_run: str
@@ -110,18 +114,27 @@ class OfflineComparison:
     def row(self, method: str) -> MethodRow | None:
         return next((row for row in self.rows if row.method == method), None)
 
+    def beyond(self, row: MethodRow, optimal: float | None = None) -> str:
+        """Does a method bring more than the best logged episode? yes, no, or – where the log holds the optimum."""
+        tolerance, highest = TOLERANCE * self.span, self.data["highest"]
+        if optimal is not None and highest >= optimal - tolerance:
+            return "–"
+        return "yes" if Score.of([seed - highest for seed in row.best.seeds]).sign(tolerance) > 0 else "no"
+
     def cells(self) -> list[list[str]]:
         """Header and rows of the table, as text; the log's own returns come last."""
         if not self.env:
             return self._foreseen()
-        lines = [["method", "return (95 %)", "of best", "calibrated (95 %)", "asked for", "seconds", "parameters"]]
+        lines = [["method", "return (95 %)", "of best", "calibrated (95 %)", "asked for", "asked/got", "beyond log",
+                  "seconds", "parameters"]]  # fmt: skip
         for row in self.rows:
             assert row.returns is not None, "one that was not played"
             calibrated = [str(row.calibrated), f"{row.asked_for.mean:.4g}"] if row.asked_for else ["–", "–"]
+            calibrated += ["–" if row.follows is None else f"{row.follows.mean:.2f}", self.beyond(row)]
             returns = [str(row.returns), self._percent(row.returns.mean), *calibrated]
             lines.append([row.method, *returns, f"{row.seconds:.1f}", f"{row.num_parameters:,}"])
         for name in ("mean", "highest"):
-            lines.append([f"(the log's {name})", f"{self.data[name]:.4g}", self._percent(self.data[name]), *[""] * 4])
+            lines.append([f"(the log's {name})", f"{self.data[name]:.4g}", self._percent(self.data[name]), *[""] * 6])
         return lines
 
     def _foreseen(self) -> list[list[str]]:
@@ -144,6 +157,7 @@ class OfflineComparison:
         parts = [f"{self.num_steps:,} updates", seeds, *played, *([share] if self.row("filtered_bc") else [])]
         if any(row.calibrated for row in self.rows):
             parts.append("calibrated: asked for what brought most in other episodes")
+            parts.append("asked/got: their rank correlation; beyond log: more than its best episode?")
         return "; ".join(parts) + "."
 
     def title(self) -> str:

@@ -1,14 +1,12 @@
 """Should you use this method? What a comparison on a log says, in sentences; each rests on figures of results.json."""
 
 from seqrl.audit.finding import percent
-from seqrl.report_offline import MethodRow, OfflineComparison
+from seqrl.report_offline import TOLERANCE, MethodRow, OfflineComparison
 
 FEW = 5
 """Episodes near the best below which the best is hardly shown."""
 CHANCE = 0.05
 """Share of recurring observations and actions with different outcomes from which on chance counts; as `seqrl audit`."""
-TOLERANCE = 0.02
-"""Share of the span of the log's returns below which a difference is none, whatever its interval."""
 OPEN = 0.05
 """Share of that span from which on a difference within its interval is not none, but not settled by so few seeds."""
 NATS = 0.01

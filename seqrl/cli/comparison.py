@@ -14,12 +14,12 @@ from seqrl.cli.arguments import parse, positional, take_flag
 from seqrl.data.episodes import INDEX
 from seqrl.errors import UserError
 from seqrl.recipes import settings_for
-from seqrl.report import advice
+from seqrl.report_comparison import advice
 from seqrl.run import default_run_dir, read_json
 
 
 def compare(args: list[str]) -> int:
-    """Memories on an environment; methods on a folder of logged episodes."""
+    """Approaches on an environment; methods on a folder of logged episodes."""
     name, args = positional(args)
     run, args = take_flag(args, "--resume")
     config: of_memories.Config | of_methods.Config
@@ -52,6 +52,9 @@ class ResumeComparison:
 def _memories(env: str | None, args: list[str]) -> of_memories.Config:
     if memory := take_flag(args, "--memory")[0]:
         raise UserError(f"compare takes several memories: give --memories {memory} and others, not --memory")
+    words = {arg.partition("=")[0] for arg in args}
+    if {"--memories", "--approaches"} <= words:
+        raise UserError("--memories and --approaches: give one of them (--memories gru is --approaches ppo:gru)")
     settings = settings_for(env) if env else settings_for("")
     config = parse(of_memories.Config, args, of_memories.Config(settings=settings), "seqrl compare ENV")
     return _with_run_dir(config, config.settings.env)
@@ -77,7 +80,8 @@ def _with_run_dir(config: Any, problem: str) -> Any:
 def _show_memories(config: of_memories.Config, resumed: bool) -> None:
     result, console = of_memories.compare(config, resumed), Console()
     console.print(result.table())
-    console.print(advice(result))
+    for sentence in (advice(result), *(f"• {sentence}" for sentence in result.verdict)):
+        console.print(sentence, highlight=False, markup=False)
 
 
 def _show_methods(config: of_methods.Config, resumed: bool) -> None:
