@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from malformed import refused
 
 import seqrl.data.dialogues as module
 from seqrl.data.dialogues import Dialogue, Turn, numbered_dialogues, read_dialogues, shown, write_dialogues
@@ -124,14 +125,7 @@ BAD: list[tuple[str, str | bytes, str]] = [
 @pytest.mark.parametrize(("line", "message"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
 def test_malformed_lines(tmp_path: Path, line: str | bytes, message: str) -> None:
     """File, line, what and the way out, in one line. Golden: blank lines count, so `number += 1` stands before `if`."""
-    path = tmp_path / "log.jsonl"
-    path.write_bytes(SOUND.encode() + b"\r\n\n" + (line.encode() if isinstance(line, str) else line) + b"\n")
-    read = read_dialogues(path)
-    assert next(read) == dialogue()
-    with pytest.raises(UserError) as error:
-        list(read)
-    assert str(error.value) == f"{path}, line 3" + ("" if message.startswith(":") else " ") + message
-    assert str(error.value).isprintable()
+    assert refused(tmp_path, read_dialogues, SOUND, line, message) == dialogue()
 
 
 def test_at_least_thirty_kinds() -> None:
