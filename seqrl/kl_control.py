@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import torch
 
-Control = Literal["fixed", "adaptive", "budget"]
+Control = Literal["fixed", "adaptive"]
 RAISE, LOWER, LEAST = 1.5, 0.98, 0.01
 """Factors of a budget's coefficient, once an update is taken back and after one that stays well inside; and what it is
 at least raised from."""
@@ -13,30 +13,32 @@ at least raised from."""
 class KlControl:
     """The coefficient c of a KL of whole conversations: a sum over their tokens, a mean over conversations.
 
-    fixed      c stays.
-    adaptive   c ← c (1 + clip(KL / target − 1, −0.2, 0.2) · n / horizon) after an update on n conversations.
-    budget     c ← 1.5 c when an update has been taken back, since it would have led beyond the budget; and after one
-               that keeps below half of it c ← 0.98 c, but not below where it began.
+    adaptive   c ← c (1 + clip(KL / target − 1, −0.2, 0.2) · n / horizon) after an update on n conversations;
+    fixed      c stays, unless there is a budget.
+
+    With a `budget` above 0 a policy whose KL is beyond it is not allowed: its update is taken back, and c ← 1.5 c
+    (`refuse`). A fixed c comes down again, to where it began, by 0.98 after each update that keeps below ¾ of the
+    budget.
 
     Source: the adaptive one is Ziegler et al. 2019, arXiv 1909.08593, section 2.2. The budget is ours.
     """
 
     def __init__(
         self, kind: Control, weight: float, target: float = 6.0, horizon: float = 10_000.0, budget: float = 0.0
-    ):
+    ) -> None:
         self.kind, self.weight, self.least = kind, weight, weight
         self.target, self.horizon, self.budget = target, horizon, budget
 
     def allows(self, kl: float) -> bool:
-        """Whether a policy of this KL may stay: only a budget says no."""
-        return self.kind != "budget" or kl <= self.budget
+        """Whether a policy of this KL may stay."""
+        return self.budget == 0 or kl <= self.budget
 
     def follow(self, kl: float, count: int) -> None:
         """After an update on `count` conversations, whose policy had this KL when it drew them."""
         if self.kind == "adaptive":
             error = min(max(kl / self.target - 1, -0.2), 0.2)
             self.weight *= 1 + error * count / self.horizon
-        elif self.kind == "budget" and kl < 0.5 * self.budget:
+        elif self.budget > 0 and kl < 0.75 * self.budget:
             self.weight = max(self.weight * LOWER, self.least)
 
     def refuse(self) -> None:

@@ -52,6 +52,7 @@ class PreferenceConfig(LanguageConfig):
 
 
 C = TypeVar("C", bound=PreferenceConfig)
+L = TypeVar("L", bound=LanguageConfig)
 
 
 class JudgedDataset(Protocol):
@@ -108,7 +109,7 @@ def log_prob(agent: LanguageAgent, batch: TokenBatch) -> Float[Tensor, "B"]:
     return answer_log_prob(agent.policy, batch, allowed)
 
 
-def with_model_of(config: C, policy: str) -> C:
+def with_model_of(config: L, policy: str) -> L:
     """`config` with the model of a run, and its task where `config` has none."""
     settings = read_json(Path(policy), "config.json")
     require(

@@ -30,22 +30,16 @@ Source: Ziegler et al. 2019 (arXiv 1909.08593), Ouyang et al. 2022 (arXiv 2203.0
 - Traces run on across the other speaker's turns; γ counts the agent's tokens.
 """
 
-import dataclasses
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from seqrl.config import require, require_above_zero, require_at_least_one, require_not_negative
-from seqrl.data.dialogues import read_dialogues
-from seqrl.kl_control import Control, KlControl
 from seqrl.language.play import Played, play
-from seqrl.language.prompted import Prompted, prompts_of
-from seqrl.language.rewards import combined
-from seqrl.language.scoring import Scorer, by_task, of_reward, weighted, weights_of
 from seqrl.language.tuned import TunedAgent
 from seqrl.language.tuning import (
     ESTIMATORS,
@@ -56,84 +50,18 @@ from seqrl.language.tuning import (
     with_gae,
     with_group_advantages,
 )
-from seqrl.language_config import LanguageConfig, check_shared, configured_task, make_model
-from seqrl.language_run import check_reads, open_run, read_tokenizer
-from seqrl.learner import Learner
+from seqrl.language_config import make_model
+from seqrl.language_run import open_run, read_tokenizer
 from seqrl.objectives import approximate_kl, clipped_surrogate, masked_mean, squared_error
 from seqrl.objectives.kl import kl_divergence
-from seqrl.reward_run import load_reward_model
-from seqrl.run import CHECKPOINT, Stateful, config_from_json, load_weights, read_json
+from seqrl.preference_run import with_model_of
+from seqrl.rlhf_config import Config, check
+from seqrl.rlhf_run import Tuning, problem
+from seqrl.run import CHECKPOINT, load_weights
 from seqrl.seeds import derived_seed
-from seqrl.text import TextTask, Tokenizer
+from seqrl.text import Tokenizer
 
-Method = Literal["ppo", "rloo", "grpo"]
-Kl = Literal["exact", "k1", "k3"]
-KlIn = Literal["reward", "loss"]
-SENSIBLE = {("exact", "reward"), ("exact", "loss"), ("k1", "reward"), ("k3", "loss")}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(LanguageConfig):
-    """Fine-tuning by rewards. The model is the policy's: --model and its sizes are not read. The defaults serve small
-    models; the recipes rlhf_ppo, rloo and grpo hold what differs by method."""
-
-    policy: str = ""
-    """Run of bc whose policy is fine-tuned; it is also what the KL is measured from."""
-    method: Method = "ppo"
-    """ppo, rloo or grpo."""
-    prompts: str = ""
-    """A log of dialogues, each of whose agent's turns is a prompt to answer, where no --task is given."""
-    reward: tuple[str, ...] = ("task",)
-    """What is earned, NAME or NAME=WEIGHT each: task, a reward by name, such as sentiment=1 length=-0.01, or the run
-    folder of a reward model."""
-    unfinished_penalty: float = 1.0
-    """What an utterance that is cut off loses."""
-    normalize_rewards: bool = False
-    """Whether a rollout's rewards are divided by the standard deviation of its conversations' returns."""
-
-    num_conversations: int = 64
-    """Conversations of a rollout, of which each update learns."""
-    group_size: int = 8
-    """Conversations of a group, for rloo and grpo."""
-    temperature: float = 1.0
-    """Tokens are drawn from softmax(logits / temperature): that is the policy which is trained."""
-    num_steps: int = 200
-    """Updates to train for, each on a rollout of its own."""
-    num_epochs: int = 4
-    """Passes over each rollout."""
-    batch_size: int = 16
-    """Conversations of a minibatch."""
-    learning_rate: float = 3e-4
-    """Adam's largest step size; it falls linearly to 0 at the last update."""
-    warmup: int = 10
-    """Updates in which it rises to that."""
-    gamma: float = 1.0
-    """Discount of one of the agent's tokens, for ppo."""
-    gae_lambda: float = 0.95
-    """λ of generalised advantage estimation."""
-    clip: float = 0.2
-    """ε of the clipped surrogate."""
-
-    kl: Kl = "exact"
-    """How the KL from the reference is measured: exact, k1 or k3."""
-    kl_in: KlIn = "reward"
-    """Where it counts: reward, or loss alone."""
-    kl_weight: float = 0.05
-    """c, its coefficient; at first, where it is not fixed."""
-    kl_control: Control = "fixed"
-    """fixed, adaptive towards --kl-target, or budget: an update that leads beyond --kl-budget is taken back."""
-    kl_target: float = 6.0
-    """Nats a conversation that an adaptive coefficient aims at."""
-    kl_horizon: float = 10_000.0
-    """Conversations in which it changes by a fifth at most."""
-    kl_budget: float = 0.0
-    """Nats a conversation that the policy may be away from the reference."""
-    precision: str = "float32"
-    """float32, or bfloat16 for the models' matrix products."""
-    log_every: int = 1
-    """Updates between two lines of the log."""
-    checkpoint_every: int = 20
-    """Updates between checkpoints."""
+__all__ = ["Config", "build", "check", "loss", "problem", "train"]
 
 
 def loss(agent: TunedAgent, batch: Experience, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
@@ -166,82 +94,15 @@ def value_loss(agent: TunedAgent, batch: Experience) -> Tensor:
     return masked_mean(squared_error(agent.worth(batch.tokens, batch.said), batch.target), batch.said.valid)
 
 
-def check(config: Config) -> None:
-    """Raise UserError for settings that contradict each other or make no sense."""
-    check_shared(replace(config, lora_rank=0), needs_log=False)
-    choices = {"method": Method, "kl": Kl, "kl_in": KlIn, "kl_control": Control}
-    for name, kind in choices.items():
-        value, known = getattr(config, name), get_args(kind)
-        require(value in known, f"--{name.replace('_', '-')} '{value}': choose one of {', '.join(known)}")
-    require(config.precision in ("float32", "bfloat16"), f"--precision '{config.precision}': float32 or bfloat16")
-    require_at_least_one(config, "num_conversations", "num_epochs")
-    require_above_zero(config, "temperature", "clip", "kl_target", "kl_horizon")
-    require_not_negative(config, "kl_weight", "unfinished_penalty", "kl_budget")
-    require(0 < config.gamma <= 1, f"--gamma is {config.gamma}: it must be above 0, and at most 1")
-    require(0 <= config.gae_lambda <= 1, f"--gae-lambda is {config.gae_lambda}: it must be from 0 to 1")
-    require(
-        (config.kl, config.kl_in) in SENSIBLE,
-        f"--kl {config.kl} with --kl-in {config.kl_in} has not the gradient of a KL: "
-        "choose exact for either, k1 for reward, k3 for loss",
-    )
-    require(
-        (config.kl_control == "budget") == (config.kl_budget > 0),
-        f"--kl-budget {config.kl_budget:g} with --kl-control {config.kl_control}: give both --kl-control budget and "
-        "a --kl-budget above 0, or neither",
-    )
-    if config.method != "ppo":
-        require(
-            config.group_size >= 2 and config.num_conversations % config.group_size == 0,
-            f"--num-conversations {config.num_conversations} does not part into groups of --group-size "
-            f"{config.group_size}: choose 2 or more, and a divisor",
-        )
-    require(
-        bool(config.task) != bool(config.prompts), "give either a --task to speak in or a log of --prompts to answer"
-    )
-    require(bool(config.policy), "no policy to fine-tune: name a run of bc with --policy (seqrl train bc)")
-    scorer_of(config)
-
-
-def scorer_of(config: Config) -> Scorer:
-    """The scorer that `config.reward` names."""
-    parts: list[tuple[Scorer, float]] = []
-    for name, weight in weights_of(config.reward).items():
-        parts.append((_scorer_called(name, config), weight))
-    return weighted(parts)
-
-
-def _scorer_called(name: str, config: Config) -> Scorer:
-    """The task's rewards, a reward model of a run folder, or a reward by name."""
-    if name == "task":
-        return by_task
-    if not Path(name).is_dir():
-        return of_reward(combined({name: 1.0}))
-    begun = (Path(config.run_dir) / "vocabulary.json").is_file()
-    return load_reward_model(name, config.device).scorer(read_tokenizer(config.run_dir if begun else config.policy))
-
-
-def problem_of(config: Config, tokenizer: Tokenizer) -> TextTask[Any]:
-    """What the policy speaks in. Raises UserError where it has no tokens for what is said there."""
-    if config.prompts:
-        return Prompted(prompts_of(read_dialogues(config.prompts)), tokenizer)
-    task = configured_task(config)
-    check_reads(tokenizer, task, config.policy)
-    return task
-
-
 def build(config: Config, tokenizer: Tokenizer, run: Any = None) -> TunedAgent:
-    """The agent with a policy that is not loaded yet: of the model that the run folder `run` says, or the policy's."""
-    settings = read_json(Path(run), "policy.json") if run else read_json(Path(config.policy), "config.json")
-    known = {field.name for field in dataclasses.fields(LanguageConfig)}
-    settings = {key: value for key, value in settings.items() if key in known} | {"device": config.device}
-    policy = make_model(config_from_json(settings, LanguageConfig, Path("policy.json")), tokenizer)
-    precision = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        agent = TunedAgent(
-            tokenizer, policy, has_values=config.method == "ppo", temperature=config.temperature, precision=precision
-        )
-    return agent.to(policy.device)
+    """The agent with a policy that is not loaded yet; the run's config says which model it is."""
+    return TunedAgent(
+        tokenizer,
+        make_model(config, tokenizer),
+        has_values=config.method == "ppo",
+        temperature=config.temperature,
+        precision=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
+    )
 
 
 def train(config: Config, resume: bool = False) -> TunedAgent:
@@ -251,49 +112,99 @@ def train(config: Config, resume: bool = False) -> TunedAgent:
     not finite.
     """
     check(config)
+    if not resume:
+        taken = with_model_of(config, config.policy)
+        config = replace(taken, task="", task_kwargs=()) if config.prompts else taken
     tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
-    agent = build(config, tokenizer, config.run_dir if resume else None)
-    if not (Path(config.run_dir) / CHECKPOINT).exists():
+    agent = build(config, tokenizer)
+    if not (Path(config.run_dir) / CHECKPOINT).exists():  # else the policy is there
         load_weights(agent.cloned(), config.policy)
         agent.begin()
-    task, scorer = problem_of(config, tokenizer), scorer_of(config)
-    files = {} if resume else {"policy.json": read_json(Path(config.policy), "config.json")}
-    learners = {"policy_learner": Learner(agent.policy, config.learning_rate, config.max_grad_norm)}
-    if agent.values is not None:
-        learners["value_learner"] = Learner(agent.values, config.learning_rate, config.max_grad_norm)
-    control = KlControl(config.kl_control, config.kl_weight, config.kl_target, config.kl_horizon, config.kl_budget)
-    parts: dict[str, Stateful] = {"agent": agent, "control": control, **learners}
-    with open_run("rlhf", config, tokenizer, resume, files) as run:
+    tuning = Tuning.of(config, agent)
+    with open_run("rlhf", config, tokenizer, resume) as run:
         step = run.restore({}).get("step", 0)
         if step:
-            run.restore(parts)
+            run.restore(tuning.parts())
         run.begin(step)
-        while step < config.num_steps and not run.interrupted:
-            rate = min((step + 1) / (config.warmup + 1), 1 - step / config.num_steps)
-            for learner in learners.values():
-                learner.learning_rate = config.learning_rate * rate
-            played, scores = speak(agent, task, scorer, config, step)
-            batches, metrics = experience(agent, played, scores, control.weight, config)
-            metrics |= learn(agent, learners, batches, control.weight, config, step)
-            control.follow(metrics["kl"], config.num_conversations)
+        stopped = False
+        while step < config.num_steps and not run.interrupted and not stopped:
+            metrics = update(tuning, step)
             step += 1
             run.log(step, metrics)
-            if step % config.checkpoint_every == 0 or step == config.num_steps or run.interrupted:
-                run.save(parts, {"step": step})
+            stopped = config.monitor == "stop" and tuning.verdict.level == "stop"
+            if step % config.checkpoint_every == 0 or step == config.num_steps or run.interrupted or stopped:
+                run.save(tuning.parts(), {"step": step})
     return agent.eval()
 
 
+def update(tuning: Tuning, step: int) -> dict[str, float]:
+    """One rollout, and what is learnt from it. Returns what is logged: of the policy that spoke, before it learnt.
+
+    With a budget, a rollout may find that the update before has led beyond it, which is then taken back: the log has
+    once more what was measured of the policy that is gone back to.
+    """
+    config, control = tuning.config, tuning.control
+    learning = config.learning_rate * min((step + 1) / (config.warmup + 1), 1 - step / config.num_steps)
+    for learner in tuning.learners.values():
+        learner.learning_rate = learning
+    played, scores = speak(tuning, step)
+    batches, metrics = experience(tuning.agent, played, scores, control.weight, config)
+    if not control.allows(metrics["kl"]):
+        assert tuning.kept is not None
+        tuning.kept.restore()
+        control.refuse()
+        return {**tuning.kept.metrics, "taken_back": 1.0, "kl_weight": control.weight}
+    if tuning.kept is not None:
+        tuning.kept.keep(metrics)
+    metrics |= watch(tuning, played, scores, metrics["entropy"])
+    metrics |= learn(tuning, batches, step)
+    control.follow(metrics["kl"], config.num_conversations)
+    if tuning.kept is not None and step + 1 == config.num_steps:
+        metrics |= confirm(tuning, step + 1)
+    return metrics
+
+
+def confirm(tuning: Tuning, step: int) -> dict[str, float]:
+    """Nothing comes after the last update that could take it back: one more rollout says whether it may stay."""
+    assert tuning.kept is not None
+    played, scores = speak(tuning, step)
+    _, metrics = experience(tuning.agent, played, scores, tuning.control.weight, tuning.config)
+    if tuning.control.allows(metrics["kl"]):
+        return {"final_kl": metrics["kl"]}
+    tuning.kept.restore()
+    return {"final_kl": tuning.kept.metrics["kl"], "taken_back": 1.0}
+
+
 @torch.no_grad()
-def speak(
-    agent: TunedAgent, task: TextTask[Any], scorer: Scorer, config: Config, step: int
-) -> tuple[list[Played], list[list[float]]]:
+def speak(tuning: Tuning, step: int) -> tuple[list[Played], list[list[float]]]:
     """A rollout: conversations that depend on the run's seed and the update alone, and what they are worth."""
-    played = play(
-        task, agent.voice(), config.num_conversations, tokenizer=agent.tokenizer,
-        seed=derived_seed(config.seed, 6, step), sampling=agent.sampling, max_tokens=config.max_tokens,
-        device=agent.device, group_size=1 if config.method == "ppo" else config.group_size,
-    )  # fmt: skip
-    return played, scorer(played)
+    config, agent = tuning.config, tuning.agent
+    with agent.autocast():
+        played = play(
+            tuning.task, agent.voice(), config.num_conversations, tokenizer=agent.tokenizer,
+            seed=derived_seed(config.seed, 6, step), sampling=agent.sampling, max_tokens=config.max_tokens,
+            device=agent.device, group_size=1 if config.method == "ppo" else config.group_size,
+        )  # fmt: skip
+    return played, tuning.scorer(played)
+
+
+def watch(tuning: Tuning, played: Sequence[Played], scores: list[list[float]], entropy: float) -> dict[str, float]:
+    """What the monitor measures; its verdict is said where it is another than before."""
+    gold = tuning.gold(played) if tuning.gold is not None else None
+    metrics = {"gold_return": sum(map(sum, gold)) / len(gold)} if gold is not None else {}
+    if tuning.config.monitor == "off":
+        return metrics
+    verdict = tuning.monitor.update(played, scores, entropy=entropy, disagreement=tuning.scorer.disagreement, gold=gold)
+    if verdict.level != "ok" and verdict.level != tuning.verdict.level:
+        print(f"seqrl: {verdict.level}: {verdict.line}", file=sys.stderr)
+    tuning.verdict = verdict
+    measured = {name: verdict.measures[name] for name in WATCHED if name in verdict.measures}
+    return metrics | measured | {"monitor": float(LEVELS.index(verdict.level))}
+
+
+WATCHED = ("repetition", "distinct", "identical", "disagreement", "gold_lost")
+LEVELS = ("ok", "warn", "stop")
+"""In the log, as 0, 1 and 2."""
 
 
 def experience(
@@ -334,32 +245,48 @@ def experience(
     }
 
 
-def learn(
-    agent: TunedAgent,
-    learners: dict[str, Learner],
-    batches: Sequence[Experience],
-    kl_weight: float,
-    config: Config,
-    step: int,
-) -> dict[str, float]:
-    """One update: epochs of minibatches over one rollout, each epoch in an order of its own. Returns metrics' means."""
+def learn(tuning: Tuning, batches: Sequence[Experience], step: int) -> dict[str, float]:
+    """One update: epochs of minibatches over one rollout, each epoch in an order of its own. Returns metrics' means.
+
+    With a budget the KL is measured after each epoch; one that leads beyond is taken back, and is the last.
+    """
+    agent, control, kept = tuning.agent, tuning.control, tuning.kept
     scale = 1.0
-    if config.method == "ppo":
+    if tuning.config.method == "ppo":
         batches, scale = standardized(batches)
-    config = replace(config, kl_weight=kl_weight / scale)
+    config = replace(tuning.config, kl_weight=control.weight / scale)
     order = torch.Generator().manual_seed(derived_seed(config.seed, 7, step))
     history: list[dict[str, Tensor]] = []
+    budget = {"taken_back": 0.0} if kept else {}
     for _ in range(config.num_epochs):
+        before = kept.copy() if kept else []
         for number in torch.randperm(len(batches), generator=order).tolist():
             total, metrics = loss(agent, batches[number], config)
-            metrics["grad_norm"] = learners["policy_learner"].update(total)
+            metrics["grad_norm"] = tuning.learners["policy_learner"].update(total)
             if agent.values is not None:
                 error = value_loss(agent, batches[number])
-                learners["value_learner"].update(error)
+                tuning.learners["value_learner"].update(error)
                 metrics["value_loss"] = error.detach()
             history.append(metrics)
+        if kept and not control.allows(conversation_kl(agent, batches)):
+            kept.put(before)
+            control.refuse()
+            budget = {"taken_back": 1.0}
+            break
     means = torch.stack([torch.stack(list(metrics.values())) for metrics in history]).mean(0).tolist()
-    return dict(zip(history[0], means, strict=True))
+    return dict(zip(history[0], means, strict=True)) | budget
+
+
+@torch.no_grad()
+def conversation_kl(agent: TunedAgent, batches: Sequence[Experience]) -> float:
+    """KL(π ‖ π_ref) as the policy is now, where the conversations of a rollout went: a sum over tokens, a mean over
+    conversations."""
+    total = 0.0
+    for batch in batches:
+        log_p = agent.log_probs(agent.policy, agent.features(agent.policy, batch.tokens, batch.said))
+        kl = kl_divergence(log_p, agent.log_probs(agent.reference, batch.reference))
+        total += float(kl.masked_fill(~batch.said.valid, 0.0).sum())
+    return total / sum(batch.tokens.shape[1] for batch in batches)
 
 
 def standardized(batches: Sequence[Experience]) -> tuple[list[Experience], float]:

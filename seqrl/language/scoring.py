@@ -40,21 +40,31 @@ def as_dialogue(played: Played, number: int = 0) -> Dialogue:
     return replace(dialogue, turns=(*before, *dialogue.turns))
 
 
-def weighted(parts: Sequence[tuple[Scorer, float]]) -> Scorer:
-    """Σ weight · scorer."""
+class Weighted:
+    """Σ weight · scorer: a scorer too.
 
-    def scorer(played: Sequence[Played]) -> list[list[float]]:
-        scores = [part(played) for part, _ in parts]
-        weights = [weight for _, weight in parts]
-        return [
-            [
-                sum(weight * value for weight, value in zip(weights, turn, strict=True))
-                for turn in zip(*each, strict=True)
-            ]
-            for each in zip(*scores, strict=True)
-        ]
+    `disagreement` is how far the members of an ensemble differed about the last batch, where a scorer says it (its own
+    `disagreement`): a sum by |weight|, shaped as the scores; None where none does.
+    """
 
-    return scorer
+    def __init__(self, parts: Sequence[tuple[Scorer, float]]) -> None:
+        self.parts = tuple(parts)
+        self.disagreement: list[list[float]] | None = None
+
+    def __call__(self, played: Sequence[Played]) -> list[list[float]]:
+        scores = [(part(played), weight) for part, weight in self.parts]
+        found = [(getattr(part, "disagreement", None), abs(weight)) for part, weight in self.parts]
+        known = [(each, weight) for each, weight in found if each is not None]
+        self.disagreement = _sum(known) if known else None
+        return _sum(scores)
+
+
+def _sum(parts: Sequence[tuple[list[list[float]], float]]) -> list[list[float]]:
+    weights = [weight for _, weight in parts]
+    return [
+        [sum(weight * value for weight, value in zip(weights, turn, strict=True)) for turn in zip(*each, strict=True)]
+        for each in zip(*(scores for scores, _ in parts), strict=True)
+    ]
 
 
 def weights_of(specs: Sequence[str], flag: str = "--reward") -> dict[str, float]:
