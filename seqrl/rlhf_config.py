@@ -77,7 +77,7 @@ class Config(LanguageConfig):
     monitor: Watch = "warn"
     """What is done when answers look as if the reward was being hacked: off, warn, or stop training."""
     precision: str = "float32"
-    """float32, or bfloat16 for the models' matrix products."""
+    """float32, or bfloat16 for the models' matrix products in training; speaking is in float32."""
     log_every: int = 1
     """Updates between two lines of the log."""
     checkpoint_every: int = 20

@@ -179,12 +179,11 @@ def confirm(tuning: Tuning, step: int) -> dict[str, float]:
 def speak(tuning: Tuning, step: int) -> tuple[list[Played], list[list[float]]]:
     """A rollout: conversations that depend on the run's seed and the update alone, and what they are worth."""
     config, agent = tuning.config, tuning.agent
-    with agent.autocast():
-        played = play(
-            tuning.task, agent.voice(), config.num_conversations, tokenizer=agent.tokenizer,
-            seed=derived_seed(config.seed, 6, step), sampling=agent.sampling, max_tokens=config.max_tokens,
-            device=agent.device, group_size=1 if config.method == "ppo" else config.group_size,
-        )  # fmt: skip
+    played = play(
+        tuning.task, agent.voice(), config.num_conversations, tokenizer=agent.tokenizer,
+        seed=derived_seed(config.seed, 6, step), sampling=agent.sampling, max_tokens=config.max_tokens,
+        device=agent.device, group_size=1 if config.method == "ppo" else config.group_size,
+    )  # fmt: skip
     return played, tuning.scorer(played)
 
 

@@ -67,7 +67,7 @@ class TunedAgent(LanguageAgent):
             self.values.model.load_state_dict(self.policy.state_dict())
 
     def autocast(self) -> torch.autocast:
-        """The precision of the models' products; logarithms and losses stay in float32."""
+        """The precision of the models' products in training; speaking, logarithms and losses stay in float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
 
     def features(self, model: LanguageModel, tokens: Int[Tensor, "T B"], said: Decided) -> Float[Tensor, "D B H"]:
