@@ -1,7 +1,10 @@
-"""Shape annotations are enforced wherever tests call the objectives and the memories."""
+"""Shape annotations are enforced wherever tests call the objectives and the memories; processes begin quickly."""
 
+import multiprocessing
 import signal
+from types import SimpleNamespace
 
+import pytest
 import torch
 from jaxtyping import install_import_hook
 
@@ -12,3 +15,23 @@ torch.set_num_threads(1)  # the tensors of tests are small, and tests run side b
 
 # A shell in the background hands down an ignored Ctrl-C, to these tests and to the commands that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# As "spawn", but processes are forked from one that has imported everything and done nothing: each need not import it.
+forked = multiprocessing.get_context("forkserver")
+forked.set_forkserver_preload(["seqrl.cli", "pytest", "torch._dynamo"])
+
+
+@pytest.fixture(scope="session")
+def forked_context():
+    """What takes the place of "spawn" where a test's processes are to begin at once."""
+    return forked
+
+
+@pytest.fixture(scope="module")
+def forked_actors():
+    """The asynchronous engine's actors begin at once."""
+    from seqrl.distributed import asynchronous
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asynchronous, "multiprocessing", SimpleNamespace(get_context=lambda kind: forked))
+        yield

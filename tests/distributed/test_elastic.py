@@ -20,6 +20,8 @@ from seqrl.errors import UserError
 from seqrl.nets import RewardScale
 from seqrl.run import CHECKPOINT, config_to_json, create_folder, read_metrics, read_saved_step
 
+pytestmark = pytest.mark.usefixtures("forked_actors")
+
 
 def receive_until(engine, condition, seconds=300):
     """The actors whose trajectories were received until `condition(actors)`."""

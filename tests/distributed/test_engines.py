@@ -1,7 +1,6 @@
 """Both engines on one machine: what their trajectories hold, which weights acted, and what an actor's failure is."""
 
 import functools
-import multiprocessing
 import os
 import pickle
 import signal
@@ -22,6 +21,7 @@ from seqrl.errors import UserError
 from seqrl.trajectory import tree_leaves
 
 NUM_ENVS, ROLLOUT_LENGTH = 5, 7
+pytestmark = pytest.mark.usefixtures("forked_actors")
 
 
 def make_counting_actor(index, start, kind=Rollout):
@@ -214,11 +214,11 @@ def test_an_actor_that_fails_is_one_error_in_the_learner(kind, words):
 
 # Breaks if `_replace` does not begin the actor anew, or counts on `in_a_row` over trajectories that came.
 @pytest.mark.parametrize(
-    ("kind", "times", "why"), [(Killed, 2, "was killed"), (Hanging, 1, "sent nothing for 5 seconds")]
+    ("kind", "times", "why"), [(Killed, 2, "was killed"), (Hanging, 1, "sent nothing for 3 seconds")]
 )
 def test_an_actor_that_dies_or_hangs_comes_back(kind, times, why, caplog):
     """The learner goes on; each life of the actor gives two trajectories, begins new episodes, and is counted."""
-    with closing(AsyncEngine(functools.partial(_one_fails, kind), 2, timeout=5.0)) as engine:
+    with closing(AsyncEngine(functools.partial(_one_fails, kind), 2, timeout=3.0)) as engine:
         engine.publish(counting_agent().state_dict(), 0)
         found = []
         while len(found) < 2 * times + 1:
@@ -243,12 +243,11 @@ def _one_fails(kind, index, start):
     return make_counting_actor(index, start, kind if index == 1 else Rollout)
 
 
-def test_actors_end_with_a_learner_that_is_killed():
+def test_actors_end_with_a_learner_that_is_killed(forked_context):
     """Breaks if an actor waits for anything but its pipe."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
+    ours, theirs = forked_context.Pipe()
     weights = SharedWeights(counting_agent().state_dict(), 0)
-    process = context.Process(target=_act, args=(make_counting_actor, 0, 0, weights, theirs))
+    process = forked_context.Process(target=_act, args=(make_counting_actor, 0, 0, weights, theirs))
     process.start()
     theirs.close()
     assert ours.recv_bytes() == BEGUN
@@ -259,12 +258,11 @@ def test_actors_end_with_a_learner_that_is_killed():
     assert process.exitcode == 0
 
 
-def test_weights_are_never_read_half_written():
+def test_weights_are_never_read_half_written(forked_context):
     """A reader beside a writer finds all leaves of one version, which it also names."""
     leaves = {str(k): torch.zeros(20_000) for k in range(8)}
     shared = SharedWeights(leaves, 0)
-    context = multiprocessing.get_context("spawn")
-    writer = context.Process(target=_write_on, args=(shared,), daemon=True)
+    writer = forked_context.Process(target=_write_on, args=(shared,), daemon=True)
     writer.start()
     seen = set()
     end = time.monotonic() + 60

@@ -1,7 +1,6 @@
 """Actors, and learners, killed under whole training runs. The slow ones take two minutes for each engine."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -19,7 +18,10 @@ from seqrl.data import TrajectoryReplay
 from seqrl.run import CHECKPOINT, read_metrics, read_saved_step
 
 MINUTES, EVERY = 2.0, 5.0
-pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="finds processes under /proc")
+pytestmark = [
+    pytest.mark.skipif(not Path("/proc").exists(), reason="finds processes under /proc"),
+    pytest.mark.usefixtures("forked_actors"),
+]
 
 
 def processes_of(session):
@@ -150,16 +152,14 @@ def goes_on(folder, num_steps):
 
 # Breaks without `end_with_parent` in an actor's process: one that its environment holds back never looks at its pipe.
 @pytest.mark.parametrize("stuck", [False, True])
-def test_a_learner_that_is_killed_leaves_nothing_and_can_go_on(tmp_path, stuck):
+def test_a_learner_that_is_killed_leaves_nothing_and_can_go_on(tmp_path, stuck, forked_context):
     folder, block = tmp_path / "run", tmp_path / "block"
     if stuck:
         block.touch()
     # The file's name travels with the configuration: a fork server that another test started keeps its own variables.
     held = {"env": "test_faults:tests/Stuck-v0", "env_kwargs": (f"block={block}",)}
     config = small(folder, **(held if stuck else {}))
-    context = multiprocessing.get_context("forkserver")  # imports once, then starts each process at once
-    context.set_forkserver_preload(["seqrl.cli", "pytest", "test_faults"])
-    process = context.Process(target=train_in_a_session, args=(config,))
+    process = forked_context.Process(target=train_in_a_session, args=(config,))
     process.start()
     try:
         wait_until(lambda: read_saved_step(folder) >= (64 if stuck else 160))

@@ -39,9 +39,8 @@ def rows_of(rank, update):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_start():
+def quick_start(forked_context):
     """Processes that are forked from one that has imported everything, and done nothing."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["seqrl.cli", "pytest", "test_learners"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "START", "forkserver")
         patch.setenv("OMP_NUM_THREADS", "1")

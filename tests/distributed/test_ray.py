@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+import time
+from collections import Counter
 from contextlib import closing
 
 import pytest
@@ -17,41 +19,28 @@ from seqrl.errors import UserError
 ray = pytest.importorskip("ray", reason="seqrl[ray] is not installed")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def local_ray(tmp_path_factory):
-    """One Ray for all tests: it takes ten seconds to start."""
-    here = os.path.dirname(__file__)
-    path = os.pathsep.join([here, os.path.dirname(here), os.environ.get("PYTHONPATH", "")])
-    ray.init(
-        "local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=10**8,
-        runtime_env={"env_vars": {"PYTHONPATH": path}},
-    )
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
-def one_fails(kind):
+def one_fails(kind, which=1):
     def make(index, start):
-        return make_counting_actor(index, start, *([kind] if index == 1 else []))
+        return make_counting_actor(index, start, *([kind] if index == which else []))
 
     return make
 
 
-def started(make_actor, timeout=300.0):
-    engine = RayEngine(make_actor, 2, timeout=timeout)
+def started(make_actor, num_actors=2, timeout=300.0):
+    engine = RayEngine(make_actor, num_actors, timeout=timeout)
     engine.publish(counting_agent().state_dict(), 0)
     return closing(engine)
 
 
-# Breaks if an actor is asked for trajectories of another, or its process is given another actor's index.
+# Breaks if an actor is asked for trajectories of another, or its process is given another actor's index; if the learner
+# takes what Ray tells of first, or an actor hangs whose trajectories were not taken.
 def test_a_counting_memory_through_the_object_store():
-    """Each trajectory's start state is the count of the frame before it."""
-    last, received = {}, [0, 0]
-    with started(make_counting_actor) as engine:
+    """Each trajectory's start state is the count of the frame before it. A slow learner starves no actor."""
+    last, received = {}, [0, 0, 0]
+    with started(make_counting_actor, 3, timeout=4.0) as engine:
         while min(received) < 8:
             trajectory, _episodes, version, actor, seconds = engine.receive()[:5]
             observation, is_first = trajectory.inputs.observation, trajectory.inputs.is_first
@@ -66,37 +55,37 @@ def test_a_counting_memory_through_the_object_store():
             assert (version, seconds > 0) == (0, True)
             trajectory.reward.zero_()  # the learner's own memory, not the object store's
         engine.publish(counting_agent().state_dict(), 5)
-        versions = [engine.receive().version for _ in range(12)]
+        versions = [engine.receive().version for _ in range(18)]
+        time.sleep(5.0)
+        late = Counter()
+        for _ in range(30):
+            time.sleep(0.03)
+            late[engine.receive().actor] += 1
+        assert engine.metrics()["actors_restarted"] == 0
     assert versions[-1] == 5
-    assert sum(version == 0 for version in versions) <= 4  # asked for before: two of each actor
+    assert sum(version == 0 for version in versions) <= 6  # asked for before: two of each actor
+    assert min(late[actor] for actor in range(3)) >= 6
 
 
 def test_an_actor_that_is_killed_comes_back(caplog):
     with started(make_counting_actor) as engine:
-        for _ in range(2):
-            seen = set()
-            while len(seen) < 2 or 0 not in engine.process_ids:
-                seen.add(engine.receive().actor)
-            os.kill(engine.process_ids.pop(0), signal.SIGKILL)
-        before = engine.metrics()["actors_restarted"]
-        while engine.metrics()["actors_restarted"] < 2:
+        seen = set()
+        while len(seen) < 2 or 0 not in engine.process_ids:
+            seen.add(engine.receive().actor)
+        os.kill(engine.process_ids.pop(0), signal.SIGKILL)
+        while engine.metrics()["actors_restarted"] < 1:
             engine.receive()
         while engine.receive().actor != 0:
             pass
-    assert before <= 2
-    assert [line.split(" (")[0] for line in caplog.messages] == ["seqrl: actor 0 is lost"] * 2
+    assert [line.split(" (")[0] for line in caplog.messages] == ["seqrl: actor 0 is lost"]
 
 
 def test_an_actor_that_hangs_is_begun_anew(caplog):
-    with started(one_fails(Hanging), timeout=5.0) as engine:
-        found = []
-        while len(found) < 3:
-            shipment = engine.receive()
-            if shipment.actor == 1:
-                found.append(shipment.trajectory.inputs.is_first[0].all().item())
+    with started(one_fails(Hanging, 0), 1, timeout=3.0) as engine:
+        found = [engine.receive().trajectory.inputs.is_first[0].all().item() for _ in range(3)]
         assert found == [True, False, True]
         assert engine.metrics()["actors_restarted"] == 1
-    assert "sent nothing for 5 seconds" in caplog.text
+    assert "sent nothing for 3 seconds" in caplog.text
 
 
 # Breaks if what was asked of an actor that ends is still waited for, or it is taken for dead.

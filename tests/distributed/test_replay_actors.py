@@ -24,6 +24,7 @@ from seqrl.run import CHECKPOINT, read_metrics
 from seqrl.trajectory import tree_leaves
 
 NUM_ENVS, ROLLOUT_LENGTH, SIZES = 5, 7, (4, 1, 2)
+pytestmark = pytest.mark.usefixtures("forked_actors")
 CONFIG = r2d2.Config(
     env="tests/Clock-v0", num_envs=3, num_actors=2, hidden_size=8, length=4, overlap=1, burn_in=2, rollout_length=5
 )
@@ -184,8 +185,7 @@ def test_kill_minus_nine_of_an_actor_and_of_the_learner(tmp_path):
         run.kill()
         run.wait()
     rows, (_, counters) = saved_rows(folder), load_checkpoint(folder / CHECKPOINT)
-    resumed = [sys.executable, "-m", "seqrl.cli", "train", "--resume", str(folder), "--num-steps"]
-    subprocess.run([*resumed, str(counters["step"] + 320)], check=True, timeout=100)
+    assert main(["train", "--resume", str(folder), "--num-steps", str(counters["step"] + 320)]) == 0
     assert sum(saved_rows(folder)) >= sum(rows) + 160
     assert last(folder)["step"] == counters["step"] + 320
 
