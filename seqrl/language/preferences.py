@@ -76,8 +76,8 @@ class PreferenceDataset:
 class ThumbDataset:
     """N judged answers as rows of tokens; `of` makes one.
 
-    Each has a partner that never changes, the next in an order drawn once: the partner's answer behind this one's
-    prompt is what says how far a policy has moved, whatever it is asked (KTO's point of reference).
+    Each has a partner that never changes, the next in an order drawn once that answers another prompt: its answer
+    behind this one's prompt is what says how far a policy has moved, whatever it is asked (KTO's point of reference).
     """
 
     def __init__(self, answer: Sequence[TokenRows], mismatched: Sequence[TokenRows], desirable: Sequence[bool]) -> None:
@@ -92,9 +92,8 @@ class ThumbDataset:
             raise UserError(
                 f"there are {len(thumbs)} thumbs: give at least two, to compare one's answer with another's"
             )
-        order = torch.randperm(len(thumbs), generator=torch.Generator().manual_seed(0)).tolist()
-        partner = dict(zip(order, order[1:] + order[:1], strict=True))
         answer = [_rows(each, each.completion, tokenizer) for each in thumbs]
+        partner = _partners(thumbs)
         mismatched = [_rows(each, thumbs[partner[k]].completion, tokenizer) for k, each in enumerate(thumbs)]
         return cls(answer, mismatched, [each.label for each in thumbs])
 
@@ -114,6 +113,17 @@ class ThumbDataset:
             batch_of([self.mismatched[int(k)] for k in numbers]),
             torch.tensor([self.desirable[int(k)] for k in numbers]),
         )
+
+
+def _partners(thumbs: Sequence[Thumb]) -> dict[int, int]:
+    """Whose answer stands behind each one's prompt. Where the next 16 answer the same prompt, it is the next one's."""
+    order = torch.randperm(len(thumbs), generator=torch.Generator().manual_seed(0)).tolist()
+    partner = {}
+    for place, number in enumerate(order):
+        following = [order[(place + step) % len(order)] for step in range(1, min(17, len(order)))]
+        prompt = thumbs[number].prompt
+        partner[number] = next((other for other in following if thumbs[other].prompt != prompt), following[0])
+    return partner
 
 
 def split_numbers(count: int, share: float, seed: int) -> tuple[Int[Tensor, "K"], Int[Tensor, "H"]]:
