@@ -1,4 +1,4 @@
-"""Fine-tuning by rewards: what is exactly so before the first update, what a loss may depend on, what a budget holds."""
+"""Fine-tuning by rewards: what is exact before the first update, what a loss may depend on, what a budget holds."""
 
 from dataclasses import replace
 
@@ -17,6 +17,7 @@ from seqrl.language.scripted import scripted_dialogues
 from seqrl.language.tuned import TunedAgent
 from seqrl.language.tuning import observe, of_said, scored_rows
 from seqrl.language_config import LanguageConfig, make_model
+from seqrl.learner import Learner
 from seqrl.rlhf_run import Tuning
 from seqrl.run import read_metrics
 from seqrl.text import make_task
@@ -81,7 +82,7 @@ def test_before_the_first_update_ratios_are_one_and_the_kl_is_zero_to_the_last_b
 def test_what_is_trained_is_what_was_drawn(folder, temperature):
     tuning = tuning_of(folder, temperature=temperature)
     agent = tuning.agent
-    played, scores = rlhf.speak(tuning, 0)
+    played, _ = rlhf.speak(tuning, 0)
     rows = [rows_of(each.turns, agent.tokenizer) for each in played]
     batch = observe(agent, rows)
 
@@ -263,11 +264,14 @@ def test_the_best_policy_is_reached(folder, method, kl):
     weight, steps = 0.5, 150
     agent = tuned(has_values=method == "ppo")
     tuning = tuning_of(
-        folder, agent, method=method, kl=kl, num_conversations=256, batch_size=256, kl_weight=weight, max_tokens=2,
+        folder, method=method, kl=kl, num_conversations=256, batch_size=256, kl_weight=weight, max_tokens=2,
         unfinished_penalty=0.0, num_epochs=4 if method == "ppo" else 1, learning_rate=0.02 if method == "ppo" else 0.03,
         num_steps=steps, monitor="off", group_size=8,
     )  # fmt: skip
-    tuning.task = ANSWERS
+    learners = {"policy_learner": Learner(agent.policy, 0.0, 1.0)}
+    if agent.values is not None:
+        learners["value_learner"] = Learner(agent.values, 0.0, 1.0)
+    tuning = replace(tuning, agent=agent, task=ANSWERS, learners=learners)
     for step in range(steps):
         rlhf.update(tuning, step)
     played = conversations(ANSWERS, 2)

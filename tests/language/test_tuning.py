@@ -1,4 +1,4 @@
-"""What tokens are credited with: by hand, and against gradients of what is aimed at, over all conversations there are."""
+"""What tokens are credited with: by hand, and against gradients of what is aimed at, over all conversations."""
 
 import pytest
 import torch
