@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from seqrl.language.model import LanguageModel
-from seqrl.language.play import Played
 from seqrl.language.rows import Decisions, TokenTurn, batch_of, decisions, rows_of
 from seqrl.text import Tokenizer
 
@@ -142,24 +141,6 @@ class RewardAgent(nn.Module):
             for leaf, result in ((said.score, score), (said.disagreement, disagreement)):
                 result += [column[:n] for column, n in zip(leaf.T.tolist(), count, strict=True)]
         return score, disagreement
-
-    def scorer(self, tokenizer: Tokenizer) -> "RewardScorer":
-        """Rewards of what was drawn in the vocabulary of `tokenizer`, for fine-tuning."""
-        return RewardScorer(self, tokenizer)
-
-
-class RewardScorer:
-    """A reward for each of the agent's turns (`seqrl.language.scoring.Scorer`); `disagreement` is that about the last
-    batch, shaped as its rewards, and None of a model alone."""
-
-    def __init__(self, agent: RewardAgent, tokenizer: Tokenizer) -> None:
-        self.agent, self.tokenizer = agent, tokenizer
-        self.disagreement: list[list[float]] | None = None
-
-    def __call__(self, played: Sequence[Played]) -> list[list[float]]:
-        score, disagreement = self.agent.scores([each.turns for each in played], self.tokenizer)
-        self.disagreement = disagreement if len(self.agent.ensemble.members) > 1 else None
-        return score
 
 
 def _reread(turn: TokenTurn, tokenizer: Tokenizer, reader: Tokenizer) -> TokenTurn:
