@@ -5,24 +5,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from seqrl.data.dialogues import Dialogue
 from seqrl.errors import UserError, nearest
 from seqrl.language.rewards import REWARDS, Reward
-from seqrl.language.sentiment import sentiment
-
-
-def own_sentiment(dialogue: Dialogue) -> list[float]:
-    """How friendly each of the agent's own turns is, −1 … 1 (`seqrl.language.sentiment`)."""
-    return [sentiment(turn.text) for turn in dialogue.turns if turn.speaker == dialogue.agent]
 
 
 HIDDEN: dict[str, Reward] = {
-    "sentiment": own_sentiment,
+    "sentiment": REWARDS["own_sentiment"],
     "points": REWARDS["points"],
     "return": REWARDS["logged"],
     "length": REWARDS["length"],
 }
-"""Hidden rewards by name. Of an answer of several turns the sum counts."""
+"""Hidden rewards by name; sentiment is that of the agent's own words. Of an answer of several turns the sum counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
