@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from seqrl.errors import UserError, nearest
 from seqrl.language.rewards import REWARDS, Reward
 
-
 HIDDEN: dict[str, Reward] = {
     "sentiment": REWARDS["own_sentiment"],
     "points": REWARDS["points"],
