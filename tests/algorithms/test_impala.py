@@ -248,6 +248,7 @@ def tiny(env, *flags):
     return [*args, "--num-steps", "96", "--checkpoint-every", "2", *flags]
 
 
+@pytest.mark.usefixtures("forked_actors")
 def test_asynchronous_training_ends_and_goes_on(tmp_path, capsys):
     """Breaks if the number of updates starts from 0 again, or the actors outlive the run."""
     folder = tmp_path / "run"

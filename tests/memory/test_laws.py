@@ -32,7 +32,7 @@ MEMORIES = {
 
 @pytest.mark.parametrize("name", MEMORIES)
 def test_memories_keep_the_laws(name):
-    check_memory(MEMORIES[name]())
+    check_memory(MEMORIES[name](), num_steps=8)
 
 
 @pytest.mark.parametrize(("num_steps", "batch_size"), [(1, 1), (2, 1), (7, 4)])

@@ -13,7 +13,7 @@ def transformer() -> Transformer:
 @pytest.mark.parametrize("length", [1, 3, 4, 30])
 @pytest.mark.parametrize("memory", [transformer, lambda: GRU(6, 8)])
 def test_laws(memory, length: int) -> None:
-    check_memory(Reencoded(memory(), length))
+    check_memory(Reencoded(memory(), length), num_steps=8)
 
 
 # Break: `age.clamp(max=length - 2)` (a row too few), or `is_first = before` (what stands before an episode is read).
