@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from seqrl.algorithms import load_speaker, read_config
+from seqrl.algorithms import load_speaker, read_config, rlhf
 from seqrl.cli.arguments import parse, positionals
 from seqrl.config import parse_env_kwargs, require
 from seqrl.data.dialogues import Dialogue, shown, write_dialogues
@@ -25,6 +25,7 @@ from seqrl.language.steering import SteeredAgent
 from seqrl.language_config import LanguageConfig
 from seqrl.language_run import check_reads
 from seqrl.report import mean_and_interval
+from seqrl.rlhf_run import make_scorer
 from seqrl.seeds import derived_seed
 from seqrl.statistics import mean_and_half_width
 from seqrl.text import TextTask, make_task
@@ -133,10 +134,14 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
     require(options.num_dialogues >= 1, f"--num-dialogues is {options.num_dialogues}: it must be at least 1")
     config: LanguageConfig = read_config(run)
     name, kwargs = options.task or config.task, options.task_kwargs or ((), config.task_kwargs)[not options.task]
-    require(bool(name), f"{run} was trained without a task: name one with --task")
-    task = make_task(name, **parse_env_kwargs(kwargs, "--task-kwargs"))
     agent = load_speaker(run)
-    check_reads(agent.tokenizer, task, run)
+    if not name and isinstance(config, rlhf.Config):
+        task: TextTask[Any] = rlhf.problem(config, agent.tokenizer)
+        name = f"prompts of {config.prompts}"
+    else:
+        require(bool(name), f"{run} was trained without a task: name one with --task")
+        task = make_task(name, **parse_env_kwargs(kwargs, "--task-kwargs"))
+        check_reads(agent.tokenizer, task, run)
     voice, steering = _voice(agent, options.beta)
     draws = options.sample or hasattr(voice, "speak")  # of utterances that are all the likeliest none can be chosen
     sampling = Sampling(temperature=1.0 if draws else 0.0)
@@ -150,6 +155,9 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
         max_tokens=config.max_tokens,
     )
     totals = [each.total for each in played]
+    if isinstance(config, rlhf.Config) and not options.task and config.reward != ("task",):
+        totals = [sum(each) for each in make_scorer(config.reward, agent.tokenizer)(played)]
+        steering = f", scored by {' '.join(config.reward)}"
     table = Table(title=f"{run} on {' '.join([name, *kwargs])}{steering}")
     columns = {
         "dialogues": str(len(totals)),

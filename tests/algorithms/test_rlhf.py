@@ -7,6 +7,7 @@ import torch
 from interrupted import ends_the_same
 
 from seqrl.algorithms import bc, load_speaker, rlhf, train
+from seqrl.cli.speaking import evaluate_speaker
 from seqrl.data.dialogues import write_dialogues
 from seqrl.errors import UserError
 from seqrl.language.generation import sayable
@@ -241,7 +242,7 @@ def test_mistakes_are_named(folder, tmp_path, changes, message):
         train(settings(folder, run_dir=str(tmp_path / "run"), **changes))
 
 
-def test_prompts_of_a_log_are_answered(folder, tmp_path):
+def test_prompts_of_a_log_are_answered(folder, tmp_path, capsys):
     config = settings(
         folder, run_dir=str(tmp_path / "run"), num_steps=2, task="", task_kwargs=(), method="rloo",
         prompts=str(folder / "log.jsonl"), reward=("length=-0.5", "turns"), gold=("length",),
@@ -251,6 +252,8 @@ def test_prompts_of_a_log_are_answered(folder, tmp_path):
     assert lines[0]["turns"] == 1
     for line in lines:
         assert line["episode_return"] == pytest.approx(1 - 0.5 * line["gold_return"])
+    assert evaluate_speaker(str(tmp_path / "run"), ["--num-dialogues", "3", "--sample"]) == 0
+    assert "scored by length=-0.5 turns" in " ".join(capsys.readouterr().out.split())
 
 
 ANSWERS = Rated({("",): -0.5, ("a",): 1.0, ("aa",): 0.3, ("ab",): 1.5, ("ba",): -1.0, ("bb",): 0.8})
