@@ -49,6 +49,16 @@ class Question:
         )
         return first, second
 
+    def preference(self, better: int, labeller: str, meta: Mapping[str, Value]) -> Preference:
+        """The line of a file in which answer `better` (0 or 1) is chosen: who says what, and no rewards."""
+        prompt, chosen, rejected = (
+            tuple(Turn(speaker=turn.speaker, text=turn.text) for turn in turns)
+            for turns in (self.prompt, self.answers[better], self.answers[1 - better])
+        )
+        return Preference(
+            id=self.id, prompt=prompt, chosen=chosen, rejected=rejected, labeller=labeller, agent=AGENT, meta=meta
+        )
+
 
 class Questions:
     """`count` questions about what `voice` says in a task: number i depends on the voice, `seed` and i alone.
@@ -108,11 +118,6 @@ def _texts(turns: Iterable[Turn]) -> tuple[tuple[str, str], ...]:
     return tuple((turn.speaker, turn.text) for turn in turns)
 
 
-def _plain(turns: Iterable[Turn]) -> tuple[Turn, ...]:
-    """What is written of turns: who says what."""
-    return tuple(Turn(speaker=turn.speaker, text=turn.text) for turn in turns)
-
-
 class Asked(NamedTuple):
     """A question as it is shown: which of its answers come first and second (0 and 1, or 1 and 0)."""
 
@@ -163,13 +168,8 @@ class Session:
         """The answer shown first (0) or second (1) is better; on to the next question."""
         assert self.asked is not None, "nothing is asked"
         question, order = self.asked
-        better = order[place]
-        preference = Preference(
-            id=question.id, prompt=_plain(question.prompt), chosen=_plain(question.answers[better]),
-            rejected=_plain(question.answers[1 - better]), labeller=self.labeller, agent=AGENT,
-            meta={"chosen_shown": "first" if place == 0 else "second", **(meta or {})},
-        )  # fmt: skip
-        append_preference(self.path, preference)
+        shown_at = {"chosen_shown": "first" if place == 0 else "second"}
+        append_preference(self.path, question.preference(order[place], self.labeller, {**shown_at, **(meta or {})}))
         self._mine.add(question.id)
         self.labelled += 1
         self.asked = self._next()
