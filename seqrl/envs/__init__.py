@@ -15,6 +15,7 @@ from seqrl.envs.dark_key_to_door import DarkKeyToDoor
 from seqrl.envs.dark_room import DarkRoom
 from seqrl.envs.gamble import Gamble
 from seqrl.envs.key_to_door import KeyToDoor
+from seqrl.envs.leduc import Leduc
 from seqrl.envs.make import known_ids, make
 from seqrl.envs.masked_cartpole import MaskedCartPole
 from seqrl.envs.masked_mountain_car import MaskedMountainCarContinuous
@@ -38,6 +39,7 @@ __all__ = [
     "Gamble",
     "GymnasiumEnvironment",
     "KeyToDoor",
+    "Leduc",
     "MaskedCartPole",
     "MaskedMountainCarContinuous",
     "MaskedPendulum",
@@ -63,6 +65,7 @@ ENVIRONMENTS: dict[str, type[TorchVectorEnv]] = {
     "seqrl/RepeatPrevious-v0": RepeatPrevious,
     "seqrl/Tiger-v0": Tiger,
     "seqrl/KeyToDoor-v0": KeyToDoor,
+    "seqrl/Leduc-v0": Leduc,
     "seqrl/ShortestPath-v0": ShortestPath,
     "seqrl/CrossingCorridors-v0": CrossingCorridors,
     "seqrl/Gamble-v0": Gamble,

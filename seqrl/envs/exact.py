@@ -15,6 +15,8 @@ from seqrl.envs.base import TorchVectorEnv
 from seqrl.envs.crossing_corridors import IN_REWARD, OUT_REWARD, CrossingCorridors
 from seqrl.envs.gamble import Gamble
 from seqrl.envs.key_to_door import KeyToDoor
+from seqrl.envs.leduc import Leduc
+from seqrl.envs.leduc_exact import best_response_return
 from seqrl.envs.masked_cartpole import MaskedCartPole
 from seqrl.envs.repeat_previous import RepeatPrevious
 from seqrl.envs.shortest_path import ShortestPath
@@ -36,6 +38,8 @@ def optimal_return(env: str | gymnasium.Env | gymnasium.vector.VectorEnv, **kwar
         case MaskedCartPole(max_episode_steps=limit):
             # Every step pays 1, and a linear law of x, θ and their differences never falls (the tests run it).
             return float(limit or 500)  # a single copy has its limit, 500, in Gymnasium's wrapper
+        case Leduc(opponent=opponent, seat=seat):
+            return best_response_return(opponent, seat)
         case ShortestPath() | CrossingCorridors() | Gamble() as observed:
             return _observed_return(observed)
     return None
