@@ -1,4 +1,4 @@
-"""Are logged episodes, or dialogues, fit to learn from? A look at them before hours are spent on training."""
+"""Are logged episodes, dialogues or preferences fit to learn from? A look at them before hours go into training."""
 
 import json
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from seqrl.audit import of_columns, of_dialogues, of_episodes
+from seqrl.audit import of_columns, of_dialogues, of_episodes, of_preferences
 from seqrl.audit.finding import Finding
 from seqrl.audit.reading import Rows
 from seqrl.audit.reading_dialogues import read_log, speaker_rows, speaker_table
 from seqrl.data.dialogues import shown
 from seqrl.data.episodes import EpisodeDataset
 
-__all__ = ["Audit", "Finding", "audit", "audit_dialogues"]
+__all__ = ["Audit", "Finding", "audit", "audit_dialogues", "audit_preferences"]
 
 CHECKS = (
     of_episodes.episodes, of_episodes.returns, of_episodes.rewards, of_episodes.endings, of_episodes.leaks,
@@ -47,7 +47,7 @@ class Audit:
         """One line for each finding."""
         env = " ".join([str(self.about.get("env") or ""), *map(str, self.about.get("env_kwargs") or ())]).strip()
         caption = Text(self.figures["read"])
-        if "speakers" not in self.figures:
+        if "form" not in self.about:
             caption = Text("five numbers: least / 5 % / median / 95 % / greatest; ") + caption
         title = Text(f"{shown(self.folder, 1000)}{f': {env}' if env else ''}")
         table = Table(title=title, caption=caption, show_lines=False)
@@ -108,6 +108,21 @@ def audit_dialogues(path: str | Path) -> Audit:
         figures |= more
         findings += found
     return Audit(Path(path), {"form": "dialogues"}, figures | {"speakers": speaker_rows(log)}, findings)
+
+
+def audit_preferences(path: str | Path) -> Audit:
+    """Look at a file of preferences (`seqrl.data.preferences`), and write nothing. It is read once.
+
+    Raises UserError for a file that is none, naming the line.
+    """
+    log = of_preferences.read_pairs(path)
+    figures: dict[str, Any] = {"read": "all pairs were read"}
+    findings: list[Finding] = []
+    for check in of_preferences.CHECKS:
+        more, found = check(log)
+        figures |= more
+        findings += found
+    return Audit(Path(path), {"form": "preferences"}, figures, findings)
 
 
 def _plain(value: Any) -> Any:

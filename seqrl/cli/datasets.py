@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from seqrl.audit import audit as look_at
-from seqrl.audit import audit_dialogues
+from seqrl.audit import audit_dialogues, audit_preferences
 from seqrl.checkpoint import write_atomically
 from seqrl.cli.arguments import parse, positional
 from seqrl.cli.collecting import default_folder
@@ -19,12 +19,16 @@ from seqrl.config import RunConfig, make_environment
 from seqrl.data import EpisodeDataset, import_episodes, to_minari
 from seqrl.data.dialogue_importers import form_of, import_dialogues
 from seqrl.data.dialogues import shown
+from seqrl.data.preferences import holds_preferences
 from seqrl.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """Look at a dataset, or a file of dialogues, before training. The exit status is 1 where something is wrong."""
+    """Look at a dataset, or a file of dialogues or preferences, before training.
+
+    The exit status is 1 where something is wrong.
+    """
 
     output: str = ""
     """File to write the findings and figures to as JSON; by default none."""
@@ -44,9 +48,12 @@ def audit(args: list[str]) -> int:
     if options.seed < 0:
         raise UserError(f"--seed is {options.seed}: it must not be negative")
     if Path(folder).is_file() or Path(folder).suffix == ".jsonl":  # episodes are folders
-        if form_of(folder) not in ("seqrl", None):
+        if holds_preferences(folder):
+            result = audit_preferences(folder)
+        elif form_of(folder) not in ("seqrl", None):
             raise UserError(f"{shown(folder, 1000)} is of another program: seqrl import it, and audit what that writes")
-        result = audit_dialogues(folder)
+        else:
+            result = audit_dialogues(folder)
     else:
         result = look_at(EpisodeDataset.open(folder), max_rows=options.max_rows, seed=options.seed)
     if options.output:

@@ -100,6 +100,16 @@ def _numbered(path: str | Path, what: str, reader: Callable[[Any, str, str], Jud
         yield number, reader(parse_json(line, where), where, f"{Path(path).stem}-{number}")
 
 
+def holds_preferences(path: str | Path) -> bool:
+    """Whether the first line of a file has answers that were chosen or rejected; False also where it cannot be read."""
+    try:
+        number, line = next(numbered_lines(path))
+        content = parse_json(line, place(path, number))
+    except UserError:
+        return False
+    return isinstance(content, dict) and ("chosen" in content or "rejected" in content)
+
+
 def thumbs_of(preferences: Iterable[Preference]) -> Iterator[Thumb]:
     """Each pair as two answers judged alone: the chosen one good, the rejected one bad."""
     for each in preferences:

@@ -1,0 +1,188 @@
+"""Checks of preferences: what is known of each pair, from one pass over the file, a check at a time."""
+
+import hashlib
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seqrl.audit.finding import Finding, Found, listed, percent
+from seqrl.data.dialogues import Turn, shown
+from seqrl.data.preferences import Preference, numbered_preferences
+
+
+@dataclass(slots=True)
+class Pair:
+    """What is kept of one preference. Lengths are words between spaces, of the agent's turns."""
+
+    line: int
+    id: str
+    labeller: str | None
+    prompted: bool
+    question: bytes
+    """A hash of the prompt and both answers, whichever was chosen."""
+    chosen: bytes
+    rejected: bytes
+    chosen_length: int
+    rejected_length: int
+    shown: object
+    """Where the chosen answer stood, as `seqrl label` notes it: first or second."""
+
+
+@dataclass
+class Pairs:
+    """A file of preferences, looked through once."""
+
+    pairs: list[Pair] = field(default_factory=list)
+
+
+def read_pairs(path: str | Path) -> Pairs:
+    """One pass. Raises what `read_preferences` raises."""
+    return Pairs([_pair(line, preference) for line, preference in numbered_preferences(path)])
+
+
+def _pair(line: int, preference: Preference) -> Pair:
+    chosen, rejected = _hash(preference.chosen), _hash(preference.rejected)
+    question = hashlib.blake2b(_hash(preference.prompt) + min(chosen, rejected) + max(chosen, rejected), digest_size=16)
+    return Pair(
+        line=line,
+        id=preference.id,
+        labeller=preference.labeller,
+        prompted=bool(preference.prompt),
+        question=question.digest(),
+        chosen=chosen,
+        rejected=rejected,
+        chosen_length=_length(preference.chosen, preference.agent),
+        rejected_length=_length(preference.rejected, preference.agent),
+        shown=preference.meta.get("chosen_shown"),
+    )
+
+
+def _length(answer: tuple[Turn, ...], agent: str) -> int:
+    return sum(len(turn.text.split()) for turn in answer if turn.speaker == agent)
+
+
+def _hash(turns: tuple[Turn, ...]) -> bytes:
+    content = repr([(turn.speaker, turn.text) for turn in turns])
+    return hashlib.blake2b(content.encode(errors="surrogatepass"), digest_size=16).digest()
+
+
+def _of(bad: list[Pair], log: Pairs) -> str:
+    """How many pairs, and where the first is."""
+    number, first = len(bad), bad[0]
+    return f"{number:,} of {len(log.pairs):,} pairs (first: line {first.line}, id '{shown(first.id, 30)}')"
+
+
+def _all_well(found: list[Finding], check: str, message: str) -> list[Finding]:
+    return found or [Finding(check, check, "ok", message)]
+
+
+def pairs(log: Pairs) -> Found:
+    """How many there are, and whether any is there twice."""
+    found = []
+    ids = Counter((pair.id, pair.labeller) for pair in log.pairs)
+    same = [pair for pair in log.pairs if ids[pair.id, pair.labeller] > 1]
+    if same:
+        message = f"{_of(same, log)} share their id with another of the same labeller: give each its own"
+        found.append(Finding("pairs", "same_id", "wrong", message))
+    seen: set[object] = set()
+    copies = []
+    for pair in log.pairs:
+        key = (pair.question, pair.chosen, pair.labeller)
+        if key in seen:
+            copies.append(pair)
+        seen.add(key)
+    if copies:
+        message = f"{_of(copies, log)} say what an earlier one says: held-out ones would be known already"
+        found.append(Finding("pairs", "duplicates", "look", message))
+    figures = {"pairs": len(log.pairs), "same_ids": len(same), "duplicates": len(copies)}
+    return figures, _all_well(found, "pairs", f"{len(log.pairs):,}, none twice")
+
+
+def answers(log: Pairs) -> Found:
+    """Are there two different answers, and is something said in each?"""
+    found = []
+    identical = [pair for pair in log.pairs if pair.chosen == pair.rejected]
+    if identical:
+        message = f"both answers are the same in {_of(identical, log)}: they teach nothing, leave them out"
+        found.append(Finding("answers", "identical", "wrong", message))
+    empty = [pair for pair in log.pairs if not (pair.chosen_length and pair.rejected_length)]
+    if empty:
+        message = f"an answer is empty in {_of(empty, log)}: was it lost, or is silence an answer?"
+        found.append(Finding("answers", "empty", "look", message))
+    figures = {"identical": len(identical), "empty": len(empty)}
+    return figures, _all_well(found, "answers", "two different ones in each, none empty")
+
+
+def prompts(log: Pairs) -> Found:
+    """Is it known what was answered?"""
+    missing = [pair for pair in log.pairs if not pair.prompted]
+    found = []
+    if missing:
+        message = f"there is no prompt in {_of(missing, log)}: answers to nothing, or a column that was lost?"
+        found.append(Finding("prompts", "no_prompt", "look", message))
+    return {"no_prompt": len(missing)}, _all_well(found, "prompts", "each pair has one")
+
+
+def labels(log: Pairs) -> Found:
+    """Do the choices between the same two answers agree, a labeller's own and those of several?"""
+    choices: dict[bytes, dict[str | None, set[bytes]]] = defaultdict(lambda: defaultdict(set))
+    for pair in log.pairs:
+        if pair.chosen != pair.rejected:
+            choices[pair.question][pair.labeller].add(pair.chosen)
+    against = [pair for pair in log.pairs if len(choices[pair.question][pair.labeller]) > 1]
+    several = [by for by in choices.values() if len(by) > 1 and all(len(chosen) == 1 for chosen in by.values())]
+    agreed = sum(len(set.union(*by.values())) == 1 for by in several)
+    names = sorted({shown(pair.labeller, 30) for pair in log.pairs if pair.labeller is not None})
+    figures: dict[str, Any] = {
+        "labellers": len(names),
+        "contradictions": len(against),
+        "asked_several": len(several),
+        "agreed": agreed / len(several) if several else None,
+    }
+    found = []
+    if against:
+        message = f"one labeller chose both ways in {_of(against, log)}: a share of choices is made at random"
+        found.append(Finding("labels", "contradictions", "look", message))
+    text = f"of {listed(names)}" if names else "labellers are not named"
+    if several:
+        text += (
+            f"; all agree on {percent(agreed / len(several))} of the {len(several):,} questions that several chose in"
+        )
+    return figures, _all_well(found, "labels", text)
+
+
+def length(log: Pairs) -> Found:
+    """Is the longer answer chosen more often than not? Then length is what will be learnt first."""
+    different = [pair for pair in log.pairs if pair.chosen_length != pair.rejected_length]
+    longer = sum(pair.chosen_length > pair.rejected_length for pair in different)
+    share = longer / len(different) if different else None
+    figures: dict[str, Any] = {"longer_chosen": share, "different_lengths": len(different)}
+    if share is None:
+        return figures, [Finding("length", "length", "ok", "both answers are of one length in each")]
+    text = f"the longer answer was chosen in {percent(share)} of {len(different):,} pairs of different lengths"
+    if _biased(longer, len(different)):
+        message = f"{text}: length is learnt with the rest; see what a model says of answers of one length"
+        return figures, [Finding("length", "length_bias", "look", message)]
+    return figures, [Finding("length", "length", "ok", text)]
+
+
+def place(log: Pairs) -> Found:
+    """Is the answer that was shown first chosen more often than not?"""
+    told = [pair.shown for pair in log.pairs if pair.shown in ("first", "second")]
+    first = sum(where == "first" for where in told)
+    figures: dict[str, Any] = {"first_chosen": first / len(told) if told else None}
+    if not told:
+        return figures, [Finding("place", "place", "ok", "which answer was shown first is not noted")]
+    text = f"the answer shown first was chosen in {percent(first / len(told))} of {len(told):,} pairs"
+    if _biased(first, len(told)):
+        return figures, [Finding("place", "place_bias", "look", f"{text}: were they read to the end?")]
+    return figures, [Finding("place", "place", "ok", text)]
+
+
+def _biased(count: int, total: int) -> bool:
+    """Whether a share is over a tenth from ½, and chance gives as much once in 370 times (3 standard deviations)."""
+    return abs(count / total - 0.5) > 0.1 and abs(2 * count - total) > 3 * total**0.5
+
+
+CHECKS = (pairs, answers, prompts, labels, length, place)
