@@ -18,8 +18,10 @@ def run_folder(path: Path, lines: list[dict[str, float]]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("names", [["episode_return"], [name for metrics in PANELS.values() for name in metrics]])
-@pytest.mark.parametrize("num_lines", [1, 2, 30])
+@pytest.mark.parametrize(
+    ("names", "num_lines"),
+    [(["episode_return"], 1), (["episode_return"], 2), ([name for names in PANELS.values() for name in names], 30)],
+)
 def test_every_metric_is_drawn(tmp_path, monkeypatch, names, num_lines, capsys):
     """Broken by a metric that is left out of a panel; a line cut short, and a single update, do no harm."""
     drawn: list[int] = []
@@ -33,10 +35,15 @@ def test_every_metric_is_drawn(tmp_path, monkeypatch, names, num_lines, capsys):
     lines = [{"step": 10.0 * k, **dict.fromkeys(names, 1.0 + k)} for k in range(num_lines)]
     folder = run_folder(tmp_path / "run", lines)
     assert main(["report", str(folder)]) == 0
-    assert capsys.readouterr().out.strip() == str(folder / "report.png")
+    assert capsys.readouterr().out.split() == [str(folder / "report.png"), str(folder / "report.html")]
     assert sum(drawn) == 2 * len(names)  # each in full and smoothed
     assert plt.imread(folder / "report.png").std() > 0.01
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "metrics.jsonl", "report.png"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "metrics.jsonl",
+        "report.html",
+        "report.png",
+    ]
 
 
 def test_bad_input(tmp_path, capsys):

@@ -18,6 +18,7 @@ from seqrl.cli.comparison import compare
 from seqrl.cli.datasets import audit, export, import_
 from seqrl.cli.environments import envs
 from seqrl.cli.evaluation import evaluate, report
+from seqrl.cli.inspection import inspect
 from seqrl.cli.labelling import label
 from seqrl.cli.rewarding import reward
 from seqrl.cli.shipping import frontier, ship, turns
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
     "report": report,
+    "inspect": inspect,
     "compare": compare,
     "collect": collect,
     "import": import_,

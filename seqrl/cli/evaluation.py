@@ -16,9 +16,11 @@ from seqrl.cli.speaking import evaluate_speaker
 from seqrl.config import make_environment, require
 from seqrl.errors import UserError
 from seqrl.evaluate import evaluate as play
+from seqrl.pages.comparison_page import write_comparison_page
+from seqrl.pages.run_page import write_run_page
 from seqrl.report import mean_and_interval
 from seqrl.reward_run import is_reward_run
-from seqrl.run import check_spaces
+from seqrl.run import check_spaces, read_json
 from seqrl.run_report import plot_run
 from seqrl.spaces import space_to_json
 
@@ -86,7 +88,10 @@ def evaluate(args: list[str]) -> int:
 
 @dataclass(frozen=True)
 class Report:
-    """Plot a run's curves, those of a run that is still training too: report.png in its folder."""
+    """A page about a run, one that is still training too: report.html in its folder, and its curves as report.png.
+
+    Of a comparison, its table, advice and curves, and a page for each of its runs.
+    """
 
 
 def report(args: list[str]) -> int:
@@ -94,5 +99,10 @@ def report(args: list[str]) -> int:
     parse(Report, args, Report(), "seqrl report RUN")
     if run is None:
         raise UserError("report needs a run folder, named first: seqrl report RUN")
-    print(plot_run(Path(run)))
+    folder = Path(run)
+    if str(read_json(folder, "config.json").get("type")).startswith("compare"):
+        print(write_comparison_page(folder))
+    else:
+        print(plot_run(folder))
+        print(write_run_page(folder))
     return 0

@@ -15,7 +15,8 @@ seqrl: reinforcement learning with memory
   seqrl label RUN [flags]         choose which of two answers is better: preferences to learn from
   seqrl actors RUN N              change the number of actors of a run, while it trains too
   seqrl evaluate RUN [flags]      play episodes with a trained agent
-  seqrl report RUN                plot a run's curves: report.png in its folder
+  seqrl report RUN                a run's or a comparison's page: report.html in its folder, and report.png
+  seqrl inspect RUN [flags]       step through episodes: what is seen, done and remembered
   seqrl collect RUN|random [flags]
                                   log episodes that an agent or random actions play: a dataset
   seqrl collect SPEAKER --task TASK

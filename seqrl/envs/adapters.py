@@ -51,6 +51,10 @@ class Environment(ABC):
     def close(self) -> None:
         """Free what the environments hold, worker processes included. May be called twice."""
 
+    def render(self) -> np.ndarray | None:
+        """What the first environment draws now, [H, W, 3] uint8; None where it draws no frames."""
+        return None
+
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor] | None:
         """All that decides what the environments do next, or None where they cannot be saved."""
@@ -164,6 +168,12 @@ class GymnasiumEnvironment(Environment):
 
     def close(self) -> None:
         self._env.close()
+
+    def render(self) -> np.ndarray | None:
+        if self._env.render_mode != "rgb_array":
+            return None
+        frames = self._env.render()
+        return np.asarray(frames[0]) if frames is not None and frames[0] is not None else None
 
     def state_dict(self) -> None:
         return None

@@ -50,6 +50,10 @@ class ObservationWrapper(Environment):
         return self._seen(self.env.step(action))
 
     @final
+    def render(self) -> np.ndarray | None:
+        return self.env.render()
+
+    @final
     def close(self) -> None:
         self.env.close()
 

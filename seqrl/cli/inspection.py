@@ -1,0 +1,98 @@
+"""seqrl inspect."""
+
+import contextlib
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from seqrl.algorithms import load, read_config
+from seqrl.cli.arguments import parse, positional
+from seqrl.config import make_environment, require
+from seqrl.envs import ENVIRONMENTS, Environment
+from seqrl.errors import UserError
+from seqrl.inspection import inspect as play
+from seqrl.inspection import total_of
+from seqrl.pages.inspector import write_inspector
+from seqrl.run import check_spaces, read_json
+from seqrl.spaces import space_to_json
+
+PAGE = "episodes.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """Step through episodes of a trained agent: what it saw, did and expected, and what it remembered.
+
+    Writes episodes.html into the run's folder: one file, to be opened in a browser.
+    """
+
+    num_episodes: int = 3
+    """Episodes to play, with the seeds SEED, SEED + 1, …"""
+    seed: int = 10_000
+    """Seed of the first episode."""
+    sample: bool = False
+    """Draw actions from the policy; else the likeliest one is taken."""
+    env: str = ""
+    """Another environment than the run's, with the same spaces."""
+    env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Other arguments of the environment."""
+    max_steps: int = 500
+    """Steps after which an episode is cut short."""
+
+
+def inspect(args: list[str]) -> int:
+    name, args = positional(args)
+    options = parse(Inspect, args, Inspect(), "seqrl inspect RUN")
+    if name is None:
+        raise UserError("inspect needs a run folder, named first: seqrl inspect RUN")
+    run = Path(name)
+    require(0 <= options.seed < 2**31, f"--seed is {options.seed}: it must be from 0 to {2**31 - 1}")
+    config = read_config(run)
+    changes: dict[str, Any] = {"device": "cpu", "autoreset_mode": "next_step", "vectorization": "auto"}
+    if options.env:
+        changes |= {"env": options.env, "env_kwargs": options.env_kwargs}
+    elif options.env_kwargs:
+        changes |= {"env_kwargs": options.env_kwargs}
+    config = dataclasses.replace(config, **changes)
+    agent = load(run)
+    with contextlib.closing(_that_draws(config)) as environment:
+        spaces = (environment.single_observation_space, environment.single_action_space)
+        check_spaces(run, {"observation": space_to_json(spaces[0]), "action": space_to_json(spaces[1])})
+        episodes = play(
+            agent, environment, options.num_episodes, options.seed, sample=options.sample, max_steps=options.max_steps
+        )
+    about = {
+        "title": " ".join([config.env, *config.env_kwargs]),
+        "kind": f"episodes · {read_json(run, 'config.json')['type']} · {getattr(config, 'memory', 'transformer')}",
+        "subtitle": f"Run {run.name}, played with seeds {options.seed} to {options.seed + options.num_episodes - 1}, "
+        + ("actions drawn from the policy." if options.sample else "the likeliest action taken."),
+        "env": config.env,
+        "hide": config.hide,
+    }
+    path = write_inspector(run / PAGE, episodes, spaces[0], about)
+    returns = ", ".join(f"{total_of(episode):.4g}" for episode in episodes)
+    print(f"{path}: returns {returns}. Open it in a browser.")
+    return 0
+
+
+def _that_draws(config: Any) -> Environment:
+    """The environment, drawing frames where it is not one of ours and can. What fails in drawing is left undrawn."""
+    if config.env in ENVIRONMENTS or not config.env:
+        return make_environment(config, 1)
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on standard output
+    kwargs = (*config.env_kwargs, "render_mode=rgb_array")
+    try:
+        environment = make_environment(dataclasses.replace(config, env_kwargs=kwargs), 1)
+    except UserError:
+        return make_environment(config, 1)
+    try:
+        environment.reset(0)
+        environment.render()
+    except Exception:  # whatever its drawing library raises where there is no screen
+        environment.close()
+        return make_environment(config, 1)
+    return environment

@@ -1,0 +1,166 @@
+"""The page of an agent's episodes: one steps through them, and sees what was seen, done, expected and remembered."""
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from seqrl.inspection import Episode, Recall, leaves_of, total_of
+from seqrl.pages.html import Html, data_script, element, markup, page, plain, static, write_page
+from seqrl.pages.png import grey_or_colour, pictures
+
+FRAME_BYTES, IMAGE_BYTES = 1_400_000, 900_000
+"""What an episode's frames, and all images that the agent saw in it, may take on the page."""
+MOST_ENTRIES = 64
+"""Entries of a vector that are shown; of longer ones the first."""
+CONTROLS = {
+    "first": "to the first step (Home)",
+    "back": "one step back (←)",
+    "play": "play and stop (space)",
+    "next": "one step on (→)",
+    "last": "to the last step (End)",
+}
+
+NAMES: dict[str, dict[str, tuple[str, ...]]] = {
+    "seqrl/TMaze-v0": {
+        "actions": ("left", "right", "up", "down"),
+        "entries": ("cue", "at the oracle", "at the junction"),
+    },
+    "CartPole-v1": {"actions": ("left", "right"), "entries": ("position", "velocity", "angle", "angular velocity")},
+    "seqrl/MaskedCartPole-v0": {"actions": ("left", "right"), "entries": ("position", "angle")},
+    "seqrl/MaskedMountainCar-v0": {"actions": ("left", "none", "right"), "entries": ("position",)},
+    "seqrl/MaskedPendulum-v0": {"actions": ("torque",), "entries": ("cos θ", "sin θ")},
+    "MountainCar-v0": {"actions": ("left", "none", "right"), "entries": ("position", "velocity")},
+    "Acrobot-v1": {
+        "actions": ("torque −1", "torque 0", "torque +1"),
+        "entries": ("cos θ₁", "sin θ₁", "cos θ₂", "sin θ₂", "velocity θ₁", "velocity θ₂"),
+    },
+    "Pendulum-v1": {"actions": ("torque",), "entries": ("cos θ", "sin θ", "angular velocity")},
+}  # fmt: skip
+"""What actions and entries of vectors are called, where we know it; else they have numbers."""
+
+
+def write_inspector(
+    path: Path, episodes: Sequence[Episode], observation_space: gym.Space, about: dict[str, Any]
+) -> Path:
+    """Write the page of `episodes`. `about` has `title`, `kind` and `subtitle`, and `env` and `hide` for names."""
+    data = plain({"names": _names(about), "episodes": [episode_data(e, observation_space) for e in episodes]})
+    document = page(
+        about["title"],
+        element("style", Html(static("inspector.css"))),
+        _skeleton(),
+        data_script("episodes", data),
+        kind=about["kind"], subtitle=about["subtitle"], scripts=("stepper.js", "inspector.js"),
+    )  # fmt: skip
+    return write_page(path, document)
+
+
+def _names(about: dict[str, Any]) -> dict[str, Any]:
+    names = NAMES.get(about.get("env", ""), {})
+    hidden = set(about.get("hide", ()))
+    return {
+        "actions": list(names.get("actions", ())),
+        "entries": [name for k, name in enumerate(names.get("entries", ())) if k not in hidden],
+    }
+
+
+def _skeleton() -> Html:
+    """What inspector.js fills. Without scripts it says so."""
+    buttons = [
+        element("button", type="button", id=f"step-{name}", title=title, aria_label=title)
+        for name, title in CONTROLS.items()
+    ]
+    slider = element("input", type="range", id="slider", min=0, max=0, value=0, aria_label="step")
+    place = element("output", id="place")
+    cards = [element("div", id=name, class_="card") for name in ("seen", "chosen", "figures")]
+    without = "This page needs its own script to be stepped through: allow it."
+    keys = "Keys: ← → one step, with Shift ten, Home and End, space plays, 1 … 9 episodes."
+    return markup(
+        [
+            element("noscript", element("p", without, class_="note")),
+            element("nav", id="tabs", class_="tabs", aria_label="episodes"),
+            element("div", element("div", buttons, class_="buttons"), slider, place, class_="controls screen"),
+            element("div", id="timeline"),
+            element("div", cards, class_="grid inspect"),
+            element("div", id="memory", class_="card spaced"),
+            element("p", keys, class_="about screen hint"),
+        ]
+    )
+
+
+def episode_data(episode: Episode, space: gym.Space) -> dict[str, Any]:
+    """An episode as the script reads it: lists by row, numbers of four digits, weights as bytes."""
+    leaves = leaves_of(space, episode.observation)
+    images = sum(_is_image(leaf) for _, leaf, _ in leaves)
+    frames = None
+    if episode.frames:
+        uris, numbers = pictures(episode.frames, FRAME_BYTES)
+        frames = {"uris": uris, "numbers": numbers}
+    return {
+        "seed": episode.seed,
+        "total": short(total_of(episode)),
+        "steps": episode.num_steps,
+        "end": "terminated" if episode.terminated else "truncated" if episode.truncated else "cut short to be shown",
+        "frames": frames,
+        "leaves": [_leaf(*leaf, IMAGE_BYTES // max(images, 1)) for leaf in leaves],
+        "action": short(episode.action),
+        "policy": {name: short(leaf) for name, leaf in episode.policy.items()},
+        "value": short(episode.value),
+        "asked": short(episode.asked),
+        "reward": short(episode.reward),
+        "inner": episode.inner_starts,
+        "allowed": _allowed(episode.observation),
+        "recalls": [_recall(recall) for recall in episode.recalls],
+    }
+
+
+def _is_image(space: gym.Space) -> bool:
+    return isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
+
+
+def _leaf(name: str, space: gym.Space, values: np.ndarray, most_bytes: int) -> dict[str, Any]:
+    """A part of the observation: images, a number of so many, or a vector with the range that it is drawn on."""
+    if _is_image(space):
+        uris, numbers = pictures([grey_or_colour(image) for image in values], most_bytes)
+        return {"name": name, "kind": "image", "uris": uris, "numbers": numbers}
+    if isinstance(space, gym.spaces.Discrete):
+        return {"name": name, "kind": "discrete", "size": int(space.n), "values": values.reshape(len(values)).tolist()}
+    flat = values.reshape(len(values), -1).astype(np.float64)
+    shown = flat[:, :MOST_ENTRIES]
+    low, high = np.minimum(shown.min(0), 0.0), np.maximum(shown.max(0), 0.0)
+    return {
+        "name": name, "kind": "vector", "size": flat.shape[1], "values": short(shown), "low": short(low),
+        "high": short(high),
+    }  # fmt: skip
+
+
+def _allowed(observation: Any) -> list[Any] | None:
+    """Where an action mask is observed: for each row the actions' 0 and 1."""
+    mask = observation.get("action_mask") if isinstance(observation, dict) else None
+    return None if mask is None else mask.reshape(len(mask), -1).astype(int).tolist()
+
+
+def _recall(recall: Recall) -> dict[str, Any]:
+    """Weights as bytes, a row's greatest 255: row t has t + 1 of them, or the last `span`."""
+    span = max(map(len, recall.weights))
+    largest = [float(row.max()) if len(row) else 0.0 for row in recall.weights]
+    scaled = [
+        np.round(255 * row / (most or 1.0)).astype(np.uint8) for row, most in zip(recall.weights, largest, strict=True)
+    ]
+    data = base64.b64encode(np.concatenate(scaled).tobytes()).decode()
+    return {"name": recall.name, "about": recall.about, "span": span, "largest": short(np.array(largest)),
+            "bytes": data}  # fmt: skip
+
+
+def short(values: Any) -> Any:
+    """Numbers with four digits, as lists; None stays None."""
+    if values is None:
+        return None
+    if isinstance(values, float):
+        return float(f"{values:.4g}")
+    if np.issubdtype(values.dtype, np.integer) or values.dtype == bool:
+        return values.astype(int).tolist()
+    return [short(row) if row.ndim else float(f"{row:.4g}") for row in values.astype(np.float64)]
