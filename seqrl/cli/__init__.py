@@ -15,9 +15,10 @@ from seqrl.cli.calibration import calibrate
 from seqrl.cli.chatting import chat
 from seqrl.cli.collecting import collect
 from seqrl.cli.comparison import compare
-from seqrl.cli.datasets import audit, export, import_
+from seqrl.cli.datasets import audit, import_
 from seqrl.cli.environments import envs
 from seqrl.cli.evaluation import evaluate, report
+from seqrl.cli.exporting import export
 from seqrl.cli.inspection import inspect
 from seqrl.cli.labelling import label
 from seqrl.cli.rewarding import reward

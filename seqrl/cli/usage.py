@@ -22,6 +22,7 @@ seqrl: reinforcement learning with memory
   seqrl collect SPEAKER --task TASK
                                   log dialogues of scripted speakers, or of a run, with a task of words
   seqrl import SOURCE [flags]     make a dataset of what another program logged
+  seqrl export RUN [flags]        write a trained agent as a file that acts without PyTorch
   seqrl export DATASET [flags]    write a dataset as a Minari dataset
   seqrl audit DATASET [flags]     is a dataset, or a log of dialogues, fit to learn from?
   seqrl reward LOG [flags]        give a log of dialogues other rewards: points, toxicity, sentiment, …

@@ -33,7 +33,7 @@ class FrameStack(Memory):
         k = self.num_frames
         frames = torch.cat([state.transpose(0, 1), x])
         # Frames belong together where no reset lies between them. Zeros that stand in the state belong to anything.
-        episode = torch.cat([is_first.new_zeros(k - 1, len(is_first[0])), is_first]).cumsum(0)
+        episode = torch.cat([is_first.new_zeros(k - 1, is_first.shape[1]), is_first]).cumsum(0)
         same_episode = episode.unfold(0, k, 1) == episode[k - 1 :, :, None]
         stacks = torch.where(same_episode[:, :, None], frames.unfold(0, k, 1), 0)  # [T, B, D, k]
         y = torch.tanh(self.linear(stacks.transpose(2, 3).flatten(2)))

@@ -99,7 +99,8 @@ class _LinearScan(torch.autograd.Function):
 def _scan(a: Tensor, b: Tensor, initial: Tensor, reverse: bool = False) -> Tensor:
     """`linear_scan`, and with `reverse` the solution of h_t = a_t ⊙ h_{t+1} + b_t, with h_T = `initial`."""
     # A CPU is fastest in T short steps, which read memory once; where launching a step costs more than it, log₂ T win.
-    return (_scan_by_steps if a.device.type == "cpu" else _scan_by_doubling)(a, b, initial, reverse)
+    by_steps = a.device.type == "cpu" and not torch.compiler.is_compiling()  # an exported graph has no `out`
+    return (_scan_by_steps if by_steps else _scan_by_doubling)(a, b, initial, reverse)
 
 
 def _scan_by_steps(a: Tensor, b: Tensor, initial: Tensor, reverse: bool = False) -> Tensor:

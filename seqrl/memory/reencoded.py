@@ -54,7 +54,9 @@ class Reencoded(Memory):
         place = torch.arange(T, device=x.device)[:, None]
         reset = torch.where(is_first, place, -1).cummax(0).values
         age = torch.where(reset >= 0, place - reset, state.num_rows + place)  # rows of the episode before each
-        if length >= T and bool((age <= place).all()):  # no row has one of `state` in its window
+        # An exported graph has one way for all rows.
+        one_way = torch.compiler.is_compiling()
+        if not one_way and length >= T and bool((age <= place).all()):  # no row has one of `state` in its window
             y, _ = self.memory.unroll(x, self.memory.initial_state(B), is_first)
         else:
             y = self._unroll_each(rows.unfold(0, length, 1).permute(3, 0, 1, 2), age.clamp(max=length - 1))

@@ -23,7 +23,7 @@ BLOCK = 2**17
 
 def tanh(x: Tensor) -> Tensor:
     """tanh x, of many numbers as 2 σ(2x) − 1: to an absolute error of 2e-7 in float32, and differentiable once."""
-    if x.device.type != "cpu" or x.numel() < BLOCK // 2:
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or x.numel() < BLOCK // 2:
         return torch.tanh(x)
     return _Tanh.apply(x)
 
@@ -57,9 +57,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     Its gradient can be taken once, not twice, where the quick way is taken.
     """
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return F.linear(x, weight, bias)
     rows = x.numel() // x.shape[-1]
-    narrow = min(weight.shape) < NARROW and rows >= 2 * CHUNK
-    if not narrow or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+    if min(weight.shape) >= NARROW or rows < 2 * CHUNK:
         return F.linear(x, weight, bias)
     y = _Narrow.apply(x.reshape(-1, x.shape[-1]), weight, bias)
     return y.view(*x.shape[:-1], len(weight))
