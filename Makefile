@@ -1,8 +1,9 @@
-# Two commands: `make demo` shows what seqrl does, `make test` checks all of it. Each needs only Python and make.
+# `make demo` shows what seqrl does, `make test` checks all of it, `make table` measures docs/table.md. Each needs only
+# Python and make.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo table test test-slow lint clean
 
 # The stamp is made anew when what is to be installed changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -16,6 +17,10 @@ demo: .venv/installed
 	rm -rf demo
 	$(BIN)/seqrl compare seqrl/MaskedCartPole-v0 --run-dir demo/masked_cartpole
 	$(BIN)/seqrl compare seqrl/TMaze-v0 --env-kwargs length=30 --run-dir demo/tmaze
+
+# Goes on where it was interrupted: runs that are done, under runs/table, are not done again.
+table: .venv/installed
+	$(BIN)/python -m benchmarks.table
 
 test: lint
 	$(BIN)/python -m pytest -n 2 -m "not slow"

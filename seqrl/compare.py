@@ -36,7 +36,7 @@ def compare(config: Config, resumed: bool = False) -> Comparison:
     """Train every approach on every seed, evaluate each run, and write results.json, table.md and compare.png.
 
     Everything goes under `settings.run_dir`: a run folder for each approach and seed; `log` and `offline` where methods
-    learn from what was played; `horizon` where a sweep is asked for. The three files are written after each of these
+    learn from what was played; `horizon` where a sweep is asked for. Figures and table are written after each of these
     parts, with what is known by then. With `resumed`, what is done is kept and the rest continued. Raises UserError for
     bad settings or an existing folder.
     """
@@ -54,6 +54,7 @@ def compare(config: Config, resumed: bool = False) -> Comparison:
     if config.horizon_sweep:
         for horizon in measure_horizon(config):
             result = _write(dataclasses.replace(result, horizon=horizon), config.folder)
+    plot_comparison(result, config.folder / "compare.png")
     return result
 
 
@@ -65,7 +66,6 @@ def _write(result: Comparison, folder: Path) -> Comparison:
     figures = json.dumps(null_for_nan(dataclasses.asdict(result)), indent=2, allow_nan=False)
     write_atomically(folder / "results.json", figures.encode())
     write_atomically(folder / "table.md", result.markdown().encode())
-    plot_comparison(result, folder / "compare.png")
     return result
 
 

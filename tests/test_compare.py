@@ -43,6 +43,13 @@ def assert_not_blank(path: Path) -> None:
     assert (pixels[:, -1, :3] == 1).all()
 
 
+def times(folder: Path) -> dict[Path, int]:
+    """When each file of a run was written; but for the page, which shows what there is."""
+    return {
+        path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "report.html" and path != folder
+    }
+
+
 def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """One comparison, and then its resumption after half of it was lost: what is done is kept."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -56,7 +63,7 @@ def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     out, err = capsys.readouterr()
     assert err == ""
     runs = [f"{memory}_s{seed}" for memory in ("none", "gru") for seed in (0, 1)]
-    written = {"config.json", "results.json", "table.md", "compare.png"}
+    written = {"config.json", "results.json", "table.md", "compare.png", "report.html"}
     assert {path.name for path in folder.iterdir()} == {*runs, *written}
     assert_not_blank(folder / "compare.png")
 
@@ -82,14 +89,14 @@ def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert table.strip().splitlines()[-1].split(". ")[0] in out.replace("\n", " ")
 
     kept, lost = folder / "none_s0", folder / "gru_s1"
-    before = {path: path.stat().st_mtime_ns for path in kept.rglob("*")}
+    before = times(kept)
     (lost / "evaluation.json").unlink()
     weights = (lost / "checkpoint.safetensors").read_bytes()
     for path in ("results.json", "table.md", "compare.png"):
         (folder / path).unlink()
     shutil.rmtree(folder / "gru_s0")
     assert main(["compare", "--resume", str(folder)]) == 0
-    assert {path: path.stat().st_mtime_ns for path in kept.rglob("*")} == before
+    assert times(kept) == before
     assert (lost / "checkpoint.safetensors").read_bytes() == weights
     again = strict((folder / "results.json").read_text())
     assert isinstance(again, dict)

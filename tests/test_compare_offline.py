@@ -49,6 +49,13 @@ def assert_not_blank(path: Path) -> None:
     assert (pixels[:, -1, :3] == 1).all()
 
 
+def times(folder: Path) -> dict[Path, int]:
+    """When each file of a run was written; but for the page, which shows what there is."""
+    return {
+        path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "report.html" and path != folder
+    }
+
+
 @pytest.fixture
 def quicker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -68,7 +75,7 @@ def test_from_end_to_end(tmp_path: Path, quicker: None, capsys: pytest.CaptureFi
     assert err == ""
     runs = [f"{method}_s{seed}" for method in METHODS for seed in (0, 1)]
     assert {path.name for path in folder.iterdir()} == {
-        *runs, "config.json", "results.json", "table.md", "compare.png"
+        *runs, "config.json", "results.json", "table.md", "compare.png", "report.html"
     }  # fmt: skip
     assert_not_blank(folder / "compare.png")
     results = strict(folder / "results.json")
@@ -95,12 +102,12 @@ def test_from_end_to_end(tmp_path: Path, quicker: None, capsys: pytest.CaptureFi
         assert sentence in " ".join(out.split())
 
     kept, lost = folder / "filtered_bc_s0", folder / "qdt_s1"
-    before = {path: path.stat().st_mtime_ns for path in kept.rglob("*")}
+    before = times(kept)
     (lost / "evaluation.json").unlink()
     shutil.rmtree(folder / "decision_transformer_s0")
     (folder / "results.json").unlink()
     assert main(["compare", "--resume", str(folder)]) == 0
-    assert {path: path.stat().st_mtime_ns for path in kept.rglob("*")} == before
+    assert times(kept) == before
     again = strict(folder / "results.json")
     for row, other in zip(results["rows"], again["rows"], strict=True):
         assert row["returns"] == other["returns"]
@@ -134,6 +141,7 @@ def test_without_an_environment(tmp_path: Path, quicker: None, capsys: pytest.Ca
     assert_not_blank(folder / "compare.png")
 
 
+@pytest.mark.slow  # its pool of runs is that of `test_compare.py`, which tries the same
 def test_ctrl_c(tmp_path: Path) -> None:
     log, folder = collected(tmp_path / "log"), tmp_path / "comparison"
     flags = [*FLAGS, "--num-seeds", "1", "--num-steps", "3000000", "--workers", "1", "--run-dir", str(folder)]

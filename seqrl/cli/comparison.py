@@ -13,6 +13,7 @@ from seqrl import compare_offline as of_methods
 from seqrl.cli.arguments import parse, positional, take_flag
 from seqrl.data.episodes import INDEX
 from seqrl.errors import UserError
+from seqrl.pages.comparison_page import write_comparison_page
 from seqrl.recipes import settings_for
 from seqrl.report_comparison import advice
 from seqrl.run import default_run_dir, read_json
@@ -40,7 +41,9 @@ def compare(args: list[str]) -> int:
         folder = config.settings.run_dir
         print(f"seqrl: interrupted; continue with: seqrl compare --resume {folder}", file=sys.stderr)
         return 130
-    Console().print(f"Plot and figures: {Path(config.settings.run_dir) / 'compare.png'}, table.md, results.json")
+    folder = Path(config.settings.run_dir)
+    write_comparison_page(folder)
+    Console().print(f"Plot and figures: {folder / 'compare.png'}, table.md, results.json; a page: report.html")
     return 0
 
 

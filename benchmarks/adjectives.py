@@ -1,0 +1,339 @@
+"""docs/table.md: every adjective that the approaches are usually given, and the figure that was measured for it.
+
+A claim holds or does not by a rule that stands beside it in `CLAIMS`, never by hand. `found` is what
+`benchmarks.table.gather` gives: `found["parts"][NAME]` is a comparison's results.json without curves, or None.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from seqrl.report_comparison import Horizon, Tried
+from seqrl.report_offline import TOLERANCE, Score
+
+HOLDS, NOT, OPEN, UNKNOWN = "holds", "**does not hold here**", "not settled", "not measured"
+STEERABLE = 0.8
+"""Rank correlation of what is asked for and what is got from which on asking has a hold."""
+STALE = 0.05
+"""ΔQ from which on stale start states count: a twentieth of the largest value."""
+
+
+class Claim(NamedTuple):
+    """An approach, what is said of it, the figure, and whether it holds."""
+
+    approach: str
+    adjective: str
+    figure: str
+    verdict: str
+
+
+Parts = dict[str, Any]
+
+
+def row(parts: Parts, part: str, approach: str) -> dict[str, Any] | None:
+    rows = parts[part]["rows"] if parts.get(part) else []
+    return next((one for one in rows if approach in (one.get("approach"), one.get("method"))), None)
+
+
+def of_log(parts: Parts, part: str) -> dict[str, Any] | None:
+    """The comparison of methods on a log, which is a part by itself or belongs to one."""
+    found = parts.get(part)
+    return found.get("offline", found) if found else None
+
+
+def method(parts: Parts, part: str, name: str) -> dict[str, Any] | None:
+    found = of_log(parts, part)
+    return next((one for one in found["rows"] if one["method"] == name), None) if found else None
+
+
+def score(one: dict[str, Any]) -> Score:
+    """A method's returns, with the better target where targets were tried."""
+    return Score.of((one["calibrated"] or one["returns"])["seeds"])
+
+
+def span(found: dict[str, Any]) -> float:
+    return found["data"]["highest"] - found["data"]["lowest"]
+
+
+# ------------------------------------------------------------------------------------------- what the figures say
+
+
+def memory_claim(approach: str, adjective: str, other: str, is_long: bool) -> Callable[[Parts], tuple[str, str]]:
+    """How far back: the longest corridor solved, against another's. A tie decides nothing."""
+
+    def tell(parts: Parts) -> tuple[str, str]:
+        found = (parts.get("tmaze") or {}).get("horizon")
+        if not found:
+            return "", UNKNOWN
+        sweep = Horizon(
+            key=found["key"],
+            values=found["values"],
+            tried={name: [Tried(**one) for one in tried] for name, tried in found["tried"].items()},
+        )
+        if not (sweep.tried.get(approach) and sweep.tried.get(other)):
+            return "", UNKNOWN
+        figure = f"T-maze corridors solved: {sweep.cell(approach)} ({other}: {sweep.cell(other)}), of "
+        figure += ", ".join(f"{value:g}" for value in sweep.values)
+        reach = [sum(one.solved for one in sweep.tried[name]) for name in (approach, other)]
+        if reach[0] == reach[1]:
+            return figure, OPEN
+        return figure, HOLDS if (reach[0] > reach[1]) == is_long else NOT
+
+    return tell
+
+
+def cost_claim(part: str, approach: str, other: str, is_cheap: bool) -> Callable[[Parts], tuple[str, str]]:
+    """Steps until the threshold, median over seeds, against another's: cheap if fewer by a fifth, dear if more."""
+
+    def tell(parts: Parts) -> tuple[str, str]:
+        one, two = row(parts, part, approach), row(parts, part, other)
+        if one is None or two is None:
+            return "", UNKNOWN
+        figure = f"{TITLES[part]}: {reached(one)}; {other}: {reached(two)}"
+        steps = [median(r["steps_to_threshold"]) for r in (one, two)]
+        share = [sum(r["reached"]) / len(r["reached"]) for r in (one, two)]
+        if share[0] != share[1]:
+            return figure, HOLDS if (share[0] > share[1]) == is_cheap else NOT
+        if steps[0] is None or steps[1] is None or 0.8 < steps[0] / steps[1] < 1.25:
+            return figure, OPEN
+        return figure, HOLDS if (steps[0] < steps[1]) == is_cheap else NOT
+
+    return tell
+
+
+def reached(one: dict[str, Any]) -> str:
+    steps, seconds = median(one["steps_to_threshold"]), median(one["seconds_to_threshold"])
+    said = f"{sum(one['reached'])} of {len(one['reached'])} seeds reach the threshold"
+    if steps is None or seconds is None:
+        return said
+    return f"{said}, in {'about ' if one['exploring'] else ''}{steps:,.0f} steps, {seconds:.0f} s"
+
+
+def median(values: list[float | None]) -> float | None:
+    known = sorted(value for value in values if value is not None)
+    return known[len(known) // 2] if known else None
+
+
+def stability_claim(
+    parts_and_names: tuple[tuple[str, str], ...], is_stable: bool
+) -> Callable[[Parts], tuple[str, str]]:
+    """Stable: every seed of every problem reaches the threshold."""
+
+    def tell(parts: Parts) -> tuple[str, str]:
+        rows = [(part, row(parts, part, name)) for part, name in parts_and_names]
+        known = [(part, one) for part, one in rows if one is not None]
+        if not known:
+            return "", UNKNOWN
+        said = [
+            f"{TITLES[part]}: {sum(one['reached'])} of {len(one['reached'])} seeds reach the threshold, "
+            f"the worst {min(one['seed_means']):.4g} of a mean {one['mean']:.4g}"
+            for part, one in known
+        ]
+        every = all(all(one["reached"]) for _, one in known)
+        return "; ".join(said), HOLDS if every == is_stable else NOT
+
+    return tell
+
+
+def simple_claim(part: str, approach: str, other: str) -> Callable[[Parts], tuple[str, str]]:
+    """Simple: fewer parameters, and as quick up to a tenth."""
+
+    def tell(parts: Parts) -> tuple[str, str]:
+        one, two = row(parts, part, approach), row(parts, part, other)
+        if one is None or two is None:
+            return "", UNKNOWN
+        figure = (
+            f"{TITLES[part]}: {one['num_parameters']:,} parameters, {one['steps_per_second']:,.0f} steps/s; {other}: "
+        )
+        figure += f"{two['num_parameters']:,}, {two['steps_per_second']:,.0f}"
+        fewer = one["num_parameters"] < two["num_parameters"]
+        return figure, HOLDS if fewer and one["steps_per_second"] > 0.9 * two["steps_per_second"] else NOT
+
+    return tell
+
+
+def quick_claim(part: str, approach: str, other: str, is_quick: bool) -> Callable[[Parts], tuple[str, str]]:
+    """Steps per second of training against another's: a difference from a fifth on."""
+
+    def tell(parts: Parts) -> tuple[str, str]:
+        one, two = row(parts, part, approach), row(parts, part, other)
+        if one is None or two is None:
+            return "", UNKNOWN
+        rates = one["steps_per_second"], two["steps_per_second"]
+        figure = f"{TITLES[part]}: {rates[0]:,.0f} steps/s ({other}: {rates[1]:,.0f})"
+        if 0.8 < rates[0] / rates[1] < 1.25:
+            return figure, OPEN
+        return figure, HOLDS if (rates[0] > rates[1]) == is_quick else NOT
+
+    return tell
+
+
+def stale_claim(parts: Parts) -> tuple[str, str]:
+    known = [(part, one) for part in ("tmaze", "cartpole") if (one := row(parts, part, "r2d2:gru"))]
+    known = [(part, one) for part, one in known if one["delta_q"] is not None]
+    if not known:
+        return "", UNKNOWN
+    figure = "; ".join(f"{TITLES[part]}: ΔQ {one['delta_q']:.2g} of the largest value" for part, one in known)
+    return figure, HOLDS if any(one["delta_q"] >= STALE for _, one in known) else NOT
+
+
+def stitching_claim(name: str, does: bool) -> Callable[[Parts], tuple[str, str]]:
+    """Does it exceed the best logged episode, where halves of two make a better one?"""
+
+    def tell(parts: Parts) -> tuple[str, str]:
+        one, found = method(parts, "corridors", name), of_log(parts, "corridors")
+        if one is None or found is None:
+            return "", UNKNOWN
+        highest = found["data"]["highest"]
+        beyond = Score.of([seed - highest for seed in score(one).seeds]).sign(TOLERANCE * span(found)) > 0
+        figure = f"corridors: {score(one)}; the best logged episode has {highest:.4g}, the best possible 3"
+        return figure, HOLDS if beyond == does else NOT
+
+    return tell
+
+
+def steerable_claim(parts: Parts) -> tuple[str, str]:
+    known = [
+        (part, one["follows"]["mean"])
+        for part in ("tmaze", "corridors", "gamble")
+        if (one := method(parts, part, "decision_transformer")) and one["follows"]
+    ]
+    if not known:
+        return "", UNKNOWN
+    figure = "rank correlation of asked and got: " + "; ".join(f"{TITLES[part]} {value:.2f}" for part, value in known)
+    return figure, HOLDS if all(value >= STEERABLE for _, value in known) else NOT
+
+
+def luck_claim(parts: Parts) -> tuple[str, str]:
+    one = method(parts, "gamble", "decision_transformer")
+    if one is None or not one["calibrated"]:
+        return "", UNKNOWN
+    asked, better = Score.of(one["returns"]["seeds"]), Score.of(one["calibrated"]["seeds"])
+    gain = better - asked
+    figure = f"gamble: asked for the log's best, 12, it brings {asked}; for {one['asked_for']['mean']:.3g}, {better}"
+    tolerance = TOLERANCE * 12
+    return figure, HOLDS if gain.sign(tolerance) > 0 else OPEN if gain.mean > tolerance else NOT
+
+
+def against_log(name: str, figure_of: str, expects_more: bool) -> Callable[[Parts], tuple[str, str]]:
+    """A method's return on the T-maze's log against a figure of the log's."""
+
+    def tell(parts: Parts) -> tuple[str, str]:
+        one, found = method(parts, "tmaze", name), of_log(parts, "tmaze")
+        if one is None or found is None:
+            return "", UNKNOWN
+        level = found["data"][figure_of]
+        more = Score.of([seed - level for seed in score(one).seeds]).sign(TOLERANCE * span(found)) > 0
+        return f"T-maze: {score(one)}; the log's {figure_of} is {level:.4g}", HOLDS if more == expects_more else NOT
+
+    return tell
+
+
+def offline_stability_claim(parts: Parts) -> tuple[str, str]:
+    """Stable: seeds differ by less than a tenth of the span of the log's returns."""
+    said, stable = [], []
+    for part in ("tmaze", "corridors", "gamble"):
+        one, found = method(parts, part, "decision_transformer"), of_log(parts, part)
+        if one is not None and found is not None:
+            seeds = score(one).seeds
+            said.append(f"{TITLES[part]}: seeds {', '.join(f'{seed:.3g}' for seed in seeds)}")
+            stable.append(max(seeds) - min(seeds) < 0.1 * span(found))
+    return ("; ".join(said), HOLDS if all(stable) else NOT) if said else ("", UNKNOWN)
+
+
+def cloning_claim(parts: Parts) -> tuple[str, str]:
+    """Does asking for a return bring more than cloning the best episodes? By seed, on every log."""
+    said, more = [], []
+    for part in ("tmaze", "corridors", "gamble"):
+        one, two = method(parts, part, "decision_transformer"), method(parts, part, "filtered_bc")
+        found = of_log(parts, part)
+        if one is not None and two is not None and found is not None:
+            difference = score(one) - score(two)
+            said.append(f"{TITLES[part]}: {score(one)} against {score(two)}")
+            more.append(difference.sign(TOLERANCE * span(found)) > 0)
+    return ("; ".join(said), HOLDS if all(more) else NOT) if said else ("", UNKNOWN)
+
+
+TITLES = {"tmaze": "T-maze", "cartpole": "masked CartPole", "corridors": "corridors", "gamble": "gamble"}
+STACK, GRU, LSTM = "ppo:frame_stack", "ppo:gru", "ppo:lstm"
+BOTH = ("cartpole", "tmaze")
+CLAIMS: list[tuple[str, str, Callable[[Parts], tuple[str, str]]]] = [
+    ("frame stacking (4)", "short memory", memory_claim(STACK, "short", GRU, False)),
+    ("frame stacking (4)", "simple", simple_claim("cartpole", STACK, GRU)),
+    ("frame stacking (4)", "easy to train, where four frames are enough", cost_claim("cartpole", STACK, GRU, True)),
+    ("frame stacking (4)", "stable, where four frames are enough", stability_claim((("cartpole", STACK),), True)),
+    ("recurrent RL (GRU)", "long memory", memory_claim(GRU, "long", STACK, True)),
+    ("recurrent RL (GRU)", "hard to train", cost_claim("cartpole", GRU, STACK, False)),
+    ("recurrent RL (GRU)", "unstable", stability_claim(tuple((part, GRU) for part in BOTH), False)),
+    ("recurrent RL (LSTM)", "unstable", stability_claim(tuple((part, LSTM) for part in BOTH), False)),
+    ("linear recurrence", "longer memory than a GRU's", memory_claim("ppo:linear", "long", GRU, True)),
+    ("linear recurrence", "sooner trained than a GRU", cost_claim("tmaze", "ppo:linear", GRU, True)),
+    ("transformer as memory", "longer memory than a GRU's", memory_claim("ppo:transformer", "long", GRU, True)),
+    ("transformer as memory", "hard to train", cost_claim("tmaze", "ppo:transformer", GRU, False)),
+    ("transformer as memory", "slow", quick_claim("tmaze", "ppo:transformer", GRU, False)),
+    ("transformer as memory", "unstable", stability_claim(tuple((part, "ppo:transformer") for part in BOTH), False)),
+    ("R2D2", "sample efficient (T-maze)", cost_claim("tmaze", "r2d2:gru", GRU, True)),
+    ("R2D2", "sample efficient (CartPole)", cost_claim("cartpole", "r2d2:gru", GRU, True)),
+    ("R2D2", "slow", quick_claim("tmaze", "r2d2:gru", GRU, False)),
+    ("R2D2", "its start states go stale", stale_claim),
+    ("R2D2", "unstable", stability_claim(tuple((part, "r2d2:gru") for part in BOTH), False)),
+    ("IMPALA", "quick, by steps a second", quick_claim("tmaze", "impala:gru", GRU, True)),
+    ("IMPALA", "needs more samples than PPO", cost_claim("tmaze", "impala:gru", GRU, False)),
+    ("Decision Transformer", "stable", offline_stability_claim),
+    ("Decision Transformer", "brings what it is asked for", steerable_claim),
+    ("Decision Transformer", "no stitching", stitching_claim("decision_transformer", False)),
+    ("Decision Transformer", "takes luck for skill", luck_claim),
+    ("Decision Transformer", "better than its log is on average", against_log("decision_transformer", "mean", True)),
+    ("Decision Transformer", "better than cloning the best episodes (%BC)", cloning_claim),
+    ("QDT", "stitches", stitching_claim("qdt", True)),
+    ("behaviour cloning", "no better than its log is on average", against_log("behaviour_cloning", "mean", False)),
+]
+"""Approach, adjective, and the rule that tells its figure and whether it holds."""
+
+
+def preference_claim(data: dict[str, Any] | None) -> Claim:
+    """What labels cost, from {"curve": [{"pairs": n, "reward": r}, …], "before": r₀}: the fewest pairs that brought
+    nine tenths of the most that was gained over the reward before."""
+    approach, adjective = "RLHF", "costly labels"
+    curve = (data or {}).get("curve")
+    if not data or not curve:
+        return Claim(approach, adjective, "", UNKNOWN)
+    before, best = float(data.get("before", curve[0]["reward"])), max(point["reward"] for point in curve)
+    enough = min(point["pairs"] for point in curve if point["reward"] - before >= 0.9 * (best - before))
+    figure = f"reward {before:.4g} before, {best:.4g} at best; {enough:,} labelled pairs bring 90 % of the gain"
+    return Claim(approach, adjective, figure, HOLDS if enough >= 1000 else NOT)
+
+
+def claims(parts: Parts, preferences: dict[str, Any] | None) -> list[Claim]:
+    told = [Claim(approach, adjective, *rule(parts)) for approach, adjective, rule in CLAIMS]
+    return [*told, preference_claim(preferences)]
+
+
+INTRODUCTION = """\
+# The table of adjectives, measured
+
+Frame stacking has a short memory and is simple, recurrent RL is hard to train, a Decision Transformer is stable and
+does not stitch, RLHF needs costly labels: so the approaches are usually compared. Here each adjective stands beside a
+figure of this library on small problems, also where the figure contradicts it. It is the rule in
+`benchmarks/adjectives.py` that says whether an adjective holds, not a person; and what holds on a small problem need
+not hold on yours: `seqrl compare` measures the same there.
+
+Made by `make table`, which goes on where it was interrupted ({processor}, {date}; seconds and steps per second are of a
+core that others used as well, so compare them within this page alone). "Solved" and "reached" mean nine tenths of the
+optimum, or of the best approach's return.
+"""
+
+
+def document(found: dict[str, Any], preferences: dict[str, Any] | None) -> str:
+    """docs/table.md as text."""
+    parts = found["parts"]
+    told = claims(parts, preferences)
+    count = {verdict: sum(claim.verdict == verdict for claim in told) for verdict in (HOLDS, NOT, OPEN, UNKNOWN)}
+    lines = [INTRODUCTION.format(processor=found["processor"], date=found["date"])]
+    lines += [f"Of {len(told)} adjectives {count[HOLDS]} hold, {count[NOT]} do not, {count[OPEN]} are not settled by "
+              f"these figures, {count[UNKNOWN]} are not measured.", ""]  # fmt: skip
+    lines += ["| approach | is said to be | measured | |", "|---|---|---|---|"]
+    lines += [f"| {c.approach} | {c.adjective} | {c.figure or '–'} | {c.verdict} |" for c in told]
+    for part in ("tmaze", "cartpole", "corridors", "gamble"):
+        title, *table = parts[part]["table"].splitlines() if parts[part] else [f"# {TITLES[part]}", "", "Not measured."]
+        lines += ["", f"## {title.removeprefix('# ')}", *table]
+    return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
