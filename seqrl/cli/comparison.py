@@ -38,8 +38,7 @@ def compare(args: list[str]) -> int:
         else:
             _show_memories(config, resumed=run is not None)
     except KeyboardInterrupt:
-        folder = config.settings.run_dir
-        print(f"seqrl: interrupted; continue with: seqrl compare --resume {folder}", file=sys.stderr)
+        print(f"seqrl: interrupted; continue with: seqrl compare --resume {config.settings.run_dir}", file=sys.stderr)
         return 130
     folder = Path(config.settings.run_dir)
     write_comparison_page(folder)
