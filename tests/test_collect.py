@@ -4,8 +4,7 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -376,17 +375,20 @@ def test_bad_input_is_refused_in_one_line(
     assert list(tmp_path.rglob("*.bin")) == []
 
 
-def test_ctrl_c_keeps_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Breaks when the writer does not clear up, or the command says that a run can be continued.
-    command = [sys.executable, "-m", "seqrl.cli", "collect", "random", "--env", "CartPole-v1"]
-    command += ["--episodes", "10000000", "--dataset-dir", str(tmp_path / "data")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 60
-    while not any(tmp_path.glob(".data.*/*.bin")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "seqrl: interrupted; no episodes were kept\n")
+    def interrupt() -> None:
+        deadline = time.monotonic() + 60
+        while not any(tmp_path.glob(".data.*/*.bin")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    flags = ["--env", "CartPole-v1", "--episodes", "10000000", "--dataset-dir", str(tmp_path / "data")]
+    assert main(["collect", "random", *flags]) == 130
+    thread.join()
+    assert capsys.readouterr().err == "seqrl: interrupted; no episodes were kept\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,7 +1,6 @@
 """A run that was stopped at any moment and resumed ends bit for bit as one that was not stopped."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -133,9 +132,9 @@ def crash_in_log(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[
     monkeypatch.setattr(Run, "log", counting)
 
 
-MOMENTS = [(name, number) for name in (SAVED, NOT_SAVED) for number in range(1, NUM_UPDATES + 1)]
-MOMENTS += [(name, number) for name in CONFIGS if name not in (SAVED, NOT_SAVED) for number in (2, 5)]
-MOMENTS += [(name, number) for name in REPLAYS for number in (6, 8)]  # the last when the ring has wrapped
+MOMENTS = [(name, number) for name in (SAVED, NOT_SAVED) for number in (1, 2, 3, 5, NUM_UPDATES)]
+MOMENTS += [(name, 5) for name in CONFIGS if name not in (SAVED, NOT_SAVED)]
+MOMENTS += [(name, 8) for name in REPLAYS]  # when the ring has wrapped
 
 
 @pytest.mark.parametrize(("name", "number"), MOMENTS)
@@ -159,7 +158,7 @@ def test_crash_after_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.parametrize(
     ("name", "number"),
-    [(name, number) for name in (SAVED, NOT_SAVED) for number in (1, 2, 3)] + [(name, 3) for name in REPLAYS],
+    [(name, number) for name in (SAVED, NOT_SAVED) for number in (1, 3)] + [(name, 3) for name in REPLAYS],
 )
 def test_crash_inside_the_write_of_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
@@ -316,15 +315,15 @@ def _train(settings: Any) -> None:
 
 
 @pytest.mark.parametrize("name", [SAVED, NOT_SAVED, "replay, gymnasium, disk", "actors, lag, replay"])
-def test_kill_minus_nine_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_kill_minus_nine_at_random_moments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked_context: Any, name: str
+) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     settings = replace(CONFIGS[name], num_steps=32 * 30, run_dir=str(tmp_path / "killed"))
-    context = multiprocessing.get_context("forkserver")  # imports once, then starts each process at once
-    context.set_forkserver_preload(["seqrl.cli", "pytest", "torch._dynamo"])
     chance, kills = random.Random(name), 0
     folder = Path(settings.run_dir)
     while kills < 3:
-        process = context.Process(target=_train, args=(settings,))
+        process = forked_context.Process(target=_train, args=(settings,))
         process.start()
         before = metrics(folder)[-1:]
         while process.is_alive() and metrics(folder)[-1:] == before:
