@@ -14,12 +14,13 @@ from rich.table import Table
 from seqrl.algorithms import load_speaker, read_config, rlhf
 from seqrl.cli.arguments import parse, positionals
 from seqrl.config import parse_env_kwargs, require
-from seqrl.data.dialogues import Dialogue, shown, write_dialogues
+from seqrl.data.dialogues import Dialogue, read_dialogues, shown, write_dialogues
 from seqrl.errors import UserError
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.generation import Sampling
 from seqrl.language.logging import logged_play
 from seqrl.language.play import play
+from seqrl.language.prompted import Prompted, prompts_of
 from seqrl.language.scripted import scripted_dialogues
 from seqrl.language.steering import SteeredAgent
 from seqrl.language_config import LanguageConfig
@@ -28,7 +29,7 @@ from seqrl.report import mean_and_interval
 from seqrl.rlhf_run import make_scorer
 from seqrl.seeds import derived_seed
 from seqrl.statistics import mean_and_half_width
-from seqrl.text import TextTask, make_task
+from seqrl.text import TextTask, Tokenizer, make_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +125,10 @@ class EvaluateSpeaker:
     """Another task than the run's."""
     task_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """Other arguments of the task, KEY=VALUE."""
+    prompts: str = ""
+    """Or a log of dialogues, each of whose agent's turns is a prompt to answer."""
+    reward: tuple[str, ...] = ()
+    """What is earned in place of the task's reward, NAME or NAME=WEIGHT each, such as sentiment=1 length=-0.01."""
     show: int = 0
     """Conversations to print, besides."""
 
@@ -133,15 +138,8 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
     options = parse(EvaluateSpeaker, args, EvaluateSpeaker(), "seqrl evaluate RUN")
     require(options.num_dialogues >= 1, f"--num-dialogues is {options.num_dialogues}: it must be at least 1")
     config: LanguageConfig = read_config(run)
-    name, kwargs = options.task or config.task, options.task_kwargs or ((), config.task_kwargs)[not options.task]
     agent = load_speaker(run)
-    if not name and isinstance(config, rlhf.Config):
-        task: TextTask[Any] = rlhf.problem(config, agent.tokenizer)
-        name = f"prompts of {config.prompts}"
-    else:
-        require(bool(name), f"{run} was trained without a task: name one with --task")
-        task = make_task(name, **parse_env_kwargs(kwargs, "--task-kwargs"))
-        check_reads(agent.tokenizer, task, run)
+    task, name = _problem(run, config, options, agent.tokenizer)
     voice, steering = _voice(agent, options.beta)
     draws = options.sample or hasattr(voice, "speak")  # of utterances that are all the likeliest none can be chosen
     sampling = Sampling(temperature=1.0 if draws else 0.0)
@@ -155,10 +153,12 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
         max_tokens=config.max_tokens,
     )
     totals = [each.total for each in played]
-    if isinstance(config, rlhf.Config) and not options.task and config.reward != ("task",):
-        totals = [sum(each) for each in make_scorer(config.reward, agent.tokenizer)(played)]
-        steering = f", scored by {' '.join(config.reward)}"
-    table = Table(title=f"{run} on {' '.join([name, *kwargs])}{steering}")
+    own = config.reward if isinstance(config, rlhf.Config) and not options.task else ()
+    reward = options.reward or own
+    if reward not in ((), ("task",)):
+        totals = [sum(each) for each in make_scorer(reward, agent.tokenizer)(played)]
+        steering += f", scored by {' '.join(reward)}"
+    table = Table(title=f"{run} on {name}{steering}")
     columns = {
         "dialogues": str(len(totals)),
         "return (95 %)": mean_and_interval(*mean_and_half_width(totals)),
@@ -173,6 +173,21 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
     for each in played[: options.show]:
         print(*(shown(text, 1000) for text in each.dialogue.texts if text), f"return {each.total:g}\n", sep="\n")
     return 0
+
+
+def _problem(
+    run: str, config: LanguageConfig, options: EvaluateSpeaker, tokenizer: Tokenizer
+) -> tuple[TextTask[Any], str]:
+    """What is spoken in, and how it is called: what the options name, else the run's own."""
+    require(not (options.task and options.prompts), "--task and --prompts: give one of them")
+    prompts = options.prompts or ("" if options.task else getattr(config, "prompts", ""))
+    if prompts:
+        return Prompted(prompts_of(read_dialogues(prompts)), tokenizer), f"prompts of {prompts}"
+    name, kwargs = options.task or config.task, options.task_kwargs or ((), config.task_kwargs)[not options.task]
+    require(bool(name), f"{run} was trained without a task: name one with --task, or a log with --prompts")
+    task = make_task(name, **parse_env_kwargs(kwargs, "--task-kwargs"))
+    check_reads(tokenizer, task, run)
+    return task, " ".join([name, *kwargs])
 
 
 def _voice(agent: LanguageAgent, beta: float) -> tuple[Any, str]:

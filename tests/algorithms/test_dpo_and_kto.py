@@ -286,6 +286,10 @@ def test_command(folder, tmp_path, capsys):
         run = str(tmp_path / name)
         assert main(["train", name, *shared, "--run-dir", run]) == 0
         assert "trained for 2 steps" in capsys.readouterr().out
+    answering = ["evaluate", run, "--prompts", str(folder / "log.jsonl"), "--num-dialogues", "2", "--sample"]
+    assert main([*answering, "--reward", "length=2"]) == 0
+    assert "scored by length=2" in " ".join(capsys.readouterr().out.split())
+    assert main([*answering, "--task", "wordle"]) == 2
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"type": "ilql"}')
     (tmp_path / "other" / "vocabulary.json").write_text((folder / "bc" / "vocabulary.json").read_text())
