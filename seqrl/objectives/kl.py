@@ -16,9 +16,7 @@ def kl_divergence(
     π_ref never takes what π does, it is infinite.
     """
     log_prob, reference = logits.log_softmax(-1), reference_logits.log_softmax(-1)
-    possible = log_prob > -torch.inf
-    # Both are masked before they are subtracted: the gradient of ∞ − ∞ under a mask would be NaN.
-    difference = log_prob.masked_fill(~possible, 0.0) - reference.masked_fill(~possible, 0.0)
+    difference = torch.where(log_prob > -torch.inf, log_prob - reference, 0.0)
     return (log_prob.exp() * difference).sum(-1)
 
 
