@@ -1,0 +1,142 @@
+"""From a run folder to a file: parity for every memory, format and algorithm, and every error that it documents."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import seqrl
+from seqrl.algorithms import decision_transformer, impala, ppo, r2d2, recurrent_sac
+from seqrl.cli import main
+from seqrl.collect import collect, random_policy
+from seqrl.data import EpisodeWriter
+from seqrl.envs import make
+from seqrl.errors import UserError
+from seqrl.export import SUFFIXES, TOLERANCE, check, export_agent, export_run
+from seqrl.export.parity import random_rows
+from seqrl.export.step import ExportedStep
+from seqrl.exported import load
+from tests.exported_agents import ALL_MEMORIES, DECISION_AGENTS, agent, any_agent
+
+TINY = {"env": "seqrl/TMaze-v0", "num_envs": 4, "rollout_length": 8, "hidden_size": 8, "num_steps": 64}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    seqrl.train(ppo.Config(**TINY, memory="gru", num_epochs=1, num_minibatches=2, run_dir=str(folder)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("logs") / "log"
+    environment = make("seqrl/KeyToDoor-v0", 4)
+    spaces = environment.single_observation_space, environment.single_action_space
+    with EpisodeWriter(folder, *spaces, about={"env": "seqrl/KeyToDoor-v0", "env_kwargs": []}) as writer:
+        for episode in collect(random_policy(environment.single_action_space), environment, 20):
+            writer.add(episode)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", SUFFIXES)
+@pytest.mark.parametrize("name", [*ALL_MEMORIES, *DECISION_AGENTS])
+def test_every_memory_agrees_over_a_thousand_steps_with_resets(name: str, format: str, tmp_path: Path) -> None:
+    exported = export_agent(any_agent(name), tmp_path / f"agent{SUFFIXES[format]}", format)
+    parity = exported.about["parity"]["random"]
+    assert parity["steps"] == 1000
+    assert parity["difference"] <= TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "config",
+    [
+        r2d2.Config(**TINY, memory="lstm", replay_capacity=1000, learning_starts=32),
+        recurrent_sac.Config(**TINY | {"env": "seqrl/MaskedPendulum-v0"}, memory="linear", learning_starts=32),
+        impala.Config(**TINY, memory="transformer", num_actors=2, engine="sync"),
+    ],
+)
+def test_every_online_algorithm(config: Any, tmp_path: Path) -> None:
+    folder = str(tmp_path / "run")
+    seqrl.train(type(config)(**vars(config) | {"run_dir": folder}))
+    exported = export_run(folder, tmp_path / "agent.onnx", num_steps=200)
+    assert exported.about["parity"]["recorded"]["steps"] == 200
+    assert exported.about["about"]["algorithm"] == type(config).__module__.rpartition(".")[2]
+
+
+@pytest.mark.slow
+def test_a_decision_transformer(log: Path, tmp_path: Path) -> None:
+    folder = str(tmp_path / "run")
+    config = decision_transformer.Config(
+        dataset=str(log), run_dir=folder, num_updates=2, hidden_size=8, context_length=4, num_layers=1
+    )
+    seqrl.train(config)
+    exported = export_run(folder, tmp_path / "agent.onnx", num_steps=100)
+    exported.target_return = np.array([0.0, 1.0])
+    assert exported.about["reads_reward"]
+    assert exported.initial_inputs(2)["target_return"][1] == 1
+    with pytest.raises(UserError, match="2 target returns for 3 environments"):
+        exported.initial_inputs(3)
+
+
+@pytest.mark.slow
+def test_the_command_writes_both_formats(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(run)]) == 0
+    assert main(["export", str(run), "--output", str(tmp_path / "a.pt2")]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"agent\.onnx: [\d,]+ bytes; differs from the agent by at most \S+ on 1,000 random steps", said)
+    assert load(run / "agent.onnx").act(0) == seqrl.load(run).act(0) == load(tmp_path / "a.pt2").act(0)
+
+
+def test_the_command_says_what_is_wrong(
+    run: Path, log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = tmp_path / "taken.onnx"
+    taken.touch()
+    for words, message in [
+        ([], "named first"),
+        ([str(run), "--format", "tflite"], "unknown format 'tflite' (--format)"),
+        ([str(run), "--output", str(taken)], "exists already: choose another --output"),
+        ([str(run), "--output", str(tmp_path / "agent.bin")], "let its name end in .onnx"),
+        ([str(run), "--format", "torch", "--output", str(tmp_path / "a.onnx")], "let its name end in .pt2"),
+        ([str(run), "--output", str(tmp_path / "no" / "agent.onnx")], "is no folder"),
+        ([str(run), "--to-minari", "a/b-v0"], "--to-minari is for datasets"),
+        ([str(log), "--format", "onnx"], "is not a run folder"),
+        ([str(log)], "--to-minari NAME-v0"),
+        ([str(tmp_path)], "--to-minari NAME-v0"),
+    ]:
+        assert main(["export", *words]) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1
+
+
+def test_onnx_that_is_not_installed_is_said_to_be(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("onnxruntime", "onnxscript", "onnx"):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(UserError, match=rf'needs {package}: pip install "seqrl\[export\]"'):
+            export_run(run, tmp_path / "agent.onnx")
+
+
+def test_a_run_that_speaks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"type": "bc"}')
+    with pytest.raises(UserError, match="speaks and has no actions"):
+        export_run(tmp_path, tmp_path / "agent.onnx")
+
+
+def test_a_file_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parity of one agent with another's file, in place of an exporter that errs."""
+    from tests.export.test_step import eager
+
+    made, other = agent("none"), agent("none")
+    other.heads["value"].linear.bias.data.add_(1e-3)
+    step, exported = eager(other)
+    monkeypatch.setattr("seqrl.export.from_bytes", lambda _: exported)
+    with pytest.raises(UserError, match=r"differs from the agent by 0\.001 on random inputs \(value at step \d"):
+        check(made, b"", {"random": random_rows(step, 5, 2, seed=0)})
+    assert check(other, b"", {"random": random_rows(ExportedStep(other), 5, 2, seed=0)})["random"].difference < 1e-5
