@@ -149,20 +149,20 @@ class Session:
         self.path, self.questions, self.labeller, self.seed = Path(path), questions, labeller, seed
         self.skipped = 0
         self._lock = self._locked()
-        cut = mend_end(self.path)
-        self.notice = (
-            f"{shown(self.path, 1000)} ended in the middle of a line ({cut} bytes), as a session leaves it that is "
-            "killed in a write: they are taken out, and that question is asked again" if cut else ""
-        )  # fmt: skip
-        known = list(read_preferences(self.path)) if self.path.exists() and self.path.stat().st_size else []
-        self._known = {each.id: each for each in known}
-        self._mine = {each.id for each in known if each.labeller == labeller}
-        ids = map(questions.id_of, range(questions.count))
-        self.labelled = sum(name in self._mine for name in ids)
-        """Questions of these that the labeller has chosen in, before and now."""
-        self._left = questions.among(lambda name: name not in self._mine)
-        self.asked = self._next()
-        """What is asked now; None where nothing is left."""
+        try:
+            self.notice = self._mended()
+            """What was found amiss in the file, and mended; else empty."""
+            known = list(read_preferences(self.path)) if self.path.stat().st_size else []
+            self._known = {each.id: each for each in known}
+            self._mine = {each.id for each in known if each.labeller == labeller}
+            self.labelled = sum(questions.id_of(number) in self._mine for number in range(questions.count))
+            """Questions of these that the labeller has chosen in, before and now."""
+            self._left = questions.among(lambda name: name not in self._mine)
+            self.asked = self._next()
+            """What is asked now; None where nothing is left."""
+        except BaseException:
+            self.close()
+            raise
 
     def choose(self, place: int, meta: Mapping[str, Value] | None = None) -> None:
         """The answer shown first (0) or second (1) is better; on to the next question."""
@@ -223,6 +223,15 @@ class Session:
                 f"{shown(self.path, 1000)} has the question {shown(question.id)} with other answers: label the same "
                 "run with the same settings and --seed, or give another --output"
             )
+
+    def _mended(self) -> str:
+        cut = mend_end(self.path)
+        if not cut:
+            return ""
+        return (
+            f"{shown(self.path, 1000)} ended in the middle of a line ({cut} bytes), as a session leaves it that is "
+            "killed in a write: they are taken out, and that question is asked again"
+        )
 
     def _locked(self) -> Any:
         """The file, opened, and by this session alone."""

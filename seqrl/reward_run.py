@@ -1,4 +1,4 @@
-"""The run folder of a reward model: what is in it beside other language runs', and how it is read."""
+"""The run folder of a reward model: how it is told from others, and how it is read."""
 
 import copy
 import dataclasses
@@ -26,14 +26,6 @@ REPORT = "held_out.json"
 def is_reward_run(run: str | Path) -> bool:
     """Whether a folder is a reward model's run."""
     return (Path(run) / "config.json").is_file() and read_json(Path(run), "config.json").get("type") == TYPE
-
-
-def trunk_config(run: str | Path, device: str) -> LanguageConfig:
-    """What the language model of a run is configured by: a policy's, if its reward models began as one."""
-    name = "policy.json" if (Path(run) / "policy.json").is_file() else "config.json"
-    known = {field.name for field in dataclasses.fields(LanguageConfig)}
-    settings = {key: value for key, value in read_json(Path(run), name).items() if key in known}
-    return config_from_json(settings | {"device": device}, LanguageConfig, Path(run) / name)
 
 
 def make_reward_agent(config: LanguageConfig, tokenizer: Tokenizer, num_models: int, policy: str = "") -> RewardAgent:
@@ -64,6 +56,9 @@ def load_reward_model(run: str | Path, device: str = "cpu") -> RewardAgent:
     content: dict[str, Any] = read_json(folder, "config.json")
     if content.get("type") != TYPE:
         raise UserError(f"{run} is a run of {content.get('type')}: give one of reward_model (seqrl train reward_model)")
-    agent = make_reward_agent(trunk_config(folder, device), read_tokenizer(folder), int(content["num_models"]))
+    known = {field.name for field in dataclasses.fields(LanguageConfig)}
+    settings = {key: value for key, value in content.items() if key in known} | {"device": device}
+    config = config_from_json(settings, LanguageConfig, folder / "config.json")
+    agent = make_reward_agent(config, read_tokenizer(folder), int(content["num_models"]))
     load_weights(agent, folder)
     return agent.eval().requires_grad_(False)

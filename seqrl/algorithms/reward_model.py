@@ -14,7 +14,7 @@ Source: Bradley & Terry 1952; Christiano et al. 2017 (arXiv 1706.03741), Stienno
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,9 @@ from seqrl.language_config import LanguageConfig, check_shared, make_tokenizer
 from seqrl.language_run import open_run, read_tokenizer
 from seqrl.objectives.preference import bradley_terry_error
 from seqrl.offline_parts import fit
-from seqrl.reward_run import REPORT, TYPE, load_reward_model, make_reward_agent, trunk_config
-from seqrl.run import CHECKPOINT, Run, read_json
+from seqrl.preference_run import with_model_of
+from seqrl.reward_run import REPORT, TYPE, load_reward_model, make_reward_agent
+from seqrl.run import CHECKPOINT, Run
 from seqrl.seeds import derived_seed
 from seqrl.text import Tokenizer
 from seqrl.trajectory import to_device
@@ -46,7 +47,7 @@ class Config(LanguageConfig):
     preferences: str = ""
     """A file of preferences (docs/preferences.md), as `seqrl label` writes it."""
     policy: str = ""
-    """Run of bc as whose policy the reward models begin, in its vocabulary; by default they begin fresh."""
+    """Run of bc as whose policy the reward models begin, of its model and vocabulary; by default they begin fresh."""
     num_models: int = 1
     """Models of the ensemble: their mean is the score, how far they differ says how far to trust it."""
     label_smoothing: float = 0.0
@@ -116,21 +117,18 @@ def train(config: Config, resume: bool = False) -> RewardAgent:
     """
     check(config)
     preferences = list(read_preferences(config.preferences))
-    files: dict[str, Any] = {}
-    if resume:
-        tokenizer, trunk = read_tokenizer(config.run_dir), trunk_config(config.run_dir, config.device)
-    elif config.policy:
-        tokenizer, trunk = read_tokenizer(config.policy), trunk_config(config.policy, config.device)
-        files["policy.json"] = read_json(Path(config.policy), "config.json")
+    if config.policy and not resume:
+        config = with_model_of(config, config.policy)
+    if resume or config.policy:
+        tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
     else:
-        tokenizer, trunk = make_tokenizer(config, list(_conversations(preferences))), config
+        tokenizer = make_tokenizer(config, list(_conversations(preferences)))
     dataset = PreferenceDataset.of(preferences, tokenizer)
     learnt, kept = _split([each.id for each in preferences], config)
     dataset, held_out = dataset.subset(learnt), dataset.subset(kept) if kept else None
     begun = (Path(config.run_dir) / CHECKPOINT).exists()  # else the weights come from the policy
-    trunk = replace(trunk, seed=config.seed)
-    agent = make_reward_agent(trunk, tokenizer, config.num_models, "" if begun else config.policy)
-    with open_run(TYPE, config, tokenizer, resume, files) as run:
+    agent = make_reward_agent(config, tokenizer, config.num_models, "" if begun else config.policy)
+    with open_run(TYPE, config, tokenizer, resume) as run:
         fit(config, agent, _Bootstraps(dataset, config), held_out, run, loss, _nothing, _draw)
         _describe(agent, dataset)
         _keep(agent, run)
