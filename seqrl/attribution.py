@@ -35,13 +35,17 @@ from seqrl.memory.base import Memory
 from seqrl.memory.linear_attention import LinearAttention
 from seqrl.memory.reencoded import Reencoded
 from seqrl.nets.distributions import Categorical, EpsilonGreedy
-from seqrl.trajectory import AgentInput
+from seqrl.trajectory import AgentInput, tree_map
 
 Weights = list[np.ndarray]
 """For each row t, [t + 1] or the last few of them: a weight for each row up to t, oldest first."""
 
 Wanted = Callable[[dict[str, Any]], Tensor]
-"""What is looked at: from what the heads say of rows [T, B, …] to one number each, [T, B]."""
+"""What is looked at: from what an agent's heads say of rows [T, B, …] to one number each, [T, B]."""
+
+Look = Callable[[int], Tensor]
+"""Reads the first T rows of an episode, one column, and gives z [T, 1]. It is called while the memory it reads with
+reads B changed copies, and then gives [T, B]."""
 
 
 def memory_of(agent: ActingModule) -> Memory:
@@ -128,68 +132,63 @@ def attends(memory: Memory) -> bool:
     return isinstance(memory, LinearAttention | Reencoded) or not memory.stores_state
 
 
-def saliency(agent: ActingModule, inputs: AgentInput, wanted: Wanted, columns: int = 64) -> Weights:
-    """s_{t,k} of one episode: `inputs` are its rows, [T, 1, …], from its first on.
+def look_at(agent: ActingModule, inputs: AgentInput, wanted: Wanted) -> Look:
+    """For `saliency` and `occlusion`: an agent reads an episode's rows, [T, 1, …], from its first on."""
+    assert inputs.is_first.shape[1] == 1, "one episode"
+
+    def look(stop: int) -> Tensor:
+        rows = tree_map(lambda leaf: leaf[:stop], inputs)
+        return wanted(agent.unroll(rows, agent.initial_state(1))[0])
+
+    return look
+
+
+def saliency(memory: Memory, look: Look, num_rows: int, columns: int = 64) -> Weights:
+    """s_{t,k} of one episode of `num_rows` rows.
 
     All t are differentiated side by side: in a batch of copies of the episode, column t's z_t alone counts, and columns
     do not mix (the memory's third law). `columns` of them at a time bound the memory that it takes.
     """
-    memory, T = memory_of(agent), len(inputs.is_first)
-    assert inputs.is_first.shape[1] == 1, "one episode"
     result: Weights = []
-    for start in range(0, T, columns):
-        stop = min(start + columns, T)
-        rows = AgentInput(*(_until(leaf, stop) for leaf in inputs))
+    for start in range(0, num_rows, columns):
+        stop = min(start + columns, num_rows)
         targets = torch.arange(start, stop)
-        probe: list[Tensor] = []
+        leaves: list[Tensor] = []
 
-        def differentiate(x: Tensor, probe: list[Tensor] = probe) -> Tensor:
-            probe.append(x.requires_grad_())
+        def differentiate(x: Tensor, leaves: list[Tensor] = leaves) -> Tensor:
+            leaves.append(x.requires_grad_())
             return x
 
-        with _side_by_side(memory, len(targets), differentiate), torch.enable_grad():
-            outputs, _ = agent.unroll(rows, agent.initial_state(1))
-            z = wanted(outputs)[targets, torch.arange(len(targets))].sum()
-        grad = torch.autograd.grad(z, probe[0])[0]  # [rows, columns, D]
-        size = grad.float().norm(dim=-1)
-        result += [size[: t + 1, t - start].detach().cpu().numpy() for t in range(start, stop)]
+        with _side_by_side(memory, stop - start, differentiate), torch.enable_grad():
+            z = look(stop)[targets, torch.arange(stop - start)].sum()
+        slope = torch.autograd.grad(z, leaves[0])[0].float().norm(dim=-1)  # [rows, columns]
+        result += [slope[: t + 1, t - start].cpu().numpy() for t in range(start, stop)]
     return result
 
 
-def _until(leaf: Any, stop: int) -> Any:
-    if isinstance(leaf, dict):
-        return {key: _until(value, stop) for key, value in leaf.items()}
-    return tuple(_until(value, stop) for value in leaf) if isinstance(leaf, tuple) else leaf[:stop]
-
-
 @torch.no_grad()
-def occlusion(agent: ActingModule, inputs: AgentInput, wanted: Wanted, average: Tensor, columns: int = 64) -> Weights:
-    """d_{t,k} of one episode: `inputs` are its rows, [T, 1, …], from its first on; `average` is x̄, [D].
+def occlusion(memory: Memory, look: Look, num_rows: int, average: Tensor, columns: int = 64) -> Weights:
+    """d_{t,k} of one episode of `num_rows` rows; `average` is x̄, [D].
 
     Each k has a copy of the episode in which its row alone is replaced, and is read once for all t ≥ k.
     """
-    T = len(inputs.is_first)
-    assert inputs.is_first.shape[1] == 1, "one episode"
-    moved = np.zeros((T, T), np.float32)
-    outputs, _ = agent.unroll(inputs, agent.initial_state(1))
-    plain = wanted(outputs)
-
-    for start in range(0, T, columns):
-        rows = torch.arange(start, min(start + columns, T))
+    moved = np.zeros((num_rows, num_rows), np.float32)
+    plain = look(num_rows)
+    for start in range(0, num_rows, columns):
+        rows = torch.arange(start, min(start + columns, num_rows))
 
         def occlude(x: Tensor, rows: Tensor = rows) -> Tensor:
             x = x.clone()
             x[rows, torch.arange(len(rows))] = average
             return x
 
-        with _side_by_side(memory_of(agent), len(rows), occlude):
-            outputs, _ = agent.unroll(inputs, agent.initial_state(1))
-        moved[:, start : start + len(rows)] = (wanted(outputs) - plain).abs().float().cpu().numpy()
-    return [moved[t, : t + 1] for t in range(T)]
+        with _side_by_side(memory, len(rows), occlude):
+            moved[:, start : start + len(rows)] = (look(num_rows) - plain).abs().float().cpu().numpy()
+    return [moved[t, : t + 1] for t in range(num_rows)]
 
 
 @torch.no_grad()
-def encoded(agent: ActingModule, inputs: AgentInput) -> Tensor:
+def encoded(memory: Memory, look: Look, num_rows: int) -> Tensor:
     """What the memory reads of one episode's rows, [T, D]."""
     seen: list[Tensor] = []
 
@@ -197,8 +196,8 @@ def encoded(agent: ActingModule, inputs: AgentInput) -> Tensor:
         seen.append(x)
         return x
 
-    with _side_by_side(memory_of(agent), 1, see):
-        agent.unroll(inputs, agent.initial_state(1))
+    with _side_by_side(memory, 1, see):
+        look(num_rows)
     return seen[0][:, 0]
 
 
@@ -228,7 +227,7 @@ def wanted_of(outputs: dict[str, Any], action: Tensor) -> dict[str, Wanted]:
     if isinstance(policy, EpsilonGreedy):
         found["value of the action taken"] = lambda said: _at(said["policy"].values, action)
     elif isinstance(policy, Categorical):
-        found["the action taken"] = lambda said: _log_odds(said["policy"].log_probs, action)
+        found["the action taken"] = lambda said: log_odds(said["policy"].log_probs, action)
     else:
         found["the action taken"] = lambda said: _log_prob(said["policy"], action)
     if isinstance(outputs.get("value"), Tensor):
@@ -241,8 +240,8 @@ def _at(values: Tensor, action: Tensor) -> Tensor:
     return values.gather(-1, action[: len(values)].expand(values.shape[:2]).unsqueeze(-1)).squeeze(-1)
 
 
-def _log_odds(log_probs: Tensor, action: Tensor) -> Tensor:
-    """log p / (1 − p): in the direction of log p, without vanishing as p nears 1."""
+def log_odds(log_probs: Tensor, action: Tensor) -> Tensor:
+    """log p / (1 − p) of the actions [≥ T, 1], given log_probs [T, B, n]: its slope does not vanish as p nears 1."""
     index = action[: len(log_probs)].expand(log_probs.shape[:2]).unsqueeze(-1)
     others = log_probs.scatter(-1, index, torch.finfo(log_probs.dtype).min).logsumexp(-1)
     return log_probs.gather(-1, index).squeeze(-1) - others

@@ -20,6 +20,7 @@ from seqrl.attribution import (
     attends,
     encoded,
     linear_attention_weights,
+    look_at,
     memory_of,
     occlusion,
     saliency,
@@ -117,8 +118,14 @@ def inspect(
     generator = torch.Generator(agent.device).manual_seed(derived_seed(seed, 2))
     seeds = [seed + k for k in range(num_episodes)]
     played = [_play(agent, environment, each, generator if sample else None, max_steps) for each in seeds]
-    average = torch.cat([encoded(agent, tree_stack(rows.inputs)) for rows, _ in played]).mean(0)
+    average = torch.cat([_encoded(agent, rows) for rows, _ in played]).mean(0)
     return [_episode(agent, rows, ended, s, average) for (rows, ended), s in zip(played, seeds, strict=True)]
+
+
+def _encoded(agent: ActingModule, rows: _Rows) -> Tensor:
+    """What the memory reads of an episode, [rows, D]."""
+    look = look_at(agent, tree_stack(rows.inputs), lambda said: said["policy"].mode())
+    return encoded(memory_of(agent), look, len(rows.inputs))
 
 
 @torch.no_grad()
@@ -225,9 +232,10 @@ def recalls_of(agent: ActingModule, rows: _Rows, average: Tensor) -> list[Recall
     action = torch.stack([*rows.raw, rows.outputs[-1]["policy"].mode()[0]])
     by_effect, by_slope = [], []
     for name, wanted in wanted_of(rows.outputs[0], action).items():
-        weights = occlusion(agent, inputs, wanted, average)
+        look, num_rows = look_at(agent, inputs, wanted), len(rows.inputs)
+        weights = occlusion(memory, look, num_rows, average)
         by_effect.append(Recall(name=f"effect on {name}", about=_OF_OCCLUSION, weights=weights))
-        weights = saliency(agent, inputs, wanted)
+        weights = saliency(memory, look, num_rows)
         by_slope.append(Recall(name=f"gradient of {name}", about=_OF_SALIENCY, weights=weights))
     return found + by_effect + by_slope
 

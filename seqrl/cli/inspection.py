@@ -9,16 +9,23 @@ from typing import Annotated, Any
 
 import tyro
 
-from seqrl.algorithms import load, read_config
+from seqrl.algorithms import load, load_speaker, read_config, rlhf
 from seqrl.cli.arguments import parse, positional
-from seqrl.config import make_environment, require
+from seqrl.config import make_environment, parse_env_kwargs, require
 from seqrl.envs import ENVIRONMENTS, Environment
 from seqrl.errors import UserError
 from seqrl.inspection import inspect as play
 from seqrl.inspection import total_of
+from seqrl.inspection_dialogues import inspect_dialogues
+from seqrl.language.reranking import RerankingAgent
+from seqrl.language.utterance_steering import UtteranceAgent
+from seqrl.language_config import LanguageConfig
+from seqrl.language_run import check_reads
+from seqrl.pages.dialogues import write_dialogues_page
 from seqrl.pages.inspector import write_inspector
 from seqrl.run import check_spaces, read_json
 from seqrl.spaces import space_to_json
+from seqrl.text import TextTask, make_task
 
 PAGE = "episodes.html"
 
@@ -46,6 +53,8 @@ class Inspect:
 
 def inspect(args: list[str]) -> int:
     name, args = positional(args)
+    if name is not None and (Path(name) / "vocabulary.json").is_file():
+        return inspect_speaker(Path(name), args)
     options = parse(Inspect, args, Inspect(), "seqrl inspect RUN")
     if name is None:
         raise UserError("inspect needs a run folder, named first: seqrl inspect RUN")
@@ -75,6 +84,57 @@ def inspect(args: list[str]) -> int:
     }
     path = write_inspector(run / PAGE, episodes, spaces[0], about)
     returns = ", ".join(f"{total_of(episode):.4g}" for episode in episodes)
+    print(f"{path}: returns {returns}. Open it in a browser.")
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectSpeaker:
+    """Step through a speaker's conversations, token by token: how likely each was, what it was worth, what it rests on.
+
+    Writes episodes.html into the run's folder: one file, to be opened in a browser.
+    """
+
+    num_episodes: Annotated[int, tyro.conf.arg(aliases=["--num-dialogues"])] = 3
+    """Conversations to have."""
+    seed: int = 10_000
+    """Seed of the conversations."""
+    sample: bool = False
+    """Draw tokens from the probabilities; else the likeliest one is taken. Who chooses among utterances draws them."""
+    task: str = ""
+    """Another task than the run's."""
+    task_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Other arguments of the task."""
+
+
+def inspect_speaker(run: Path, args: list[str]) -> int:
+    """`seqrl inspect` for a run of what speaks."""
+    options = parse(InspectSpeaker, args, InspectSpeaker(), "seqrl inspect RUN")
+    require(0 <= options.seed < 2**31, f"--seed is {options.seed}: it must be from 0 to {2**31 - 1}")
+    config: LanguageConfig = read_config(run)
+    agent = load_speaker(run)
+    name, kwargs = options.task or config.task, options.task_kwargs or ((), config.task_kwargs)[not options.task]
+    if not name and isinstance(config, rlhf.Config):
+        task: TextTask[Any] = rlhf.problem(config, agent.tokenizer)
+        name = f"prompts of {Path(config.prompts).name}"
+    else:
+        require(bool(name), f"{run} was trained without a task: name one with --task")
+        task = make_task(name, **parse_env_kwargs(kwargs, "--task-kwargs"))
+        check_reads(agent.tokenizer, task, str(run))
+    talks = inspect_dialogues(
+        agent, task, options.num_episodes, options.seed, sample=options.sample, max_tokens=config.max_tokens
+    )
+    whole = isinstance(agent, UtteranceAgent | RerankingAgent)
+    about = {
+        "title": " ".join([name, *kwargs]),
+        "kind": f"conversations · {read_json(run, 'config.json')['type']} · {config.model}",
+        "subtitle": f"Run {run.name}, {options.num_episodes} conversations from seed {options.seed}. "
+        + ("Whole utterances are proposed by a policy, and one of them is chosen." if whole else
+           "Tokens drawn from the policy." if options.sample else "The likeliest token taken."),
+        "values": "utterance" if whole else "token",
+    }  # fmt: skip
+    path = write_dialogues_page(run / PAGE, talks, about)
+    returns = ", ".join(f"{talk.total:.4g}" for talk in talks)
     print(f"{path}: returns {returns}. Open it in a browser.")
     return 0
 

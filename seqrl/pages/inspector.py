@@ -24,6 +24,10 @@ CONTROLS = {
     "last": "to the last step (End)",
 }
 
+HINT = element(
+    "p", "Keys: ← → one step, with Shift ten, Home and End, space plays, 1 … 9 episodes.", class_="about screen hint"
+)
+
 NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     "seqrl/TMaze-v0": {
         "actions": ("left", "right", "up", "down"),
@@ -67,26 +71,33 @@ def _names(about: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _skeleton() -> Html:
-    """What inspector.js fills. Without scripts it says so."""
+def controls() -> Html:
+    """Tabs of episodes, buttons and slider, for stepper.js. Without scripts they say so."""
     buttons = [
         element("button", type="button", id=f"step-{name}", title=title, aria_label=title)
         for name, title in CONTROLS.items()
     ]
     slider = element("input", type="range", id="slider", min=0, max=0, value=0, aria_label="step")
     place = element("output", id="place")
-    cards = [element("div", id=name, class_="card") for name in ("seen", "chosen", "figures")]
     without = "This page needs its own script to be stepped through: allow it."
-    keys = "Keys: ← → one step, with Shift ten, Home and End, space plays, 1 … 9 episodes."
     return markup(
         [
             element("noscript", element("p", without, class_="note")),
             element("nav", id="tabs", class_="tabs", aria_label="episodes"),
             element("div", element("div", buttons, class_="buttons"), slider, place, class_="controls screen"),
+        ]
+    )
+
+
+def _skeleton() -> Html:
+    cards = [element("div", id=name, class_="card") for name in ("seen", "chosen", "figures")]
+    return markup(
+        [
+            controls(),
             element("div", id="timeline"),
             element("div", cards, class_="grid inspect"),
             element("div", id="memory", class_="card spaced"),
-            element("p", keys, class_="about screen hint"),
+            HINT,
         ]
     )
 
