@@ -8,7 +8,7 @@ import gymnasium as gym
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from seqrl.envs import atari, minigrid, popgym
+from seqrl.envs import atari, minigrid, open_spiel, popgym
 from seqrl.envs.adapters import Environment, GymnasiumEnvironment, TorchEnvironment
 from seqrl.envs.base import TorchVectorEnv
 from seqrl.envs.wrappers import Flicker, Hide, Noise
@@ -37,9 +37,9 @@ def make(
     """Make `num_envs` environments with the id `env_id`, stepped together, their tensors on `device`.
 
     An id is one of ours (`seqrl/...`), of Gymnasium's, of POPGym's (`popgym-...`), of MiniGrid's (`MiniGrid-...`,
-    `BabyAI-...`), of Atari's (`ALE/...`; see `seqrl.envs.atari`), or of any package that registers its own
-    (`package:Name-v0`). With vectorization "auto", ours are stepped as one batch of tensors, Atari's as one batch by
-    ALE, and the others one after the other; "async" gives each a process of its own.
+    `BabyAI-...`), of Atari's (`ALE/...`; see `seqrl.envs.atari`), of OpenSpiel's games (`openspiel/...`), or of any
+    package that registers its own (`package:Name-v0`). With vectorization "auto", ours are stepped as one batch of
+    tensors, Atari's as one batch by ALE, and the others one after the other; "async" gives each a process of its own.
     `hide`, `flicker` and `noise` take something away from what is observed, in this order (see `seqrl.envs.wrappers`);
     `env_kwargs` go to the environment's constructor.
 
@@ -129,6 +129,8 @@ def _register(env_id: str) -> None:
         minigrid.register(env_id)
     elif atari.is_atari(env_id):
         atari.register(env_id)
+    elif open_spiel.is_open_spiel(env_id):
+        open_spiel.register(env_id)
 
 
 def _is_batched(env_id: str, vectorization: str) -> bool:
