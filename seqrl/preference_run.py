@@ -142,13 +142,26 @@ def tune(
     agent = LanguageAgent(tokenizer, make_model(config, tokenizer))
     dataset, held_out = dataset_of(tokenizer), None
     if config.held_out > 0 and len(dataset) > 1:
-        kept, left_out = split_numbers(len(dataset), config.held_out, config.seed)
+        kept, left_out = _split(dataset.prompts(), config)
         dataset, held_out = dataset.subset(kept), Groups(dataset.subset(left_out), 256, 0)
     learnt = Groups(dataset, config.batch_size, config.seed)
     with open_run(name, config, tokenizer, resume) as run:
         _ask_reference(agent, run, config, {"learnt": learnt, "held_out": held_out}, log_probs)
         fit(config, agent, learnt, held_out, run, loss, _nothing, _draw)
     return agent.eval()
+
+
+def _split(prompts: list[Any], config: PreferenceConfig) -> tuple[list[int], list[int]]:
+    """Numbers of the answers to learn from, and of those held out: all answers to a share of the prompts, since one
+    says something of another. Where there is one prompt alone, a share of its answers."""
+    questions = list(dict.fromkeys(prompts))
+    if len(questions) == 1:
+        questions = prompts = list(range(len(prompts)))
+    held_out = {questions[int(k)] for k in split_numbers(len(questions), config.held_out, config.seed)[1]}
+    parts: tuple[list[int], list[int]] = ([], [])
+    for number, prompt in enumerate(prompts):
+        parts[prompt in held_out].append(number)
+    return parts
 
 
 def _ask_reference(

@@ -53,10 +53,9 @@ class PreferenceDataset:
         """Those of these numbers, in this order."""
         return PreferenceDataset([self.chosen[int(k)] for k in numbers], [self.rejected[int(k)] for k in numbers])
 
-    def split(self, share: float, seed: int) -> tuple["PreferenceDataset", "PreferenceDataset"]:
-        """The dataset without `share` of its pairs (at least one), and those, drawn by `seed`."""
-        kept, held_out = split_numbers(len(self), share, seed)
-        return self.subset(kept), self.subset(held_out)
+    def prompts(self) -> list[tuple[int, ...]]:
+        """The tokens of each pair's prompt."""
+        return [_prompt_of(rows) for rows in self.chosen]
 
     def batch(self, numbers: Sequence[int] | Int[Tensor, "B"]) -> PreferencePairs:
         """As `pairs`."""
@@ -106,6 +105,10 @@ class ThumbDataset:
         answer, mismatched, desirable = ([part[int(k)] for k in numbers] for part in parts)
         return ThumbDataset(answer, mismatched, desirable)  # type: ignore[arg-type]
 
+    def prompts(self) -> list[tuple[int, ...]]:
+        """The tokens of each answer's prompt."""
+        return [_prompt_of(rows) for rows in self.answer]
+
     def batch(self, numbers: Sequence[int] | Int[Tensor, "B"]) -> JudgedAnswers:
         """The answers of these numbers side by side."""
         return JudgedAnswers(
@@ -138,6 +141,11 @@ def _rows(judged: Preference | Thumb, answer: tuple[Turn, ...], tokenizer: Token
     dialogue = Dialogue(id=judged.id, turns=judged.prompt + answer, agent=judged.agent)
     rows = rows_of(token_turns(dialogue, tokenizer), tokenizer)
     return rows._replace(mask=rows.mask & (rows.turn >= len(judged.prompt)))
+
+
+def _prompt_of(rows: TokenRows) -> tuple[int, ...]:
+    """What stands before an answer's first token."""
+    return tuple(rows.tokens[: int(rows.mask.nonzero()[0]) + 1].tolist())
 
 
 def answer_log_prob(

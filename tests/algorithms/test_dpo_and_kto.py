@@ -16,7 +16,7 @@ from seqrl.language.agent import LanguageAgent
 from seqrl.language.preferences import PreferenceDataset, ThumbDataset, split_numbers
 from seqrl.language_config import LanguageConfig, make_model
 from seqrl.objectives import dpo_error
-from seqrl.preference_run import Groups, Referenced
+from seqrl.preference_run import Groups, Referenced, _split
 from seqrl.run import CHECKPOINT
 from seqrl.text import Tokenizer
 
@@ -295,3 +295,16 @@ def test_command(folder, tmp_path, capsys):
     (tmp_path / "other" / "vocabulary.json").write_text((folder / "bc" / "vocabulary.json").read_text())
     assert main(["train", "dpo", *shared, "--policy", str(tmp_path / "other")]) != 0
     assert "is a run of ilql: give one of bc, dpo, kto" in capsys.readouterr().err
+
+
+# Broken by drawing pairs, not prompts: a held-out pair's other label would have been learnt.
+def test_all_answers_to_a_prompt_are_held_out_together(folder):
+    pairs = [preference(["x" * (k % 4)], ["aa"], ["ab", "b", "bb"][k // 4 : k // 4 + 1]) for k in range(12)]
+    config = settings(folder, dpo, held_out=0.5, num_steps=1)
+    prompts = PreferenceDataset.of(pairs, TOKENIZER).prompts()
+    learnt, held_out = _split(prompts, config)
+    assert {prompts[k] for k in learnt}.isdisjoint({prompts[k] for k in held_out})
+    assert (len(learnt), len(held_out)) == (6, 6)
+    learnt, held_out = _split(prompts[:1] * 4, config)
+    assert sorted(learnt + held_out) == [0, 1, 2, 3]
+    assert len(held_out) == 2
