@@ -26,7 +26,7 @@ def register(env_id: str) -> None:
     """Register `openspiel/GAME` with Gymnasium. Raises UserError where OpenSpiel is missing."""
     _pyspiel(env_id)
     if env_id not in gym.registry:
-        gym.register(env_id, entry_point=OpenSpielGame, kwargs={"game": env_id.removeprefix(NAMESPACE)})
+        gym.register(env_id, entry_point=f"{__name__}:OpenSpielGame", kwargs={"game": env_id.removeprefix(NAMESPACE)})
 
 
 class OpenSpielGame(gym.Env):
