@@ -143,7 +143,8 @@ def test_kto(agent, shift):
     reference[1] += shift
     config = kto.Config(policy="x", thumbs="x", beta=0.3, desirable_weight=1.5, undesirable_weight=0.5)
     ours, metrics = kto.loss(agent, Referenced(answers, reference), config)
-    assert (metrics["kl"] > 0) == (shift < 0)
+    assert (metrics["kl"] == 0) == (shift > 0)
+    assert metrics["kl"] >= 0
     self = trainer(
         beta=0.3, loss_type="kto", calculate_KL=True, desirable_weight=1.5, undesirable_weight=0.5,
     )  # fmt: skip
