@@ -170,10 +170,10 @@ def saliency(memory: Memory, look: Look, num_rows: int, columns: int = 64) -> We
 def occlusion(memory: Memory, look: Look, num_rows: int, average: Tensor, columns: int = 64) -> Weights:
     """d_{t,k} of one episode of `num_rows` rows; `average` is x̄, [D].
 
-    Each k has a copy of the episode in which its row alone is replaced, and is read once for all t ≥ k.
+    Each k has a copy of the episode in which its row alone is replaced, and is read once for all t ≥ k. A copy beside
+    them stays as it is: all are rounded alike, so that what has no effect has none at all.
     """
     moved = np.zeros((num_rows, num_rows), np.float32)
-    plain = look(num_rows)
     for start in range(0, num_rows, columns):
         rows = torch.arange(start, min(start + columns, num_rows))
 
@@ -182,8 +182,9 @@ def occlusion(memory: Memory, look: Look, num_rows: int, average: Tensor, column
             x[rows, torch.arange(len(rows))] = average
             return x
 
-        with _side_by_side(memory, len(rows), occlude):
-            moved[:, start : start + len(rows)] = (look(num_rows) - plain).abs().float().cpu().numpy()
+        with _side_by_side(memory, len(rows) + 1, occlude):
+            z = look(num_rows)
+        moved[:, start : start + len(rows)] = (z[:, :-1] - z[:, -1:]).abs().float().cpu().numpy()
     return [moved[t, : t + 1] for t in range(num_rows)]
 
 

@@ -143,7 +143,8 @@ def _that_draws(config: Any) -> Environment:
     """The environment, drawing frames where it is not one of ours and can. What fails in drawing is left undrawn."""
     if config.env in ENVIRONMENTS or not config.env:
         return make_environment(config, 1)
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on standard output
+    for name, value in (("PYGAME_HIDE_SUPPORT_PROMPT", "1"), ("SDL_VIDEODRIVER", "dummy")):
+        os.environ.setdefault(name, value)  # pygame neither greets nor asks for a screen: frames are arrays
     kwargs = (*config.env_kwargs, "render_mode=rgb_array")
     try:
         environment = make_environment(dataclasses.replace(config, env_kwargs=kwargs), 1)

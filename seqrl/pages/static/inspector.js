@@ -158,7 +158,7 @@
       el("div", { className: "head" }, el("h3", {}, "What it remembers"), choice), about,
       el("div", { className: "recall" }, el("div", {}, picture, ends,
         el("details", { className: "whole", open: true, ontoggle: () => paint() }, el("summary", {}, "The whole episode at once"), map,
-          el("p", { className: "lead" }, "Each line from top to bottom is a step, each column a row of the past; dark is the line's greatest weight. The coloured line is this step."))), top));
+          el("p", { className: "lead" }, "Each line from top to bottom is a step, each column a row of the past; strong is the line's greatest weight. Orange marks this step."))), top));
     let image = null;
     const paint = () => {
       const context = map.getContext("2d");

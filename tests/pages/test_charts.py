@@ -1,0 +1,155 @@
+"""Axes, lines and intervals: where values stand, and that all of them are shown."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+from markup_reading import EVIL, Page
+
+from seqrl.pages.charts import Estimate, Level, Line, interval_chart, line_chart, styles_of
+from seqrl.pages.html import figure
+from seqrl.pages.png import grey_or_colour, pictures, png, shrunk
+from seqrl.pages.scales import Scale, nice_step, tick_label
+
+
+@pytest.mark.parametrize(("rough", "nice"), [(0.9, 1.0), (1.1, 2.0), (2.1, 2.5), (2.6, 5.0), (7, 10.0), (130, 200.0)])
+def test_steps_are_round(rough, nice):
+    assert nice_step(rough) == pytest.approx(nice)
+
+
+@pytest.mark.parametrize("kind", ["linear", "log", "root"])
+@pytest.mark.parametrize(("low", "high"), [(0.001, 0.004), (3.0, 900.0), (1.0, 1.0), (10.0, 12.0), (0.0, 5.0)])
+def test_scales_hold_their_values_and_ticks(kind, low, high):
+    scale = Scale.over([low, high, math.nan], kind)
+    assert 0 <= scale.place(low) <= scale.place(high) <= 1
+    assert scale.place(scale.low) == pytest.approx(0)
+    assert scale.place(scale.high) == pytest.approx(1)
+    ticks = scale.ticks(5)
+    assert 1 <= len(ticks) <= 9
+    assert all(-1e-9 <= scale.place(tick) <= 1 + 1e-9 for tick in ticks)
+    assert len({tick_label(tick, ticks) for tick in ticks}) == len(ticks)
+
+
+# Break: the fall back to a linear axis in `Scale.over`.
+def test_a_logarithm_of_zero_is_not_asked_for():
+    assert Scale.over([0.0, 1.0], "log").kind == "linear"
+    assert Scale.over([1e-9, 1.0], "log").kind == "log"
+
+
+@pytest.mark.parametrize(
+    ("value", "largest", "label"),
+    [
+        (0.25, 1, "0.25"),
+        (-1, 2, "−1"),
+        (200_000, 300_000, "200k"),
+        (1.5e6, 2e6, "1.5M"),
+        (1e-5, 5e-5, "1e−05"),
+        (0, 9, "0"),
+    ],
+)
+def test_labels(value, largest, label):
+    assert tick_label(value, [value, largest]) == label
+
+
+def numbers(d):
+    return [tuple(map(float, pair.split(","))) for pair in re.findall(r"-?[\d.]+,-?[\d.]+", d or "")]
+
+
+# Break: `1 -` left out of `Frame.at`, or a frame and a domain that page.js could not read the values back from.
+@pytest.mark.parametrize(("x_kind", "y_kind"), [("linear", "linear"), ("root", "log")])
+def test_values_can_be_read_back_from_the_picture(x_kind, y_kind):
+    points = [(1.0, 2.0), (4.0, 30.0), (9.0, math.nan), (16.0, 500.0)]
+    chart = line_chart([Line(name=EVIL, points=points)], x_label="x", x_kind=x_kind, y_kind=y_kind)
+    read = Page(figure(chart, EVIL, EVIL))
+    svg = read.classed("svg", "chart")[0]
+    left, top, width, height = map(float, svg["data-frame"].split())
+    x0, x1, y0, y1 = map(float, svg["data-domain"].split())
+    assert svg["data-scale"] == f"{x_kind} {y_kind}"
+    line = read.classed("path", "line")[0]
+    assert line["d"].count("M") == 2  # a gap where there is no number
+    forward = {"linear": lambda v: v, "root": math.sqrt, "log": math.log10}
+    for (x, y), (want_x, want_y) in zip(numbers(line["d"]), [p for p in points if p[1] == p[1]], strict=True):
+        f, g = forward[x_kind], forward[y_kind]
+        assert f(x0) + (x - left) / width * (f(x1) - f(x0)) == pytest.approx(f(want_x), abs=0.02 * f(x1))
+        assert g(y0) + (1 - (y - top) / height) * (g(y1) - g(y0)) == pytest.approx(g(want_y), abs=0.01 * g(y1))
+
+
+def test_everything_has_its_mark():
+    line = Line(name="a", points=[(0, 1), (1, 2)], band=[(0, 0, 2), (1, 1, 3)], thin=[[(0, 1), (1, 1)]], dots=True,
+                whiskers=[(0.0, 0.5), (0.1, 0.0)], labels=["one", ""], figure="2.5")  # fmt: skip
+    chart = line_chart(
+        [line],
+        x_label="steps",
+        y_label="return",
+        levels=[Level(name="best", value=9.0)],
+        stars=[(1, 2)],
+        shade_from=0.5,
+    )
+    read = Page(chart.picture + chart.legend)
+    counts = {
+        "band": 1,
+        "thin": 1,
+        "line": 2,
+        "whisker": 2,
+        "dot": 4,
+        "level": 2,
+        "shade": 1,
+    }  # those of the legend too
+    found = {kind: sum(kind in (a.get("class") or "").split() for _, a in read.tags) for kind in counts}
+    assert found == counts
+    assert all(word in read.text for word in ("one", "2.5", "best", "9", "steps", "return"))
+
+
+def test_an_empty_chart_says_so():
+    read = Page(line_chart([Line(name="a", points=[])], x_label="x").picture)
+    assert "nothing to show yet" in read.text
+
+
+# Break: whiskers that are not cut at the frame.
+def test_wide_intervals_run_out_of_the_chart():
+    rows = [("gru", [Estimate(0.5, 100.0, [0.4, 0.6])]), ("none", [Estimate(0.2), Estimate(0.3)])]
+    chart = interval_chart(rows, x_label="return", styles=styles_of(["gru", "none"]), kinds=("one", "other"))
+    read = Page(chart.picture + chart.legend)
+    ends = [float(a[name]) for a in read.classed("line", "whisker") for name in ("x1", "x2")]
+    assert min(ends) >= 0
+    assert max(ends) <= 720
+    assert len(read.classed("circle", "seed")) == 2
+    assert len(read.classed("circle", "hollow")) == 2  # a mean, and its key
+
+
+def test_no_two_names_look_alike():
+    names = ["none", "gru", "r2d2:gru", "impala:gru", "lstm", *"abcdefghij"]
+    styles = styles_of(names)
+    assert len(set(styles.values())) == len(names)
+    assert styles["gru"].colour == styles["r2d2:gru"].colour
+    assert styles["gru"].dash != styles["r2d2:gru"].dash
+
+
+def decoded(data):
+    import io
+
+    import matplotlib.image
+
+    pixels = matplotlib.image.imread(io.BytesIO(data))
+    return np.round(255 * pixels[..., :3]).astype(np.uint8)
+
+
+# Break: filter 2 without the row above, or the palette's order.
+@pytest.mark.parametrize("shape", [(7, 5), (7, 5, 3), (64, 33, 3), (1, 1)])
+def test_pictures_come_back_pixel_by_pixel(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    want = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, -1)
+    np.testing.assert_array_equal(decoded(png(pixels)), want)
+
+
+def test_pictures_fit_and_each_is_there_once():
+    """Breaks if frames are not made smaller, or numbered by place and not by content."""
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (100, 120, 3), dtype=np.uint8) for _ in range(3)]
+    uris, numbers_ = pictures([*frames, frames[1]], 40_000)
+    assert sum(map(len, uris)) <= 40_000
+    assert numbers_ == [0, 1, 2, 1]
+    assert shrunk(np.full((4, 4, 3), 77, np.uint8), 2).tolist() == [[[80] * 3] * 2] * 2
+    assert grey_or_colour(np.zeros((4, 20, 30))).shape == (20, 30)
+    assert grey_or_colour(np.zeros((20, 30, 3))).shape == (20, 30, 3)
