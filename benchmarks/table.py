@@ -74,11 +74,15 @@ def cartpole(folder: Path) -> compare.Config:
 
 
 def corridors(folder: Path) -> compare_offline.Config:
-    """A third of the episodes are the best, and are what filtered_bc learns from."""
+    """A third of the episodes are the best, and are what filtered_bc learns from.
+
+    The cell says all, so methods see one row: those who came through A went on to B in the log, and a longer context
+    tells QDT which way it came (docs/log.md).
+    """
     log = folder.parent / "corridors_log"
     if not (log / INDEX).is_file():
         write_log(log, "seqrl/CrossingCorridors-v0", crossing_log(3), seed=0, env_kwargs={"length": 3})
-    return on_log(log, folder, num_steps=400, context_length=8, value_updates=1000, best_share=1 / 3)
+    return on_log(log, folder, num_steps=400, context_length=1, value_updates=1000, best_share=1 / 3)
 
 
 def gamble(folder: Path) -> compare_offline.Config:
