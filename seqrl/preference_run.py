@@ -123,8 +123,8 @@ def with_model_of(config: L, policy: str) -> L:
     return replace(config, **taken)
 
 
-KINDS = ("bc", "dpo", "kto")
-"""Runs whose checkpoint is a policy, of the model that config.json says."""
+KINDS = ("bc", "dpo", "kto", "rlhf")
+"""Runs whose checkpoint has a policy, of the model that config.json says."""
 
 
 def tune(
@@ -174,7 +174,7 @@ def _ask_reference(
     path, begun = run.folder / REFERENCE, (run.folder / CHECKPOINT).exists()
     groups = {key: part for key, part in parts.items() if part is not None}
     if not begun:
-        load_weights(agent, config.policy)
+        load_weights(agent.policy, config.policy, "policy")
         for part in groups.values():
             part.ask(agent, log_probs)
         save_checkpoint(path, {key: part.reference for key, part in groups.items()}, {})

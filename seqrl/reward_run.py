@@ -9,7 +9,6 @@ import torch
 
 from seqrl.config import device
 from seqrl.errors import UserError
-from seqrl.language.agent import LanguageAgent
 from seqrl.language.model import LanguageModel
 from seqrl.language.reward_model import RewardAgent, RewardEnsemble, RewardModel
 from seqrl.language_config import LanguageConfig, make_model
@@ -37,7 +36,7 @@ def make_reward_agent(config: LanguageConfig, tokenizer: Tokenizer, num_models: 
     trunk: LanguageModel | None = None
     if policy:
         trunk = make_model(config, tokenizer)
-        load_weights(LanguageAgent(tokenizer, trunk), policy)
+        load_weights(trunk, policy, "policy")
     for number in range(num_models):
         seed = derived_seed(config.seed, 8, number) >> 1
         model = copy.deepcopy(trunk) if trunk else make_model(dataclasses.replace(config, seed=seed), tokenizer)

@@ -199,12 +199,20 @@ def read_saved_step(folder: Path) -> int:
     return load_checkpoint(path)[1]["step"] if path.exists() else 0
 
 
-def load_weights(agent: nn.Module, run: str | Path) -> None:
-    """Bring `agent` to the weights of a run folder. Raises UserError where they are another agent's, or damaged."""
+def load_weights(agent: nn.Module, run: str | Path, part: str = "") -> None:
+    """Bring `agent` to the weights of a run folder, or what is a part of that agent, such as "policy", to that part's.
+
+    Raises UserError where they are another agent's, or damaged.
+    """
     path = Path(run) / CHECKPOINT
     tree, _ = load_checkpoint(path)
     try:
-        agent.load_state_dict(tree["agent"])
+        weights = tree["agent"]
+        if part:
+            weights = {
+                key.removeprefix(f"{part}."): leaf for key, leaf in weights.items() if key.startswith(f"{part}.")
+            }
+        agent.load_state_dict(weights)
     except (KeyError, RuntimeError) as error:
         raise UserError(
             f"{path} does not fit the agent of config.json ({str(error).splitlines()[0]}): "

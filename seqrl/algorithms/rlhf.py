@@ -118,7 +118,7 @@ def train(config: Config, resume: bool = False) -> TunedAgent:
     tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
     agent = build(config, tokenizer)
     if not (Path(config.run_dir) / CHECKPOINT).exists():  # else the policy is there
-        load_weights(agent.cloned(), config.policy)
+        load_weights(agent.policy, config.policy, "policy")
         agent.begin()
     tuning = Tuning.of(config, agent)
     with open_run("rlhf", config, tokenizer, resume) as run:
