@@ -305,11 +305,12 @@ BEGINNING = b'{"id": "'
 
 
 def _line(judged: Preference | Thumb, where: str) -> bytes:
-    content: dict[str, Any] = {"id": judged.id, "prompt": _messages(judged.prompt)}
+    prompt = judged.prompt
+    content: dict[str, Any] = {"id": judged.id, "prompt": _messages(prompt)}
     if isinstance(judged, Preference):
-        content |= {"chosen": _messages(judged.chosen), "rejected": _messages(judged.rejected)}
+        content |= {"chosen": _said(prompt, judged.chosen), "rejected": _said(prompt, judged.rejected)}
     else:
-        content |= {"completion": _messages(judged.completion), "label": judged.label}
+        content |= {"completion": _said(prompt, judged.completion), "label": judged.label}
     if judged.labeller is not None:
         content["labeller"] = judged.labeller
     if judged.agent != AGENT:
@@ -319,6 +320,11 @@ def _line(judged: Preference | Thumb, where: str) -> bytes:
         raise UserError(f"{where} has '{shown(clash[0])}' in meta, which is a column of its own: rename it")
     reader = preference_of if isinstance(judged, Preference) else thumb_of
     return json_line(content | dict(judged.meta), judged, reader, where)
+
+
+def _said(prompt: tuple[Turn, ...], answer: tuple[Turn, ...]) -> list[dict[str, str]]:
+    """An answer's messages. One that says its prompt again has it in front once more, since readers take that off."""
+    return _messages(prompt + answer if answer[: len(prompt)] == prompt else answer)
 
 
 def _messages(turns: tuple[Turn, ...]) -> list[dict[str, str]]:

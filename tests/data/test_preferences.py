@@ -1,11 +1,14 @@
 """Preferences and thumbs: every malformed line in one message, TRL's forms, exact round trips, lines added durably."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from malformed import refused
 
 from seqrl.data.dialogues import Turn
@@ -52,6 +55,8 @@ FULL = preference(
     agent="bot",
     meta={"source": "ü", "score": -0.1, "sure": False, "count": 2**53},
 )
+AGAIN = preference(prompt=said("assistant", "a"), rejected=(*said("assistant", "a"), *said("assistant", "a")))
+"""Answers that say their prompt again."""
 SILENT = " after the prompt: check the roles, or name it with 'agent'"
 MESSAGES = " is neither a string nor a list: give messages of role and content"
 HALF = " has half of a surrogate pair (\\udc00 at 0): write the whole character, or leave it out"
@@ -230,9 +235,9 @@ def test_forms_of_trl(tmp_path: Path) -> None:
 def test_round_trips(tmp_path: Path) -> None:
     """Golden: `if judged.labeller` and the agent's column; lines end only where they should."""
     path, again = tmp_path / "p.jsonl", tmp_path / "again.jsonl"
-    assert write_preferences(path, [FULL, preference()]) == 2
-    assert list(read_preferences(path)) == [FULL, preference()]
-    assert len(path.read_text().splitlines()) == 2
+    assert write_preferences(path, [FULL, preference(), AGAIN]) == 3
+    assert list(read_preferences(path)) == [FULL, preference(), AGAIN]
+    assert len(path.read_text().splitlines()) == 3
     write_preferences(again, read_preferences(path))
     assert path.read_bytes() == again.read_bytes()
     thumbs = list(thumbs_of([FULL]))
@@ -300,3 +305,43 @@ def test_a_line_that_was_cut_is_mended(tmp_path: Path, monkeypatch: pytest.Monke
         append_preference(path, FULL)
     assert path.read_bytes() == b"some other text"
     assert mend_end(tmp_path / "nowhere") == 0
+
+
+FUZZ = settings(
+    max_examples=50, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+TEXT = st.sampled_from(["", "a"]) | st.text()
+TURNS = st.lists(st.builds(Turn, speaker=st.sampled_from(["user", "assistant"]), text=TEXT), max_size=2).map(tuple)
+LAST = st.builds(Turn, speaker=st.just("assistant"), text=TEXT)
+
+
+@FUZZ
+@given(
+    prompt=TURNS,
+    answers=st.lists(st.tuples(TURNS, LAST), min_size=2, max_size=2),
+    labeller=st.none() | st.text(min_size=1).filter(str.strip),
+    score=st.booleans() | st.text() | st.floats(allow_nan=False, allow_infinity=False),
+)
+def test_fuzz_of_round_trips(tmp_path: Path, prompt: Any, answers: Any, labeller: Any, score: Any) -> None:
+    """Whatever is written reads back the same. Golden: without `_said`, an answer that says its prompt again does not."""
+    chosen, rejected = ((*turns, last) for turns, last in answers)
+    value = preference(prompt=prompt, chosen=chosen, rejected=rejected, labeller=labeller, meta={"score": score})
+    path = tmp_path / "p.jsonl"
+    write_preferences(path, [value])
+    assert list(read_preferences(path)) == [value]
+
+
+@FUZZ
+@given(data=st.data())
+def test_fuzz_of_bytes(tmp_path: Path, data: st.DataObject) -> None:
+    """Any bytes are read, or refused in a message; nothing else is raised."""
+    content = bytearray(pair(more=', "labeller": "ada", "score": 1.5').encode())
+    places = st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=3)
+    for place, byte in data.draw(places):
+        content[place] = byte
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(content)
+    for read in (read_preferences, read_thumbs):
+        with contextlib.suppress(UserError):
+            list(read(path))
