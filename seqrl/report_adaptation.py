@@ -71,6 +71,7 @@ def table(found: Adaptation, title: str) -> Table:
 
 
 def caption(found: Adaptation) -> str:
+    """What was played, and what the intervals are of."""
     paired = " Differences are paired." if len(found.returns) > 1 else ""
     return f"{_trials(found)}.{paired} Intervals: 95 % over trials."
 

@@ -47,6 +47,7 @@ def _short(pair: Mean) -> str:
 
 
 def table(found: Frontier, title: str) -> Table:
+    """The frontier for a terminal, a row for each β."""
     header, *rows = cells(found)
     caption = f"{found.num_dialogues:,} dialogues each, the same for all β; KL to the cloned policy in nats, exact."
     result = Table(title=title, caption=caption, box=SIMPLE_HEAD)

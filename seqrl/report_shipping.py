@@ -25,6 +25,7 @@ GOOD, BAD, POLICY, LOG, GREY = "#007a5a", "#b03a00", "#0072b2", "#444444", "#888
 
 
 def verdict(results: list[Check]) -> str:
+    """The checks in two words, or three."""
     return "SHIP" if ships(results) else "DO NOT SHIP"
 
 

@@ -103,6 +103,8 @@ class Temperature(nn.Module):
 
 
 class Networks(NamedTuple):
+    """All that is learnt or follows: the actor, its critics, their target, and the temperature."""
+
     actor: Agent
     critic: Critic
     target: Critic

@@ -300,6 +300,7 @@ NEEDED = {
 
 
 def name_of(value: Any, where: str) -> str:
+    """`value`, checked to be a string that is not empty. Raises UserError, which begins with `where`."""
     if not isinstance(value, str):
         raise UserError(f"{where} is {_kind(value)}: give a string")
     if not value.strip():
@@ -308,6 +309,7 @@ def name_of(value: Any, where: str) -> str:
 
 
 def text_of(value: str, where: str) -> str:
+    """`value`, checked to be text that can be written. Raises UserError, which begins with `where`."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -349,6 +351,7 @@ CHECKED: dict[str, Callable[[Any, str], Any]] = {
 
 
 def values_of(content: Any, where: str) -> dict[str, Value]:
+    """`content`, checked to be an object of strings, numbers and booleans; a UserError begins with `where`."""
     if not isinstance(content, dict):
         raise UserError(f"{where} is {_kind(content)}: give an object of strings, numbers and booleans")
     for key, value in content.items():

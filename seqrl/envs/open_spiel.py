@@ -19,6 +19,7 @@ gives them."""
 
 
 def is_open_spiel(env_id: str) -> bool:
+    """Whether an id is of OpenSpiel's games."""
     return env_id.rpartition(":")[2].startswith(NAMESPACE)
 
 

@@ -70,6 +70,7 @@ def card(*children: object, title: object = "", class_: str = "") -> Html:
 
 
 def grid(cards: Iterable[object], wide: bool = False) -> Html:
+    """Cards side by side, as many as fit."""
     return element("div", list(cards), class_="grid wide" if wide else "grid")
 
 

@@ -8,19 +8,27 @@ from seqrl.pages.html import Html, element, markup
 
 
 class Heading(NamedTuple):
+    """A line of `level` 1 to 6."""
+
     level: int
     text: str
 
 
 class Paragraph(NamedTuple):
+    """Lines that run on."""
+
     text: str
 
 
 class Bullets(NamedTuple):
+    """A list."""
+
     items: list[str]
 
 
 class Table(NamedTuple):
+    """A header, and rows of as many cells."""
+
     header: list[str]
     rows: list[list[str]]
 

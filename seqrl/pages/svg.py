@@ -99,10 +99,12 @@ def closed(rows: Sequence[tuple[float, float, float]], frame: Frame) -> str:
 
 
 def rule(x1: float, y1: float, x2: float, y2: float, kind: str, colour: int | None = None) -> Html:
+    """A straight line."""
     return shape("line", kind, colour, x1=x1, y1=y1, x2=x2, y2=y2)
 
 
 def text(words: object, x: float, y: float, kind: str, anchor: str = "start") -> Html:
+    """Words at a place."""
     return element("text", words, class_=kind, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor)
 
 
@@ -113,6 +115,7 @@ def shape(name: str, kind: str, colour: int | None = None, **places: object) -> 
 
 
 def dot(x: float, y: float, colour: int, radius: float = 3.4, kind: str = "dot") -> Html:
+    """A filled circle."""
     return shape("circle", kind, colour, cx=x, cy=y, r=radius)
 
 

@@ -93,6 +93,7 @@ Part = Literal[
 
 
 def worth(share: Share, points: Points) -> int:
+    """The points of a share: its numbers of each thing, times what one is worth."""
     return sum(number * each for number, each in zip(share, points, strict=True))
 
 

@@ -85,6 +85,7 @@ def briefed_points(text: str) -> tuple[int, int, int]:
 
 
 def any_of(wordings: Sequence[str], generator: torch.Generator) -> str:
+    """One of several wordings, each as likely."""
     return wordings[int(torch.randint(len(wordings), (), generator=generator))]
 
 

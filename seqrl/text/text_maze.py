@@ -35,6 +35,8 @@ TIME_OVER = "Your time is over."
 
 @dataclass(frozen=True, kw_only=True)
 class MazeState(TaskState):
+    """A conversation, and the cell that the walker is in."""
+
     cell: Cell
 
 

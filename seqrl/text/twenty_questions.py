@@ -72,6 +72,8 @@ OVER = "Your questions are over."
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionsState(TaskState):
+    """A conversation, and what the other thinks of."""
+
     thing: str
 
 

@@ -37,6 +37,8 @@ def feedback(guess: str, word: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class WordleState(TaskState):
+    """A conversation, and the word to be found."""
+
     word: str
 
 

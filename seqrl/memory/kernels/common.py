@@ -28,6 +28,7 @@ def keep_mask(is_first: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def needs_grad(*tensors: Tensor) -> bool:
+    """Whether a gradient is asked of any of `tensors`."""
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 

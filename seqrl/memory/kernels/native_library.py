@@ -43,6 +43,7 @@ def native_serves(x: Tensor, h0: Tensor, w_hh: Float[Tensor, "G H"], acting: boo
 
 
 def in_bfloat16() -> bool:
+    """Whether products on the CPU are taken in bfloat16 now, by autocast."""
     return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
 
 
@@ -54,6 +55,7 @@ def call(function: str, sizes: tuple[int, ...], *arrays: Tensor | None) -> None:
 
 
 def num_threads(batch_size: int) -> int:
+    """Threads for so many rows: each has one at least."""
     return min(torch.get_num_threads(), batch_size)
 
 

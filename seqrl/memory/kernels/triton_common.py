@@ -29,6 +29,7 @@ BLOCK_K = 32
 @triton.jit
 @no_type_check
 def load(pointer, mask):
+    """Numbers in float32, zeros where `mask` is False."""
     return tl.load(pointer, mask=mask, other=0.0).to(tl.float32)
 
 
@@ -49,6 +50,7 @@ def add_product(total, a, w):
 @triton.jit
 @no_type_check
 def tanh(a):
+    """tanh a, by a sigmoid."""
     return 2 * tl.sigmoid(2 * a) - 1
 
 
