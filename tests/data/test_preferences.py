@@ -324,7 +324,7 @@ LAST = st.builds(Turn, speaker=st.just("assistant"), text=TEXT)
     score=st.booleans() | st.text() | st.floats(allow_nan=False, allow_infinity=False),
 )
 def test_fuzz_of_round_trips(tmp_path: Path, prompt: Any, answers: Any, labeller: Any, score: Any) -> None:
-    """Whatever is written reads back the same. Golden: without `_said`, an answer that says its prompt again does not."""
+    """Whatever is written reads back the same. Golden: without `_said`, answers that say their prompt again do not."""
     chosen, rejected = ((*turns, last) for turns, last in answers)
     value = preference(prompt=prompt, chosen=chosen, rejected=rejected, labeller=labeller, meta={"score": score})
     path = tmp_path / "p.jsonl"
