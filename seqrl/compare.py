@@ -35,8 +35,8 @@ HORIZON = "horizon"
 def compare(config: Config, resumed: bool = False) -> Comparison:
     """Train every approach on every seed, evaluate each run, and write results.json, table.md and compare.png.
 
-    Everything goes under `settings.run_dir`: a run folder for each approach and seed; `log` and `offline` where methods
-    learn from what was played; `horizon` where a sweep is asked for. Figures and table are written after each of these
+    Everything goes under `settings.run_dir`: a run folder for each approach and seed; `horizon` where a sweep is asked
+    for; `log` and `offline` where methods learn from what was played. Figures and table are written after each of these
     parts, with what is known by then. With `resumed`, what is done is kept and the rest continued. Raises UserError for
     bad settings or an existing folder.
     """
@@ -48,12 +48,12 @@ def compare(config: Config, resumed: bool = False) -> Comparison:
     jobs = [Job(f"{_label(config, approach)} seed {run.seed}", run) for approach in online for run in runs[approach]]
     run_all(jobs, partial(play, num_episodes=config.num_episodes), config.workers, config.folder)
     result = _write(summarise(config), config.folder)
-    if methods:
-        offline, verdict = compare_methods(config, [Path(job.config.run_dir) for job in jobs])
-        result = _write(dataclasses.replace(result, offline=offline, verdict=verdict), config.folder)
     if config.horizon_sweep:
         for horizon in measure_horizon(config):
             result = _write(dataclasses.replace(result, horizon=horizon), config.folder)
+    if methods:
+        offline, verdict = compare_methods(config, [Path(job.config.run_dir) for job in jobs])
+        result = _write(dataclasses.replace(result, offline=offline, verdict=verdict), config.folder)
     plot_comparison(result, config.folder / "compare.png")
     return result
 
