@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo table test test-slow lint clean
+.PHONY: demo table test test-slow docs lint clean
 
 # The stamp is made anew when what is to be installed changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -33,6 +33,11 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The site, in build/site. What it needs is not part of what tests need.
+docs: .venv/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf .venv demo build *.egg-info
