@@ -60,8 +60,9 @@ def tmaze(folder: Path) -> compare.Config:
             "offline.batch_size=32", "offline.hidden_size=64", "offline.num_layers=2", "offline.warmup=50",
             "offline.value_updates=600", "offline.log_every=50",
         ),
-        horizon_sweep="length=3,10,30,100",
+        horizon_sweep="length=10,30,100",
         horizon_seeds=1,
+        horizon_steps=2.0,
         settings=settings,
     )  # fmt: skip
 

@@ -140,12 +140,13 @@ def measure_horizon(config: Config) -> Iterator[Horizon]:
         if mine.get(asked.key) == value and config.horizon_seeds <= config.num_seeds:
             return config.runs_of(approach, config.horizon_seeds)  # the comparison's own problem is done already
         kwargs = tuple(pair for pair in config.settings.env_kwargs if pair.partition("=")[0] != asked.key)
-        return config.runs_of(
+        runs = config.runs_of(
             approach,
             config.horizon_seeds,
             env_kwargs=(*kwargs, f"{asked.key}={value}"),
             run_dir=f"{config.folder}/{HORIZON}/{asked.key}={value:g}",
         )
+        return [dataclasses.replace(run, num_steps=round(config.horizon_steps * run.num_steps)) for run in runs]
 
     def level(value: float) -> float:
         needed = config.needed(asked, value)
@@ -157,4 +158,4 @@ def measure_horizon(config: Config) -> Iterator[Horizon]:
     measure = partial(play, num_episodes=config.num_episodes)
     for tried in sweep(asked.values, makers, level, measure, config.workers, config.folder):
         found = {name: list(some) for name, some in tried.items()}
-        yield Horizon(key=asked.key, values=list(asked.values), tried=found)
+        yield Horizon(key=asked.key, values=list(asked.values), tried=found, steps=config.horizon_steps)

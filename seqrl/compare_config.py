@@ -11,7 +11,7 @@ import tyro
 from seqrl import compare_offline
 from seqrl.algorithms import decision_transformer, ppo
 from seqrl.approaches import ONLINE, Approach, Override, overridden, read, read_overrides, settings_of, targets_of
-from seqrl.config import make_environment, parse_env_kwargs, require
+from seqrl.config import make_environment, parse_env_kwargs, require, require_above_zero
 from seqrl.envs.exact import optimal_return
 from seqrl.errors import UserError, nearest
 from seqrl.horizon import Sweep, close_to, read_sweep
@@ -44,7 +44,9 @@ class Config:
     horizon_sweep: str = ""
     """An argument of the environment and its values, such as length=5,10,20,40: how long a delay is still bridged?"""
     horizon_seeds: int = 3
-    """Runs of each approach at each of these values."""
+    """Runs of each approach at each of these values. Where a value is the comparison's own, its runs serve."""
+    horizon_steps: float = 1.0
+    """Steps of each of these runs, as a multiple of the comparison's own: longer delays take longer to learn."""
     log_episodes: int = 1000
     """Episodes that methods learn from: of the best run, a middling one, the weakest, and random actions, in equal
     shares."""
@@ -147,6 +149,7 @@ def check(config: Config) -> None:
             decision_transformer.check(run)
     if config.horizon_sweep:
         require(config.horizon_seeds >= 1, f"--horizon-seeds is {config.horizon_seeds}: it must be at least 1")
+        require_above_zero(config, "horizon_steps")
         _check_sweep(config, read_sweep(config.horizon_sweep))
 
 

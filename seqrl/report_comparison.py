@@ -43,6 +43,8 @@ class Horizon:
     values: list[float]
     tried: dict[str, list[Tried]]
     """By approach, up to the first value that it did not solve."""
+    steps: float = 1.0
+    """Steps of each run, as a multiple of the comparison's own; but for the comparison's own value."""
 
     def cell(self, approach: str) -> str:
         """The largest value solved; `≥` where no larger was tried, `<` where the smallest was not."""
@@ -196,6 +198,12 @@ class Comparison:
         parts += [f"optimal return {self.optimal:.3g}"] if self.optimal is not None else []
         parts += [f"best without memory {self.memoryless:.3g}"] if self.memoryless is not None else []
         parts += [f"reached: at least {self.threshold:.4g}"] if not math.isnan(self.threshold) else []
+        if self.horizon is not None:
+            runs = max(len(t.seed_means) for tried in self.horizon.tried.values() for t in tried)
+            times = "" if self.horizon.steps == 1 else f" of {self.horizon.steps:g} times the steps"
+            parts += [
+                f"horizon: the largest {self.horizon.key} solved, mean of {runs} run{'s' if runs > 1 else ''}{times}"
+            ]
         parts += ["~: while exploring, to 90 % of its own highest"] if any(row.exploring for row in self.rows) else []
         return "; ".join(parts) + "."
 

@@ -24,9 +24,20 @@ from seqrl.statistics import mean_and_half_width
 
 FLAGS = ["--env-kwargs", "length=2", "--num-envs", "4", "--rollout-length", "8", "--hidden-size", "8"]
 FLAGS += ["--num-epochs", "1", "--num-minibatches", "2", "--num-episodes", "4", "--num-seeds", "1", "--workers", "1"]
-FLAGS += ["--num-steps", "64", "--log-episodes", "20", "--horizon-sweep", "length=1,2", "--horizon-seeds", "1"]
+FLAGS += [
+    "--num-steps",
+    "64",
+    "--log-episodes",
+    "20",
+    "--horizon-sweep",
+    "length=1,2",
+    "--horizon-seeds",
+    "1",
+    "--horizon-steps",
+    "0.5",
+]
 OVERRIDES = [
-    "r2d2.num_envs=2", "r2d2.num_steps=160", "r2d2.learning_starts=120", "r2d2.burn_in=2", "r2d2.length=4",
+    "r2d2.num_envs=2", "r2d2.num_steps=240", "r2d2.learning_starts=120", "r2d2.burn_in=2", "r2d2.length=4",
     "r2d2.overlap=2", "r2d2.staleness_every=1", "r2d2.start_state=stored", "offline.num_steps=4", "offline.log_every=2",
     "offline.num_layers=1", "offline.context_length=4", "offline.batch_size=8", "decision_transformer.num_heads=1",
 ]  # fmt: skip
@@ -57,7 +68,7 @@ def test_everything_is_in_the_results(folder: Path) -> None:
     results = strict(folder / "results.json")
     none, replayed = results["rows"]
     assert (none["approach"], replayed["approach"]) == ("ppo:none", "r2d2:gru")
-    assert (none["num_steps"], replayed["num_steps"]) == (64, 160)
+    assert (none["num_steps"], replayed["num_steps"]) == (64, 240)
     assert replayed["runs"] == [str(folder / "r2d2_gru_s0")]
     assert json.loads((folder / "r2d2_gru_s0" / "config.json").read_text())["type"] == "r2d2"
     assert none["delta_q"] is None
@@ -73,6 +84,9 @@ def test_everything_is_in_the_results(folder: Path) -> None:
     }
     assert results["verdict"]
     assert results["horizon"]["values"] == [1, 2]
+    sweep_run = json.loads((folder / "horizon" / "length=1" / "none_s0" / "config.json").read_text())
+    assert (sweep_run["num_steps"], sweep_run["env_kwargs"]) == (32, ["length=1"])
+    assert not (folder / "horizon" / "length=2").exists()  # the comparison's own runs serve
     for tried in results["horizon"]["tried"].values():
         assert [one["value"] for one in tried] == [1, 2][: len(tried)]
         assert all(one["solved"] for one in tried[:-1])
@@ -82,7 +96,7 @@ def test_everything_is_in_the_results(folder: Path) -> None:
         "| r2d2:gru |",
         "| behaviour_cloning |",
         "horizon (length)",
-        "64 steps (r2d2:gru 160)",
+        "64 steps (r2d2:gru 240)",
     ):
         assert words in table
 
@@ -108,7 +122,7 @@ def test_resumed_nothing_is_done_again(folder: Path, capsys: pytest.CaptureFixtu
 def test_a_comparison_of_before_is_read(folder: Path, tmp_path: Path) -> None:
     """Its config knows memories alone, and its folders are called after them."""
     data = strict(folder / "config.json")
-    new = ("approaches", "override", "threshold", "horizon_sweep", "horizon_seeds", "log_episodes")
+    new = ("approaches", "override", "threshold", "horizon_sweep", "horizon_seeds", "log_episodes", "horizon_steps")
     (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in data.items() if k not in new}))
     config = read_comparison(tmp_path)
     online, offline = config.named()
