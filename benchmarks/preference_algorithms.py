@@ -3,7 +3,7 @@
     python -m benchmarks.preference_algorithms --seeds 0 1 2 --output benchmarks/results/preference_algorithms.json
 
 A small language model is cloned from CaSiNo's dialogues (../shared/data/casino), and another, the judge, from others of
-them. The first answers prompts (what was said before somebody's first three turns) twice each. The hidden reward is how
+them. The first answers prompts (what was said before somebody's first two turns) twice each. The hidden reward is how
 friendly the answer's words are (VADER, −1 … 1); a simulated labeller chooses between two answers by Bradley–Terry, and
 gives each answer thumbs by its reward alone. From these labels DPO and KTO learn. Then each policy answers prompts of
 dialogues that nobody learnt from: the hidden reward that it reaches, its exact KL from the cloned model in nats an
@@ -44,36 +44,34 @@ from seqrl.statistics import mean_and_half_width
 from seqrl.text import TASKS, Tokenizer
 
 Answer = dict[str, Any]
-LANGUAGE_MODEL: Answer = {"hidden_size": 96, "num_steps": 400, "learning_rate": 4e-3, "batch_size": 16}
-JUDGE_STEPS = 300
+LANGUAGE_MODEL: Answer = {"hidden_size": 64, "num_steps": 300, "learning_rate": 5e-3, "batch_size": 16}
+JUDGE_STEPS = 200
 TEMPERATURE = 0.25
 """Of the labeller: how far apart rewards have to be to be told apart."""
-TURNS = 6
+TURNS = 4
 """With which a dialogue begins, and which are learnt from: prompts are that short."""
-NUM_PROMPTS, NUM_PLAYED = 1_500, 400
-MAX_TOKENS = 40
-SHARED: Answer = {"num_steps": 300, "batch_size": 32, "learning_rate": 1e-3, "warmup": 20, "held_out": 0.1}
+NUM_PROMPTS, NUM_PLAYED = 700, 240
+MAX_TOKENS = 32
+SHARED: Answer = {"num_steps": 150, "batch_size": 32, "learning_rate": 2e-3, "warmup": 10, "held_out": 0.1}
 METHODS: dict[str, tuple[Any, Answer]] = {
     "dpo β 0.1": (dpo, {"beta": 0.1}),
-    "dpo β 0.3": (dpo, {"beta": 0.3}),
-    "dpo β 1": (dpo, {"beta": 1.0}),
-    "ipo β 0.1": (dpo, {"beta": 0.1, "objective": "ipo"}),
+    "dpo β 0.5": (dpo, {"beta": 0.5}),
+    "ipo β 0.5": (dpo, {"beta": 0.5, "objective": "ipo"}),
     "kto β 0.1": (kto, {"beta": 0.1}),
-    "kto β 0.3": (kto, {"beta": 0.3}),
 }
 
 
 def prompts_to_answer() -> Prompted:
-    """Prompts of dialogues that nobody learns from, in a vocabulary of the words that the others have five times."""
+    """Prompts of dialogues that nobody learns from, in a vocabulary of the words that the others have twenty times."""
     texts = (turn.text for dialogue in from_casino(CASINO / TRAIN) for turn in dialogue.turns)
     prompts = [prompt for each in from_casino(CASINO / VALID) for prompt in beginnings(each)]
-    return Prompted(prompts, Tokenizer.of_words(texts, byte_fallback=True, min_count=5))
+    return Prompted(prompts, Tokenizer.of_words(texts, byte_fallback=True, min_count=20))
 
 
 TASKS["casino_prompts"] = prompts_to_answer
 
 
-def beginnings(dialogue: Dialogue, most: int = 3) -> list[Prompt]:
+def beginnings(dialogue: Dialogue, most: int = 2) -> list[Prompt]:
     """What was said before each of the agent's first turns."""
     return prompts_of([dialogue])[:most]
 
