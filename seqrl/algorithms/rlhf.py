@@ -181,8 +181,8 @@ def speak(tuning: Tuning, step: int) -> tuple[list[Played], list[list[float]]]:
     config, agent = tuning.config, tuning.agent
     played = play(
         tuning.task, agent.voice(), config.num_conversations, tokenizer=agent.tokenizer,
-        seed=derived_seed(config.seed, 6, step), sampling=agent.sampling, max_tokens=config.max_tokens,
-        device=agent.device, group_size=1 if config.method == "ppo" else config.group_size,
+        seed=derived_seed(config.seed, 6, step), max_tokens=config.max_tokens, device=agent.device,
+        group_size=1 if config.method == "ppo" else config.group_size,
     )  # fmt: skip
     return played, tuning.scorer(played)
 

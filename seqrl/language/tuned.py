@@ -1,13 +1,14 @@
 """What is fine-tuned by rewards: a policy that learns, the one it began as, and, for PPO, values."""
 
 import copy
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from seqrl.language.agent import LanguageAgent
-from seqrl.language.generation import Sampling, sayable
+from seqrl.language.generation import Plain, Voice, sayable
 from seqrl.language.likelihood import Decided
 from seqrl.language.model import LanguageModel
 from seqrl.language.rows import Decisions
@@ -34,12 +35,24 @@ def at_decisions(model: LanguageModel, tokens: Int[Tensor, "T B"], said: Decided
     return Decisions(said.row, said.valid).of(y)
 
 
+class Tempered:
+    """A voice whose logits are divided by a temperature: drawing from it is drawing from the other at that."""
+
+    def __init__(self, voice: Plain, temperature: float) -> None:
+        self.voice, self.temperature = voice, temperature
+        self.start, self.take = voice.start, voice.take
+
+    def read(self, tokens: Tensor, count: Tensor, context: Any) -> tuple[Tensor, Any]:
+        logits, context = self.voice.read(tokens, count, context)
+        return logits / self.temperature, context
+
+
 class TunedAgent(LanguageAgent):
     """A policy that is fine-tuned, and a frozen copy of what it began as: its reference.
 
-    What is trained is what is drawn: log π is that of the tokens that an agent may say (`sayable`), at the temperature
-    they are drawn at. `values`, if it has any, are a model of their own that begins as a copy of the policy's: so
-    nothing but rewards and the KL moves the policy, and no weight has to be found between their losses.
+    What is trained is what speaks: log π is that of the tokens that an agent may say (`sayable`), at `temperature`,
+    and so is what `voice()` says. `values`, if it has any, are a model of their own that begins as a copy of the
+    policy's: so nothing but rewards and the KL moves the policy, and no weight has to be found between their losses.
     """
 
     allowed: Bool[Tensor, "V"]
@@ -56,7 +69,7 @@ class TunedAgent(LanguageAgent):
         super().__init__(tokenizer, policy)
         self.reference = copy.deepcopy(policy).requires_grad_(False)
         self.values = ValueModel(copy.deepcopy(policy)) if has_values else None
-        self.sampling, self.precision = Sampling(temperature=temperature), precision
+        self.temperature, self.precision = temperature, precision
         self.register_buffer("allowed", sayable(tokenizer), persistent=False)
 
     @torch.no_grad()
@@ -65,6 +78,11 @@ class TunedAgent(LanguageAgent):
         self.reference.load_state_dict(self.policy.state_dict())
         if self.values is not None:
             self.values.model.load_state_dict(self.policy.state_dict())
+
+    def voice(self) -> Voice:
+        """Speaks by the policy's probabilities at its temperature."""
+        plain = Plain(self.policy)
+        return plain if self.temperature == 1 else Tempered(plain, self.temperature)
 
     def autocast(self) -> torch.autocast:
         """The precision of the models' products in training; speaking, logarithms and losses stay in float32."""
@@ -79,7 +97,7 @@ class TunedAgent(LanguageAgent):
         """log π(· | all tokens before), as tokens are drawn; −∞ for those that are never said."""
         with self.autocast():
             logits = model.logits(y)
-        return (logits.float().masked_fill(~self.allowed, -torch.inf) / self.sampling.temperature).log_softmax(-1)
+        return (logits.float().masked_fill(~self.allowed, -torch.inf) / self.temperature).log_softmax(-1)
 
     def worth(self, tokens: Int[Tensor, "T B"], said: Decided) -> Float[Tensor, "D B"]:
         """V at the agent's tokens; 0 without values."""

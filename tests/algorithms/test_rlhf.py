@@ -10,7 +10,7 @@ from seqrl.algorithms import bc, load_speaker, rlhf, train
 from seqrl.cli.speaking import evaluate_speaker
 from seqrl.data.dialogues import write_dialogues
 from seqrl.errors import UserError
-from seqrl.language.generation import sayable
+from seqrl.language.generation import Plain, Sampling, sayable
 from seqrl.language.likelihood import decided, log_probs, of_tokens
 from seqrl.language.play import play
 from seqrl.language.rows import rows_of
@@ -21,6 +21,7 @@ from seqrl.language_config import LanguageConfig, make_model
 from seqrl.learner import Learner
 from seqrl.rlhf_run import Tuning
 from seqrl.run import read_metrics
+from seqrl.seeds import derived_seed
 from seqrl.text import make_task
 from tests.rated import TOKENIZER, Rated, conversations, tuned
 
@@ -86,18 +87,14 @@ def test_what_is_trained_is_what_was_drawn(folder, temperature):
     played, _ = rlhf.speak(tuning, 0)
     rows = [rows_of(each.turns, agent.tokenizer) for each in played]
     batch = observe(agent, rows)
-
-    class Cooled:
-        def __init__(self, voice):
-            self.start, self.voice = voice.start, voice
-
-        def read(self, *args):
-            logits, context = self.voice.read(*args)
-            return logits / temperature, context
-
-    said = decided(rows)
-    spoken = of_tokens(log_probs(Cooled(agent.voice()), rows, sayable(agent.tokenizer)), said)
+    spoken = of_tokens(log_probs(agent.voice(), rows, sayable(agent.tokenizer)), decided(rows))
     torch.testing.assert_close(batch.log_prob, spoken, rtol=1e-4, atol=1e-5)
+    # That the voice is what drew: the same draws by a plain one at that temperature.
+    again = play(
+        tuning.task, Plain(agent.policy), 8, seed=derived_seed(tuning.config.seed, 6, 0), max_tokens=6,
+        sampling=Sampling(temperature=temperature),
+    )  # fmt: skip
+    assert again == played
 
 
 def gradients(tuning, batch):
