@@ -76,7 +76,7 @@ class Override(NamedTuple):
     """A setting of some approaches alone, as `r2d2.num_steps=60000` says it."""
 
     target: str
-    """An algorithm, an approach (ppo:gru), a method, or "offline" for all methods."""
+    """An algorithm, an approach (ppo:gru), or "offline": methods that learn from one log share their settings."""
     setting: str
     value: Any
 
@@ -101,7 +101,7 @@ def read_overrides(words: Sequence[str], names: Sequence[str]) -> list[Override]
 def targets_of(online: Sequence[Approach], offline: Sequence[str]) -> list[str]:
     """What an override may name."""
     algorithms = dict.fromkeys(approach.algorithm for approach in online)
-    return [*algorithms, *map(str, online), *offline, *(["offline"] if offline else [])]
+    return [*algorithms, *map(str, online), *(["offline"] if offline else [])]
 
 
 def overridden(settings: Any, names: Sequence[str], overrides: Sequence[Override]) -> Any:

@@ -32,7 +32,7 @@ def test_names() -> None:
     assert [approach.folder for approach in online] == ["gru", "r2d2_none"]
     assert sorted(online, key=lambda approach: approach.rank)[0].memory == "none"
     assert set(OFFLINE) == set(METHODS) >= set(ALIASES.values())
-    assert targets_of(online, offline[:1]) == ["ppo", "r2d2", "ppo:gru", "r2d2:none", "qdt", "offline"]
+    assert targets_of(online, offline[:1]) == ["ppo", "r2d2", "ppo:gru", "r2d2:none", "offline"]
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_settings_come_from_the_recipe_and_the_problem_from_the_base() -> None:
 
 
 def test_overrides() -> None:
-    words = ["ppo.num_steps=5", "ppo:gru.num_steps=6", "ppo:gru.hide=[1, 2]", "bc.gamma=1", "ppo.env=seqrl/A.b-v0"]
-    found = read_overrides(words, ["ppo", "ppo:gru", "behaviour_cloning"])
+    words = ["ppo.num_steps=5", "ppo:gru.num_steps=6", "ppo:gru.hide=[1, 2]", "offline.gamma=1", "ppo.env=seqrl/A.b-v0"]
+    found = read_overrides(words, ["ppo", "ppo:gru", "offline"])
     changed = overridden(ppo.Config(), ("ppo", "ppo:gru"), found)
     assert (changed.num_steps, changed.hide, changed.gamma, changed.env) == (6, (1, 2), 0.99, "seqrl/A.b-v0")
     assert overridden(ppo.Config(), ("ppo", "ppo:lstm"), found).num_steps == 5

@@ -39,7 +39,7 @@ FLAGS += [
 OVERRIDES = [
     "r2d2.num_envs=2", "r2d2.num_steps=240", "r2d2.learning_starts=120", "r2d2.burn_in=2", "r2d2.length=4",
     "r2d2.overlap=2", "r2d2.staleness_every=1", "r2d2.start_state=stored", "offline.num_steps=4", "offline.log_every=2",
-    "offline.num_layers=1", "offline.context_length=4", "offline.batch_size=8", "decision_transformer.num_heads=1",
+    "offline.num_layers=1", "offline.context_length=4", "offline.batch_size=8",
 ]  # fmt: skip
 
 
