@@ -111,7 +111,7 @@ def measure(name: str, goal: Goal, seeds: list[int]) -> dict[str, Any]:
     }
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str = "cpu") -> dict[str, Any]:
     """What the figures were measured on, and with."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     models = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
@@ -119,6 +119,7 @@ def machine() -> dict[str, Any]:
         "date": date.today().isoformat(),
         "processor": next(models, platform.processor()),
         "cores": os.cpu_count(),
+        **({"gpu": torch.cuda.get_device_name(device)} if device != "cpu" else {}),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "gymnasium": gymnasium.__version__,

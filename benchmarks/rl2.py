@@ -60,16 +60,22 @@ SETTINGS: dict[str, tuple[ppo.Config, float, float, float]] = {
         438.9, 438.9, 463.7,
     ),
     "mdp_10": (tabular_mdp(10), 156.0, 156.2, 150.2),
-    "mdp_25": (tabular_mdp(25, num_envs=128, num_steps=12_000_000), 440.0, 445.7, 427.8),
-    "mdp_75": (tabular_mdp(75, num_envs=64, num_steps=24_000_000), 1449.2, 1428.8, 1449.2),
+    "mdp_25": (
+        tabular_mdp(25, num_envs=1024, num_steps=36_000_000, gamma=0.998, num_minibatches=8),
+        440.0, 445.7, 427.8,
+    ),
+    "mdp_75": (
+        tabular_mdp(75, num_envs=512, num_steps=18_000_000, gamma=0.998, num_minibatches=16),
+        1449.2, 1428.8, 1449.2,
+    ),
 }  # fmt: skip
 
 
-def measure(setting: str, seed: int) -> Answer:
+def measure(setting: str, seed: int, device: str) -> Answer:
     """Train one agent and play it: mean total reward of a trial with half its 95 % interval, in both ways to act."""
     torch.set_num_threads(1)
-    config = SETTINGS[setting][0]
-    answer: Answer = {"setting": setting, "seed": seed, "num_steps": config.num_steps}
+    config = replace(SETTINGS[setting][0], device=device)
+    answer: Answer = {"setting": setting, "seed": seed, "num_steps": config.num_steps, **machine(device)}
     with tempfile.TemporaryDirectory() as folder:
         begin = time.monotonic()
         agent = seqrl.train(replace(config, seed=seed, run_dir=f"{folder}/run"))
@@ -99,6 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/rl2.json"))
     args = parser.parse_args()
 
@@ -108,13 +115,13 @@ def main() -> None:
             if any((run["setting"], run["seed"]) == (setting, seed) for run in runs):
                 continue
             command = f"python -m benchmarks.rl2 {' '.join(sys.argv[1:])}".strip()
-            runs.append(measure(setting, seed) | {"command": command})
+            runs.append(measure(setting, seed, args.device) | {"command": command})
             print(json.dumps(runs[-1]), flush=True)
             # Read again: another process may have added its own in the meantime.
             kept = json.loads(args.output.read_text())["runs"] if args.output.exists() else []
             runs = [run for run in kept if run not in runs] + runs
             written = args.output.with_name(f"{args.output.name}.{os.getpid()}")
-            written.write_text(json.dumps({**machine(), "runs": runs}, indent=1) + "\n")
+            written.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
             written.rename(args.output)
     show(runs)
 

@@ -5,7 +5,7 @@
 
 Four corrections (V-trace, 1-step importance sampling, ε-correction, none) learn from actors whose weights are exactly
 0, 8 or 32 updates old, without a replay and with one that gives half of each batch, so that fresh data are the same.
-Two figures of each run: the mean return of all episodes that ended in the second half of training, and the return of
+Runs are added to the JSON file, and those in it are not run again. Two figures of each run: the mean return of all episodes that ended in the second half of training, and the return of
 the trained agent over 100 episodes, likeliest actions. A table, a JSON file and a plot come out.
 
 Source: Espeholt et al. 2018 (IMPALA), arXiv 1802.01561, section 5.2.2 and figure 5, on five DMLab tasks, where V-trace
@@ -68,7 +68,7 @@ def settings(task: str, correction: str, lag: int, share: float, seed: int, run_
 def measure(task: str, correction: str, lag: int, share: float, seed: int, short: bool) -> Answer:
     """One run: its curve of returns, and its two figures. A run whose loss is no longer finite has returned nothing."""
     torch.set_num_threads(1)
-    row: Answer = {"task": task, "correction": correction, "lag": lag, "replay": share, "seed": seed}
+    row: Answer = {"task": task, "correction": correction, "lag": lag, "replay": share, "seed": seed, **machine()}
     with tempfile.TemporaryDirectory() as folder:
         config = settings(task, correction, lag, share, seed, f"{folder}/run")
         if short:
@@ -180,15 +180,17 @@ def main() -> None:
 
     seeds = args.seeds[:1] if args.short else args.seeds
     order = list(product(args.tasks, args.replay_shares, args.lags, args.corrections))
+    runs = json.loads(args.output.read_text())["runs"] if args.output and args.output.exists() else []
+    there = {(run["task"], run["correction"], run["lag"], run["replay"], run["seed"]) for run in runs}
     jobs = [(task, c, lag, share, seed, args.short) for seed in seeds for task, share, lag, c in order]
-    runs = list(run_all(jobs, args.jobs))
+    runs += run_all([job for job in jobs if job[:-1] not in there], args.jobs)
     runs.sort(key=lambda run: order.index((run["task"], run["replay"], run["lag"], run["correction"])))
     rows = summarize(runs)
     show(rows)
     if args.output:
         command = f"python -m benchmarks.vtrace_ablation {' '.join(sys.argv[1:])}"
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps({"command": command, **machine(), "summary": rows, "runs": runs}) + "\n")
+        args.output.write_text(json.dumps({"command": command, "summary": rows, "runs": runs}) + "\n")
         plot(rows, args.output.with_suffix(".png"))
 
 

@@ -130,14 +130,15 @@ def test_without_gradient_the_same_function(function, name):
 # Must break: states in the type of x.
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.usefixtures("version")
-def test_two_halves_are_the_whole_bit_for_bit(function, name, autocast):
+def test_two_halves_are_the_whole(function, name, autocast):
     x, *states, is_first, w_ih, w_hh, b_ih, b_hh = arguments(name, T=6)
     weights = (w_ih, w_hh, b_ih, b_hh)
     with torch.autocast(DEVICE, dtype=torch.float16, enabled=autocast):
         whole = function(x, *states, is_first, *weights)
         first, *states = function(x[:2], *states, is_first[:2], *weights)
         second, *states = function(x[2:], *states, is_first[2:], *weights)
-    assert_near([torch.cat([first, second]), *states], whole, 0.0)
+    # Bit for bit, but on a GPU x W is multiplied first, in an order that depends on how many rows there are.
+    assert_near([torch.cat([first, second]), *states], whole, 0.0 if DEVICE == "cpu" else TOLERANCE)
 
 
 @pytest.mark.parametrize("dtype", HALVES)
