@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from seqrl.envs.leduc import (
     CALL,
@@ -43,6 +44,26 @@ def best_response_return(opponent: str = "rules", seat: int | None = None) -> fl
 def policy_return(policy: Policy, opponent: str = "rules", seat: int | None = None) -> float:
     """What `policy` brings against `opponent` from `seat`, or from either with chance ½: a sum, not a sample."""
     return _mean_over_deals(opponent, seat, policy)
+
+
+def policy_of(agent: Any, sample: bool = False) -> Policy:
+    """What a trained agent does: the likeliest action, or with `sample` each by its chance. The agent is one that acts
+    in `Leduc`; its memory's state is handed on, along every way that a game may take."""
+
+    @torch.no_grad()
+    def policy(seen: Sequence[int], legal: Sequence[bool], memory: Any) -> tuple[Sequence[float], Any]:
+        observation = {"observation": torch.tensor([seen]), "action_mask": torch.tensor([legal])}
+        inputs = agent.initial_input(observation)
+        state = agent.initial_state(1) if memory is None else memory
+        action = torch.tensor([max(seen[2] - 1, 0)])  # what it did last, as it is observed
+        first = torch.tensor([memory is None])
+        outputs, state = agent.step(inputs._replace(previous_action=action, is_first=first), state)
+        chances = outputs["policy"].log_probs[0, 0].exp()
+        if not sample:
+            chances = torch.nn.functional.one_hot(chances.argmax(), 3)
+        return chances.tolist(), state
+
+    return policy
 
 
 class _Place(NamedTuple):

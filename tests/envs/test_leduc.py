@@ -1,16 +1,19 @@
 """Leduc hold'em: its rules by hand and against OpenSpiel, and its exact returns against what is known."""
 
 import re
+from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
 
-from seqrl.envs import Leduc, leduc
+from seqrl.algorithms import ppo
+from seqrl.envs import Leduc, leduc, make
 from seqrl.envs.exact import optimal_return
 from seqrl.envs.leduc import CALL, FOLD, NODES, RAISE
-from seqrl.envs.leduc_exact import best_response_return, policy_return
+from seqrl.envs.leduc_exact import best_response_return, policy_of, policy_return
 from seqrl.errors import UserError
+from seqrl.evaluate import evaluate
 
 JACK, QUEEN, KING = range(3)
 NOTHING = 0
@@ -146,6 +149,20 @@ def test_returns_against_the_rules():
     """As OpenSpiel has them too, where it is installed."""
     assert best_response_return("rules") == pytest.approx(0.625296, abs=1e-6)
     assert policy_return(uniform, "rules") == pytest.approx(-0.755566, abs=1e-6)
+
+
+@pytest.mark.parametrize("sample", [True, False])
+def test_the_sum_for_an_agent_agrees_with_its_games(sample):
+    """Breaks if the memory's state is not handed on, or not told apart by game; or the previous action is another's."""
+    config = ppo.Config(env="seqrl/Leduc-v0", hidden_size=8, previous_action=True, seed=16)
+    with closing(make("seqrl/Leduc-v0", 10_000)) as environment:
+        agent = ppo.build(config, environment.single_observation_space, environment.single_action_space).eval()
+        agent.heads["policy"].linear.weight.data.mul_(1000.0)  # far from uniform
+        played = evaluate(agent, environment, 10_000, seed=0, sample=sample)
+    expected = policy_return(policy_of(agent, sample), "rules")
+    assert abs(played.mean - expected) < 2 * played.half_width
+    forgetful = policy_return(lambda seen, legal, _: policy_of(agent, sample)(seen, legal, None), "rules")
+    assert abs(expected - forgetful) > 2 * played.half_width
 
 
 @pytest.mark.parametrize(
