@@ -212,7 +212,7 @@ def _values_of(outputs: Sequence[dict[str, Any]]) -> np.ndarray | None:
 
 def _column(leaves: Sequence[Tensor]) -> np.ndarray:
     """[rows, ...] of leaves [1, 1, ...]."""
-    return torch.stack([leaf[0, 0] for leaf in leaves]).double().cpu().numpy()
+    return torch.stack([leaf[0, 0] for leaf in leaves]).detach().double().cpu().numpy()
 
 
 def recalls_of(agent: ActingModule, rows: _Rows, average: Tensor) -> list[Recall]:

@@ -63,9 +63,7 @@ def comparison_page(folder: Path, runs: Sequence[Path] = ()) -> Html:
     body: list[object] = (
         [element("div", [element("p", sentence) for sentence in advice], class_="note")] if advice else []
     )
-    if tables:
-        shown = [_table(block, results) for block in tables]
-        body.append(section("Figures", [element("div", each, class_="card spaced") for each in shown]))
+    body += attempt(RESULTS, lambda: figures_of(tables, results)) if tables else []
     offline, sweep = results.get("offline") or {}, results.get("horizon") or {}
     for show, part in (
         (returns, results), (learning_curves, results), (methods, offline), (asked_for, results), (asked_for, offline),
@@ -76,6 +74,12 @@ def comparison_page(folder: Path, runs: Sequence[Path] = ()) -> Html:
     if runs:
         body.append(section("Runs", _links(folder, runs), about="Each run's own curves and settings."))
     return page(heading, *body, kind="comparison", subtitle=markdown.inline(caption))
+
+
+def figures_of(tables: Sequence[markdown.Table], results: dict[str, Any]) -> list[Html]:
+    """The tables, in each the row with the highest mean marked."""
+    shown = [_table(block, results) for block in tables]
+    return [section("Figures", [element("div", each, class_="card spaced") for each in shown])]
 
 
 def returns(results: dict[str, Any], title: str = "Return when evaluated") -> list[Html]:
@@ -238,7 +242,6 @@ def _sorted_out(told: list[markdown.Block], results: dict[str, Any]) -> tuple[st
 
 
 def _table(block: markdown.Table, results: dict[str, Any]) -> Html:
-    """A table, the row with the highest mean marked."""
     means = {name_of(row): estimates[-1].mean for row in results.get("rows", ()) if (estimates := _estimates(row))}
     best = max(means, key=lambda name: means[name]) if len(means) > 1 else None
     places = [k for k, row in enumerate(block.rows) if row and row[0].removeprefix("ppo:") == best]

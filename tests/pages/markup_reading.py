@@ -16,6 +16,7 @@ class Page(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
+        self.places: list[str] = []
         self.scripts: list[str] = []
         self.open: list[str] = []
         self.feed(document)
@@ -41,6 +42,7 @@ class Page(HTMLParser):
             self.scripts[-1] += data
         elif self.open[-1:] != ["style"]:
             self.words.append(data)
+            self.places.append(self.open[-1] if self.open else "")
 
     @property
     def text(self) -> str:
@@ -52,6 +54,10 @@ class Page(HTMLParser):
     def classed(self, tag: str, kind: str) -> list[dict[str, str | None]]:
         """The attributes of all `tag` that have the class `kind`."""
         return [a for name, a in self.tags if name == tag and kind in (a.get("class") or "").split()]
+
+    def within(self, tag: str) -> list[str]:
+        """The words directly inside each `tag`."""
+        return [word for word, place in zip(self.words, self.places, strict=True) if place == tag]
 
     def data(self) -> Any:
         """The JSON that the page carries."""

@@ -1,0 +1,121 @@
+"""The pages of episodes: what their scripts are given, and how large they are."""
+
+import base64
+import json
+from contextlib import closing
+
+import gymnasium as gym
+import numpy as np
+from markup_reading import EVIL, Page
+from page_contents import ABOUT, BOX, spoken
+
+from seqrl.algorithms import ppo
+from seqrl.checkpoint import save_checkpoint
+from seqrl.cli import main
+from seqrl.config import make_environment
+from seqrl.inspection import Episode, Recall
+from seqrl.pages.dialogues import write_dialogues_page
+from seqrl.pages.inspector import episode_data, short, write_inspector
+from seqrl.run import config_to_json
+from seqrl.spaces import space_to_json
+
+
+def episode(**changes):
+    weights = [np.arange(1, min(t + 1, 3) + 1, dtype=np.float32) for t in range(5)]
+    given = {
+        "seed": 1, "observation": np.zeros((5, 3), np.float32), "frames": [], "action": np.zeros((4,), np.int64),
+        "policy": {"probs": np.full((5, 4), 0.25)}, "value": None, "asked": None, "reward": np.ones(4),
+        "terminated": False, "truncated": True, "inner_starts": [],
+        "recalls": [Recall(name=EVIL, about=EVIL, weights=weights)],
+    }  # fmt: skip
+    return Episode(**given | changes)
+
+
+# Break: rows of weights in another order, or scaled by the episode's greatest.
+def test_weights_are_rows_of_bytes():
+    data = episode_data(episode(), BOX)["recalls"][0]
+    assert data["span"] == 3
+    assert data["largest"] == [1.0, 2.0, 3.0, 3.0, 3.0]
+    assert list(base64.b64decode(data["bytes"])) == [255, 128, 255, 85, 170, 255, 85, 170, 255, 85, 170, 255]
+
+
+def test_what_the_script_is_given():
+    data = episode_data(episode(), BOX)
+    assert data["total"] == 4.0
+    assert data["steps"] == 4
+    assert data["end"] == "truncated"
+    assert data["leaves"][0]["kind"] == "vector"
+    assert short(np.array([[1.23456, -2e-9]])) == [[1.235, -2e-09]]
+    images = gym.spaces.Box(0, 255, (12, 10, 3), np.uint8)
+    frames = [np.zeros((20, 30, 3), np.uint8)] * 5
+    data = episode_data(episode(observation=np.zeros((5, 12, 10, 3), np.uint8), frames=frames), images)
+    assert data["leaves"][0]["kind"] == "image"
+    assert data["frames"]["numbers"] == [0] * 5
+    space = gym.spaces.Dict({"o": gym.spaces.Discrete(4), "action_mask": gym.spaces.MultiBinary(4)})
+    observation = {"o": np.arange(5) % 4, "action_mask": np.ones((5, 4), bool)}
+    data = episode_data(episode(observation=observation), space)
+    assert data["leaves"] == [{"name": "o", "kind": "discrete", "size": 4, "values": [0, 1, 2, 3, 0]}]
+    assert data["allowed"] == [[1] * 4] * 5
+
+
+def test_names_and_weights_are_text(tmp_path):
+    read = Page(write_inspector(tmp_path / "e.html", [episode()], BOX, ABOUT).read_text())
+    assert read.count("script") == 4
+    assert read.data()["episodes"][0]["recalls"][0]["name"] == EVIL.replace("\u202e", r"\u202e")
+
+
+def test_an_episode_of_500_steps_is_small(tmp_path):
+    """With frames that differ in every pixel, an image that is observed, and four ways to tell what is remembered."""
+    rng = np.random.default_rng(0)
+    space = gym.spaces.Dict({"o": BOX, "image": gym.spaces.Box(0, 255, (1, 24, 24), np.uint8)})
+    observation = {
+        "o": rng.normal(size=(501, 3)).astype(np.float32),
+        "image": rng.integers(0, 256, (501, 1, 24, 24), dtype=np.uint8),
+    }
+    weights = [rng.random(t + 1, dtype=np.float32) for t in range(501)]
+    large = episode(
+        observation=observation, frames=list(rng.integers(0, 256, (501, 48, 48, 3), dtype=np.uint8)),
+        action=rng.integers(4, size=500), policy={"probs": rng.random((501, 4)), "entropy": rng.random(501)},
+        value=rng.random(501), reward=rng.random(500), recalls=[Recall(name="a", about="b", weights=weights)] * 4,
+    )  # fmt: skip
+    path = write_inspector(tmp_path / "e.html", [large], space, ABOUT)
+    assert 1_000_000 < path.stat().st_size < 3_000_000
+
+
+def test_conversations_are_text(tmp_path):
+    talks = spoken(1)
+    talk = type(talks[0])(**vars(talks[0]) | {"tokens": [EVIL] * len(talks[0].tokens), "facts": {EVIL: EVIL}})
+    read = Page(write_dialogues_page(tmp_path / "e.html", [talk], ABOUT).read_text())
+    assert read.count("script") == 4
+    assert set(read.data()["episodes"][0]["tokens"]) == {EVIL.replace("\u202e", r"\u202e")}
+
+
+def run_folder(folder):
+    config = ppo.Config(env="seqrl/TMaze-v0", env_kwargs=("length=4",), hidden_size=8, run_dir=str(folder))
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config_to_json("ppo", config)))
+    with closing(make_environment(config, 1)) as environment:
+        spaces = environment.single_observation_space, environment.single_action_space
+        named = dict(zip(("observation", "action"), map(space_to_json, spaces), strict=True))
+        (folder / "spaces.json").write_text(json.dumps(named))
+        agent = ppo.build(config, *spaces)
+    save_checkpoint(folder / "checkpoint.safetensors", {"agent": agent.state_dict()}, {"step": 0})
+    return folder
+
+
+def test_the_command(tmp_path, capsys):
+    folder = run_folder(tmp_path / "run")
+    assert main(["inspect", str(folder), "--num-episodes", "2", "--sample"]) == 0
+    assert "episodes.html: returns" in capsys.readouterr().out
+    data = Page((folder / "episodes.html").read_text()).data()
+    assert [each["seed"] for each in data["episodes"]] == [10_000, 10_001]
+    assert data["names"]["actions"] == ["left", "right", "up", "down"]
+    for args, words in [
+        ([], "needs a run folder"),
+        ([str(tmp_path)], "not a run folder"),
+        ([str(folder), "--num-episodes", "0"], "at least 1"),
+        ([str(folder), "--seed", "-1"], "--seed is -1"),
+        ([str(folder), "--env", "CartPole-v1"], "does not fit the agent"),
+    ]:
+        assert main(["inspect", *args]) == 2
+        assert words in capsys.readouterr().err

@@ -1,0 +1,211 @@
+"""The pages of runs and comparisons: all that was measured is on them, and a damaged file costs no page."""
+
+import json
+import math
+
+import pytest
+from markup_reading import EVIL, Page
+
+from seqrl.cli import main
+from seqrl.errors import UserError
+from seqrl.pages import markdown
+from seqrl.pages.charts import Style
+from seqrl.pages.comparison_page import comparison_page, line_over_seeds, write_comparison_page
+from seqrl.pages.findings import SECTIONS, findings
+from seqrl.pages.run_page import run_page
+from seqrl.run_report import PANELS
+
+
+def run_folder(path, lines, **config):
+    path.mkdir()
+    about = {"type": "r2d2", "memory": "gru", "env": EVIL, "env_kwargs": ["length=3"], "seed": 4, "num_steps": 300_000}
+    (path / "config.json").write_text(json.dumps(about | config))
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 9')
+    return path
+
+
+# Break: a panel that stands in no group and is not shown under "More" either.
+def test_every_metric_is_on_a_runs_page(tmp_path):
+    names = [name for metrics in PANELS.values() for name in metrics] + [EVIL, "something_new"]
+    lines = [{"step": 10.0 * k, **dict.fromkeys(names, 1.0 + k)} for k in range(30)]
+    read = Page(run_page(run_folder(tmp_path / "run", lines)))
+    assert read.count("script") == 1
+    assert len(read.classed("path", "line")) - len([a for a in read.classed("path", "line") if "d" not in a]) == len(
+        names
+    )
+    assert all(word in read.text for word in ("something new", "300,000", "seed 4", "length=3"))
+    drawn = [a["data-name"] for a in read.classed("path", "line")]
+    assert "ΔQ" in read.text
+    assert len(drawn) == len(names)
+
+
+@pytest.mark.parametrize("num_lines", [1, 2, 700])
+def test_short_and_long_runs(tmp_path, num_lines):
+    lines = [{"step": 10.0 * k, "episode_return": math.sin(k)} for k in range(num_lines)]
+    document = run_page(run_folder(tmp_path / "run", lines, env="seqrl/TMaze-v0"))
+    read = Page(document)
+    assert "optimal" in read.text
+    assert "best without memory" in read.text
+    assert len(document) < 60_000
+
+
+def test_a_run_from_a_log_counts_updates(tmp_path):
+    lines = [{"step": s, "log_likelihood": -1 / s, "steps_per_second": 9.0} for s in (1.0, 2.0)]
+    read = Page(run_page(run_folder(tmp_path / "run", lines, env="", dataset="logs/some", type="decision_transformer")))
+    assert "updates per second" in read.text
+    assert "environment steps" not in read.text
+
+
+def interval(mean, half=0.5):
+    return {"mean": mean, "half_width": half}
+
+
+CALIBRATION = {
+    "calibration": {
+        "targets": [0.0, 1.0, 2.0], "achieved": [0.1, 0.9, 0.8], "half_width": [0.1, 0.1, 0.2], "support": [9, 3, 0],
+        "data_range": [0.0, 1.0], "rank_correlation": None, "recommended": 1.0, "num_episodes": 20, "gamma": 1.0,
+    },
+    "bins": [
+        {"low": 0.0, "high": 1.0, "decisions": 1234, "log_likelihood": -0.5, "accuracy": 0.8, "squared_error": None}
+    ],
+}  # fmt: skip
+POLICY = {"total": interval(3.0, None), "first": 0.1, "last": 0.9, "share_of_optimal": 0.75,
+          "curve": {"mean": [0.1, None, 0.9], "half_width": [0.1, None, 0.1]}}  # fmt: skip
+ADAPTATION = {
+    "policies": {"agent": POLICY, EVIL: POLICY, "optimal": POLICY},
+    "num_trials": 50, "num_episodes": 3, "digest": "ab" * 8,
+}  # fmt: skip
+FRONTIER = {
+    "points": [
+        {"beta": b, "return": interval(b), "gain": interval(b), "kl_of_dialogue": interval(b * b), "turns": 2.0,
+         "kl_of_token": interval(b)} for b in (0.0, 1.0, 4.0)
+    ],
+    "enough": 1.0, "best": 4.0, "num_dialogues": 99,
+}  # fmt: skip
+FILES = {"calibration.json": CALIBRATION, "adaptation.json": ADAPTATION, "frontier.json": FRONTIER}
+
+
+# Break: a file of SECTIONS that is not looked for.
+def test_what_was_measured_afterwards_is_shown(tmp_path):
+    assert set(FILES) == set(SECTIONS)
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    read = Page("".join(findings(tmp_path)))
+    for word in ("1,234", "80", "nats", "β", "50 trials", "75.0 %", "recommended", "0.800"):
+        assert word in read.text
+    assert len(read.classed("polygon", "dot")) == 2  # the stars of what is recommended, and of what is enough
+    assert read.count("script") == 0
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"calibration": {"targets": 3}, "bins": []}'])
+def test_a_damaged_file_costs_no_page(tmp_path, content):
+    folder = run_folder(tmp_path / "run", [{"step": 1.0, "loss": 1.0}])
+    for name in FILES:
+        (folder / name).write_text(content)
+    read = Page(run_page(folder))
+    assert read.text.count("cannot be shown") == 3
+
+
+def test_markdown_of_our_tables():
+    text = "# Title <b>\n\nAbove `code` and **strong**.\n\n| a | b |\n|---|---|\n| x \\| y | 1 |\n\n"
+    text += "- one\n- two\n  more\n\nBelow."
+    found = list(markdown.blocks(text))
+    assert found == [
+        markdown.Heading(1, "Title <b>"),
+        markdown.Paragraph("Above `code` and **strong**."),
+        markdown.Table(["a", "b"], [["x | y", "1"]]),
+        markdown.Bullets(["one", "two\n  more"]),
+        markdown.Paragraph("Below."),
+    ]
+    assert markdown.inline("`<i>` **<b>** <u>") == "<code>&lt;i&gt;</code> <strong>&lt;b&gt;</strong> &lt;u&gt;"
+
+
+TABLE = f"""# {EVIL}
+
+3 seeds.
+
+| memory | return (95 %) | new column |
+| --- | --- | --- |
+| none | 0.5 ± 0.1 | {EVIL} |
+| gru | 0.9 ± 0.1 | 7 |
+
+Take gru: {EVIL}
+"""
+
+
+def row(name, mean):
+    curves = [[[10.0 * k, mean + s + 0.01 * k] for k in range(20)] for s in range(3)] + [[]]
+    return {"approach": f"ppo:{name}", "memory": name, "mean": mean, "half_width": None, "seed_means": [mean] * 3,
+            "curves": curves}  # fmt: skip
+
+
+def comparison_folder(path, **results):
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"type": "compare"}))
+    (path / "table.md").write_text(TABLE)
+    (path / "results.json").write_text(json.dumps(results))
+    return path
+
+
+HORIZON = {"key": "length", "values": [5, 10], "tried": {"ppo:gru": [
+    {"value": 5, "needed": 0.9, "seed_means": [1.0], "solved": True},
+    {"value": 10, "needed": 0.9, "seed_means": [0.5], "solved": False}]}}  # fmt: skip
+OFFLINE = {
+    "data": {"mean": 0.3, "highest": 1.0},
+    "rows": [{"method": "qdt", "returns": interval(0.5) | {"seeds": [0.4, 0.6]},
+              "calibrated": interval(0.6) | {"seeds": [0.6]},
+              "calibrations": [{"targets": [0.0, 1.0], "achieved": [0.1, 0.8]}] * 2, "held_out": {}}],
+}  # fmt: skip
+
+
+def test_a_comparisons_page_shows_whatever_was_measured(tmp_path):
+    results = {"env": "e", "optimal": 1.0, "memoryless": 0.5, "rows": [row("none", 0.5), row("gru", 0.9)],
+               "horizon": HORIZON, "offline": OFFLINE}  # fmt: skip
+    folder = comparison_folder(tmp_path / "cmp", **results)
+    run_folder(folder / "gru_s0", [{"step": 1.0, "loss": 1.0}])
+    run_folder(folder / "gru_s1", [])
+    assert write_comparison_page(folder) == folder / "report.html"
+    read = Page((folder / "report.html").read_text())
+    assert (folder / "gru_s0" / "report.html").is_file()
+    assert not (folder / "gru_s1" / "report.html").exists()  # it has logged nothing
+    assert [a["href"] for name, a in read.tags if name == "a"] == ["gru_s0/report.html"]
+    expected = ["Figures", "Return when evaluated", "Learning curves", "Methods on the log", "Calibration",
+                "Memory horizon", "Runs"]  # fmt: skip
+    assert [word for word in read.words if word in expected] == expected
+    assert len(read.classed("tr", "marked")) == 1
+    assert "Take gru" in read.text
+    assert "new column" in read.text
+    assert read.count("script") == 1
+    assert len(read.classed("path", "thin")) == 2 * 3 + 2  # seeds of two memories, and of one method's calibration
+
+
+@pytest.mark.parametrize(
+    "results", [{}, {"rows": []}, {"rows": [{"method": "bc"}]}, {"rows": 3}, {"rows": [row("gru", 1)]}]
+)
+def test_results_of_any_shape_have_a_page(tmp_path, results):
+    folder = comparison_folder(tmp_path / "cmp", **results)
+    Page(comparison_page(folder))
+    (folder / "table.md").unlink()
+    assert "cmp" in Page(comparison_page(folder)).text
+
+
+# Break: the mean over what only some seeds have reached; a band of the range in place of Student's interval.
+def test_the_band_is_students_interval_where_all_seeds_are():
+    curves = [[(0.0, 1.0), (10.0, 1.0), (30.0, 1.0)], [(5.0, 3.0), (20.0, 3.0)]]
+    line = line_over_seeds("a", curves, Style(0))
+    assert (line.points[0][0], line.points[-1][0]) == (5.0, 20.0)
+    assert {round(y, 9) for _, y in line.points} == {2.0}
+    half = 12.7062 * math.sqrt(2) / math.sqrt(2)  # Student's t with one degree of freedom, s = √2, n = 2
+    assert line.band[0] == pytest.approx((5.0, 2 - half, 2 + half), rel=1e-4)
+    assert line_over_seeds("a", curves[:1], Style(0)).band == ()
+
+
+def test_report_and_its_errors(tmp_path, capsys):
+    folder = comparison_folder(tmp_path / "cmp", rows=[])
+    assert main(["report", str(folder)]) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "report.html")
+    (folder / "results.json").unlink()
+    assert main(["report", str(folder)]) == 2
+    assert "--resume" in capsys.readouterr().err
+    with pytest.raises(UserError, match="nothing yet"):
+        run_page(run_folder(tmp_path / "empty", []))
