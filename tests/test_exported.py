@@ -27,7 +27,7 @@ print(json.dumps([int(agent.act({"v": np.float32(o["v"]), "n": o["n"]}, reward=0
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("exported") / "agent.onnx"
-    exported = export_agent(agent(), path, num_steps=50)
+    exported = export_agent(agent(), path, num_steps=30)
     assert exported.about["parity"]["random"]["difference"] <= 1e-5
     return path
 

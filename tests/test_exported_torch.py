@@ -20,7 +20,7 @@ WEIGHTS = "data/weights/model_weights_config.json"
 @pytest.fixture(scope="module")
 def contents(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("exported") / "agent.pt2"
-    export_agent(agent("none"), path, "torch", num_steps=30)
+    export_agent(agent("none"), path, "torch", num_steps=20)
     return path.read_bytes()
 
 
