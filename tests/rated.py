@@ -10,6 +10,7 @@ from seqrl.language.model import MemoryModel
 from seqrl.language.play import Played
 from seqrl.language.rows import TokenTurn
 from seqrl.language.tuned import TunedAgent
+from seqrl.language.tuning import Experience
 from seqrl.memory import make_memory
 from seqrl.text import Dialogue, TextTask, Tokenizer
 from seqrl.text.task import TaskState, Turn
@@ -66,6 +67,17 @@ def conversations(task: Rated, max_tokens: int) -> list[Played]:
 
     go_on(state, (opening,), (), (TokenTurn(agent=False, ids=tuple(TOKENIZER.encode(opening))),))
     return found
+
+
+def alone(batch: Experience, column: int) -> Experience:
+    """One of a batch's conversations, as long as it is."""
+    length, own = int(batch.said.valid[:, column].sum()), batch.said.valid.nonzero()[:, 1] == column
+    said = type(batch.said)(*(leaf[:length, column : column + 1] for leaf in batch.said))
+    leaves = {name: getattr(batch, name)[:length, column : column + 1] for name in batch._fields[4:]}
+    return Experience(
+        batch.tokens[:, column : column + 1], said, batch.log_prob[:length, column : column + 1], batch.reference[own],
+        **leaves,
+    )  # fmt: skip
 
 
 def tuned(seed: int = 0, has_values: bool = False, move: float = 0.0, **options) -> TunedAgent:

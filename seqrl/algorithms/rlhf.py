@@ -39,8 +39,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqrl.language.likelihood import kl_divergence
 from seqrl.language.play import Played, play
-from seqrl.language.tuned import TunedAgent
+from seqrl.language.tuned import TunedAgent, spread
 from seqrl.language.tuning import (
     ESTIMATORS,
     Experience,
@@ -53,7 +54,6 @@ from seqrl.language.tuning import (
 from seqrl.language_config import make_model
 from seqrl.language_run import open_run, read_tokenizer
 from seqrl.objectives import approximate_kl, clipped_surrogate, masked_mean, squared_error
-from seqrl.objectives.kl import kl_divergence
 from seqrl.preference_run import with_model_of
 from seqrl.rlhf_config import Config, check
 from seqrl.rlhf_run import Tuning, problem
@@ -74,7 +74,7 @@ def loss(agent: TunedAgent, batch: Experience, config: Config) -> tuple[Tensor, 
     if config.kl != "k1" and config.kl_weight > 0:
         log_q = agent.log_probs(agent.reference, batch.reference)
         if config.kl == "exact":
-            kl = kl_divergence(log_p, log_q)
+            kl = spread(kl_divergence(log_p, log_q), batch.said)
         else:
             kl = ESTIMATORS[config.kl](log_prob, of_said(log_q, batch.said))
         total = total + config.kl_weight * masked_mean(kl, valid)
@@ -284,7 +284,7 @@ def conversation_kl(agent: TunedAgent, batches: Sequence[Experience]) -> float:
     for batch in batches:
         log_p = agent.log_probs(agent.policy, agent.features(agent.policy, batch.tokens, batch.said))
         kl = kl_divergence(log_p, agent.log_probs(agent.reference, batch.reference))
-        total += float(kl.masked_fill(~batch.said.valid, 0.0).sum())
+        total += float(kl.sum())
     return total / sum(batch.tokens.shape[1] for batch in batches)
 
 

@@ -84,8 +84,11 @@ def of_tokens(log_prob: Float[Tensor, "D B V"], decided: Decided) -> Float[Tenso
     return log_prob.gather(-1, decided.token[..., None])[..., 0].masked_fill(~decided.valid, 0.0)
 
 
-def kl_divergence(log_p: Float[Tensor, "D B V"], log_q: Float[Tensor, "D B V"]) -> Float[Tensor, "D B"]:
-    """KL(p ‖ q) = Σ p (log p − log q), exact over the vocabulary; tokens that p never says have no part in it."""
+def kl_divergence(log_p: Float[Tensor, "*shape V"], log_q: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape"]:
+    """KL(p ‖ q) = Σ p (log p − log q), exact over the vocabulary; tokens that p never says have no part in it.
+
+    That of `seqrl.objectives`, of logarithms that are normalised already.
+    """
     p = log_p.exp()
     difference = torch.where(p > 0, log_p - log_q, 0.0)
     return (p * difference).sum(-1)

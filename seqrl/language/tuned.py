@@ -25,14 +25,20 @@ class ValueModel(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, tokens: Int[Tensor, "T B"], said: Decided) -> Float[Tensor, "D B"]:
-        """At each of the agent's tokens, before it; 0 where there is none."""
-        return self.head(at_decisions(self.model, tokens, said))[..., 0].float().masked_fill(~said.valid, 0.0)
+        """Before each of the agent's tokens; 0 where there is none."""
+        return spread(self.head(at_tokens(self.model, tokens, said))[:, 0].float(), said)
 
 
-def at_decisions(model: LanguageModel, tokens: Int[Tensor, "T B"], said: Decided) -> Float[Tensor, "D B H"]:
-    """Features before each of the agent's tokens. Nothing behind the last of them is read."""
+def at_tokens(model: LanguageModel, tokens: Int[Tensor, "T B"], said: Decided) -> Float[Tensor, "N H"]:
+    """Features before each of the agent's N tokens, in the order in which `said.valid` has them: what is wide, such as
+    logits, need not be computed where there is no token. Nothing behind the last of them is read."""
     y = model(tokens[: int(said.row.max()) + 1])
-    return Decisions(said.row, said.valid).of(y)
+    return Decisions(said.row, said.valid).of(y)[said.valid]
+
+
+def spread(x: Float[Tensor, "N"], said: Decided) -> Float[Tensor, "D B"]:
+    """Numbers of the agent's tokens where these stand, and 0 where there is none."""
+    return torch.zeros(said.valid.shape, dtype=x.dtype, device=x.device).masked_scatter(said.valid, x)
 
 
 class Tempered:
@@ -88,12 +94,12 @@ class TunedAgent(LanguageAgent):
         """The precision of the models' products in training; speaking, logarithms and losses stay in float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
 
-    def features(self, model: LanguageModel, tokens: Int[Tensor, "T B"], said: Decided) -> Float[Tensor, "D B H"]:
-        """Of the policy or the reference, at the agent's tokens."""
+    def features(self, model: LanguageModel, tokens: Int[Tensor, "T B"], said: Decided) -> Float[Tensor, "N H"]:
+        """Of the policy or the reference, before each of the agent's tokens."""
         with self.autocast():
-            return at_decisions(model, tokens, said)
+            return at_tokens(model, tokens, said)
 
-    def log_probs(self, model: LanguageModel, y: Float[Tensor, "D B H"]) -> Float[Tensor, "D B V"]:
+    def log_probs(self, model: LanguageModel, y: Float[Tensor, "N H"]) -> Float[Tensor, "N V"]:
         """log π(· | all tokens before), as tokens are drawn; −∞ for those that are never said."""
         with self.autocast():
             logits = model.logits(y)

@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from seqrl.language.likelihood import Decided, decided
+from seqrl.language.likelihood import Decided, decided, kl_divergence
 from seqrl.language.play import Played
 from seqrl.language.rows import TokenRows, TokenTurn, batch_of, rows_of
-from seqrl.language.tuned import TunedAgent
+from seqrl.language.tuned import TunedAgent, spread
 from seqrl.objectives import gae
 from seqrl.objectives.groups import group_standardized_advantage
-from seqrl.objectives.kl import kl_divergence, kl_k1, kl_k3
+from seqrl.objectives.kl import kl_k1, kl_k3
 from seqrl.text import Tokenizer
 from seqrl.trajectory import to_device
 
@@ -26,8 +26,8 @@ class Experience(NamedTuple):
     said: Decided
     log_prob: Float[Tensor, "D B"]
     """log π of the tokens by the policy that drew them, as computed for training; 0 where there is none."""
-    reference: Float[Tensor, "D B H"]
-    """The reference's features."""
+    reference: Float[Tensor, "N H"]
+    """The reference's features, of the tokens that there are."""
     kl: Float[Tensor, "D B"]
     """KL(π ‖ π_ref) of the policy that drew, exact over the vocabulary; 0 where there is no token."""
     estimate: Float[Tensor, "D B"]
@@ -67,9 +67,9 @@ def observe(agent: TunedAgent, rows: Sequence[TokenRows], kl: str = "exact") -> 
     log_p = agent.log_probs(agent.policy, agent.features(agent.policy, tokens, said))
     log_q = agent.log_probs(agent.reference, reference)
     log_prob = of_said(log_p, said)
-    exact = kl_divergence(log_p, log_q).masked_fill(~said.valid, 0.0)
+    exact = spread(kl_divergence(log_p, log_q), said)
     estimate = exact if kl == "exact" else ESTIMATORS[kl](log_prob, of_said(log_q, said))
-    entropy = torch.special.entr(log_p.exp()).sum(-1).masked_fill(~said.valid, 0.0)
+    entropy = spread(torch.special.entr(log_p.exp()).sum(-1), said)
     nothing = torch.zeros_like(log_prob)
     value = agent.worth(tokens, said)
     return Experience(tokens, said, log_prob, reference, exact, estimate, entropy, value, nothing, nothing)
@@ -79,9 +79,9 @@ ESTIMATORS = {"k1": kl_k1, "k3": kl_k3}
 """Of the KL, from tokens that were drawn."""
 
 
-def of_said(log_p: Float[Tensor, "D B V"], said: Decided) -> Float[Tensor, "D B"]:
-    """log π of the tokens that were said, 0 where there is none: never NaN there, nor in the gradient."""
-    return log_p.gather(-1, said.token[..., None])[..., 0].masked_fill(~said.valid, 0.0)
+def of_said(log_p: Float[Tensor, "N V"], said: Decided) -> Float[Tensor, "D B"]:
+    """log π of the tokens that were said, 0 where there is none."""
+    return spread(log_p.gather(-1, said.token[said.valid][:, None])[:, 0], said)
 
 
 def with_gae(batch: Experience, reward: Float[Tensor, "D B"], gamma: float, lambda_: float) -> Experience:

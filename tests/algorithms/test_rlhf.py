@@ -23,7 +23,7 @@ from seqrl.rlhf_run import Tuning
 from seqrl.run import read_metrics
 from seqrl.seeds import derived_seed
 from seqrl.text import make_task
-from tests.rated import TOKENIZER, Rated, conversations, tuned
+from tests.rated import TOKENIZER, Rated, alone, conversations, tuned
 
 TASK, KWARGS = "wordle", ("num_words=6",)
 TOKENS = {"task": TASK, "task_kwargs": KWARGS, "max_tokens": 6}
@@ -120,10 +120,7 @@ def test_a_loss_does_not_depend_on_padding_or_on_what_stands_beside(folder):
     torch.testing.assert_close(padded_grads, grads)
     parts = torch.zeros(())
     for n in range(len(played)):
-        one = type(batch)(
-            batch.tokens[:, n : n + 1], type(batch.said)(*(leaf[:, n : n + 1] for leaf in batch.said)),
-            *(leaf[:, n : n + 1] for leaf in batch[2:]),
-        )  # fmt: skip
+        one = alone(batch, n)
         parts += gradients(tuning, one)[0] * one.said.valid.sum()
     torch.testing.assert_close(parts / batch.said.valid.sum(), whole)
 

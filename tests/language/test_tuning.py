@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from seqrl.algorithms import rlhf
+from seqrl.language.tuned import spread
 from seqrl.language.tuning import (
     leave_one_out_to_go,
     observe,
@@ -15,7 +16,7 @@ from seqrl.language.tuning import (
 )
 from seqrl.objectives.groups import leave_one_out_advantage
 from seqrl.objectives.kl import kl_divergence
-from tests.rated import TOKENIZER, Rated, conversations, tuned
+from tests.rated import TOKENIZER, Rated, alone, conversations, tuned
 
 ONE_TURN = Rated({("",): -0.5, ("a",): 1.0, ("b",): 0.3, ("ab",): 1.5, ("ba",): -1.0})
 STOPS = Rated({("a",): 0.2, ("b",): 1.0, ("a", "a"): 2.0, ("a", "b"): -1.0}, max_turns=2)
@@ -30,8 +31,8 @@ def said_log_probs(agent, batch):
     """log π of each token, with a gradient, and the KL at each, likewise."""
     log_p = agent.log_probs(agent.policy, agent.features(agent.policy, batch.tokens, batch.said))
     log_q = agent.log_probs(agent.reference, batch.reference)
-    kl = kl_divergence(log_p, log_q).masked_fill(~batch.said.valid, 0.0)
-    reverse = kl_divergence(log_q, log_p).masked_fill(~batch.said.valid, 0.0)
+    kl = spread(kl_divergence(log_p, log_q), batch.said)
+    reverse = spread(kl_divergence(log_q, log_p), batch.said)
     return of_said(log_p, batch.said), kl, reverse
 
 
@@ -55,14 +56,9 @@ def trained_on(agent, batch, kl, kl_in):
     batch = with_gae(batch, reward, 1.0, 1.0)
     total = 0.0
     for n in range(batch.tokens.shape[1]):
-        length = int(batch.said.valid[:, n].sum())
-        one = type(batch)(
-            batch.tokens[:, n : n + 1],
-            type(batch.said)(*(leaf[:length, n : n + 1] for leaf in batch.said)),
-            *(leaf[:length, n : n + 1] for leaf in batch[2:]),
-        )
+        one = alone(batch, n)
         loss, _ = rlhf.loss(agent, one, config)
-        total = total + one.log_prob.sum().exp() * loss * length  # a sum over tokens, not a mean
+        total = total + one.log_prob.sum().exp() * loss * one.said.valid.sum()  # a sum over tokens, not a mean
     return gradient(agent, total)
 
 
