@@ -317,10 +317,18 @@ figure of this library on small problems, also where the figure contradicts it. 
 `benchmarks/adjectives.py` that says whether an adjective holds, not a person; and what holds on a small problem need
 not hold on yours: `seqrl compare` measures the same there.
 
-Made by `make table`, which goes on where it was interrupted ({processor}, {date}; seconds and steps per second are of a
-core that others used as well, so compare them within this page alone). "Solved" and "reached" mean nine tenths of the
-optimum, or of the best approach's return.
+`make table` measures it, and goes on where it was interrupted. "Solved" and "reached" mean nine tenths of the optimum,
+or of the best approach's return. A difference in steps or speed counts from a fifth on, one in returns beyond its 95 %
+interval over seeds. Seconds and steps per second are of one core that others used as well
 """
+ABOUT = {
+    "tmaze": "Remember a cue for as many steps as the corridor is long, then turn as it said. What the methods at the "
+    "end of the table learn from was played by the best run, a middling one, the weakest, and random actions.",
+    "cartpole": "CartPole without its velocities, which a few positions in a row tell.",
+    "corridors": "Two logged ways, each good in one half; the best way joins them, and was never logged.",
+    "gamble": "Four times 1 for sure, or 3 with a chance of 0.2, logged at random: whoever got much was lucky.",
+}
+"""What each problem is about."""
 
 
 def document(found: dict[str, Any], preferences: dict[str, Any] | None) -> str:
@@ -328,12 +336,16 @@ def document(found: dict[str, Any], preferences: dict[str, Any] | None) -> str:
     parts = found["parts"]
     told = claims(parts, preferences)
     count = {verdict: sum(claim.verdict == verdict for claim in told) for verdict in (HOLDS, NOT, OPEN, UNKNOWN)}
-    lines = [INTRODUCTION.format(processor=found["processor"], date=found["date"])]
-    lines += [f"Of {len(told)} adjectives {count[HOLDS]} hold, {count[NOT]} do not, {count[OPEN]} are not settled by "
-              f"these figures, {count[UNKNOWN]} are not measured.", ""]  # fmt: skip
+    lines = [f"{INTRODUCTION}({found['processor']}, {found['date']}): compare them within this page alone.", ""]
+    lines += [f"Of {len(told)} adjectives {count[HOLDS]} hold, {count[NOT]} do not hold here, {count[OPEN]} are not "
+              f"settled by these figures, {count[UNKNOWN]} are not measured.", ""]  # fmt: skip
     lines += ["| approach | is said to be | measured | |", "|---|---|---|---|"]
     lines += [f"| {c.approach} | {c.adjective} | {c.figure or '–'} | {c.verdict} |" for c in told]
-    for part in TITLES:
-        title, *table = parts[part]["table"].splitlines() if parts[part] else [f"# {TITLES[part]}", "", "Not measured."]
-        lines += ["", f"## {title.removeprefix('# ')}", *table]
+    for part, title in TITLES.items():
+        lines += ["", f"## {title[0].upper()}{title[1:]}", "", ABOUT[part], ""]
+        if parts[part]:
+            name, *table = parts[part]["table"].splitlines()
+            lines += [f"{name.removeprefix('# ')}:", *table]
+        else:
+            lines += ["Not measured."]
     return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"

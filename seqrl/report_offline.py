@@ -157,7 +157,7 @@ class OfflineComparison:
         parts = [f"{self.num_steps:,} updates", seeds, *played, *([share] if self.row("filtered_bc") else [])]
         if any(row.calibrated for row in self.rows):
             parts.append("calibrated: asked for what brought most in other episodes")
-            parts.append("asked/got: their rank correlation; beyond log: more than its best episode?")
+            parts.append("asked/got: their rank correlation; beyond log: whether it brings more than the best episode")
         return "; ".join(parts) + "."
 
     def title(self) -> str:
