@@ -110,6 +110,10 @@ def generate(
 
     `logits` and `context` are what `voice.read` gave last. The context that is returned has read all that was said.
     """
+    if type(voice) is Plain and (
+        at_once := _say_at_once(voice.model, logits, context, stop_id, max_tokens, speaks, allowed, sampling, generator)
+    ):
+        return at_once
     batch_size = len(speaks)
     going = speaks.clone()
     length = torch.zeros(batch_size, dtype=torch.int64, device=logits.device)
@@ -133,6 +137,36 @@ def generate(
         Utterances(torch.stack(ids) if ids else empty.long(), length, ended, torch.stack(log_probs) if ids else empty),
         context,
     )
+
+
+def _say_at_once(
+    model: LanguageModel,
+    logits: Tensor,
+    context: Any,
+    stop_id: int,
+    max_tokens: int,
+    speaks: Tensor,
+    allowed: Tensor | None,
+    sampling: Sampling,
+    generator: torch.Generator | None,
+) -> tuple[Utterances, Any] | None:
+    """`generate` by the model's own `say`, where it has one that serves; the generator ends up in the same state."""
+    if logits.device.type != "cpu" or sampling.top_k or not speaks.any():
+        return None
+    generator = generator or torch.default_generator
+    state = generator.get_state()
+    uniform = torch.empty(max_tokens, len(speaks), dtype=torch.float64).uniform_(generator=generator)
+    allowed = torch.ones(logits.shape[-1], dtype=torch.bool) if allowed is None else allowed
+    found = model.say(logits, context, uniform, speaks, allowed, stop_id, float(sampling.temperature))
+    generator.set_state(state)
+    if found is None:
+        return None
+    (ids, length, log_prob), context = found
+    steps = int(length.max())
+    if sampling.temperature > 0:
+        uniform[:steps].uniform_(generator=generator)  # as many numbers as have been used
+    ended = speaks & (ids.gather(0, (length - 1).clamp(min=0)[None])[0] == stop_id)
+    return Utterances(ids[:steps], length, ended, log_prob[:steps]), context
 
 
 def generate_several(

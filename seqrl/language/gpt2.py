@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from seqrl.errors import UserError
-from seqrl.language.model import LanguageModel
+from seqrl.language.model import LanguageModel, Said
+from seqrl.memory.kernels import native_gpt2
 from seqrl.memory.kernels.native_attention import attend_next, gelu_in_place, native_attends
 
 SMALLEST_CACHE = 64
@@ -56,6 +57,14 @@ class GPT2Cache:
     layers: list[Tensor]
     length: Int[Tensor, "B"]
     most: int = 0
+
+    @property
+    def capacity(self) -> int:
+        return self.layers[0].shape[3]
+
+    def grow(self, capacity: int) -> None:
+        """Make room for so many slots."""
+        self.layers = [F.pad(layer, (0, 0, 0, capacity - self.capacity)) for layer in self.layers]
 
 
 class GPT2(LanguageModel):
@@ -120,10 +129,8 @@ class GPT2(LanguageModel):
         most = cache.most + 1 if T == 1 and cache.most < self.context_length else int(length.max())
         self._check_length(most)
         stop = cache.most + T  # columns that read less leave tokens behind their end, which need slots too
-        capacity = cache.layers[0].shape[3]
-        if stop > capacity:
-            more = 2 ** math.ceil(math.log2(stop)) - capacity
-            cache.layers = [F.pad(layer, (0, 0, 0, more)) for layer in cache.layers]
+        if stop > cache.capacity:
+            cache.grow(2 ** math.ceil(math.log2(stop)))
         place = cache.length[:, None] + torch.arange(T, device=tokens.device)  # [B, T], of each token
         u = self.embedding(tokens.T) + self.position(place.clamp(max=self.context_length - 1))
         u = self._read_layers(u, cache, place, stop)
@@ -146,6 +153,35 @@ class GPT2(LanguageModel):
         for layer, kept in zip(layers, cache.layers, strict=True):
             u = layer(u, kept, place, mask)
         return u
+
+    @torch.no_grad()
+    def say(
+        self,
+        logits: Float[Tensor, "B V"],
+        context: GPT2Cache,
+        uniform: Float[Tensor, "N B"],
+        speaks: Bool[Tensor, "B"],
+        allowed: Bool[Tensor, "V"],
+        stop_id: int,
+        temperature: float,
+    ) -> tuple[Said, GPT2Cache] | None:
+        cache, N = context, len(uniform)
+        longest = int(cache.length.masked_fill(~speaks, 0).max())
+        if longest + N > self.context_length or not native_attends(logits, self.output_size // self.config.num_heads):
+            return None  # who stops in time may have room yet: `read` sees to each token
+        if cache.capacity < longest + N:
+            cache.grow(longest + N)
+        layers: list[Any] = list(self.layers)
+        weights = [
+            self.embedding.weight, self.position.weight, self.norm.weight, self.norm.bias, self.embedding.weight.T,
+            *(getattr(getattr(layer, part), leaf) for layer in layers for part in PARTS for leaf in ("weight", "bias")),
+        ]  # fmt: skip
+        said = Said(*native_gpt2.speak(
+            weights, cache.layers, cache.length, logits, uniform, speaks, allowed,
+            stop_id=stop_id, temperature=temperature, epsilon=self.config.epsilon,
+        ))  # fmt: skip
+        length = cache.length + said.length
+        return said, GPT2Cache(cache.layers, length, int(length.max()))
 
     def take(self, context: GPT2Cache, index: Int[Tensor, "N"]) -> GPT2Cache:
         layers = [layer.index_select(1, index) for layer in context.layers]

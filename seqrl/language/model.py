@@ -1,10 +1,10 @@
 """The contract of language models: they read tokens, a row each, and say how likely each next token is."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from seqrl.memory.base import Memory
@@ -12,6 +12,14 @@ from seqrl.trajectory import tree_map, where_rows
 
 Context = Any
 """What a model has read so far: opaque to all but the model. Inference state, never part of a checkpoint."""
+
+
+class Said(NamedTuple):
+    """Tokens [N, B], of which column b's first `length[b]` were said, and the logarithms of their probabilities."""
+
+    ids: Int[Tensor, "N B"]
+    length: Int[Tensor, "B"]
+    log_prob: Float[Tensor, "N B"]
 
 
 class LanguageModel(nn.Module, ABC):
@@ -51,6 +59,23 @@ class LanguageModel(nn.Module, ABC):
         Returns the features after each column's last token, where `count` is 0 anything, and the new context. The
         old one must not be used again. A model may give no gradient.
         """
+
+    def say(
+        self,
+        logits: Float[Tensor, "B V"],
+        context: Context,
+        uniform: Float[Tensor, "N B"],
+        speaks: Bool[Tensor, "B"],
+        allowed: Bool[Tensor, "V"],
+        stop_id: int,
+        temperature: float,
+    ) -> tuple[Said, Context] | None:
+        """Draw and read up to N tokens in one go, as `generate` would one by one; None where a model cannot.
+
+        `uniform`, from 0 to below 1, decide what is drawn: token t of column b is the first whose probability, summed
+        with those of all before it, exceeds uniform[t, b]. At temperature 0 it is the likeliest.
+        """
+        return None
 
     def take(self, context: Context, index: Int[Tensor, "N"]) -> Context:
         """A copy of the columns `index` of a context, in that order; one may come more than once."""

@@ -6,16 +6,6 @@
 
 namespace {
 
-inline float sum_of(Vec v) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_add_ps(v);
-#else
-  float sum = 0.0f;
-  for (int i = 0; i < VL; i++) sum += v[i];
-  return sum;
-#endif
-}
-
 inline void prefetch(const float* from) { __builtin_prefetch(from); }
 
 // One head of one column: `query` looks at `count` keys and values, PARTS vectors each. `scores` has room for all of
@@ -91,12 +81,11 @@ void attend_next(int64_t B, int64_t heads, int64_t capacity, int64_t size, int64
   }
 }
 
-// x becomes x / 2 (1 + tanh(√(2/π) (x + 0.044715 x³))), which is x sigmoid(2 …); `count` is a number of whole vectors.
+// `count` is a number of whole vectors.
 void gelu_in_place(int64_t count, int64_t threads, float* x) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t i = 0; i < count; i += VL) {
-    const Vec v = load(x + i);
-    store(x + i, v * sigmoid(v * (1.59576912f + 0.0713548163f * v * v)));
+    store(x + i, gelu(load(x + i)));
   }
 }
 }

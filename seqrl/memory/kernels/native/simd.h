@@ -56,6 +56,26 @@ inline Vec load_once(const void* p) {
 
 inline Vec all(float x) { return x - Vec{}; }
 
+inline float sum_of(Vec v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(v);
+#else
+  float sum = 0.0f;
+  for (int i = 0; i < VL; i++) sum += v[i];
+  return sum;
+#endif
+}
+
+inline float largest_of(Vec v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps(v);
+#else
+  float largest = v[0];
+  for (int i = 1; i < VL; i++) largest = v[i] > largest ? v[i] : largest;
+  return largest;
+#endif
+}
+
 inline IntVec bits_of(Vec v) {
   IntVec bits;
   std::memcpy(&bits, &v, sizeof bits);
@@ -164,3 +184,6 @@ inline Vec reciprocal(Vec x) {
 
 inline Vec sigmoid(Vec x) { return reciprocal(1.0f + exponential(-x)); }
 inline Vec tangent(Vec x) { return 1.0f - 2.0f * reciprocal(1.0f + exponential(2.0f * x)); }
+
+// x / 2 (1 + tanh(√(2/π) (x + 0.044715 x³))), which is x sigmoid(2 …).
+inline Vec gelu(Vec x) { return x * sigmoid(x * (1.59576912f + 0.0713548163f * x * x)); }

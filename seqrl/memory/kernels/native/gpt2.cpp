@@ -1,0 +1,394 @@
+// A GPT-2 speaks: tokens are drawn and read one after the other, for many columns, in one call. Each thread takes its own
+// columns through all layers of all steps, so that nothing waits, and those that have stopped cost nothing.
+//
+// What takes the time, with a small model, is to bring keys and values from memory, all of them at each step. They are
+// therefore copied once, into the order in which they are read, and with VL slots of a key's number side by side, so that
+// no sum is taken across a vector.
+#include <omp.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <cmath>
+#include <cstdlib>
+
+#include "products.h"
+
+namespace {
+
+// x w with w [K, N] in parts of rows that stay in the nearest cache together with what they are multiplied by.
+struct Product {
+  static constexpr int64_t PART = 128;
+  int64_t K, N;
+  std::vector<Array<float>> memory;
+  std::vector<ByColumns<float>> parts;
+
+  Product(const float* w, int64_t K, int64_t N) : K(K), N(N), memory((K + PART - 1) / PART) {
+    for (int64_t k = 0; k < K; k += PART)
+      parts.emplace_back(w + k * N, std::min(PART, K - k), N, memory[k / PART]);
+  }
+
+  // out += x w, for `count` rows x [K] and out [N]; with `add` false the first part is not added, but written.
+  template <bool add>
+  void operator()(const float* x, int64_t count, float* out, int64_t stride) const {
+    const auto row = [=](int64_t r) { return out + r * stride; };
+    multiply_rows<add>(x, K, count, parts[0], row);
+    for (size_t p = 1; p < parts.size(); p++) multiply_rows<true>(x + p * PART, K, count, parts[p], row);
+  }
+};
+
+struct Norm {
+  const float *weight, *bias;
+
+  void operator()(const float* x, int64_t size, float epsilon, float* out) const {
+    Vec sum = Vec{}, squares = Vec{};
+    for (int64_t i = 0; i < size; i += VL) sum += load(x + i);
+    const float mean = sum_of(sum) / size;
+    for (int64_t i = 0; i < size; i += VL) {
+      const Vec centred = load(x + i) - mean;
+      squares += centred * centred;
+    }
+    const float scale = 1.0f / std::sqrt(sum_of(squares) / size + epsilon);
+    for (int64_t i = 0; i < size; i += VL)
+      store(out + i, (load(x + i) - mean) * scale * load(weight + i) + load(bias + i));
+  }
+};
+
+// A layer's weights, in the order in which `speak` is given them, and its keys and values [2, B, heads, capacity, size].
+struct Layer {
+  Norm attention_norm, inner_norm;
+  const float *parts_bias, *out_bias, *inner_bias, *inner_out_bias;
+  Product parts, out, inner, inner_out;
+  float* kept;
+
+  Layer(const float* const* w, int64_t H)
+      : attention_norm{w[0], w[1]}, inner_norm{w[6], w[7]}, parts_bias(w[3]), out_bias(w[5]), inner_bias(w[9]),
+        inner_out_bias(w[11]), parts(w[2], H, 3 * H), out(w[4], H, H), inner(w[8], H, 4 * H),
+        inner_out(w[10], 4 * H, H), kept(const_cast<float*>(w[12])) {}
+};
+
+struct Model {
+  int64_t B, V, H, heads, size, capacity, positions;
+  float epsilon;
+  const float *embedding, *position;
+  Norm norm;
+  std::vector<Layer> layers;
+  Product head;
+};
+
+struct Speech {
+  int64_t steps, stop;
+  float temperature;
+  const int64_t* length;  // what each column has read before
+  const float* excluded;  // added to logits: 0, or -infinity for what must not be said
+  const float* logits;
+  const double* uniform;  // [steps, B]
+  int64_t *ids, *said;    // [steps, B], [B]
+  float* log_prob;        // [steps, B]
+};
+
+const IntVec LANES = [] {
+  IntVec lanes;
+  for (int i = 0; i < VL; i++) lanes[i] = i;
+  return lanes;
+}();
+
+int64_t whole_vectors(int64_t n) { return (n + VL - 1) / VL * VL; }
+
+// Memory that a thread keeps, as fresh pages take longer than what is done with them. Large pages, where Linux has them,
+// bring keys and values a quarter sooner.
+struct Pages {
+  float* data = nullptr;
+  size_t bytes = 0;
+
+  float* with_room_for(size_t count) {
+    constexpr size_t PAGE = 2 << 20;
+    const size_t wanted = (count * sizeof(float) + PAGE - 1) / PAGE * PAGE;
+    if (wanted > bytes) {
+      std::free(data);
+      bytes = 0, data = static_cast<float*>(std::aligned_alloc(PAGE, wanted));
+      if (!data) throw std::bad_alloc();
+      bytes = wanted;
+#if defined(__linux__)
+      madvise(data, bytes, MADV_HUGEPAGE);
+#endif
+    }
+    return data;
+  }
+  ~Pages() { std::free(data); }
+};
+
+// One column's keys and values in one layer: [room / VL][heads][size][VL] and [room][heads][size].
+struct Kept {
+  float *keys, *values;
+  int64_t heads, size;
+
+  void write(int64_t slot, int64_t h, const float* key, const float* value) {
+    float* const block = keys + (slot / VL * heads + h) * size * VL + slot % VL;
+    if (slot % VL == 0) std::memset(block, 0, size * VL * sizeof(float));  // what is hidden must be a number
+    for (int64_t d = 0; d < size; d++) block[d * VL] = key[d];
+    std::memcpy(values + (slot * heads + h) * size, value, size * sizeof(float));
+  }
+
+  void read(int64_t slot, int64_t h, float* key, float* value) const {
+    const float* const block = keys + (slot / VL * heads + h) * size * VL + slot % VL;
+    for (int64_t d = 0; d < size; d++) key[d] = block[d * VL];
+    std::memcpy(value, values + (slot * heads + h) * size, size * sizeof(float));
+  }
+};
+
+// The columns `who` of one thread. Row r is a column that goes on; its keys and values are the place[r]-th.
+struct Speaker {
+  const Model& model;
+  const Speech& speech;
+  std::vector<int64_t> who, place, length;
+  int64_t room, padded;  // slots of a column, and entries of its logits, in whole vectors
+  float* memory;
+  Array<float> x, normed, parts, attended, inner, logits, scores;
+
+  Speaker(const Model& model, const Speech& speech, std::vector<int64_t> columns)
+      : model(model), speech(speech), who(std::move(columns)), place(who.size()), length(who.size()) {
+    const int64_t rows = who.size(), H = model.H;
+    int64_t most = 0;
+    for (int64_t row = 0; row < rows; row++) {
+      place[row] = row, length[row] = speech.length[who[row]];
+      most = std::max(most, length[row]);
+    }
+    room = whole_vectors(most + speech.steps), padded = whole_vectors(model.V);
+    x.resize(rows * H), normed.resize(rows * H), attended.resize(rows * H);
+    parts.resize(rows * 3 * H), inner.resize(rows * 4 * H);
+    logits.resize(rows * padded), scores.resize(model.heads * room);
+    thread_local Pages pages;
+    memory = pages.with_room_for(rows * model.layers.size() * 2 * H * room);
+  }
+
+  Kept kept(int64_t place, int64_t layer) const {
+    float* const keys = memory + (place * model.layers.size() + layer) * 2 * model.H * room;
+    return {keys, keys + model.H * room, model.heads, model.size};
+  }
+
+  // f(kept, h, key, value, slot) for all slots from begin(b) to end(b) of the columns, where the caller keeps them.
+  template <typename F>
+  void for_each_slot(const std::vector<int64_t>& columns, const int64_t* begin, const int64_t* end, const F& f) {
+    const int64_t block = model.capacity * model.size, all = model.B * model.heads * block;
+    for (size_t row = 0; row < columns.size(); row++)
+      for (size_t l = 0; l < model.layers.size(); l++)
+        for (int64_t h = 0; h < model.heads; h++) {
+          float* const from = model.layers[l].kept + (columns[row] * model.heads + h) * block;
+          for (int64_t s = begin ? begin[columns[row]] : 0; s < end[columns[row]]; s++)
+            f(kept(row, l), s, h, from + s * model.size, from + s * model.size + all);
+        }
+  }
+
+  void run() {
+    const std::vector<int64_t> columns = who;
+    for_each_slot(columns, nullptr, speech.length,
+                  [](Kept kept, int64_t s, int64_t h, float* key, float* value) { kept.write(s, h, key, value); });
+    for (size_t row = 0; row < who.size(); row++)
+      std::memcpy(logits.data() + row * padded, speech.logits + who[row] * model.V, model.V * sizeof(float));
+    for (int64_t step = 0; step < speech.steps && !who.empty(); step++) say(step);
+    std::vector<int64_t> end(model.B);
+    for (int64_t b : columns) end[b] = speech.length[b] + speech.said[b];
+    for_each_slot(columns, speech.length, end.data(),
+                  [](Kept kept, int64_t s, int64_t h, float* key, float* value) { kept.read(s, h, key, value); });
+  }
+
+  void say(int64_t step) {
+    const int64_t rows = who.size(), H = model.H;
+    std::vector<bool> stops(rows);
+    for (int64_t row = 0; row < rows; row++) {
+      const int64_t b = who[row], at = step * model.B + b;
+      const int64_t token = draw(logits.data() + row * padded, speech.uniform[at], speech.log_prob + at);
+      speech.ids[at] = token, speech.said[b]++;
+      stops[row] = token == speech.stop;
+      const float *e = model.embedding + token * H, *p = model.position + length[row] * H;
+      for (int64_t i = 0; i < H; i += VL) store(x.data() + row * H + i, load(e + i) + load(p + i));
+    }
+    for (size_t l = 0; l < model.layers.size(); l++) read(l, rows);
+    int64_t left = 0;  // those who go on close up
+    for (int64_t row = 0; row < rows; row++) {
+      if (stops[row]) continue;
+      who[left] = who[row], place[left] = place[row], length[left] = length[row] + 1;
+      model.norm(x.data() + row * H, H, model.epsilon, normed.data() + left * H);
+      left++;
+    }
+    who.resize(left);
+    if (step + 1 < speech.steps) model.head.operator()<false>(normed.data(), left, logits.data(), padded);
+  }
+
+  // A token by the probabilities of `row` [padded], which it spoils; `uniform` is from 0 to below 1.
+  int64_t draw(float* row, double uniform, float* log_prob) {
+    const int64_t V = model.V;
+    float most = -INFINITY;
+    for (int64_t i = 0; i < V; i++) row[i] += speech.excluded[i], most = std::max(most, row[i]);
+    for (int64_t i = V; i < padded; i++) row[i] = -INFINITY;
+    int64_t token = V - 1;  // of logits that are no numbers
+    if (speech.temperature == 0) {
+      for (int64_t i = V; i-- > 0;)
+        if (row[i] == most) token = i;
+      *log_prob = row[token] - most - std::log(total(row, most, 1.0f));
+      return token;
+    }
+    const double sum = total(row, most, 1.0f);
+    const double target = uniform * (speech.temperature == 1 ? sum : total(row, most, 1 / speech.temperature));
+    double before = 0;
+    for (int64_t i = 0; i < V; i += VL) {
+      const Vec weights = weights_of(row + i, most, 1 / speech.temperature);
+      const double after = before + sum_of(weights);
+      if (after <= target) {
+        before = after;
+        continue;
+      }
+      for (int v = 0; v < VL; v++) {  // the last that can be drawn at all, where rounding lets none pass
+        if (weights[v] > 0) token = i + v;
+        if ((before += weights[v]) > target) break;
+      }
+      break;
+    }
+    *log_prob = row[token] - most - float(std::log(sum));
+    return token;
+  }
+
+  static Vec weights_of(const float* row, float most, float inverse) {
+    const Vec logit = load(row), weight = exponential((logit - most) * inverse);
+    return logit > all(-INFINITY) ? weight : Vec{};
+  }
+
+  double total(const float* row, float most, float inverse) const {
+    double sum = 0;
+    for (int64_t i = 0; i < model.V; i += VL) sum += sum_of(weights_of(row + i, most, inverse));
+    return sum;
+  }
+
+  void read(int64_t l, int64_t rows) {
+    const Layer& layer = model.layers[l];
+    const int64_t H = model.H;
+    for (int64_t row = 0; row < rows; row++) {
+      layer.attention_norm(x.data() + row * H, H, model.epsilon, normed.data() + row * H);
+      std::memcpy(parts.data() + row * 3 * H, layer.parts_bias, 3 * H * sizeof(float));
+    }
+    layer.parts.operator()<true>(normed.data(), rows, parts.data(), 3 * H);
+    for (int64_t row = 0; row < rows; row++) attend(kept(place[row], l), row, length[row]);
+    add_to_rows(layer.out_bias, rows);
+    layer.out.operator()<true>(attended.data(), rows, x.data(), H);
+    for (int64_t row = 0; row < rows; row++) {
+      layer.inner_norm(x.data() + row * H, H, model.epsilon, normed.data() + row * H);
+      std::memcpy(inner.data() + row * 4 * H, layer.inner_bias, 4 * H * sizeof(float));
+    }
+    layer.inner.operator()<true>(normed.data(), rows, inner.data(), 4 * H);
+    for (int64_t i = 0; i < rows * 4 * H; i += VL) store(inner.data() + i, gelu(load(inner.data() + i)));
+    add_to_rows(layer.inner_out_bias, rows);
+    layer.inner_out.operator()<true>(inner.data(), rows, x.data(), H);
+  }
+
+  void add_to_rows(const float* bias, int64_t rows) {
+    for (int64_t row = 0; row < rows; row++)
+      for (int64_t i = 0; i < model.H; i += VL) {
+        float* const to = x.data() + row * model.H + i;
+        store(to, load(to) + load(bias + i));
+      }
+  }
+
+  // Each head of a row looks at the `length` keys and values of before, and at the new ones, which are kept only then:
+  // numbers that were just written one by one cannot be read as vectors without waiting.
+  void attend(Kept kept, int64_t row, int64_t length) {
+    const int64_t H = model.H, size = model.size;
+    const float *const query = parts.data() + row * 3 * H, *const key = query + H, *const value = key + H;
+    weigh(query, kept.keys, key, length);
+    float* const out = attended.data() + row * H;
+    switch (size / VL) {
+#define CASE(PARTS)                                  \
+  case PARTS:                                        \
+    add_up<PARTS>(kept.values, value, length, out);  \
+    break;
+      CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
+#undef CASE
+    }
+    for (int64_t h = 0; h < model.heads; h++) kept.write(length, h, key + h * size, value + h * size);
+  }
+
+  // For each head `scores` [heads, room] become softmax(query key), of `count` keys and of `own`.
+  void weigh(const float* query, const float* keys, const float* own, int64_t count) {
+    const int64_t size = model.size, whole = whole_vectors(count + 1);
+    const float scale = 1.0f / std::sqrt(float(size));
+    for (int64_t s = 0; s < count; s += VL)
+      for (int64_t h = 0; h < model.heads; h++) {
+        const float* const q = query + h * size;
+        Vec sums[4] = {};  // four, so that no addition waits for the one before
+        for (int64_t d = 0; d < size; d += 4, keys += 4 * VL)
+#pragma GCC unroll 4
+          for (int i = 0; i < 4; i++) sums[i] += q[d + i] * load(keys + i * VL);
+        store(scores.data() + h * room + s, ((sums[0] + sums[1]) + (sums[2] + sums[3])) * scale);
+      }
+    for (int64_t h = 0; h < model.heads; h++) {
+      float* const row = scores.data() + h * room;
+      Vec product = Vec{};
+      for (int64_t d = h * size; d < (h + 1) * size; d += VL) product += load(query + d) * load(own + d);
+      // What is hidden becomes e^-87 beside a sum of 1 or more: nothing.
+      const float hidden = -INFINITY, own_score = sum_of(product) * scale;
+      const int32_t left = count + VL - whole;
+      const Vec last = load(row + whole - VL);
+      store(row + whole - VL, LANES < left ? last : LANES == left ? all(own_score) : all(hidden));
+      Vec most = load(row), sums = Vec{};
+      for (int64_t s = VL; s < whole; s += VL) most = load(row + s) > most ? load(row + s) : most;
+      const float largest = largest_of(most);
+      for (int64_t s = 0; s < whole; s += VL) {
+        const Vec weight = exponential(load(row + s) - largest);
+        store(row + s, weight);
+        sums += weight;
+      }
+      const float inverse = 1.0f / sum_of(sums);
+      for (int64_t s = 0; s < whole; s += VL) store(row + s, load(row + s) * inverse);
+    }
+  }
+
+  // out = Σ_s scores[s] values[s], `own` behind them, of as many heads at a time as have eight vectors of sums.
+  template <int PARTS>
+  void add_up(const float* values, const float* own, int64_t count, float* out) {
+    constexpr int64_t SIZE = PARTS * VL;
+    in_parts<8 / PARTS>(model.heads, [&]<int M>(int64_t h) {
+      const float *const weights = scores.data() + h * room, *from = values + h * SIZE;
+      Vec sum[M][PARTS] = {};
+      const auto add = [&](int64_t s, const float* from) {
+#pragma GCC unroll 8
+        for (int m = 0; m < M; m++)
+#pragma GCC unroll 8
+          for (int p = 0; p < PARTS; p++) sum[m][p] += weights[m * room + s] * load(from + m * SIZE + p * VL);
+      };
+      for (int64_t s = 0; s < count; s++, from += model.H) add(s, from);
+      add(count, own + h * SIZE);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; m++)
+#pragma GCC unroll 8
+        for (int p = 0; p < PARTS; p++) store(out + (h + m) * SIZE + p * VL, sum[m][p]);
+    });
+  }
+};
+
+}  // namespace
+
+extern "C" {
+
+// Columns that `speaks` [B] draw up to `steps` tokens each, until they draw `stop`, and read what they draw.
+// `weights` are pointers: embedding [V, H], position, the last norm's weight and bias, the head [H, V], then of each
+// layer those of `Layer`. Others are explained there and in `Speech`. `numbers` are epsilon and temperature.
+void speak(int64_t B, int64_t V, int64_t num_layers, int64_t heads, int64_t size, int64_t capacity, int64_t steps,
+           int64_t stop, int64_t threads, const float* const* weights, const float* numbers, const int64_t* length,
+           const uint8_t* speaks, const float* excluded, const float* logits, const double* uniform, int64_t* ids,
+           int64_t* said, float* log_prob) {
+  const int64_t H = heads * size;
+  Model model{B, V, H, heads, size, capacity, 0, numbers[0], weights[0], weights[1], {weights[2], weights[3]}, {},
+              Product(weights[4], H, V)};
+  for (int64_t l = 0; l < num_layers; l++) model.layers.emplace_back(weights + 5 + 13 * l, H);
+  const Speech speech{steps, stop, numbers[1], length, excluded, logits, uniform, ids, said, log_prob};
+  std::vector<int64_t> who;
+  for (int64_t b = 0; b < B; b++)
+    if (speaks[b]) who.push_back(b);
+  threads = std::min<int64_t>(threads, who.size());
+#pragma omp parallel num_threads(threads)
+  {
+    const int64_t thread = omp_get_thread_num(), count = omp_get_num_threads(), all = who.size();
+    Speaker(model, speech, {who.begin() + all * thread / count, who.begin() + all * (thread + 1) / count}).run();
+  }
+}
+}
