@@ -154,9 +154,9 @@ def update(tuning: Tuning, step: int) -> dict[str, float]:
         tuning.kept.restore()
         control.refuse()
         return {**tuning.kept.metrics, "taken_back": 1.0, "kl_weight": control.weight}
+    metrics |= watch(tuning, played, scores, metrics["entropy"])
     if tuning.kept is not None:
         tuning.kept.keep(metrics)
-    metrics |= watch(tuning, played, scores, metrics["entropy"])
     metrics |= learn(tuning, batches, step)
     control.follow(metrics["kl"], config.num_conversations)
     if tuning.kept is not None and step + 1 == config.num_steps:
