@@ -35,7 +35,7 @@ Tokens = tuple[int, ...]
 
 def agent_turns(played: Sequence[Played]) -> list[Tokens]:
     """What the agent said, turn by turn, in tokens."""
-    return [turn.ids for each in played for turn in each.turns if turn.agent]
+    return [turn.ids for each in played for turn in each.turns if turn.agent and not turn.given]
 
 
 def mean_length(turns: Sequence[Tokens]) -> float:
