@@ -68,7 +68,7 @@ class Leduc(TorchVectorEnv):
     allowed is a call. Reward: at the end, the chips won, or minus those lost. End: `terminated`, after two decisions a
     round at most. `seat` is 0 or 1, or None for a coin's choice in each game; `opponent` is a name of `OPPONENTS`.
     Optimal return: the exact best response (`seqrl.envs.leduc_exact`).
-    Source: Southey et al. 2005, "Bayes' Bluff" (arXiv 1207.1411), section 4, whose rules these are.
+    Source: Southey et al. 2005, "Bayes' Bluff" (arXiv 1207.1411), whose rules these are.
 
     Raises: UserError for an unknown `opponent`, or a `seat` other than 0 and 1.
     """
