@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from seqrl.language.gpt2 import GPT2, GPT2Config
 from seqrl.language.model import MemoryModel
 from seqrl.language.preferences import PreferenceDataset
 from seqrl.language.reward_model import RewardAgent, RewardEnsemble, RewardModel, turn_ends
@@ -30,10 +31,15 @@ TALKS = (
 )
 
 
-@pytest.fixture(scope="module")
-def agent() -> RewardAgent:
+@pytest.fixture(scope="module", params=["gru", "gpt2"])
+def agent(request: pytest.FixtureRequest) -> RewardAgent:
     torch.manual_seed(0)
-    members = [RewardModel(MemoryModel(len(TOKENIZER), make_memory("gru", 8, 8))) for _ in range(3)]
+    size = len(TOKENIZER)
+    sizes = GPT2Config(vocabulary_size=size, hidden_size=8, num_layers=1, num_heads=2, context_length=32)
+    members = [
+        RewardModel(GPT2(sizes) if request.param == "gpt2" else MemoryModel(size, make_memory("gru", 8, 8)))
+        for _ in range(3)
+    ]
     for member in members:
         torch.nn.init.normal_(member.head.weight)
     ensemble = RewardEnsemble(members)
