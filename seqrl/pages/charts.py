@@ -4,6 +4,7 @@ They are drawn by us, and not by matplotlib, because one drawing must do in ligh
 page, and tell the values under the pointer (page.js reads them back from the paths).
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -130,10 +131,13 @@ def line_chart(
     x_range: tuple[float, float] | None = None,
     stars: Points = (),
     shade_from: float | None = None,
+    whole: bool = False,
 ) -> Chart:
     """Curves over one axis, with a legend where there are several. `stars` stand out; what lies right of
-    `shade_from` is shaded. A logarithmic axis with values of 0 or below is linear."""
+    `shade_from` is shaded. A logarithmic axis with values of 0 or below is linear; `whole` says that x are counts."""
     frame = _frame(lines, levels, x_kind, y_kind, size, x_range, bool(y_label))
+    if whole:
+        frame = frame._replace(x=dataclasses.replace(frame.x, whole=True))
     parts = axes(frame, size, x_label, y_label)
     right = frame.left + frame.width
     if shade_from is not None and shade_from < frame.x.high:
@@ -231,7 +235,8 @@ def _itself(line: Line, frame: Frame) -> list[Html]:
     parts = [shape("path", f"line {dash}".strip(), colour, d=d, data_name=line.name)]
     places = [frame.at(x, y) for x, y in line.points if math.isfinite(y)] if line.dots or d.count("L") == 0 else []
     for (x, y), (half_x, half_y) in zip(line.points, line.whiskers, strict=False):
-        ends = (frame.at(x - half_x, y), frame.at(x + half_x, y)), (frame.at(x, y - half_y), frame.at(x, y + half_y))
+        across = frame.inside(x - half_x, y), frame.inside(x + half_x, y)
+        ends = across, (frame.inside(x, y - half_y), frame.inside(x, y + half_y))
         parts += [rule(*a, *b, "whisker", colour) for (a, b), half in zip(ends, (half_x, half_y), strict=True) if half]
     parts += [dot(*place, colour) for place in places]
     named = zip(line.points, line.labels, strict=False)

@@ -68,7 +68,7 @@ def calibration(data: dict[str, Any]) -> list[Html]:
         ]
         header = ["return-to-go", "decisions", "log-likelihood", measure.replace("_", " ")]
         caption = "How well held-out actions are foreseen, by what the rest of their episode brought."
-        parts.append(element("div", table(header, rows, caption), class_="card"))
+        parts.append(element("div", table(header, rows, caption), class_="card spaced"))
     about = "Does the return follow the target that the agent is asked for?"
     return [section("Calibration", parts, about=about)] if parts else []
 
@@ -92,7 +92,9 @@ def adaptation(data: dict[str, Any]) -> list[Html]:
         band = [(k + 1, m - h, m + h) for k, (m, h) in enumerate(zip(mean, half, strict=True))
                 if m is not None and h is not None] if name == AGENT else []  # fmt: skip
         lines.append(Line(name=name, points=points, band=band, style=styles[name], figure=f"{total['mean']:.4g}"))
-    chart = line_chart(lines, x_label="inner episode", y_label="return of an inner episode", levels=levels, size=LARGE)
+    chart = line_chart(
+        lines, x_label="inner episode", y_label="return of an inner episode", levels=levels, size=LARGE, whole=True
+    )
     caption = (
         f"{data['num_trials']:,} trials of {data['num_episodes']:,} inner episodes, the same tasks for all. Weights "
         f"frozen (sha256 {data['digest'][:8]}…). Band: 95 % over trials. Beside the names: the return of a trial."

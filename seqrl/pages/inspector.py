@@ -14,7 +14,7 @@ from seqrl.pages.png import grey_or_colour, pictures
 
 FRAME_BYTES, IMAGE_BYTES = 1_400_000, 900_000
 """What an episode's frames, and all images that the agent saw in it, may take on the page."""
-MOST_ENTRIES = 64
+MOST_ENTRIES = 150
 """Entries of a vector that are shown; of longer ones the first."""
 CONTROLS = {
     "first": "to the first step (Home)",
@@ -139,12 +139,16 @@ def _leaf(name: str, space: gym.Space, values: np.ndarray, most_bytes: int) -> d
         return {"name": name, "kind": "image", "uris": uris, "numbers": numbers}
     if isinstance(space, gym.spaces.Discrete):
         return {"name": name, "kind": "discrete", "size": int(space.n), "values": values.reshape(len(values)).tolist()}
+    columns = 0
+    if values.ndim == 4:  # a grid of cells [H, W, C]: each kind of category beside the others
+        columns = values.shape[2] * values.shape[3]
+        values = np.moveaxis(values, -1, 2)
     flat = values.reshape(len(values), -1).astype(np.float64)
     shown = flat[:, :MOST_ENTRIES]
     low, high = np.minimum(shown.min(0), 0.0), np.maximum(shown.max(0), 0.0)
     return {
-        "name": name, "kind": "vector", "size": flat.shape[1], "values": short(shown), "low": short(low),
-        "high": short(high),
+        "name": name, "kind": "vector", "size": flat.shape[1], "columns": columns, "values": short(shown),
+        "low": short(low), "high": short(high),
     }  # fmt: skip
 
 

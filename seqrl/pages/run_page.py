@@ -142,7 +142,7 @@ def _groups(curves: dict[str, Any], x_label: str) -> list[Html]:
                 heading = name.replace("steps per", f"{x_label.rpartition(' ')[2]} per")
                 lines = [smoothed(label, curves[metric], Style(colour)) for (metric, label), colour
                          in zip(metrics.items(), COLOURS, strict=False)]  # fmt: skip
-                if len(lines) == 1 and lines[0].name not in heading:
+                if len(lines) == 1 and lines[0].name not in f"{heading} steps/s":
                     heading += f": {lines[0].name}"
                 kind: Kind = "log" if name in LOGARITHMIC else "linear"
                 cards.append(figure(line_chart(lines, x_label=x_label, y_kind=kind, size=SMALL), title=heading))

@@ -21,6 +21,8 @@ class Scale:
     low: float
     high: float
     kind: Kind = "linear"
+    whole: bool = False
+    """Whether only whole numbers are named: of counts."""
 
     @classmethod
     def over(
@@ -54,6 +56,8 @@ class Scale:
             wanted = [self.low + (self.high - self.low) * (k / most) ** 2 for k in range(most + 1)]
             return sorted({rounded for x in wanted if self.low <= (rounded := float(f"{x:.1g}")) <= self.high})
         step = nice_step((self.high - self.low) / max(most, 1))
+        if self.whole:
+            step = max(1.0, 5.0 if step == 2.5 else step)
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return [k * step for k in range(first, last + 1)]

@@ -24,6 +24,10 @@ class Frame(NamedTuple):
     def at(self, x: float, y: float) -> tuple[float, float]:
         return self.left + self.width * self.x.place(x), self.top + self.height * (1 - self.y.place(y))
 
+    def inside(self, x: float, y: float) -> tuple[float, float]:
+        """The same for what may lie outside: the nearest place at the rim."""
+        return self.at(min(max(x, self.x.low), self.x.high), min(max(y, self.y.low), self.y.high))
+
 
 def picture(
     parts: Sequence[object], size: tuple[int, int], description: str, frame: Frame | None = None, x_label: str = ""

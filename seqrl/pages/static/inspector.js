@@ -63,9 +63,13 @@
     for (const leaf of episode.leaves) {
       const title = el("p", {}, leaf.name + (leaf.size > (leaf.low || []).length && leaf.kind === "vector" ? `, the first ${leaf.low.length} of ${leaf.size} entries` : ""));
       if (leaf.kind === "image") parts.push(el("div", { className: "leaf" }, title, el("img", { className: "frame small", alt: `${leaf.name} of step ${t}`, src: leaf.uris[leaf.numbers[t]] })));
-      else if (leaf.kind === "discrete") parts.push(el("div", { className: "leaf" }, title, el("div", { className: "bars" }, el("span", {}, String(leaf.values[t])), track((leaf.values[t] + 1) / leaf.size, 0, "value"), el("span", {}, `of ${leaf.size}`))));
-      else {
-        const bars = el("div", { className: leaf.low.length > 12 ? "bars many" : "bars" });
+      else if (leaf.kind === "discrete") parts.push(el("div", { className: "leaf" }, title, el("div", { className: "bars" }, el("span", {}, String(leaf.values[t])), track((leaf.values[t] + 1) / leaf.size, 0, "value"), el("span", {}, `0 to ${leaf.size - 1}`))));
+      else if (leaf.low.length > 12) {  // too many for bars: a square for each, strong where it is far from 0
+        const cells = leaf.values[t].map((value, k) => el("i", { title: `${k}: ${number(value)}`, className: value < 0 ? "below" : "",
+          style: `--share:${Math.round(100 * Math.abs(value) / (Math.max(leaf.high[k], -leaf.low[k]) || 1))}%` }));
+        parts.push(el("div", { className: "leaf" }, title, el("div", { className: "cells", style: `--columns:${leaf.columns || 16}` }, ...cells)));
+      } else {
+        const bars = el("div", { className: "bars" });
         leaf.values[t].forEach((value, k) => {
           const range = leaf.high[k] - leaf.low[k] || 1;
           bars.append(el("span", {}, entry(leaf, k)), track((value - leaf.low[k]) / range, -leaf.low[k] / range, "value"), el("span", {}, number(value)));
@@ -92,18 +96,19 @@
       });
     } else {
       const rows = policy.probs || policy.values, row = rows[t], sizes = policy.sizes || [row.length];
-      const usual = row.filter(value => value > -1e30), low = policy.values ? Math.min(0, ...usual) : 0, high = policy.values ? Math.max(...usual, low + 1e-9) : 1;
+      const usual = row.filter(value => value > -1e30), low = policy.values ? Math.min(...usual) : 0, high = policy.values ? Math.max(...usual) : 1;
+      const least = policy.values ? 0.04 : 0;  // so that the least has a bar too
       let start = 0;
       sizes.forEach((size, part) => {
         if (sizes.length > 1) bars.append(el("span", {}, `part ${part}`), el("span"), el("span"));
         for (let k = 0; k < size; k++) {
           const value = row[start + k], chosen = taken[part] === k, off = allowed && !allowed[start + k];
-          add(sizes.length > 1 ? String(k) : action(k), track(off ? 0 : (value - low) / (high - low), -low / (high - low), chosen ? "chosen" : ""), off ? "not allowed" : policy.values ? number(value) : percent(value), chosen, off);
+          add(sizes.length > 1 ? String(k) : action(k), track(off ? 0 : least + (1 - least) * (value - low) / (high - low || 1), 0, chosen ? "chosen" : ""), off ? "not allowed" : policy.values ? number(value) : percent(value), chosen, off);
         }
         start += size;
       });
     }
-    parts.push(el("p", { className: "lead" }, policy.values ? "value of each action; the one taken is blue" : policy.mean ? "the action taken, and the policy's mean" : "probability of each action; the one taken is blue"), bars);
+    parts.push(el("p", { className: "lead" }, policy.values ? "value of each action, drawn from the least to the greatest; the one taken is blue" : policy.mean ? "the action taken, and the policy's mean" : "probability of each action; the one taken is blue"), bars);
     if (t === episode.steps) parts.push(el("p", { className: "lead leaf" }, "The final observation: no decision is taken here (mask is False)."));
     by("chosen").replaceChildren(...parts);
   };
