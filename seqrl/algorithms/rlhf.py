@@ -96,13 +96,14 @@ def value_loss(agent: TunedAgent, batch: Experience) -> Tensor:
 
 def build(config: Config, tokenizer: Tokenizer, run: Any = None) -> TunedAgent:
     """The agent with a policy that is not loaded yet; the run's config says which model it is."""
+    policy = make_model(config, tokenizer)
     return TunedAgent(
         tokenizer,
-        make_model(config, tokenizer),
+        policy,
         has_values=config.method == "ppo",
         temperature=config.temperature,
         precision=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
-    )
+    ).to(policy.device)
 
 
 def train(config: Config, resume: bool = False) -> TunedAgent:

@@ -176,6 +176,23 @@ def test_the_penalty_of_the_kl_is_what_is_logged(folder):
         torch.testing.assert_close(first, (pairs - pairs.flip(1)).flatten(), rtol=1e-4, atol=1e-5)
 
 
+# Broken by a coefficient that is not divided by what advantages are: it would mean another thing at each update.
+def test_ppos_coefficient_is_in_the_units_of_rewards_though_advantages_are_standardised(folder, monkeypatch):
+    tuning = tuning_of(folder, kl_weight=0.3)
+    played, scores = rlhf.speak(tuning, 0)
+    batches, _ = rlhf.experience(tuning.agent, played, scores, 0.3, tuning.config)
+    seen, real = [], rlhf.loss
+    monkeypatch.setattr(rlhf, "loss", lambda *args: seen.append(args[1:]) or real(*args))
+    rlhf.learn(tuning, batches, 0)
+    every = torch.cat([batch.advantage[batch.said.valid] for batch in batches])
+    standard = torch.cat([batch.advantage[batch.said.valid] for batch, _ in seen[: len(batches)]])
+    assert float(standard.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(standard.std(correction=0)) == pytest.approx(1, abs=1e-4)
+    assert [config.kl_weight for _, config in seen] == pytest.approx(
+        [0.3 / float(every.std(correction=0))] * tuning.config.num_epochs * len(batches)
+    )
+
+
 # Broken by a generator of minibatches or conversations that a checkpoint does not know, or a part left out of it.
 @pytest.mark.parametrize(
     "changes", [{"kl_budget": 0.3}, {"method": "grpo", "kl": "k3", "kl_in": "loss", "kl_control": "adaptive"}]
