@@ -1,17 +1,25 @@
-"""One Ray for all tests that need it: it takes ten seconds to start."""
+"""One Ray for all tests in a row that need it: it takes ten seconds to start."""
 
 import os
 
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def local_ray():
     """Ray on this machine; its workers find the tests' modules."""
     ray = pytest.importorskip("ray", reason="seqrl[ray] is not installed")
+    if ray.is_initialized():
+        return
     here = os.path.dirname(__file__)
     path = os.pathsep.join([here, os.path.dirname(here), os.environ.get("PYTHONPATH", "")])
     quiet = {"include_dashboard": False, "log_to_driver": False}
     ray.init("local", num_cpus=4, object_store_memory=10**8, runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
-    yield
-    ray.shutdown()
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Ray ends with the last of them."""
+    if "local_ray" in item.fixturenames and (nextitem is None or "local_ray" not in nextitem.fixturenames):
+        import ray
+
+        ray.shutdown()
