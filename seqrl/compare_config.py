@@ -42,7 +42,8 @@ class Config:
     threshold: str = "90%"
     """What counts as reached: a return, or a share of the best approach's return, such as 90%."""
     horizon_sweep: str = ""
-    """An argument of the environment and its values, such as length=5,10,20,40: how long a delay is still bridged?"""
+    """An argument of the environment and its values: how long a delay is still bridged? length=5,20,50 or, by doubling,
+    length=5..80."""
     horizon_seeds: int = 3
     """Runs of each approach at each of these values. Where a value is the comparison's own, its runs serve."""
     horizon_steps: float = 1.0

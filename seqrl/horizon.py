@@ -25,15 +25,23 @@ class Sweep(NamedTuple):
 
 
 def read_sweep(text: str) -> Sweep:
-    """`length=5,10,20` as a `Sweep`. Raises UserError for anything else."""
+    """`length=5,10,20` as a `Sweep`, and `length=5..20` as the same by doubling. Raises UserError for anything else."""
     key, equals, rest = text.partition("=")
+    first, dots, last = rest.partition("..")
     try:
-        values = tuple(json.loads(f"[{rest}]"))
+        values = tuple(json.loads(f"[{first},{last}]" if dots else f"[{rest}]"))
     except json.JSONDecodeError:
         values = ()
     numbers = bool(values) and all(isinstance(value, int | float) and value is not True for value in values)
-    if not (equals and key.isidentifier() and numbers and values == tuple(sorted(set(values)))):
-        raise UserError(f"--horizon-sweep {text!r} is not KEY=VALUES in rising order, such as length=5,10,20")
+    rising = numbers and values == tuple(sorted(set(values))) and (not dots or (len(values) == 2 and values[0] > 0))
+    if not (equals and key.isidentifier() and rising):
+        raise UserError(
+            f"--horizon-sweep {text!r} is not KEY=VALUES in rising order, such as length=5,10,20, "
+            "or length=5..80 for doubling"
+        )
+    if dots:
+        low, high = values
+        values = tuple(low * 2**k for k in range(64) if low * 2**k <= high)
     return Sweep(key, values)
 
 

@@ -100,7 +100,21 @@ def test_thresholds() -> None:
 
 def test_sweeps() -> None:
     assert read_sweep("length=5,10,20") == Sweep("length", (5, 10, 20))
-    for text in ("length", "length=", "length=a", "length=5,5", "length=10,5", "=5", "length=true"):
+    assert read_sweep("k=5..45") == Sweep("k", (5, 10, 20, 40))
+    assert read_sweep("k=5..10") == Sweep("k", (5, 10))
+    for text in (
+        "length=0..4",
+        "length=8..4",
+        "length=4..",
+        "length=2,4..8",
+        "length",
+        "length=",
+        "length=a",
+        "length=5,5",
+        "length=10,5",
+        "=5",
+        "length=true",
+    ):
         with pytest.raises(UserError, match="in rising order"):
             read_sweep(text)
 
