@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 
 Control = Literal["fixed", "adaptive"]
-RAISE, LOWER, LEAST = 1.5, 0.95, 0.01
+RAISE, LOWER, LEAST = 1.3, 0.9, 0.01
 """Factors of a budget's coefficient, once an update is taken back and after one that stays well inside; and what it is
 at least raised from."""
 
@@ -16,8 +16,8 @@ class KlControl:
     adaptive   c ← c (1 + clip(KL / target − 1, −0.2, 0.2) · n / horizon) after an update on n conversations;
     fixed      c stays, unless there is a budget.
 
-    With a `budget` above 0 a policy whose KL is beyond it is not allowed: its update is taken back, and c ← 1.5 c
-    (`refuse`). A fixed c comes down again, to where it began, by 0.95 after each update that keeps below ¾ of the
+    With a `budget` above 0 a policy whose KL is beyond it is not allowed: its update is taken back, and c ← 1.3 c
+    (`refuse`). A fixed c comes down again, to where it began, by 0.9 after each update that keeps below ¾ of the
     budget.
 
     Source: the adaptive one is Ziegler et al. 2019, arXiv 1909.08593, section 2.2. The budget is ours.

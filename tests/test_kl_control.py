@@ -25,11 +25,11 @@ def test_a_budget_raises_its_coefficient_and_lets_it_come_down_to_where_it_began
     assert control.allows(2.0)
     assert not control.allows(2.001)
     control.refuse()
-    assert control.weight == pytest.approx(0.15)
+    assert control.weight == pytest.approx(0.13)
     control.follow(1.6, 64)
-    assert control.weight == pytest.approx(0.15)
+    assert control.weight == pytest.approx(0.13)
     control.follow(1.4, 64)
-    assert control.weight == pytest.approx(0.15 * 0.95)
+    assert control.weight == pytest.approx(0.13 * 0.9)
     for _ in range(20):
         control.follow(0.0, 64)
     assert control.weight == 0.1
