@@ -7,6 +7,7 @@ import torch
 from interrupted import ends_the_same
 
 from seqrl.algorithms import bc, load_speaker, rlhf, train
+from seqrl.checkpoint import load_checkpoint
 from seqrl.cli.speaking import evaluate_speaker
 from seqrl.data.dialogues import write_dialogues
 from seqrl.errors import UserError
@@ -20,7 +21,7 @@ from seqrl.language.tuning import observe, of_said, scored_rows
 from seqrl.language_config import LanguageConfig, make_model
 from seqrl.learner import Learner
 from seqrl.rlhf_run import Tuning
-from seqrl.run import read_metrics
+from seqrl.run import CHECKPOINT, read_metrics
 from seqrl.seeds import derived_seed
 from seqrl.text import make_task
 from tests.rated import TOKENIZER, Rated, alone, conversations, tuned
@@ -203,6 +204,8 @@ def test_a_run_that_is_cut_off_ends_as_one_that_was_not(folder, tmp_path, monkey
     assert lines[0]["kl"] == 0.0
     assert lines[-1]["kl"] > 0
     assert len(lines) == 6
+    watched = int(load_checkpoint(tmp_path / "part" / CHECKPOINT)[0]["monitor"]["updates"])
+    assert watched == 6 or config.kl_budget  # what is taken back is not judged
     agent = load_speaker(tmp_path / "part")
     play(make_task(TASK, num_words=6), agent.voice(), 2, tokenizer=agent.tokenizer, max_tokens=3)
 
