@@ -11,15 +11,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from matplotlib.ticker import EngFormatter
-from rich import box
 from rich.table import Table
 
 from seqrl.memory import MEMORIES
-from seqrl.report import mean_and_interval
+from seqrl.report import fitting_table, markdown_table, mean_and_interval
 from seqrl.report_offline import MethodRow, OfflineComparison
 
-WIDTH = 120
-"""Columns of a terminal that the table fits."""
 LEFT_OUT = ("seconds", "parameters", "sd", "steps/s", "beyond log", "worst seed")
 """Columns that the terminal does without where there are too many, in this order. `table.md` has them all."""
 
@@ -209,30 +206,8 @@ class Comparison:
 
     def table(self) -> Table:
         """The table for a terminal: as many columns as fit it."""
-        columns = self.columns()
-        for name in LEFT_OUT:
-            if _width(columns) <= WIDTH:
-                break
-            columns.pop(name, None)
-        table = Table(
-            title=self.env, caption=self.caption(), box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
-        )
-        for index, (name, cells) in enumerate(columns.items()):
-            table.add_column(name, justify="right" if index else "left", width=_width({name: cells}) - 2)
-        for index, line in enumerate(zip(*columns.values(), strict=True)):
-            table.add_row(*line, end_section=index == len(self.rows) - 1 and self.offline is not None)
-        return table
-
-
-def markdown_table(columns: dict[str, list[str]]) -> list[str]:
-    """Lines of Markdown: a row for each cell of the columns."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    return lines + ["| " + " | ".join(cells) + " |" for cells in zip(*columns.values(), strict=True)]
-
-
-def _width(columns: dict[str, list[str]]) -> int:
-    """Of the terminal's table, with two spaces a column: headers break between words, cells do not."""
-    return sum(2 + max(len(text) for text in (*name.split(), *cells)) for name, cells in columns.items())
+        ends = {len(self.rows) - 1} if self.offline else set()
+        return fitting_table(self.columns(), self.env, self.caption(), LEFT_OUT, ends)
 
 
 def _middle(values: list[float | None], form: str) -> str:

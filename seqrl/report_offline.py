@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from rich.table import Table
 
-from seqrl.report import mean_and_interval
+from seqrl.report import fitting_table, markdown_table, mean_and_interval
 from seqrl.statistics import mean_and_half_width
 
 COLOURS = {
@@ -169,18 +169,15 @@ class OfflineComparison:
 
     def markdown(self, verdict: list[str]) -> str:
         header, *rows = self.cells()
-        lines = [f"# {self.title()}", "", self.caption(), ""]
-        lines += ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+        columns = {name: list(cells) for name, *cells in zip(header, *rows, strict=True)}
+        lines = [f"# {self.title()}", "", self.caption(), "", *markdown_table(columns)]
         return "\n".join([*lines, "", *(f"- {sentence}" for sentence in verdict), ""])
 
     def table(self) -> Table:
         header, *rows = self.cells()
-        table = Table(title=self.title(), caption=self.caption())
-        for index, name in enumerate(header):
-            table.add_column(name, justify="right" if index else "left", no_wrap=not index)
-        for index, cells in enumerate(rows):
-            table.add_row(*cells, end_section=index == len(self.rows) - 1 and len(rows) > len(self.rows))
-        return table
+        columns = {name: list(cells) for name, *cells in zip(header, *rows, strict=True)}
+        ends = {len(self.rows) - 1} if len(rows) > len(self.rows) else set()
+        return fitting_table(columns, self.title(), self.caption(), ("parameters", "seconds", "of best"), ends)
 
 
 def plot_offline(result: OfflineComparison, path: Path) -> None:

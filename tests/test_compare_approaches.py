@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from seqrl.cli import main
 from seqrl.compare import read_comparison
@@ -18,7 +19,8 @@ from seqrl.data import EpisodeDataset
 from seqrl.experience import players
 from seqrl.horizon import sweep
 from seqrl.plot_comparison import plot_comparison
-from seqrl.report_comparison import WIDTH, Comparison, Horizon, Row, Tried, advice
+from seqrl.report import WIDTH
+from seqrl.report_comparison import Comparison, Horizon, Row, Tried, advice
 from seqrl.report_offline import MethodRow, OfflineComparison, Score
 from seqrl.statistics import mean_and_half_width
 
@@ -243,15 +245,29 @@ def test_the_table_has_what_was_measured() -> None:
     assert text.endswith("\n- It stitches.\n")
 
 
-# Break: no column is left out, or widths are those of headers that do not break.
-def test_the_terminal_s_table_fits() -> None:
+def shown(table: Table) -> list[str]:
+    """Its lines, which fit, in a terminal that is wide enough for more."""
     console = Console(width=2 * WIDTH, record=True, file=io.StringIO())
-    console.print(everything().table())
+    console.print(table)
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= WIDTH
+    return lines
+
+
+# Break: no column is left out, or widths are those of headers that do not break.
+def test_the_terminal_s_table_fits() -> None:
+    lines = shown(everything().table())
     for words in ("ppo:linear_attention", "0.95 ± 0.635", "decision_transformer", "~45.7k", "≥ 4"):
         assert any(words in line for line in lines), words
     assert "asked/got" in " ".join(lines)
+
+
+def test_the_methods_table_fits() -> None:
+    calibrated = {"calibrated": Score.of([-1234.5, -987.6]), "asked_for": Score.of([-1001.5] * 2)}
+    rows = [method(name, -1234.5, -1000.1, **calibrated) for name in ("behaviour_cloning", "decision_transformer")]
+    lines = shown(offline(*rows).table())
+    assert any("decision_transformer" in line and "-1117 ± 1.49e+03" in line for line in lines)
+    assert any("(the log's highest)" in line for line in lines)
 
 
 # Break: 0.0 in place of 2 % of the span, or the mean in place of the interval.
