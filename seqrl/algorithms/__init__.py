@@ -92,7 +92,10 @@ def with_run_dir(config: Any) -> Any:
     if config.run_dir:
         return config
     if isinstance(config, LanguageConfig):
-        logs = (config.dialogues, *(getattr(config, name, "") for name in ("prompts", "preferences", "thumbs")))
+        logs = (
+            config.dialogues,
+            *(getattr(config, name, "") for name in ("prompts", "preferences", "thumbs", "policy")),
+        )
         problem = config.task or Path(next(filter(None, logs), "")).stem
         return dataclasses.replace(config, run_dir=default_run_dir(problem, _name_of(config), config.seed))
     problem = config.env or Path(getattr(config, "dataset", "")).name
