@@ -67,7 +67,9 @@ __all__ = ["Config", "build", "check", "loss", "problem", "train"]
 def loss(agent: TunedAgent, batch: Experience, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
     """The clipped surrogate and kl_weight · KL where it counts in the loss: means over the agent's tokens."""
     valid = batch.said.valid
-    log_p = agent.log_probs(agent.policy, agent.features(agent.policy, batch.tokens, batch.said))
+    log_p = batch.log_p
+    if log_p is None:
+        log_p = agent.log_probs(agent.policy, agent.features(agent.policy, batch.tokens, batch.said))
     log_prob = of_said(log_p, batch.said)
     policy_loss = masked_mean(clipped_surrogate(log_prob, batch.log_prob, batch.advantage, config.clip), valid)
     total = policy_loss
@@ -217,7 +219,8 @@ def experience(
         scores = [[score / spread for score in each] for each in scores]
     rows = scored_rows(played, scores, config.unfinished_penalty, agent.tokenizer)
     parts = [rows[first : first + config.batch_size] for first in range(0, len(rows), config.batch_size)]
-    batches = [observe(agent, part, config.kl) for part in parts]
+    at_once = config.num_epochs == 1 and len(parts) == 1  # the policy that spoke is the one that is learnt with
+    batches = [observe(agent, part, config.kl, with_graph=at_once) for part in parts]
     in_reward = kl_weight if config.kl_in == "reward" else 0.0
     rewards = [batch.said.reward - in_reward * batch.estimate for batch in batches]
     if config.method == "ppo":

@@ -37,6 +37,8 @@ class Experience(NamedTuple):
     advantage: Float[Tensor, "D B"]
     target: Float[Tensor, "D B"]
     """For the value."""
+    log_p: Float[Tensor, "N V"] | None = None
+    """log π of all tokens, with what its gradient needs: where the first loss follows before the policy changes."""
 
 
 def scored_rows(
@@ -59,12 +61,17 @@ def _scored(played: Played, score: Sequence[float], unfinished_penalty: float) -
 
 
 @torch.no_grad()
-def observe(agent: TunedAgent, rows: Sequence[TokenRows], kl: str = "exact") -> Experience:
-    """What both models say of conversations side by side; of advantages and targets nothing yet."""
+def observe(agent: TunedAgent, rows: Sequence[TokenRows], kl: str = "exact", with_graph: bool = False) -> Experience:
+    """What both models say of conversations side by side; of advantages and targets nothing yet.
+
+    `with_graph` keeps what the policy's gradient needs, so that the loss that comes next need not read them again.
+    """
     batch, said = batch_of(rows), decided(rows)
     tokens, said = to_device((batch.tokens[:-1], said), agent.device)
     reference = agent.features(agent.reference, tokens, said)
-    log_p = agent.log_probs(agent.policy, agent.features(agent.policy, tokens, said))
+    with torch.set_grad_enabled(with_graph):
+        graph = agent.log_probs(agent.policy, agent.features(agent.policy, tokens, said))
+    log_p = graph.detach()
     log_q = agent.log_probs(agent.reference, reference)
     log_prob = of_said(log_p, said)
     exact = spread(kl_divergence(log_p, log_q), said)
@@ -72,7 +79,10 @@ def observe(agent: TunedAgent, rows: Sequence[TokenRows], kl: str = "exact") -> 
     entropy = spread(torch.special.entr(log_p.exp()).sum(-1), said)
     nothing = torch.zeros_like(log_prob)
     value = agent.worth(tokens, said)
-    return Experience(tokens, said, log_prob, reference, exact, estimate, entropy, value, nothing, nothing)
+    return Experience(
+        tokens, said, log_prob, reference, exact, estimate, entropy, value, nothing, nothing,
+        log_p=graph if with_graph else None,
+    )  # fmt: skip
 
 
 ESTIMATORS = {"k1": kl_k1, "k3": kl_k3}

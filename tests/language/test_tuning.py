@@ -167,3 +167,18 @@ def test_scores_stand_on_each_turns_last_own_token_and_cut_turns_lose_the_penalt
     assert ended.tokens[5] == TOKENIZER.end_of_utterance_id
     assert cut.reward.tolist() == [0, 0, 0, 0, 3, 0, 0, 0]  # on b, the last token of its own: 4 less the penalty
     assert cut.mask.tolist() == [False, False, False, True, True, False, False, False]
+
+
+# Broken by a graph of anything but the policy as it is, or by `detach` left out of what is measured.
+def test_what_was_observed_with_its_graph_gives_the_gradient_of_reading_again():
+    agent = tuned(move=0.3)
+    rows = in_rows(conversations(ONE_TURN, 2))
+    plain, graph = (observe(agent, rows, "k3", with_graph=with_graph) for with_graph in (False, True))
+    assert plain.log_p is None
+    assert not any(leaf.requires_grad for leaf in (graph.log_prob, graph.kl, graph.estimate, graph.entropy))
+    config = rlhf.Config(method="grpo", kl="k3", kl_in="loss", kl_weight=WEIGHT)
+    again, at_once = (
+        gradient(agent, rlhf.loss(agent, batch._replace(advantage=batch.said.reward), config)[0])
+        for batch in (plain, graph)
+    )
+    assert (again == at_once).all()
