@@ -41,14 +41,14 @@ class PreferenceConfig(LanguageConfig):
     """Run of bc as whose policy training begins; frozen, it is the reference too."""
     beta: float = 0.1
     """β: how dear it is to move from the reference. The larger, the nearer the policy stays."""
-    num_steps: int = 500
-    """Updates to train for."""
+    num_steps: int = 300
+    """Updates to train for. Labels are few: watch the log's held-out loss."""
     batch_size: int = 32
     """Answers, or pairs of them, of a batch."""
-    learning_rate: float = 3e-4
-    """Adam's largest step size; it falls linearly to 0 at the last update."""
+    learning_rate: float = 1e-3
+    """Adam's largest step size; it falls linearly to 0 at the last update. For small models; large ones need far less."""
     held_out: float = 0.1
-    """Share of the answers, or pairs, that are not learnt from: the log shows the loss on them; 0 for none."""
+    """Share of the prompts whose answers are not learnt from: the log shows the loss on them; 0 for none."""
 
 
 C = TypeVar("C", bound=PreferenceConfig)
