@@ -229,6 +229,22 @@ def test_no_logged_policy_is_beyond_the_budget(folder, tmp_path):
     assert next(read_metrics(tmp_path / "y"))["kl"] == 0.0
 
 
+# Broken by leaving out `tuning.kept.restore()`, or by keeping what was not measured.
+def test_an_update_that_turns_out_to_have_led_beyond_the_budget_is_taken_back(folder):
+    tuning = tuning_of(folder, kl_budget=0.5)
+    first = rlhf.update(tuning, 0)
+    kept = {name: value.clone() for name, value in tuning.agent.policy.state_dict().items()}
+    before = [copy.clone() for copy in tuning.kept.copies]
+    with torch.no_grad():
+        tuning.agent.policy.head.bias[8] += 9.0
+    second = rlhf.update(tuning, 1)
+    assert second["taken_back"] == 1
+    assert second["kl"] == first["kl"]
+    assert second["kl_weight"] > first["kl_weight"]
+    assert all(torch.equal(now, then) for now, then in zip(tuning.kept.copy(), before, strict=True))
+    assert not torch.equal(tuning.agent.policy.head.bias, kept["head.bias"])  # as it was before it learnt
+
+
 def test_the_other_answer_of_a_group_begins_alike(folder):
     tuning = tuning_of(folder, method="grpo")
     played, _ = rlhf.speak(tuning, 0)
