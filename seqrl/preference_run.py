@@ -46,7 +46,7 @@ class PreferenceConfig(LanguageConfig):
     batch_size: int = 32
     """Answers, or pairs of them, of a batch."""
     learning_rate: float = 1e-3
-    """Adam's largest step size; it falls linearly to 0 at the last update. For small models; large ones need far less."""
+    """Adam's largest step size; it falls linearly to 0 at the last update. Large models need a far smaller one."""
     held_out: float = 0.1
     """Share of the prompts whose answers are not learnt from: the log shows the loss on them; 0 for none."""
 
