@@ -68,6 +68,16 @@ def test_a_prompt_is_all_that_was_said_before_a_turn():
         Prompted([], TOKENIZER)
 
 
+# Broken by a seed of `number` in `play`, or by draws that a group shares.
+def test_a_group_begins_alike_and_goes_on_as_it_likes():
+    task = Prompted([((False, text),) for text in ("a", "b", "ab", "ba", "bb")], TOKENIZER)
+    played = play(task, Plain(tuned().policy), 12, tokenizer=TOKENIZER, max_tokens=4, group_size=4)
+    asked = [each.dialogue.facts["prompt"] for each in played]
+    assert [asked[k : k + 4] for k in (0, 4, 8)] == [[asked[k]] * 4 for k in (0, 4, 8)]
+    assert len(set(asked)) > 1
+    assert all(len({each.dialogue.utterances for each in played[k : k + 4]}) > 1 for k in (0, 4, 8))
+
+
 # Broken by a history whose turns count as the agent's choices, or by reading it in another order than training does.
 def test_answers_to_a_prompt_go_on_from_it():
     task = Prompted(prompts_of([LOG])[2:], TOKENIZER)
