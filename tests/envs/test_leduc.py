@@ -154,10 +154,12 @@ def test_returns_against_the_rules():
 @pytest.mark.parametrize("sample", [True, False])
 def test_the_sum_for_an_agent_agrees_with_its_games(sample):
     """Breaks if the memory's state is not handed on, or not told apart by game; or the previous action is another's."""
-    config = ppo.Config(env="seqrl/Leduc-v0", hidden_size=8, previous_action=True, seed=16)
+    config = ppo.Config(env="seqrl/Leduc-v0", hidden_size=8, previous_action=True, seed=38)
     with closing(make("seqrl/Leduc-v0", 10_000)) as environment:
         agent = ppo.build(config, environment.single_observation_space, environment.single_action_space).eval()
-        agent.heads["policy"].linear.weight.data.mul_(1000.0)  # far from uniform
+        agent.heads["policy"].linear.weight.data.mul_(1000.0)  # far from uniform, and from one that forgets
+        for weight in agent.memory.parameters():
+            weight.data.mul_(4.0)
         played = evaluate(agent, environment, 10_000, seed=0, sample=sample)
     expected = policy_return(policy_of(agent, sample), "rules")
     assert abs(played.mean - expected) < 2 * played.half_width
