@@ -102,6 +102,11 @@ def test_whole_utterances_have_their_value_at_their_end(kind):
     assert talk.said[0].v is not None
     assert talk.said[-1].q is not None
     assert np.isfinite(talk.said[-1].q)
+    if kind == "values":  # Q after the last token was read, V before the first was said
+        y = agent.values.model(ids_of(talk)[:, None])[:, 0]
+        first, last = talk.said[0], talk.said[-1]
+        assert last.q == pytest.approx(float(agent.values.least(y[last.place])[0]), rel=1e-4)
+        assert first.v == pytest.approx(float(agent.values.value(y[first.place - 1]).detach()), rel=1e-4)
 
 
 def test_bad_input():
