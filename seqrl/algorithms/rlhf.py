@@ -105,6 +105,7 @@ def build(config: Config, tokenizer: Tokenizer, run: Any = None) -> TunedAgent:
         has_values=config.method == "ppo",
         temperature=config.temperature,
         precision=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
+        group_size=1 if config.method == "ppo" else config.group_size,
     ).to(policy.device)
 
 

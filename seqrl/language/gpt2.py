@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from seqrl.errors import UserError
 from seqrl.language.model import LanguageModel, Said
 from seqrl.memory.kernels import native_gpt2
-from seqrl.memory.kernels.native_attention import attend_next, gelu_in_place, native_attends
+from seqrl.memory.kernels.native_attention import attend_next, gelu, gelu_in_place, native_attends
 
 SMALLEST_CACHE = 64
 """Slots that a cache begins with; it doubles when they are full."""
@@ -109,6 +109,27 @@ class GPT2(LanguageModel):
         for layer in self.layers:
             u = layer(u)
         return self.norm(u).transpose(0, 1)
+
+    def forward_alike(self, tokens: Int[Tensor, "T B"], group_size: int) -> Float[Tensor, "T B H"]:
+        (T, B), G = tokens.shape, group_size
+        if G == 1 or B % G:
+            return self(tokens)
+        groups = tokens.unflatten(1, (-1, G))
+        alike = (groups == groups[:, :, :1]).flatten(1).all(1).long().cumprod(0)
+        P = min(int(alike.sum()), T - 1)
+        if P < 1:
+            return self(tokens)
+        self._check_length(T)
+        shared = self.embedding(tokens[:P, ::G].T) + self.position.weight[:P]
+        own = self.embedding(tokens[P:].T) + self.position.weight[P:T]
+        u = torch.cat([shared.flatten(0, 1), own.flatten(0, 1)])
+        visible = torch.ones(T - P, T, dtype=torch.bool, device=u.device).tril(P)
+        layers: list[Any] = list(self.layers)
+        for layer in layers:
+            u = layer.forward_alike(u, (B // G, G, P), visible)
+        u = self.norm(u)
+        shared = u[: len(u) - B * (T - P)].view(B // G, P, -1).repeat_interleave(G, 0)
+        return torch.cat([shared, u[len(u) - B * (T - P) :].view(B, T - P, -1)], 1).transpose(0, 1)
 
     def logits(self, y: Float[Tensor, "*shape H"]) -> Float[Tensor, "*shape V"]:
         return F.linear(y, self.embedding.weight)
@@ -231,8 +252,30 @@ class _Layer(nn.Module):
             attended = _attend(query, key, value, mask)
         else:
             attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
-        u = u + self.attention_out(attended.transpose(1, 2).reshape(B, T, -1))
-        return u + self.inner_out(F.gelu(self.inner(self.inner_norm(u)), approximate="tanh"))
+        return self._rest(u, attended.transpose(1, 2).reshape(B, T, -1))
+
+    def _rest(self, u: Tensor, attended: Tensor) -> Tensor:
+        u = u + self.attention_out(attended)
+        return u + self.inner_out(gelu(self.inner(self.inner_norm(u))))
+
+    def forward_alike(
+        self, u: Float[Tensor, "N H"], sizes: tuple[int, int, int], visible: Bool[Tensor, "R S"]
+    ) -> Float[Tensor, "N H"]:
+        """Rows that the conversations of a group share, [num_groups, P], and behind them those that each has by itself,
+        [num_groups · group_size, R], which also look at the shared ones. `sizes` are (num_groups, group_size, P)."""
+        num_groups, G, P = sizes
+        parts = self.query_key_value(self.attention_norm(u)).split([num_groups * P, len(u) - num_groups * P])
+
+        def heads(rows: Tensor, columns: int) -> Tensor:
+            return rows.view(columns, -1, 3, self.num_heads, u.shape[1] // self.num_heads).permute(2, 0, 3, 1, 4)
+
+        shared, own = heads(parts[0], num_groups), heads(parts[1], num_groups * G)
+        key, value = torch.cat([shared[1:].repeat_interleave(G, 1), own[1:]], 3)
+        attended = (
+            F.scaled_dot_product_attention(shared[0], shared[1], shared[2], is_causal=True),
+            F.scaled_dot_product_attention(own[0], key, value, attn_mask=visible),
+        )
+        return self._rest(u, torch.cat([each.transpose(1, 2).reshape(-1, u.shape[1]) for each in attended]))
 
     def next(self, u: Float[Tensor, "B H"], kept: Tensor, place: Int[Tensor, "B"]) -> Float[Tensor, "B H"]:
         """A single row, by the C++ kernels. No gradient."""

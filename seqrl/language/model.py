@@ -42,6 +42,11 @@ class LanguageModel(nn.Module, ABC):
     def forward(self, tokens: Int[Tensor, "T B"]) -> Float[Tensor, "T B H"]:
         """Features after each token, from a fresh start."""
 
+    def forward_alike(self, tokens: Int[Tensor, "T B"], group_size: int) -> Float[Tensor, "T B H"]:
+        """`forward` of conversations of which `group_size` in a row may begin alike: what they share need be read once
+        only, where a model can."""
+        return self(tokens)
+
     @abstractmethod
     def logits(self, y: Float[Tensor, "*shape H"]) -> Float[Tensor, "*shape V"]:
         """Of each next token, unnormalised logarithms."""

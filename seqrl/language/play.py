@@ -1,10 +1,13 @@
 """A voice talks to a task: many conversations at once, whose token ids are kept as they were drawn."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from seqrl.language.generation import DRAWN, Sampling, Voice, generate, sayable
 from seqrl.language.rows import TokenTurn
@@ -71,6 +74,43 @@ class _Conversation:
         self._hear(turn.text)
         self.unread.append(tokenizer.agent_id)
 
+    def played(self, task: TextTask[Any]) -> Played:
+        dialogue = Dialogue(
+            texts=tuple(self.texts),
+            rewards=tuple(self.rewards),
+            outcome=task.outcome(self.state),
+            facts=task.facts(self.state),
+        )
+        return Played(dialogue=dialogue, turns=tuple(self.turns), history=self.history)
+
+
+def _read(
+    voice: Voice, talks: Sequence[_Conversation], context: Any, device: torch.device | str
+) -> tuple[Tensor, Any, Bool[Tensor, "B"]]:
+    """Let `voice` read what it has not: logits [B, V], context, and in which conversations it speaks next."""
+    unread = [[] if talk.state.ended else talk.unread for talk in talks]
+    count = torch.tensor([len(ids) for ids in unread], device=device)
+    tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids, dtype=torch.int64) for ids in unread])
+    logits, context = voice.read(tokens.to(device), count, context)
+    return logits, context, count > 0
+
+
+def _begin(
+    voice: Voice, talks: Sequence[_Conversation], group_size: int, device: torch.device | str
+) -> tuple[Tensor, Any, Bool[Tensor, "B"]]:
+    """`_read` from the beginning. What a group begins with is read once, where the voice can copy its context."""
+    take = getattr(voice, "take", None)
+    whole = take is not None and len(talks) % group_size == 0
+    if not whole or any(talk.unread != talks[i - i % group_size].unread for i, talk in enumerate(talks)):
+        return _read(voice, talks, voice.start(len(talks)), device)
+    firsts = talks[::group_size]
+    leaves = _read(voice, firsts, voice.start(len(firsts)), device)
+    if group_size == 1:
+        return leaves
+    logits, context, speaks = leaves
+    index = torch.arange(len(firsts), device=logits.device).repeat_interleave(group_size)
+    return logits[index], take(context, index), speaks[index]  # type: ignore[misc]
+
 
 def play(
     task: TextTask[Any],
@@ -103,18 +143,18 @@ def play(
     for first in range(0, num_dialogues, batch_size):
         numbers = range(first, min(first + batch_size, num_dialogues))
         talks = [_Conversation(task, tokenizer, derived_seed(seed, 3, number // group_size)) for number in numbers]
-        context = voice.start(len(talks))
+        context = None
         while not all(talk.state.ended for talk in talks):
-            unread = [[] if talk.state.ended else talk.unread for talk in talks]
-            count = torch.tensor([len(ids) for ids in unread], device=device)
-            tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids, dtype=torch.int64) for ids in unread])
-            logits, context = voice.read(tokens.to(device), count, context)
+            begins = not any(talk.rewards for talk in talks)
+            logits, context, speaks = (
+                _begin(voice, talks, group_size, device) if begins else _read(voice, talks, context, device)
+            )
             said, context = speak(
                 logits,
                 context,
                 stop_id=tokenizer.end_of_utterance_id,
                 max_tokens=max_tokens,
-                speaks=count > 0,
+                speaks=speaks,
                 allowed=allowed,
                 sampling=sampling,
                 generator=generator,
@@ -123,17 +163,5 @@ def play(
             for talk, ids, length in zip(talks, columns, said.length.tolist(), strict=True):
                 if not talk.state.ended:
                     talk.say(ids[:length], task)
-        played += [
-            Played(
-                dialogue=Dialogue(
-                    texts=tuple(talk.texts),
-                    rewards=tuple(talk.rewards),
-                    outcome=task.outcome(talk.state),
-                    facts=task.facts(talk.state),
-                ),
-                turns=tuple(talk.turns),
-                history=talk.history,
-            )
-            for talk in talks
-        ]
+        played += [talk.played(task) for talk in talks]
     return played

@@ -29,10 +29,13 @@ class ValueModel(nn.Module):
         return spread(self.head(at_tokens(self.model, tokens, said))[:, 0].float(), said)
 
 
-def at_tokens(model: LanguageModel, tokens: Int[Tensor, "T B"], said: Decided) -> Float[Tensor, "N H"]:
+def at_tokens(
+    model: LanguageModel, tokens: Int[Tensor, "T B"], said: Decided, group_size: int = 1
+) -> Float[Tensor, "N H"]:
     """Features before each of the agent's N tokens, in the order in which `said.valid` has them: what is wide, such as
-    logits, need not be computed where there is no token. Nothing behind the last of them is read."""
-    y = model(tokens[: int(said.row.max()) + 1])
+    logits, need not be computed where there is no token. Nothing behind the last of them is read, and what the
+    conversations of a group begin with is read once."""
+    y = model.forward_alike(tokens[: int(said.row.max()) + 1], group_size)
     return Decisions(said.row, said.valid).of(y)[said.valid]
 
 
@@ -71,11 +74,12 @@ class TunedAgent(LanguageAgent):
         has_values: bool = False,
         temperature: float = 1.0,
         precision: torch.dtype = torch.float32,
+        group_size: int = 1,
     ) -> None:
         super().__init__(tokenizer, policy)
         self.reference = copy.deepcopy(policy).requires_grad_(False)
         self.values = ValueModel(copy.deepcopy(policy)) if has_values else None
-        self.temperature, self.precision = temperature, precision
+        self.temperature, self.precision, self.group_size = temperature, precision, group_size
         self.register_buffer("allowed", sayable(tokenizer), persistent=False)
 
     @torch.no_grad()
@@ -97,7 +101,7 @@ class TunedAgent(LanguageAgent):
     def features(self, model: LanguageModel, tokens: Int[Tensor, "T B"], said: Decided) -> Float[Tensor, "N H"]:
         """Of the policy or the reference, before each of the agent's tokens."""
         with self.autocast():
-            return at_tokens(model, tokens, said)
+            return at_tokens(model, tokens, said, self.group_size)
 
     def log_probs(self, model: LanguageModel, y: Float[Tensor, "N H"]) -> Float[Tensor, "N V"]:
         """log π(· | all tokens before), as tokens are drawn; −∞ for those that are never said."""

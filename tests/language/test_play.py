@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -112,3 +113,17 @@ def test_a_voice_may_have_a_tokenizer_of_its_own() -> None:
     for talk, read in zip(play(Echo(), recorder, 4, tokenizer=tokenizer, max_tokens=5), recorder.read_by, strict=False):
         assert read == rows_of(talk.turns, tokenizer).tokens.tolist()[: len(read)]
         assert tokenizer.decode(talk.turns[0].ids) == "ab"
+
+
+# Broken by `take` of other columns, or by a group that is read once though its members begin differently.
+@pytest.mark.parametrize("group_size", [2, 3])
+def test_what_a_group_begins_with_is_read_once(group_size: int) -> None:
+    torch.manual_seed(0)
+    model = GPT2(GPT2Config(vocabulary_size=len(Echo.tokenizer), hidden_size=16, num_layers=1, num_heads=2))
+    plain, started = Plain(model), list[int]()
+    start = lambda size: started.append(size) or plain.start(size)  # noqa: E731
+    once = SimpleNamespace(start=start, read=plain.read, take=plain.take)
+    each = SimpleNamespace(start=start, read=plain.read)
+    played = [play(Echo(), voice, 6, seed=1, group_size=group_size) for voice in (once, each)]
+    assert played[0] == played[1]
+    assert started == [6 // group_size, 6]

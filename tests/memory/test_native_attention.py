@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from seqrl.memory.kernels import native_library
-from seqrl.memory.kernels.native_attention import attend_next, gelu_in_place, native_attends
+from seqrl.memory.kernels.native_attention import attend_next, gelu, gelu_in_place, native_attends
 
 pytestmark = pytest.mark.skipif(native_library.library() is None, reason="no C++ compiler")
 
@@ -52,6 +52,18 @@ def test_gelu() -> None:
     x = torch.linspace(-12, 12, 64 * 96).view(64, 96)
     expected = F.gelu(x.double(), approximate="tanh")
     torch.testing.assert_close(gelu_in_place(x.clone()).double(), expected, atol=1e-6, rtol=1e-6)
+
+
+# Must break: 0.2140 for 0.2141 in simd.h's slope.
+def test_gelu_and_its_gradient() -> None:
+    x, dy = torch.linspace(-12, 12, 64 * 96).view(64, 96).requires_grad_(), torch.randn(64, 96)
+    exact = x.detach().double().requires_grad_()
+    y, expected = gelu(x), F.gelu(exact, approximate="tanh")
+    torch.testing.assert_close(y.double(), expected, atol=1e-6, rtol=1e-6)
+    (dx,), (expected_dx,) = torch.autograd.grad(y, x, dy), torch.autograd.grad(expected, exact, dy.double())
+    torch.testing.assert_close(dx.double(), expected_dx, atol=5e-6, rtol=5e-6)
+    rest = exact[:1, :3]  # no whole vector, and of float64
+    assert (gelu(rest) == F.gelu(rest, approximate="tanh")).all()
 
 
 def test_where_it_serves() -> None:

@@ -1,8 +1,13 @@
 """Attention of a single token in each column, and GELU, by the C++ kernels."""
 
+import sys
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from seqrl.memory.kernels.native_library import call, library, num_threads
 
@@ -12,13 +17,16 @@ MAX_VECTORS = 8
 
 def native_attends(weight: Tensor, head_size: int) -> bool:
     """Whether the C++ kernels can run: float32 on the CPU, without autocast, and heads of 1 to 8 whole vectors."""
-    if weight.device.type != "cpu" or weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-        return False
-    native = None if torch.compiler.is_compiling() else library()
-    if native is None:
-        return False
-    vectors, rest = divmod(head_size, native.vector_length())
+    vectors, rest = divmod(head_size, _vector_length(weight))
     return rest == 0 and 1 <= vectors <= MAX_VECTORS
+
+
+def _vector_length(x: Tensor) -> int:
+    """Numbers in a vector of the kernels; more than there can be where they do not serve."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        return sys.maxsize
+    native = None if torch.compiler.is_compiling() else library()
+    return sys.maxsize if native is None else native.vector_length()
 
 
 def attend_next(
@@ -39,3 +47,27 @@ def gelu_in_place(x: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:
     """GELU in its tanh form, of a number of elements that is whole vectors. No gradient."""
     call("gelu_in_place", (x.numel(), num_threads(len(x))), x)
     return x
+
+
+def gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """GELU in its tanh form, by the C++ kernels where they serve: three times as fast, its gradient too."""
+    if x.numel() == 0 or x.numel() % _vector_length(x):
+        return F.gelu(x, approximate="tanh")
+    return _Gelu.apply(x.contiguous())
+
+
+class _Gelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        y = torch.empty_like(x)
+        call("gelu_forward", (x.numel(), num_threads(x.numel())), x, y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        dx = torch.empty_like(x)
+        call("gelu_backward", (x.numel(), num_threads(x.numel())), x, dy.contiguous(), dx)
+        return dx

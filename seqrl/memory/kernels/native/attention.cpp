@@ -88,4 +88,15 @@ void gelu_in_place(int64_t count, int64_t threads, float* x) {
     store(x + i, gelu(load(x + i)));
   }
 }
+
+// y = gelu(x), and from dy and x the gradient dx, likewise.
+void gelu_forward(int64_t count, int64_t threads, const float* x, float* y) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t i = 0; i < count; i += VL) store(y + i, gelu(load(x + i)));
+}
+
+void gelu_backward(int64_t count, int64_t threads, const float* x, const float* dy, float* dx) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t i = 0; i < count; i += VL) store(dx + i, load(dy + i) * gelu_slope(load(x + i)));
+}
 }

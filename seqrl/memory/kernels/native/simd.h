@@ -187,3 +187,8 @@ inline Vec tangent(Vec x) { return 1.0f - 2.0f * reciprocal(1.0f + exponential(2
 
 // x / 2 (1 + tanh(√(2/π) (x + 0.044715 x³))), which is x sigmoid(2 …).
 inline Vec gelu(Vec x) { return x * sigmoid(x * (1.59576912f + 0.0713548163f * x * x)); }
+
+inline Vec gelu_slope(Vec x) {
+  const Vec s = sigmoid(x * (1.59576912f + 0.0713548163f * x * x));
+  return s + x * s * (1.0f - s) * (1.59576912f + 0.214064449f * x * x);
+}
