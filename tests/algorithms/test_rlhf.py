@@ -289,30 +289,34 @@ def test_prompts_of_a_log_are_answered(folder, tmp_path, capsys):
 
 
 ANSWERS = Rated({("",): -0.5, ("a",): 1.0, ("aa",): 0.3, ("ab",): 1.5, ("ba",): -1.0, ("bb",): 0.8})
+STOPS = Rated({("a",): 0.2, ("b",): 0.8, ("a", "a"): 1.0, ("a", "b"): -1.0}, max_turns=2)
 
 
 # RLOO with k1 has no variance left at the optimum, GRPO divides by the spread of each group and has another optimum.
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "kl"), [("ppo", "exact"), ("rloo", "exact"), ("rloo", "k1")])
-def test_the_best_policy_is_reached(folder, method, kl):
-    """π_ref exp(r/c)/Z over all answers, from a total variation of 0.54."""
+@pytest.mark.parametrize(
+    ("method", "kl", "turns"), [("ppo", "exact", 1), ("ppo", "exact", 2), ("rloo", "exact", 1), ("rloo", "k1", 2)]
+)
+def test_the_best_policy_is_reached(folder, method, kl, turns):
+    """π_ref exp(R/c)/Z over all answers, and over all conversations of up to two turns, which the policy may end."""
+    task, max_tokens = {1: (ANSWERS, 2), 2: (STOPS, 1)}[turns]
     weight, steps = 0.5, 150
     agent = tuned(has_values=method == "ppo")
     tuning = tuning_of(
-        folder, method=method, kl=kl, num_conversations=256, batch_size=256, kl_weight=weight, max_tokens=2,
+        folder, method=method, kl=kl, num_conversations=256, batch_size=256, kl_weight=weight, max_tokens=max_tokens,
         unfinished_penalty=0.0, num_epochs=4 if method == "ppo" else 1, learning_rate=0.02 if method == "ppo" else 0.03,
         num_steps=steps, monitor="off", group_size=8,
     )  # fmt: skip
     learners = {"policy_learner": Learner(agent.policy, 0.0, 1.0)}
     if agent.values is not None:
         learners["value_learner"] = Learner(agent.values, 0.0, 1.0)
-    tuning = replace(tuning, agent=agent, task=ANSWERS, learners=learners)
+    tuning = replace(tuning, agent=agent, task=task, learners=learners)
     for step in range(steps):
         rlhf.update(tuning, step)
-    played = conversations(ANSWERS, 2)
+    played = conversations(task, max_tokens)
     batch = observe(agent, [rows_of(each.turns, TOKENIZER) for each in played])
     reference = of_said(agent.log_probs(agent.reference, batch.reference), batch.said).sum(0)
     wanted = (reference + batch.said.reward.sum(0) / weight).softmax(0)
     found = batch.log_prob.sum(0).exp()
-    assert 0.5 * (wanted - reference.exp()).abs().sum() > 0.4
+    assert 0.5 * (wanted - reference.exp()).abs().sum() > 0.3
     assert 0.5 * (wanted - found).abs().sum() <= 0.02
