@@ -153,7 +153,7 @@ def test_returns_against_the_rules():
 
 @pytest.mark.parametrize("sample", [True, False])
 def test_the_sum_for_an_agent_agrees_with_its_games(sample):
-    """Breaks if the memory's state is not handed on, or not told apart by game; or the previous action is another's."""
+    """Breaks if the memory's state is not handed on, or not told apart by game."""
     config = ppo.Config(env="seqrl/Leduc-v0", hidden_size=8, previous_action=True, seed=38)
     with closing(make("seqrl/Leduc-v0", 10_000)) as environment:
         agent = ppo.build(config, environment.single_observation_space, environment.single_action_space).eval()
