@@ -52,12 +52,12 @@ JUDGE_STEPS = 500
 BUDGET = 3.0
 """Nats an answer."""
 SHARED: Answer = {
-    "reward": ("own_sentiment",), "num_conversations": 64, "batch_size": 64, "num_steps": 50, "learning_rate": 2e-3,
+    "reward": ("own_sentiment",), "num_conversations": 64, "batch_size": 64, "num_steps": 40, "learning_rate": 2e-3,
     "warmup": 5, "unfinished_penalty": 1.0, "kl_weight": 0.05, "kl_budget": BUDGET, "max_tokens": MAX_TOKENS,
     "checkpoint_every": 10**6,
 }  # fmt: skip
 METHODS: dict[str, Answer] = {
-    "ppo": {"method": "ppo", "num_epochs": 3},
+    "ppo": {"method": "ppo", "num_epochs": 2},
     "rloo": {"method": "rloo", "num_epochs": 2},
     "grpo": {"method": "grpo", "num_epochs": 2, "kl": "k3", "kl_in": "loss"},
     "ppo without KL": {"method": "ppo", "num_epochs": 3, "kl_weight": 0.0, "kl_budget": 0.0},
