@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.learning import machine
-from seqrl.algorithms import bc, rlhf, train
+from seqrl.algorithms import bc, load_speaker, rlhf, train
 from seqrl.data.dialogue_importers import from_casino
 from seqrl.data.dialogues import Dialogue, Turn, read_dialogues, write_dialogues
 from seqrl.language.agent import LanguageAgent
@@ -36,7 +36,7 @@ from seqrl.language.rows import batch_of, rows_of
 from seqrl.language.tuned import TunedAgent
 from seqrl.language.tuning import observe
 from seqrl.rlhf_run import make_scorer
-from seqrl.run import read_metrics
+from seqrl.run import CHECKPOINT, read_metrics
 from seqrl.statistics import mean_and_half_width
 from seqrl.text import TASKS, TextTask, Tokenizer
 
@@ -141,10 +141,12 @@ def one_seed(seed: int, methods: list[str], folder: Path, changes: Answer) -> An
     metrics: Answer = {}
     for name, config in configs.items():
         start = time.monotonic()
-        agents[name] = train(config)
-        seconds[name] = time.monotonic() - start
+        trained = (Path(config.run_dir) / CHECKPOINT).exists()
+        agents[name] = load_speaker(config.run_dir) if trained else train(config)
+        seconds[name] = None if trained else time.monotonic() - start
         metrics[name] = list(read_metrics(Path(config.run_dir)))
-        print(f"  seed {seed}: {name} in {seconds[name]:.0f} s {metrics[name][-1]}", file=sys.stderr, flush=True)
+        assert metrics[name][-1]["step"] == config.num_steps, f"{config.run_dir} is of other settings: remove it"
+        print(f"  seed {seed}: {name} in {seconds[name]} s {metrics[name][-1]}", file=sys.stderr, flush=True)
     clone, judge = agents["clone"], agents.pop("judge")
     prompts = Prompted(prompts_of(read_dialogues(logs["valid"])), clone.tokenizer)
     result: Answer = {"seconds": seconds, "speakers": {}, "held_out_loss": metrics["clone"][-1]["held_out_loss"]}
@@ -181,7 +183,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--changes", type=json.loads, default={}, help="settings in place of the benchmark's, as JSON")
-    parser.add_argument("--folder", type=Path, help="keep the runs here")
+    parser.add_argument("--folder", type=Path, help="keep the runs here; what is there is not trained again")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="write the numbers to this JSON file, after every seed")
     args = parser.parse_args()
@@ -190,7 +192,7 @@ def main() -> None:
         sys.exit(f"CaSiNo is not here: put {TRAIN} and {VALID} into ../shared/data/casino")
     answers = earlier(args)
     for seed in args.seeds:
-        folder = args.folder or Path(tempfile.mkdtemp(prefix="rlhf-"))
+        folder = args.folder / str(seed) if args.folder else Path(tempfile.mkdtemp(prefix="rlhf-"))
         folder.mkdir(parents=True, exist_ok=True)
         try:
             answers[str(seed)] = one_seed(seed, args.methods, folder, args.changes)
