@@ -4,6 +4,11 @@
   const { by, el, number, percent } = pieces;
   const { values, episodes } = JSON.parse(document.getElementById("episodes").textContent);
   for (const episode of episodes) {
+    if (values === "utterance") {  // an utterance's V stands at its first token and its Q at its last: all of it shows both
+      let v = null, q = null;
+      for (const token of episode.said) v = token.v = token.v ?? v;
+      for (const token of [...episode.said].reverse()) q = token.q = token.q ?? q;
+    }
     episode.own = new Map(episode.said.map((token, d) => [token.place, d]));
     if (episode.recall) {
       const bytes = Uint8Array.from(atob(episode.recall.bytes), c => c.charCodeAt(0));
@@ -11,20 +16,22 @@
       episode.recall.rows = episode.said.map(token => bytes.subarray(start, start += token.place));
     }
   }
-  const shades = {
-    "what this token rests on": (episode, d) => episode.recall && (place => (place < episode.said[d].place ? episode.recall.rows[d][place] / 255 : 0)),
-    "probability of each token": episode => place => (episode.own.has(place) ? episode.said[episode.own.get(place)].prob : 0),
-    "Q − V of each token": episode => {
-      const gaps = episode.said.map(token => (token.q === null || token.v === null ? null : token.q - token.v));
-      const most = Math.max(...gaps.map(gap => Math.abs(gap ?? 0)));
-      return most && (place => { const gap = gaps[episode.own.get(place) ?? -1] ?? 0; return gap / most; });
-    },
-    "nothing": () => () => 0,
-  };
+  const shades = [
+    ["what this token rests on", episode => episode.recall !== null, (episode, d) => place => (place < episode.said[d].place ? episode.recall.rows[d][place] / 255 : 0)],
+    ["probability of each token", () => true, episode => place => (episode.own.has(place) ? episode.said[episode.own.get(place)].prob : 0)],
+    ["Q − V of each token", episode => episode.said.some(token => token.q !== null && token.v !== null), episode => {
+      const gaps = episode.said.map(token => (token.q === null || token.v === null ? 0 : token.q - token.v));
+      const most = Math.max(...gaps.map(Math.abs)) || 1;
+      return place => (gaps[episode.own.get(place) ?? -1] ?? 0) / most;
+    }],
+    ["nothing", () => true, () => () => 0],
+  ];
   const visible = text => text.replace(/\n/g, "↵").replace(/\t/g, "⇥");
-  let current = null, chips = [], chosen = 0, steps = null;
+  let current = null, chips = [], shown = shades, chosen = shades[0], steps = null;
 
   const drawTalk = episode => {
+    shown = shades.filter(([, known]) => known(episode));
+    if (!shown.includes(chosen)) chosen = shown[0];
     chips = episode.tokens.map((text, place) => {
       const own = episode.own.has(place), special = !episode.speakers[place] || /^<[a-z ]+>$/.test(text);
       const chip = el("span", { className: `tok${own ? " own" : ""}${special ? " special" : ""}` }, visible(text));
@@ -38,19 +45,20 @@
       turns[turns.length - 1].parts.push(chip);
     });
     by("talk").replaceChildren(...turns.map(({ who, parts }) => el("div", { className: `turn ${who}` }, el("small", {}, who || "the beginning"), el("p", {}, ...parts))));
-    const choice = el("select", { "aria-label": "what colours show", onchange: () => { chosen = choice.selectedIndex; shade(steps.step()); } }, ...Object.keys(shades).map((name, k) => el("option", { selected: k === chosen }, name)));
+    const choice = el("select", { "aria-label": "what colours show", onchange: () => { chosen = shown[choice.selectedIndex]; show(steps.step()); } }, ...shown.map(each => el("option", { selected: each === chosen }, each[0])));
     by("talk-head").replaceChildren(el("h3", {}, "What was said"), choice);
     by("facts").replaceChildren(...(episode.facts.length ? [el("div", { className: "card spaced" }, el("h3", {}, "What was so, and what came of it"), el("dl", { className: "settings" },
       ...episode.facts.map(([name, value]) => el("div", {}, el("dt", {}, name.replaceAll("_", " ")), el("dd", {}, typeof value === "number" ? number(value) : String(value))))))] : []));
   };
 
   const shade = d => {
-    const weight = Object.values(shades)[chosen](current, d);
+    if (!current.said.length) return;
+    const weight = chosen[2](current, d);
     chips.forEach((chip, place) => {
-      const share = weight ? weight(place) : 0;
+      const share = weight(place);
       chip.style.setProperty("--share", `${Math.round(100 * Math.min(1, Math.abs(share)))}%`);
       chip.classList.toggle("against", share < 0);
-      chip.classList.toggle("now", current.said.length > 0 && place === current.said[d].place);
+      chip.classList.toggle("now", place === current.said[d].place);
     });
   };
 
@@ -76,7 +84,7 @@
       el("dl", { className: "facts" }, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
       el("div", { className: "chips" }, el("span", { className: "chip on" }, "mask")),
       el("div", { className: "leaf" }, el("p", {}, "the likeliest in its place"), bars),
-      chosen === 0 && current.recall ? el("p", { className: "lead leaf" }, `Blue: ${current.recall.about}`) : null);
+      ...(chosen === shades[0] ? [el("p", { className: "lead leaf" }, `Blue: ${current.recall.about}`)] : []));
     chips[token.place].scrollIntoView({ block: "nearest" });
   };
 
