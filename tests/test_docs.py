@@ -151,6 +151,14 @@ def test_tests_that_are_named_exist() -> None:
         assert not name or f"def {name}(" in source, f"{file} has no {name}"
 
 
+def test_functions_that_are_linked_exist() -> None:
+    found = [pair for page in PAGES for pair in re.findall(r"\[`(\w+)`\]\[(seqrl[\w.]*)\]", page.read_text())]
+    assert len(found) > 30
+    for name, dotted in found:
+        owner = dotted.removesuffix(f".{name}")
+        assert hasattr(importlib.import_module(owner), name), f"{owner} has no {name}"
+
+
 def test_files_and_modules_that_are_named_exist() -> None:
     for page in PAGES:
         for path in re.findall(r"`((?:benchmarks|docs|examples)/[\w/]+\.\w+)`", page.read_text()):
