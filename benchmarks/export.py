@@ -95,6 +95,7 @@ def measure(name: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hidden-size", type=int, default=128)
+    parser.add_argument("--memories", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--output", type=Path, required=True)
@@ -105,10 +106,10 @@ def main() -> None:
     result: dict[str, Any] = {"command": command, **machine(), "onnxruntime": onnxruntime.__version__, **settings}
     result["memories"] = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in NAMES:
+        for name in args.memories:
             result["memories"].append(measure(name, args, Path(folder)))
-            print(json.dumps(result["memories"][-1]))
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
+            print(json.dumps(result["memories"][-1]), flush=True)
+            args.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
