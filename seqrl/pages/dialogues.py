@@ -17,7 +17,7 @@ def write_dialogues_page(path: Path, conversations: Sequence[Conversation], abou
     data = plain({"values": about.get("values", "token"), "episodes": [_conversation(each) for each in conversations]})
     document = page(
         about["title"],
-        element("style", Html(static("inspector.css"))),
+        element("style", Html(static("inspector.css") + static("dialogues.css"))),
         _skeleton(),
         data_script("episodes", data),
         kind=about["kind"], subtitle=about["subtitle"], scripts=("stepper.js", "dialogues.js"),

@@ -165,7 +165,7 @@ def page(title: str, *body: object, subtitle: object = "", kind: str = "", scrip
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
         element("title", title),
-        element("style", Html(static("page.css"))),
+        element("style", Html(static("charts.css") + static("page.css"))),
     )
     toggle = element(
         "button", "◐", id="theme", type="button", title="light, dark, or as the system is", aria_label="theme"

@@ -57,7 +57,7 @@ def write_inspector(
         element("style", Html(static("inspector.css"))),
         _skeleton(),
         data_script("episodes", data),
-        kind=about["kind"], subtitle=about["subtitle"], scripts=("stepper.js", "inspector.js"),
+        kind=about["kind"], subtitle=about["subtitle"], scripts=("stepper.js", "memory.js", "inspector.js"),
     )  # fmt: skip
     return write_page(path, document)
 
@@ -114,7 +114,8 @@ def episode_data(episode: Episode, space: gym.Space) -> dict[str, Any]:
         "seed": episode.seed,
         "total": short(total_of(episode)),
         "steps": episode.num_steps,
-        "end": "terminated" if episode.terminated else "truncated" if episode.truncated else "cut short to be shown",
+        "terminated": episode.terminated,
+        "truncated": episode.truncated,
         "frames": frames,
         "leaves": [_leaf(*leaf, IMAGE_BYTES // max(images, 1)) for leaf in leaves],
         "action": short(episode.action),

@@ -43,7 +43,7 @@ def test_what_the_script_is_given():
     data = episode_data(episode(), BOX)
     assert data["total"] == 4.0
     assert data["steps"] == 4
-    assert data["end"] == "truncated"
+    assert (data["terminated"], data["truncated"]) == (False, True)
     assert data["leaves"][0]["kind"] == "vector"
     assert short(np.array([[1.23456, -2e-9]])) == [[1.235, -2e-09]]
     images = gym.spaces.Box(0, 255, (12, 10, 3), np.uint8)
@@ -60,7 +60,7 @@ def test_what_the_script_is_given():
 
 def test_names_and_weights_are_text(tmp_path):
     read = Page(write_inspector(tmp_path / "e.html", [episode()], BOX, ABOUT).read_text())
-    assert read.count("script") == 4
+    assert read.count("script") == 5
     assert read.data()["episodes"][0]["recalls"][0]["name"] == EVIL.replace("\u202e", r"\u202e")
 
 
