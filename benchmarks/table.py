@@ -42,8 +42,8 @@ from seqrl.recipes import masked_cartpole
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "table.md"
 TABLE, PREFERENCES = "table.json", "preference_cost.json"
-MEMORIES = ("none", "frame_stack", "gru", "lstm", "linear", "transformer")
-ACTING = (*(f"ppo:{memory}" for memory in MEMORIES), "impala:gru", "r2d2:gru")
+MEMORIES = ("none", "frame_stack", "gru", "lstm", "linear")
+ACTING = (*(f"ppo:{memory}" for memory in MEMORIES), "impala:gru", "r2d2:gru", "ppo:transformer")
 LEARNERS = ("bc", "best_bc", "decision_transformer", "qdt")
 
 

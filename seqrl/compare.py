@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,8 @@ def compare(config: Config, resumed: bool = False) -> Comparison:
 
     Everything goes under `settings.run_dir`: a run folder for each approach and seed; `horizon` where a sweep is asked
     for; `log` and `offline` where methods learn from what was played. Figures and table are written after each of these
-    parts, with what is known by then. With `resumed`, what is done is kept and the rest continued. Raises UserError for
-    bad settings or an existing folder.
+    parts, with what is known by then, and where it is interrupted. With `resumed`, what is done is kept and the rest
+    continued. Raises UserError for bad settings or an existing folder.
     """
     check(config)
     online, methods = config.named()
@@ -46,8 +46,13 @@ def compare(config: Config, resumed: bool = False) -> Comparison:
         create_folder(config.folder, {"config.json": config_to_json("compare", config)})
     runs = {approach: config.runs_of(approach, config.num_seeds) for approach in online}
     jobs = [Job(f"{_label(config, approach)} seed {run.seed}", run) for approach in online for run in runs[approach]]
-    run_all(jobs, partial(play, num_episodes=config.num_episodes), config.workers, config.folder)
-    result = _write(summarise(config), config.folder)
+    try:
+        run_all(jobs, partial(play, num_episodes=config.num_episodes), config.workers, config.folder)
+    except KeyboardInterrupt:
+        if done := [approach for approach in online if all(_is_done(run) for run in runs[approach])]:
+            _write(summarise(config, done), config.folder)
+        raise
+    result = _write(summarise(config, online), config.folder)
     if config.horizon_sweep:
         for horizon in measure_horizon(config):
             result = _write(dataclasses.replace(result, horizon=horizon), config.folder)
@@ -56,6 +61,10 @@ def compare(config: Config, resumed: bool = False) -> Comparison:
         result = _write(dataclasses.replace(result, offline=offline, verdict=verdict), config.folder)
     plot_comparison(result, config.folder / "compare.png")
     return result
+
+
+def _is_done(run: Any) -> bool:
+    return (Path(run.run_dir) / EVALUATION).is_file()
 
 
 def _label(config: Config, approach: Approach) -> str:
@@ -76,10 +85,9 @@ def play(run: RunConfig, agent: ActingModule, *, num_episodes: int) -> dict[str,
     return {"returns": evaluation.returns.tolist(), "lengths": evaluation.lengths.tolist()}
 
 
-def summarise(config: Config) -> Comparison:
-    """The measured figures of all runs in the comparison's folder."""
+def summarise(config: Config, online: Sequence[Approach]) -> Comparison:
+    """The measured figures of these approaches' runs in the comparison's folder."""
     settings = config.settings
-    online, _ = config.named()
     runs = {approach: config.runs_of(approach, config.num_seeds) for approach in online}
     results = {approach: [read_json(Path(run.run_dir), EVALUATION) for run in runs[approach]] for approach in online}
     means = {approach: [float(np.mean(result["returns"])) for result in results[approach]] for approach in online}

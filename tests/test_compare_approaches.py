@@ -3,6 +3,7 @@
 import io
 import json
 import multiprocessing
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,17 @@ def test_resumed_nothing_is_done_again(folder: Path, capsys: pytest.CaptureFixtu
     assert times() == before
     assert strict(folder / "results.json") == results
     assert "report.html" in capsys.readouterr().out
+
+
+def test_interrupted_it_shows_what_is_done(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "r2d2_gru_s0" / "evaluation.json").unlink()
+    monkeypatch.setattr("seqrl.compare.run_all", interrupt)
+    assert main(["compare", "--resume", str(tmp_path / "copy")]) == 130
+    assert [row["approach"] for row in strict(tmp_path / "copy" / "results.json")["rows"]] == ["ppo:none"]
 
 
 def test_a_comparison_of_before_is_read(folder: Path, tmp_path: Path) -> None:
