@@ -32,6 +32,7 @@ from seqrl.language.play import Played
 from seqrl.language.prompted import Prompted
 from seqrl.language.scoring import Weighted
 from seqrl.learner import Learner
+from seqrl.malloc import keep_freed_memory
 from seqrl.rlhf_run import Tuning
 from seqrl.text import Tokenizer
 from seqrl.text.tokenizer import SPECIALS
@@ -68,6 +69,7 @@ def make_tuning() -> Tuning:
 
 def grpo(steps: int) -> dict[str, Any]:
     """Seconds and tokens of each step."""
+    keep_freed_memory()  # as `seqrl train` does
     tuning, taken = make_tuning(), []
     for step in range(steps):
         clock, process = time.perf_counter(), time.process_time()

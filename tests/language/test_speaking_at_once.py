@@ -88,6 +88,27 @@ def test_whoever_stands_beside() -> None:
     torch.testing.assert_close(alone_after[0], after[4], atol=1e-5, rtol=1e-5)
 
 
+# Must break: `s < kept.common` by one vector more, `owner[row - 1]` replaced by 0, or a comparison of lengths alone.
+def test_columns_that_begin_alike_say_what_they_say_alone() -> None:
+    gpt2, voice = model(2, 1), Plain(model(2, 1))
+    first = torch.randint(V, (40, 3))
+    prompt = first.repeat_interleave(torch.tensor([3, 2, 2]), 1)
+    prompt[5, 4] = (prompt[5, 4] + 1) % V  # differs from its neighbour, and may not share
+    count = torch.tensor([40, 40, 40, 37, 37, 33, 33])
+    uniform = torch.rand(9, 7, dtype=torch.float64)
+
+    def said(columns: list[int]) -> Tensor:
+        logits, context = voice.read(prompt[:, columns], count[columns], voice.start(len(columns)))
+        speaks = torch.ones(len(columns), dtype=torch.bool)
+        found = gpt2.say(logits, context, uniform[:, columns], speaks, torch.ones(V, dtype=torch.bool), -1, 1.0)
+        assert found is not None
+        return found[0].log_prob
+
+    whole = said(list(range(7)))
+    for column in range(7):
+        torch.testing.assert_close(whole[:, [column]], said([column]), atol=1e-5, rtol=1e-5)
+
+
 # Broken by the check of `context_length` left out of `say`: positions would be read beyond their table.
 def test_near_the_end_of_the_context_tokens_are_said_one_by_one() -> None:
     gpt2 = model(context_length=16)

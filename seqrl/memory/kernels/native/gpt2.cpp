@@ -1,80 +1,14 @@
-// A GPT-2 speaks: tokens are drawn and read one after the other, for many columns, in one call. Each thread takes its own
-// columns through all layers of all steps, so that nothing waits, and those that have stopped cost nothing.
+// A GPT-2 speaks: tokens are drawn and read one after the other, for many columns, in one call. Each thread takes its
+// own columns through all layers of all steps, so that nothing waits, and those that have stopped cost nothing.
 //
 // What takes the time, with a small model, is to bring keys and values from memory, all of them at each step. They are
-// therefore copied once, into the order in which they are read, and with VL slots of a key's number side by side, so that
-// no sum is taken across a vector.
+// therefore copied once, into the order in which they are read, and with VL slots of a key's number side by side, so
+// that no sum is taken across a vector.
 #include <omp.h>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
-#include <cmath>
-#include <cstdlib>
-
-#include "products.h"
+#include "gpt2.h"
 
 namespace {
-
-// x w with w [K, N] in parts of rows that stay in the nearest cache together with what they are multiplied by.
-struct Product {
-  static constexpr int64_t PART = 128;
-  int64_t K, N;
-  std::vector<Array<float>> memory;
-  std::vector<ByColumns<float>> parts;
-
-  Product(const float* w, int64_t K, int64_t N) : K(K), N(N), memory((K + PART - 1) / PART) {
-    for (int64_t k = 0; k < K; k += PART)
-      parts.emplace_back(w + k * N, std::min(PART, K - k), N, memory[k / PART]);
-  }
-
-  // out += x w, for `count` rows x [K] and out [N]; with `add` false the first part is not added, but written.
-  template <bool add>
-  void operator()(const float* x, int64_t count, float* out, int64_t stride) const {
-    const auto row = [=](int64_t r) { return out + r * stride; };
-    multiply_rows<add>(x, K, count, parts[0], row);
-    for (size_t p = 1; p < parts.size(); p++) multiply_rows<true>(x + p * PART, K, count, parts[p], row);
-  }
-};
-
-struct Norm {
-  const float *weight, *bias;
-
-  void operator()(const float* x, int64_t size, float epsilon, float* out) const {
-    Vec sum = Vec{}, squares = Vec{};
-    for (int64_t i = 0; i < size; i += VL) sum += load(x + i);
-    const float mean = sum_of(sum) / size;
-    for (int64_t i = 0; i < size; i += VL) {
-      const Vec centred = load(x + i) - mean;
-      squares += centred * centred;
-    }
-    const float scale = 1.0f / std::sqrt(sum_of(squares) / size + epsilon);
-    for (int64_t i = 0; i < size; i += VL)
-      store(out + i, (load(x + i) - mean) * scale * load(weight + i) + load(bias + i));
-  }
-};
-
-// A layer's weights, in the order in which `speak` is given them, and its keys and values [2, B, heads, capacity, size].
-struct Layer {
-  Norm attention_norm, inner_norm;
-  const float *parts_bias, *out_bias, *inner_bias, *inner_out_bias;
-  Product parts, out, inner, inner_out;
-  float* kept;
-
-  Layer(const float* const* w, int64_t H)
-      : attention_norm{w[0], w[1]}, inner_norm{w[6], w[7]}, parts_bias(w[3]), out_bias(w[5]), inner_bias(w[9]),
-        inner_out_bias(w[11]), parts(w[2], H, 3 * H), out(w[4], H, H), inner(w[8], H, 4 * H),
-        inner_out(w[10], 4 * H, H), kept(const_cast<float*>(w[12])) {}
-};
-
-struct Model {
-  int64_t B, V, H, heads, size, capacity, positions;
-  float epsilon;
-  const float *embedding, *position;
-  Norm norm;
-  std::vector<Layer> layers;
-  Product head;
-};
 
 struct Speech {
   int64_t steps, stop;
@@ -95,64 +29,26 @@ const IntVec LANES = [] {
 
 int64_t whole_vectors(int64_t n) { return (n + VL - 1) / VL * VL; }
 
-// Memory that a thread keeps, as fresh pages take longer than what is done with them. Large pages, where Linux has them,
-// bring keys and values a quarter sooner.
-struct Pages {
-  float* data = nullptr;
-  size_t bytes = 0;
-
-  float* with_room_for(size_t count) {
-    constexpr size_t PAGE = 2 << 20;
-    const size_t wanted = (count * sizeof(float) + PAGE - 1) / PAGE * PAGE;
-    if (wanted > bytes) {
-      std::free(data);
-      bytes = 0, data = static_cast<float*>(std::aligned_alloc(PAGE, wanted));
-      if (!data) throw std::bad_alloc();
-      bytes = wanted;
-#if defined(__linux__)
-      madvise(data, bytes, MADV_HUGEPAGE);
-#endif
-    }
-    return data;
-  }
-  ~Pages() { std::free(data); }
-};
-
-// One column's keys and values in one layer: [room / VL][heads][size][VL] and [room][heads][size].
-struct Kept {
-  float *keys, *values;
-  int64_t heads, size;
-
-  void write(int64_t slot, int64_t h, const float* key, const float* value) {
-    float* const block = keys + (slot / VL * heads + h) * size * VL + slot % VL;
-    if (slot % VL == 0) std::memset(block, 0, size * VL * sizeof(float));  // what is hidden must be a number
-    for (int64_t d = 0; d < size; d++) block[d * VL] = key[d];
-    std::memcpy(values + (slot * heads + h) * size, value, size * sizeof(float));
-  }
-
-  void read(int64_t slot, int64_t h, float* key, float* value) const {
-    const float* const block = keys + (slot / VL * heads + h) * size * VL + slot % VL;
-    for (int64_t d = 0; d < size; d++) key[d] = block[d * VL];
-    std::memcpy(value, values + (slot * heads + h) * size, size * sizeof(float));
-  }
-};
-
 // The columns `who` of one thread. Row r is a column that goes on; its keys and values are the place[r]-th.
 struct Speaker {
   const Model& model;
   const Speech& speech;
   std::vector<int64_t> who, place, length;
+  std::vector<int64_t> owner, common;  // of each place: whose first slots it reads, and how many
   int64_t room, padded;  // slots of a column, and entries of its logits, in whole vectors
   float* memory;
   Array<float> x, normed, parts, attended, inner, logits, scores;
 
   Speaker(const Model& model, const Speech& speech, std::vector<int64_t> columns)
-      : model(model), speech(speech), who(std::move(columns)), place(who.size()), length(who.size()) {
+      : model(model), speech(speech), who(std::move(columns)), place(who.size()), length(who.size()),
+        owner(who.size()), common(who.size()) {
     const int64_t rows = who.size(), H = model.H;
     int64_t most = 0;
     for (int64_t row = 0; row < rows; row++) {
       place[row] = row, length[row] = speech.length[who[row]];
       most = std::max(most, length[row]);
+      const bool alike = row && begin_alike(who[row - 1], who[row]);
+      owner[row] = alike ? owner[row - 1] : row, common[row] = alike ? length[row] / VL * VL : 0;
     }
     room = whole_vectors(most + speech.steps), padded = whole_vectors(model.V);
     x.resize(rows * H), normed.resize(rows * H), attended.resize(rows * H);
@@ -162,9 +58,28 @@ struct Speaker {
     memory = pages.with_room_for(rows * model.layers.size() * 2 * H * room);
   }
 
+  float* keys(int64_t place, int64_t layer) const {
+    return memory + (place * model.layers.size() + layer) * 2 * model.H * room;
+  }
+
   Kept kept(int64_t place, int64_t layer) const {
-    float* const keys = memory + (place * model.layers.size() + layer) * 2 * model.H * room;
-    return {keys, keys + model.H * room, model.heads, model.size};
+    float *const own = keys(place, layer), *const others = keys(owner[place], layer);
+    return {own, own + model.H * room, others, others + model.H * room, common[place], model.heads, model.size};
+  }
+
+  // Whether two columns have read the same, so that they need be brought from memory once only, as for the answers to
+  // one prompt.
+  bool begin_alike(int64_t a, int64_t b) const {
+    const int64_t block = model.capacity * model.size, count = speech.length[a];
+    if (count != speech.length[b]) return false;
+    for (const Layer& layer : model.layers)
+      for (int64_t part = 0; part < 2; part++)
+        for (int64_t h = 0; h < model.heads; h++) {
+          const float* const from = layer.kept + (part * model.B * model.heads + h) * block;
+          const int64_t stride = model.heads * block;
+          if (std::memcmp(from + a * stride, from + b * stride, count * model.size * sizeof(float))) return false;
+        }
+    return true;
   }
 
   // f(kept, h, key, value, slot) for all slots from begin(b) to end(b) of the columns, where the caller keeps them.
@@ -183,7 +98,9 @@ struct Speaker {
   void run() {
     const std::vector<int64_t> columns = who;
     for_each_slot(columns, nullptr, speech.length,
-                  [](Kept kept, int64_t s, int64_t h, float* key, float* value) { kept.write(s, h, key, value); });
+                  [](Kept kept, int64_t s, int64_t h, float* key, float* value) {
+                    if (s >= kept.common) kept.write(s, h, key, value);
+                  });
     for (size_t row = 0; row < who.size(); row++)
       std::memcpy(logits.data() + row * padded, speech.logits + who[row] * model.V, model.V * sizeof(float));
     for (int64_t step = 0; step < speech.steps && !who.empty(); step++) say(step);
@@ -294,12 +211,12 @@ struct Speaker {
   void attend(Kept kept, int64_t row, int64_t length) {
     const int64_t H = model.H, size = model.size;
     const float *const query = parts.data() + row * 3 * H, *const key = query + H, *const value = key + H;
-    weigh(query, kept.keys, key, length);
+    weigh(query, kept, key, length);
     float* const out = attended.data() + row * H;
     switch (size / VL) {
 #define CASE(PARTS)                                  \
   case PARTS:                                        \
-    add_up<PARTS>(kept.values, value, length, out);  \
+    add_up<PARTS>(kept, value, length, out);         \
     break;
       CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
 #undef CASE
@@ -308,10 +225,11 @@ struct Speaker {
   }
 
   // For each head `scores` [heads, room] become softmax(query key), of `count` keys and of `own`.
-  void weigh(const float* query, const float* keys, const float* own, int64_t count) {
+  void weigh(const float* query, Kept kept, const float* own, int64_t count) {
     const int64_t size = model.size, whole = whole_vectors(count + 1);
     const float scale = 1.0f / std::sqrt(float(size));
-    for (int64_t s = 0; s < count; s += VL)
+    for (int64_t s = 0; s < count; s += VL) {
+      const float* keys = (s < kept.common ? kept.common_keys : kept.keys) + s * model.H;
       for (int64_t h = 0; h < model.heads; h++) {
         const float* const q = query + h * size;
         Vec sums[4] = {};  // four, so that no addition waits for the one before
@@ -320,6 +238,7 @@ struct Speaker {
           for (int i = 0; i < 4; i++) sums[i] += q[d + i] * load(keys + i * VL);
         store(scores.data() + h * room + s, ((sums[0] + sums[1]) + (sums[2] + sums[3])) * scale);
       }
+    }
     for (int64_t h = 0; h < model.heads; h++) {
       float* const row = scores.data() + h * room;
       Vec product = Vec{};
@@ -344,10 +263,10 @@ struct Speaker {
 
   // out = Σ_s scores[s] values[s], `own` behind them, of as many heads at a time as have eight vectors of sums.
   template <int PARTS>
-  void add_up(const float* values, const float* own, int64_t count, float* out) {
+  void add_up(Kept kept, const float* own, int64_t count, float* out) {
     constexpr int64_t SIZE = PARTS * VL;
     in_parts<8 / PARTS>(model.heads, [&]<int M>(int64_t h) {
-      const float *const weights = scores.data() + h * room, *from = values + h * SIZE;
+      const float* const weights = scores.data() + h * room;
       Vec sum[M][PARTS] = {};
       const auto add = [&](int64_t s, const float* from) {
 #pragma GCC unroll 8
@@ -355,7 +274,8 @@ struct Speaker {
 #pragma GCC unroll 8
           for (int p = 0; p < PARTS; p++) sum[m][p] += weights[m * room + s] * load(from + m * SIZE + p * VL);
       };
-      for (int64_t s = 0; s < count; s++, from += model.H) add(s, from);
+      for (int64_t s = 0; s < kept.common; s++) add(s, kept.common_values + s * model.H + h * SIZE);
+      for (int64_t s = kept.common; s < count; s++) add(s, kept.values + s * model.H + h * SIZE);
       add(count, own + h * SIZE);
 #pragma GCC unroll 8
       for (int m = 0; m < M; m++)
@@ -377,7 +297,7 @@ void speak(int64_t B, int64_t V, int64_t num_layers, int64_t heads, int64_t size
            const uint8_t* speaks, const float* excluded, const float* logits, const double* uniform, int64_t* ids,
            int64_t* said, float* log_prob) {
   const int64_t H = heads * size;
-  Model model{B, V, H, heads, size, capacity, 0, numbers[0], weights[0], weights[1], {weights[2], weights[3]}, {},
+  Model model{B, V, H, heads, size, capacity, numbers[0], weights[0], weights[1], {weights[2], weights[3]}, {},
               Product(weights[4], H, V)};
   for (int64_t l = 0; l < num_layers; l++) model.layers.emplace_back(weights + 5 + 13 * l, H);
   const Speech speech{steps, stop, numbers[1], length, excluded, logits, uniform, ids, said, log_prob};
