@@ -57,28 +57,55 @@ def span(found: dict[str, Any]) -> float:
 # ------------------------------------------------------------------------------------------- what the figures say
 
 
-def memory_claim(approach: str, adjective: str, other: str, is_long: bool) -> Callable[[Parts], tuple[str, str]]:
-    """How far back: the longest corridor solved, against another's. A tie decides nothing."""
+def memory_claim(approach: str, other: str, is_long: bool) -> Callable[[Parts], tuple[str, str]]:
+    """How far back: the longest corridor solved, against another's; of several sources the first that has both. Without
+    one, who solves the table's own corridor. A tie decides nothing."""
 
     def tell(parts: Parts) -> tuple[str, str]:
-        found = (parts.get("tmaze") or {}).get("horizon")
-        if not found:
-            return "", UNKNOWN
-        sweep = Horizon(
-            key=found["key"],
-            values=found["values"],
-            tried={name: [Tried(**one) for one in tried] for name, tried in found["tried"].items()},
-        )
-        if not (sweep.tried.get(approach) and sweep.tried.get(other)):
-            return "", UNKNOWN
-        figure = f"T-maze corridors solved: {sweep.cell(approach)} ({other}: {sweep.cell(other)}), of "
-        figure += ", ".join(f"{value:g}" for value in sweep.values)
-        reach = [sum(one.solved for one in sweep.tried[name]) for name in (approach, other)]
+        for source, sweep in sweeps_of(parts):
+            if sweep.tried.get(approach) and sweep.tried.get(other):
+                figure = f"T-maze corridors solved{source}: {sweep.cell(approach)} ({other}: {sweep.cell(other)}), of "
+                figure += ", ".join(f"{value:g}" for value in sweep.values)
+                reach = [sum(one.solved for one in sweep.tried[name]) for name in (approach, other)]
+                break
+        else:
+            one, two = row(parts, "tmaze", approach), row(parts, "tmaze", other)
+            if one is None or two is None:
+                return "", UNKNOWN
+            reach = [sum(one["reached"]), sum(two["reached"])]
+            figure = f"T-maze, a corridor of 10: {reach[0]} of {len(one['reached'])} seeds solve it, a mean return of "
+            figure += f"{one['mean']:.3g} ({other}: {reach[1]}, {two['mean']:.3g})"
         if reach[0] == reach[1]:
             return figure, OPEN
         return figure, HOLDS if (reach[0] > reach[1]) == is_long else NOT
 
     return tell
+
+
+def sweeps_of(parts: Parts) -> list[tuple[str, Horizon]]:
+    """The table's own sweep, and that of `benchmarks.memory_length recall`, as far as each is known."""
+    sweeps = []
+    if found := (parts.get("tmaze") or {}).get("horizon"):
+        tried = {name: [Tried(**one) for one in some] for name, some in found["tried"].items()}
+        sweeps.append(("", Horizon(key=found["key"], values=found["values"], tried=tried)))
+    if recall := parts.get("recall"):
+        sweeps.append((" by `benchmarks.memory_length`", recalled(recall["runs"])))
+    return sweeps
+
+
+def recalled(runs: list[dict[str, Any]]) -> Horizon:
+    """Runs of `benchmarks.memory_length recall`, of PPO, as a sweep: up to the first length that is not solved."""
+    values = sorted({float(run["length"]) for run in runs})
+    tried: dict[str, list[Tried]] = {}
+    for memory in dict.fromkeys(run["memory"] for run in runs):
+        of_memory = tried.setdefault(f"ppo:{memory}", [])
+        for value in values:
+            means = [run["success"] for run in runs if (run["memory"], run["length"]) == (memory, value)]
+            if not means or not all(one.solved for one in of_memory):
+                break
+            solved = sum(means) / len(means) >= 0.9
+            of_memory.append(Tried(value=value, needed=0.9, seed_means=means, solved=solved))
+    return Horizon(key="length", values=values, tried=tried)
 
 
 def cost_claim(part: str, approach: str, other: str, is_cheap: bool) -> Callable[[Parts], tuple[str, str]]:
@@ -170,12 +197,22 @@ def quick_claim(part: str, approach: str, other: str, is_quick: bool) -> Callabl
 
 
 def stale_claim(parts: Parts) -> tuple[str, str]:
-    known = [(part, one) for part in ("tmaze", "cartpole") if (one := row(parts, part, "r2d2:gru"))]
-    known = [(part, one) for part, one in known if one["delta_q"] is not None]
+    """ΔQ of R2D2 in the table; without it, that of `benchmarks.staleness` with the same kind of start state."""
+    one = row(parts, "tmaze", "r2d2:gru")
+    if one and one["delta_q"] is not None:
+        known = {"T-maze": one["delta_q"]}
+    else:
+        summary = (parts.get("staleness") or {}).get("summary", [])
+        known = {
+            f"T-maze of 30, a replay of {each['capacity']:,} (`benchmarks.staleness`)": figure["mean"]
+            for each in summary
+            if each["strategy"] == "stored_burn_in"
+            for figure in each["delta_q"]["own"]["all"]["stored_burn_in"][:1]
+        }
     if not known:
         return "", UNKNOWN
-    figure = "; ".join(f"{TITLES[part]}: ΔQ {one['delta_q']:.2g} of the largest value" for part, one in known)
-    return figure, HOLDS if any(one["delta_q"] >= STALE for _, one in known) else NOT
+    figure = "; ".join(f"{name}: ΔQ {value:.2g} of the largest value" for name, value in known.items())
+    return figure, HOLDS if max(known.values()) >= STALE else NOT
 
 
 def stitching_claim(name: str, does: bool) -> Callable[[Parts], tuple[str, str]]:
@@ -259,17 +296,17 @@ TITLES = {"tmaze": "T-maze", "cartpole": "masked CartPole", "corridors": "corrid
 STACK, GRU, LSTM = "ppo:frame_stack", "ppo:gru", "ppo:lstm"
 BOTH = ("cartpole", "tmaze")
 CLAIMS: list[tuple[str, str, Callable[[Parts], tuple[str, str]]]] = [
-    ("frame stacking (4)", "short memory", memory_claim(STACK, "short", GRU, False)),
+    ("frame stacking (4)", "short memory", memory_claim(STACK, GRU, False)),
     ("frame stacking (4)", "simple", simple_claim("cartpole", STACK, GRU)),
     ("frame stacking (4)", "easy to train, where four frames are enough", cost_claim("cartpole", STACK, GRU, True)),
     ("frame stacking (4)", "stable, where four frames are enough", stability_claim((("cartpole", STACK),), True)),
-    ("recurrent RL (GRU)", "long memory", memory_claim(GRU, "long", STACK, True)),
+    ("recurrent RL (GRU)", "long memory", memory_claim(GRU, STACK, True)),
     ("recurrent RL (GRU)", "hard to train", cost_claim("cartpole", GRU, STACK, False)),
     ("recurrent RL (GRU)", "unstable", stability_claim(tuple((part, GRU) for part in BOTH), False)),
     ("recurrent RL (LSTM)", "unstable", stability_claim(tuple((part, LSTM) for part in BOTH), False)),
-    ("linear recurrence", "longer memory than a GRU's", memory_claim("ppo:linear", "long", GRU, True)),
+    ("linear recurrence", "longer memory than a GRU's", memory_claim("ppo:linear", GRU, True)),
     ("linear recurrence", "sooner trained than a GRU", cost_claim("tmaze", "ppo:linear", GRU, True)),
-    ("transformer as memory", "longer memory than a GRU's", memory_claim("ppo:transformer", "long", GRU, True)),
+    ("transformer as memory", "longer memory than a GRU's", memory_claim("ppo:transformer", GRU, True)),
     ("transformer as memory", "hard to train", cost_claim("tmaze", "ppo:transformer", GRU, False)),
     ("transformer as memory", "slow", quick_claim("tmaze", "ppo:transformer", GRU, False)),
     ("transformer as memory", "unstable", stability_claim((("tmaze", "ppo:transformer"),), False)),
@@ -305,9 +342,9 @@ def preference_claim(data: dict[str, Any] | None) -> Claim:
     return Claim(approach, adjective, figure, HOLDS if enough >= 1000 else NOT)
 
 
-def claims(parts: Parts, preferences: dict[str, Any] | None) -> list[Claim]:
+def claims(parts: Parts) -> list[Claim]:
     told = [Claim(approach, adjective, *rule(parts)) for approach, adjective, rule in CLAIMS]
-    return [*told, preference_claim(preferences)]
+    return [*told, preference_claim(parts.get("preferences"))]
 
 
 INTRODUCTION = """\
@@ -319,7 +356,8 @@ figure of this library on small problems, also where the figure contradicts it. 
 `benchmarks/adjectives.py` that says whether an adjective holds, not a person; and what holds on a small problem need
 not hold on yours: `seqrl compare` measures the same there.
 
-`make table` measures it, and goes on where it was interrupted. "Solved" and "reached" mean nine tenths of the optimum,
+`make table` measures it, and goes on where it was interrupted; what it has not measured itself is taken from other
+benchmarks of this house, which are named then. "Solved" and "reached" mean nine tenths of the optimum,
 or of the best approach's return. A difference in steps or speed counts from a fifth on, one in returns beyond its 95 %
 interval over seeds. Seconds and steps per second are of one core that others used as well
 """
@@ -333,10 +371,11 @@ ABOUT = {
 """What each problem is about."""
 
 
-def document(found: dict[str, Any], preferences: dict[str, Any] | None) -> str:
-    """docs/table.md as text."""
-    parts = found["parts"]
-    told = claims(parts, preferences)
+def document(found: dict[str, Any], others: dict[str, Any]) -> str:
+    """docs/table.md as text. `others` are further benchmarks' results, as far as there are any: `preferences`, `recall`
+    and `staleness`."""
+    parts = found["parts"] | others
+    told = claims(parts)
     count = {verdict: sum(claim.verdict == verdict for claim in told) for verdict in (HOLDS, NOT, OPEN, UNKNOWN)}
     lines = [f"{INTRODUCTION}({found['processor']}, {found['date']}): compare them within this page alone.", ""]
     lines += [f"Of {len(told)} adjectives {count[HOLDS]} hold, {count[NOT]} do not hold here, {count[OPEN]} are not "

@@ -15,7 +15,8 @@ an hour.
     tmaze       a cue at the start, a junction `length` steps later: how far back does each look? And what do methods
                 make of what the others played?
 
-What preferences cost is read from benchmarks/results/preference_cost.json, if it is there.
+What preferences cost is read from benchmarks/results/preference_cost.json, if it is there; how far back memories look,
+and how stale R2D2's start states are, from other benchmarks' results where the table has not measured it.
 """
 
 import dataclasses
@@ -41,7 +42,13 @@ from seqrl.offline_config import problem_of
 from seqrl.recipes import masked_cartpole
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "table.md"
-TABLE, PREFERENCES = "table.json", "preference_cost.json"
+TABLE = "table.json"
+OTHERS = {
+    "preferences": "preference_cost.json",
+    "recall": "memory_length_recall.json",
+    "staleness": "staleness.json",
+}
+"""Further benchmarks' results that docs/table.md reads, if they are there."""
 MEMORIES = ("none", "frame_stack", "gru", "lstm", "linear")
 ACTING = (*(f"ppo:{memory}" for memory in MEMORIES), "impala:gru", "r2d2:gru", "ppo:transformer")
 LEARNERS = ("bc", "best_bc", "decision_transformer", "qdt")
@@ -153,9 +160,9 @@ def write(found: dict[str, Any]) -> None:
 
 
 def write_document(found: dict[str, Any]) -> None:
-    path = RESULTS / PREFERENCES
-    preferences = json.loads(path.read_text()) if path.is_file() else None
-    write_atomically(DOCUMENT, document(found, preferences).encode())
+    paths = {name: RESULTS / file for name, file in OTHERS.items()}
+    others = {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
+    write_atomically(DOCUMENT, document(found, others).encode())
 
 
 def main(

@@ -65,13 +65,21 @@ def swept(**solved: int) -> Any:
 
 
 def test_memory() -> None:
-    is_long, is_short = memory_claim("ppo:a", "long", "ppo:b", True), memory_claim("ppo:a", "short", "ppo:b", False)
+    is_long, is_short = memory_claim("ppo:a", "ppo:b", True), memory_claim("ppo:a", "ppo:b", False)
     figure, verdict = is_long(swept(ppo_a=3, ppo_b=1))
     assert (figure, verdict) == ("T-maze corridors solved: ≥ 30 (ppo:b: 3), of 3, 10, 30", HOLDS)
     assert is_short(swept(ppo_a=3, ppo_b=1))[1] == NOT
     assert is_long(swept(ppo_a=0, ppo_b=1))[1] == NOT
     assert is_long(swept(ppo_a=2, ppo_b=2))[1] == OPEN
     assert is_long(swept(ppo_b=2))[1] == UNKNOWN
+    runs = [("a", 100, 1.0), ("a", 300, 0.95), ("a", 300, 0.95), ("b", 100, 0.5), ("b", 300, 1.0)]
+    recall = {"runs": [{"memory": m, "length": n, "success": s} for m, n, s in runs]}
+    told = ("T-maze corridors solved by `benchmarks.memory_length`: ≥ 300 (ppo:b: < 100), of 100, 300", HOLDS)
+    assert is_long({"recall": recall}) == told
+    assert is_long(swept(ppo_a=0, ppo_b=1) | {"recall": recall})[1] == NOT  # the table's own comes first
+    alone = {"tmaze": problem(row("ppo:a"), row("ppo:b", reached=(False, False), mean=0.5))}
+    told = ("T-maze, a corridor of 10: 2 of 2 seeds solve it, a mean return of 0.9 (ppo:b: 0, 0.5)", HOLDS)
+    assert is_long(alone) == told
 
 
 # Break: compares steps before the share of seeds that got there.
@@ -115,6 +123,10 @@ def test_staleness() -> None:
     )
     assert stale_claim({"tmaze": problem(row("r2d2:gru", delta_q=0.01))})[1] == NOT
     assert stale_claim({"tmaze": problem(row("r2d2:gru"))})[1] == UNKNOWN
+    figures = {"own": {"all": {"stored_burn_in": [{"mean": 0.6}, {"mean": 0.3}]}}}
+    summary = [{"capacity": 5000, "strategy": name, "delta_q": figures} for name in ("zero", "stored_burn_in")]
+    told = "T-maze of 30, a replay of 5,000 (`benchmarks.staleness`): ΔQ 0.6 of the largest value"
+    assert stale_claim({"staleness": {"summary": summary}}) == (told, HOLDS)
 
 
 # Break: the best seed in place of the interval, or the returns in place of the calibrated ones.
@@ -148,13 +160,13 @@ def test_what_preferences_cost() -> None:
 
 def test_the_document() -> None:
     found: dict[str, Any] = {"parts": dict.fromkeys(PARTS), "processor": "A processor", "date": "2026-11-26"}
-    text = document(found, None)
+    text = document(found, {})
     assert set(TITLES) == set(PARTS)
     assert f"Of {len(CLAIMS) + 1} adjectives 0 hold, 0 do not hold here, 0 are not" in text
     assert text.count("| not measured |") == len(CLAIMS) + 1
     assert text.count("\nNot measured.\n") == len(PARTS)
     found["parts"]["cartpole"] = problem(row("ppo:frame_stack", steps=50.0), row("ppo:gru"))
-    text = document(found, None)
+    text = document(found, {})
     assert "\nA problem:\n\nCaption.\n" in text
     assert "| frame stacking (4) | easy to train, where four frames are enough | masked CartPole: 2 of 2 seeds" in text
-    assert [claim.verdict for claim in claims(found["parts"], None)].count(UNKNOWN) < len(CLAIMS)
+    assert [claim.verdict for claim in claims(found["parts"])].count(UNKNOWN) < len(CLAIMS)
