@@ -270,7 +270,8 @@ class _Layer(nn.Module):
             return rows.view(columns, -1, 3, self.num_heads, u.shape[1] // self.num_heads).permute(2, 0, 3, 1, 4)
 
         shared, own = heads(parts[0], num_groups), heads(parts[1], num_groups * G)
-        key, value = torch.cat([shared[1:].repeat_interleave(G, 1), own[1:]], 3)
+        everybodys = shared[1:].unsqueeze(2).expand(-1, -1, G, -1, -1, -1)
+        key, value = torch.cat([everybodys, own[1:].unflatten(1, (-1, G))], 4).flatten(1, 2)
         attended = (
             F.scaled_dot_product_attention(shared[0], shared[1], shared[2], is_causal=True),
             F.scaled_dot_product_attention(own[0], key, value, attn_mask=visible),
