@@ -157,7 +157,8 @@ def update(tuning: Tuning, step: int) -> dict[str, float]:
         assert tuning.kept is not None
         tuning.kept.restore()
         control.refuse()
-        return {**tuning.kept.metrics, "taken_back": 1.0, "kl_weight": control.weight}
+        back = {**tuning.kept.metrics, "taken_back": 1.0, "kl_weight": control.weight}
+        return back | {"final_kl": back["kl"]} if step + 1 == config.num_steps else back
     metrics |= watch(tuning, played, scores, metrics["entropy"])
     if tuning.kept is not None:
         tuning.kept.keep(metrics)

@@ -237,7 +237,8 @@ def test_an_update_that_turns_out_to_have_led_beyond_the_budget_is_taken_back(fo
     before = [copy.clone() for copy in tuning.kept.copies]
     with torch.no_grad():
         tuning.agent.policy.head.bias[8] += 9.0
-    second = rlhf.update(tuning, 1)
+    second = rlhf.update(tuning, tuning.config.num_steps - 1)  # the last one too
+    assert second["final_kl"] == first["kl"]
     assert second["taken_back"] == 1
     assert second["kl"] == first["kl"]
     assert second["kl_weight"] > first["kl_weight"]
