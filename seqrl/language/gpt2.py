@@ -19,6 +19,8 @@ from seqrl.memory.kernels.native_attention import attend_next, gelu, gelu_in_pla
 
 SMALLEST_CACHE = 64
 """Slots that a cache begins with; it doubles when they are full."""
+WORTH_SORTING = 4
+"""Tokens of an utterance from which on it is said in one go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,8 +190,11 @@ class GPT2(LanguageModel):
     ) -> tuple[Said, GPT2Cache] | None:
         cache, N = context, len(uniform)
         longest = int(cache.length.masked_fill(~speaks, 0).max())
-        if longest + N > self.context_length or not native_attends(logits, self.output_size // self.config.num_heads):
-            return None  # who stops in time may have room yet: `read` sees to each token
+        # Who stops in time may have room yet: `read` sees to each token. The weights are sorted first, as long as a step.
+        if longest + N > self.context_length or N < WORTH_SORTING:
+            return None
+        if not native_attends(logits, self.output_size // self.config.num_heads):
+            return None
         if cache.capacity < longest + N:
             cache.grow(longest + N)
         layers: list[Any] = list(self.layers)
