@@ -190,7 +190,7 @@ class GPT2(LanguageModel):
     ) -> tuple[Said, GPT2Cache] | None:
         cache, N = context, len(uniform)
         longest = int(cache.length.masked_fill(~speaks, 0).max())
-        # Who stops in time may have room yet: `read` sees to each token. The weights are sorted first, as long as a step.
+        # Who stops in time may have room yet: `read` sees to each token. To sort the weights takes as long as a step.
         if longest + N > self.context_length or N < WORTH_SORTING:
             return None
         if not native_attends(logits, self.output_size // self.config.num_heads):
