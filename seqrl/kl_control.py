@@ -29,9 +29,10 @@ class KlControl:
         self.kind, self.weight, self.least = kind, weight, weight
         self.target, self.horizon, self.budget = target, horizon, budget
 
-    def allows(self, kl: float) -> bool:
-        """Whether a policy of this KL may stay."""
-        return self.budget == 0 or kl <= self.budget
+    def allows(self, kl: float, error: float = 0.0) -> bool:
+        """Whether a policy may stay whose KL was measured with this standard error: what is tried again and again is
+        sometimes measured too low, so two errors must have room below the budget."""
+        return self.budget == 0 or kl + 2 * error <= self.budget
 
     def follow(self, kl: float, count: int) -> None:
         """After an update on `count` conversations, whose policy had this KL when it drew them."""

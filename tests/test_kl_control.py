@@ -24,6 +24,8 @@ def test_a_budget_raises_its_coefficient_and_lets_it_come_down_to_where_it_began
     control = KlControl("fixed", 0.1, budget=2.0)
     assert control.allows(2.0)
     assert not control.allows(2.001)
+    assert control.allows(1.5, 0.25)
+    assert not control.allows(1.6, 0.25)
     control.refuse()
     assert control.weight == pytest.approx(0.13)
     control.follow(1.6, 64)

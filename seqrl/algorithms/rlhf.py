@@ -153,7 +153,7 @@ def update(tuning: Tuning, step: int) -> dict[str, float]:
         learner.learning_rate = learning
     played, scores = speak(tuning, step)
     batches, metrics = experience(tuning.agent, played, scores, control.weight, config)
-    if not control.allows(metrics["kl"]):
+    if not control.allows(metrics["kl"], metrics["kl_error"]):
         assert tuning.kept is not None
         tuning.kept.restore()
         control.refuse()
@@ -174,7 +174,7 @@ def confirm(tuning: Tuning, step: int) -> dict[str, float]:
     assert tuning.kept is not None
     played, scores = speak(tuning, step)
     _, metrics = experience(tuning.agent, played, scores, tuning.control.weight, tuning.config)
-    if tuning.control.allows(metrics["kl"]):
+    if tuning.control.allows(metrics["kl"], metrics["kl_error"]):
         return {"final_kl": metrics["kl"]}
     tuning.kept.restore()
     return {"final_kl": tuning.kept.metrics["kl"], "taken_back": 1.0}
@@ -217,8 +217,8 @@ def experience(
     """The rollout in minibatches, with advantages, and what is logged of it."""
     returns = torch.tensor([sum(each) for each in scores], dtype=torch.float64)
     if config.normalize_rewards:
-        spread = float(returns.std(correction=0).clamp(min=1e-3))
-        scores = [[score / spread for score in each] for each in scores]
+        size = float(returns.std(correction=0).clamp(min=1e-3))
+        scores = [[score / size for score in each] for each in scores]
     rows = scored_rows(played, scores, config.unfinished_penalty, agent.tokenizer)
     parts = [rows[first : first + config.batch_size] for first in range(0, len(rows), config.batch_size)]
     at_once = config.num_epochs == 1 and len(parts) == 1  # the policy that spoke is the one that is learnt with
@@ -235,12 +235,15 @@ def experience(
     own = [turn for each in played for turn in each.turns if turn.agent and not turn.given]
     tokens = sum(float(batch.said.valid.sum()) for batch in batches)
 
+    kl, error = mean_and_error(torch.cat([batch.kl.sum(0) for batch in batches]))
+
     def a_conversation(name: str) -> float:
         return sum(float(getattr(batch, name).sum()) for batch in batches) / len(played)
 
     return batches, {
         "episode_return": float(returns.mean()),
-        "kl": a_conversation("kl"),
+        "kl": kl,
+        "kl_error": error,
         "kl_estimate": a_conversation("estimate"),
         "kl_weight": kl_weight,
         "entropy": a_conversation("entropy") * len(played) / tokens,
@@ -273,7 +276,7 @@ def learn(tuning: Tuning, batches: Sequence[Experience], step: int) -> dict[str,
                 tuning.learners["value_learner"].update(error)
                 metrics["value_loss"] = error.detach()
             history.append(metrics)
-        if kept and not control.allows(conversation_kl(agent, batches)):
+        if kept and not control.allows(*mean_and_error(conversation_kl(agent, batches))):
             kept.put(before)
             control.refuse()
             budget = {"taken_back": 1.0}
@@ -283,15 +286,19 @@ def learn(tuning: Tuning, batches: Sequence[Experience], step: int) -> dict[str,
 
 
 @torch.no_grad()
-def conversation_kl(agent: TunedAgent, batches: Sequence[Experience]) -> float:
-    """KL(π ‖ π_ref) as the policy is now, where the conversations of a rollout went: a sum over tokens, a mean over
-    conversations."""
-    total = 0.0
+def conversation_kl(agent: TunedAgent, batches: Sequence[Experience]) -> Tensor:
+    """KL(π ‖ π_ref) of each conversation, a sum over its tokens, as the policy is now, where the rollout went."""
+    found = []
     for batch in batches:
         log_p = agent.log_probs(agent.policy, agent.features(agent.policy, batch.tokens, batch.said))
         kl = kl_divergence(log_p, agent.log_probs(agent.reference, batch.reference))
-        total += float(kl.sum())
-    return total / sum(batch.tokens.shape[1] for batch in batches)
+        found.append(spread(kl, batch.said).sum(0))
+    return torch.cat(found)
+
+
+def mean_and_error(x: Tensor) -> tuple[float, float]:
+    """The mean of numbers, and its standard error; 0 for one alone."""
+    return float(x.mean()), float(x.std(correction=1)) / len(x) ** 0.5 if len(x) > 1 else 0.0
 
 
 def standardized(batches: Sequence[Experience]) -> tuple[list[Experience], float]:

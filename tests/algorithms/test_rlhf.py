@@ -217,7 +217,7 @@ def test_no_logged_policy_is_beyond_the_budget(folder, tmp_path):
     )
     agent = train(config)
     lines = list(read_metrics(tmp_path / "x"))
-    assert all(line["kl"] <= 0.05 for line in lines)
+    assert all(line["kl"] + 2 * line["kl_error"] <= 0.05 for line in lines)
     assert sum(line["taken_back"] for line in lines) >= 2
     assert all("monitor" in line for line in lines)
     assert lines[-1]["final_kl"] <= 0.05
