@@ -104,8 +104,8 @@ NEGOTIATION = Problem(
     temperature=3.0,
     reward="task",
     pairs=(3_000,),
-    judge={"batch_size": 32, "learning_rate": 8e-3, "weight_decay": 5.0, "warmup": 10, "num_steps": 250},
-    tune=TUNE | {"num_steps": 25},
+    judge={"batch_size": 32, "learning_rate": 3e-3, "warmup": 10, "num_steps": 400},
+    tune=TUNE | {"num_steps": 25, "kl_weight": 0.05},
 )
 PROBLEMS = {"sentiment": SENTIMENT, "negotiation": NEGOTIATION}
 
@@ -208,7 +208,8 @@ def one_seed(name: str, seed: int, folder: Path) -> Answer:
     """Clone, label, judge and fine-tune."""
     bench = Bench(name, seed, folder)
     problem = bench.problem
-    preferences, _ = bench.label(bench.questions(max(problem.pairs), seed + 1))
+    questions = bench.questions(max(problem.pairs), seed + 1)
+    preferences, _ = bench.label(questions)
     fresh, chosen = bench.label(bench.questions(HELD_OUT, seed + 50_000))
     result: Answer = {"seconds": bench.seconds, "before": bench.reward(bench.clone), "pairs": {}, "after": {}}
     for count in problem.pairs:
@@ -222,7 +223,9 @@ def one_seed(name: str, seed: int, folder: Path) -> Answer:
         shortened = {key: value for key, value in result["pairs"][str(count)].items() if key != "report"}
         print(f"  seed {seed}: {count} pairs: {shortened}", file=sys.stderr, flush=True)
         result["after"][str(count)] = bench.tuned(f"{count} pairs", str(run))
-    result["after"]["hidden"] = bench.tuned("the hidden reward", problem.reward)
+    worths = torch.tensor([question.worth(HIDDEN[problem.hidden]) for question in questions])
+    weight = 1 / float(worths.std(correction=0))  # as scores of reward models are scaled: the KL counts the same
+    result["after"]["hidden"] = bench.tuned("the hidden reward", f"{problem.reward}={weight:.6g}")
     return result
 
 
