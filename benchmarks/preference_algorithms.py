@@ -185,7 +185,7 @@ def write(args: argparse.Namespace, answers: dict[str, Answer], rows: Answer) ->
         "clone": CLONE, "judge_steps": JUDGE_STEPS, "temperature": TEMPERATURE, "prompts": NUM_PROMPTS,
         "shared": SHARED, "methods": {name: METHODS[name][1] for name in args.methods},
     }  # fmt: skip
-    command = f"python -m benchmarks.preference_algorithms {' '.join(sys.argv[1:])}"
+    command = f"python -m benchmarks.preference_algorithms --seeds {' '.join(map(str, args.seeds))}"
     content = {"command": command, **machine(), "threads": args.threads, "settings": settings}
     content |= {"speakers": rows, "seeds": answers}
     args.output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
