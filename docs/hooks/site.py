@@ -7,7 +7,8 @@ nothing of it is committed:
 - api/… a page for each package, from docstrings;
 - in a page, `<!-- learning: NAME … -->` becomes the table of benchmarks/results/learning_NAME.json, `<!-- export -->`
   that of export.json, and `<!-- table: FILE KEY NAME=VALUE … | COLUMN, COLUMN -->` that of the rows under a key of FILE
-  whose fields have these values; a column such as return.mean lies deeper.
+  whose fields have these values; a column such as return.mean lies deeper;
+- plots of benchmarks/results, under pictures/.
 """
 
 import ast
@@ -36,6 +37,8 @@ def on_files(files: Any, config: Any) -> Any:
 
     for path, content in {"flags.md": flags_page(), **api_pages()}.items():
         files.append(File.generated(config, path, content=content))
+    for plot in sorted(RESULTS.glob("*.png")):
+        files.append(File.generated(config, f"pictures/{plot.name}", abs_src_path=str(plot)))
     return files
 
 
@@ -47,6 +50,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         lambda found: result_table(found[1], found[2], found[3].split(), found[4].split(", ")),
         markdown,
     )
+    markdown = markdown.replace("](../benchmarks/results/", "](pictures/")  # as they stand in the repository
     return markdown.replace("<!-- export -->", export_table())
 
 
