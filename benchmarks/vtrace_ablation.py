@@ -5,8 +5,9 @@
 
 Four corrections (V-trace, 1-step importance sampling, ε-correction, none) learn from actors whose weights are exactly
 0, 8 or 32 updates old, without a replay and with one that gives half of each batch, so that fresh data are the same.
-Runs are added to the JSON file, and those in it are not run again. Two figures of each run: the mean return of all episodes that ended in the second half of training, and the return of
-the trained agent over 100 episodes, likeliest actions. A table, a JSON file and a plot come out.
+Runs are added to the JSON file, and those in it are not run again. Two figures of each run: the mean return of all
+episodes that ended in the second half of training, and the return of the trained agent over 100 episodes, likeliest
+actions. A table, a JSON file and a plot come out.
 
 Source: Espeholt et al. 2018 (IMPALA), arXiv 1802.01561, section 5.2.2 and figure 5, on five DMLab tasks, where V-trace
 does best on most, and 1-step importance sampling comes near.
