@@ -127,6 +127,8 @@ def test_staleness() -> None:
     summary = [{"capacity": 5000, "strategy": name, "delta_q": figures} for name in ("zero", "stored_burn_in")]
     told = "T-maze of 30, a replay of 5,000 (`benchmarks.staleness`): ΔQ 0.6 of the largest value"
     assert stale_claim({"staleness": {"summary": summary}}) == (told, HOLDS)
+    fresh = problem(row("r2d2:gru", delta_q=0.01))
+    assert stale_claim({"tmaze": fresh, "staleness": {"summary": summary}})[1] == OPEN
 
 
 # Break: the best seed in place of the interval, or the returns in place of the calibrated ones.
