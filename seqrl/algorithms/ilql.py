@@ -47,7 +47,7 @@ from seqrl.language_run import (
 )
 from seqrl.objectives import conservative_error, expectile_error, masked_mean
 from seqrl.offline_parts import fit
-from seqrl.run import config_from_json, load_weights, read_json
+from seqrl.run import CHECKPOINT, config_from_json, load_weights, read_json
 from seqrl.text import Tokenizer
 
 Target = Literal["bootstrap", "return"]
@@ -184,12 +184,11 @@ def train(config: Config, resume: bool = False) -> SteeredAgent | UtteranceAgent
     check(config)
     tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
     agent = build(config, tokenizer, config.run_dir if resume else None)
-    files = {}
-    if not resume:
+    files = {} if resume else {"policy.json": read_json(Path(config.policy), "config.json")}
+    if not (Path(config.run_dir) / CHECKPOINT).exists():  # else the policy is there
         load_weights(agent.cloned(), config.policy)
         if config.initial == "policy":
             _copy_policy(agent, config)
-        files["policy.json"] = read_json(Path(config.policy), "config.json")
     if config.task:
         check_reads(tokenizer, configured_task(config), config.policy)
     dataset, _ = read_dataset(config, tokenizer, config.gamma)
