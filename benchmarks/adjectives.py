@@ -239,13 +239,13 @@ def steerable_claim(parts: Parts) -> tuple[str, str]:
 
 
 def luck_claim(parts: Parts) -> tuple[str, str]:
-    one = method(parts, "gamble", "decision_transformer")
-    if one is None or not one["calibrated"]:
+    one, found = method(parts, "gamble", "decision_transformer"), of_log(parts, "gamble")
+    if one is None or found is None or not one["calibrated"]:
         return "", UNKNOWN
     asked, better = Score.of(one["returns"]["seeds"]), Score.of(one["calibrated"]["seeds"])
-    gain = better - asked
-    figure = f"gamble: asked for the log's best, 12, it brings {asked}; for {one['asked_for']['mean']:.3g}, {better}"
-    tolerance = TOLERANCE * 12
+    gain, tolerance = better - asked, TOLERANCE * span(found)
+    figure = f"gamble: asked for the log's best, {found['data']['highest']:.4g}, it brings {asked}; "
+    figure += f"for {one['asked_for']['mean']:.3g}, {better}"
     return figure, HOLDS if gain.sign(tolerance) > 0 else OPEN if gain.mean > tolerance else NOT
 
 
