@@ -93,7 +93,7 @@ def corridors(folder: Path) -> compare_offline.Config:
 
 
 def gamble(folder: Path) -> compare_offline.Config:
-    """Four rounds of 1 for sure or 3 with a chance of 0.2, at random: what is above 4, which are sure, was won by luck."""
+    """Four rounds of 1 for sure or 3 with a chance of 0.2, at random: more than 4 was luck."""
     log = folder.parent / "gamble_log"
     if not (log / INDEX).is_file():
         write_log(log, "seqrl/Gamble-v0", [Part("random", 2000)], seed=0, num_envs=200)
