@@ -6,7 +6,7 @@ from seqrl.recipes import RECIPES
 USAGE = """\
 seqrl: reinforcement learning with memory
 
-  seqrl compare ENV [flags]       train several memories on ENV, and say which one it needs
+  seqrl compare ENV [flags]       train several approaches on ENV, and say which one it needs
   seqrl compare DATASET [flags]   train several methods on logged episodes, and say which to use
   seqrl train NAME [flags]        train a recipe ({recipes})
                                   or an algorithm ({algorithms}) on --env ENV

@@ -109,7 +109,7 @@ class Transformer(Memory):
         T, n = len(x), self.tokens_per_row
         u = self.input(x.transpose(0, 1).reshape(x.shape[1], T * n, -1))  # [B, tokens, hidden_size]
         position = positions(is_first.T, cache.num_steps)
-        # Logged episodes and dialogues all begin afresh, and nothing resets inside: the cache then holds nothing to see.
+        # Logged episodes and dialogues begin afresh, and nothing resets inside: the cache then holds nothing to see.
         # What is exported must be one graph for every input, so it always looks.
         fresh = (
             not torch.compiler.is_compiling()
