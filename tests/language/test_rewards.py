@@ -42,7 +42,7 @@ BY_HAND = {
 def test_by_hand(name):
     # Broken by points on the first of the agent's turns, or on the last turn of all.
     assert REWARDS[name](DIALOGUE) == BY_HAND[name]
-    assert set(BY_HAND) == set(REWARDS) - {"sentiment"}
+    assert set(BY_HAND) == set(REWARDS) - {"sentiment", "own_sentiment"}
 
 
 def test_sentiment_is_the_answers():
@@ -54,6 +54,13 @@ def test_sentiment_is_the_answers():
     assert 0.6 < third <= 1
     swapped = replace(DIALOGUE, turns=DIALOGUE.turns[:-1])
     assert REWARDS["sentiment"](swapped)[2] == 0.0
+
+
+def test_own_sentiment_is_the_agents_own_turns():
+    # Broken by the answers' sentiment.
+    pytest.importorskip("vaderSentiment", reason="needs seqrl[language]")
+    friendly = replace(DIALOGUE, turns=(*DIALOGUE.turns, Turn(speaker="bot", text="Great, I love it!")))
+    assert [score > 0.5 for score in REWARDS["own_sentiment"](friendly)] == [False, False, False, True]
 
 
 def test_toxicity_by_words_or_by_a_classifier():
