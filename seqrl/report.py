@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 WIDTH = 120
-"""Columns of a terminal that tables fit."""
+"""Columns of a terminal that tables fit, if nothing else is said."""
 
 
 def mean_and_interval(mean: float, half_width: float) -> str:
@@ -25,16 +25,21 @@ def smooth(curve: list[tuple[float, float]], grid: np.ndarray) -> np.ndarray:
 
 
 def fitting_table(
-    columns: dict[str, list[str]], title: str, caption: str, left_out: Sequence[str] = (), ends: Collection[int] = ()
+    columns: dict[str, list[str]],
+    title: str,
+    caption: str,
+    left_out: Sequence[str] = (),
+    ends: Collection[int] = (),
+    width: int = WIDTH,
 ) -> Table:
     """A table for a terminal: a row for each cell of the columns, with a gap after the rows `ends`.
 
-    Headers break between words, cells do not. Where it would be wider than `WIDTH`, it does without columns of
+    Headers break between words, cells do not. Where it would be wider than `width`, it does without columns of
     `left_out`, in their order.
     """
     columns = dict(columns)
     for name in left_out:
-        if _width(columns) <= WIDTH:
+        if _width(columns) <= width:
             break
         columns.pop(name, None)
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)

@@ -14,10 +14,12 @@ from matplotlib.ticker import EngFormatter
 from rich.table import Table
 
 from seqrl.memory import MEMORIES
-from seqrl.report import fitting_table, markdown_table, mean_and_interval
+from seqrl.report import WIDTH, fitting_table, markdown_table, mean_and_interval
 from seqrl.report_offline import MethodRow, OfflineComparison
 
-LEFT_OUT = ("seconds", "parameters", "sd", "steps/s", "beyond log", "worst seed")
+LEFT_OUT = (
+    "seconds", "parameters", "sd", "steps/s", "beyond log", "worst seed", "seconds to it", "asked/got", "steps to it",
+)  # fmt: skip
 """Columns that the terminal does without where there are too many, in this order. `table.md` has them all."""
 
 
@@ -204,10 +206,10 @@ class Comparison:
         parts += ["~: while exploring, to 90 % of its own highest"] if any(row.exploring for row in self.rows) else []
         return "; ".join(parts) + "."
 
-    def table(self) -> Table:
-        """The table for a terminal: as many columns as fit it."""
+    def table(self, width: int = WIDTH) -> Table:
+        """The table for a terminal of that `width`: as many columns as fit it."""
         ends = {len(self.rows) - 1} if self.offline else set()
-        return fitting_table(self.columns(), self.env, self.caption(), LEFT_OUT, ends)
+        return fitting_table(self.columns(), self.env, self.caption(), LEFT_OUT, ends, width)
 
 
 def _middle(values: list[float | None], form: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from rich.table import Table
 
-from seqrl.report import fitting_table, markdown_table, mean_and_interval
+from seqrl.report import WIDTH, fitting_table, markdown_table, mean_and_interval
 from seqrl.statistics import mean_and_half_width
 
 COLOURS = {
@@ -25,6 +25,10 @@ COLOURS = {
 }
 TOLERANCE = 0.02
 """Share of the span of the log's returns below which a difference is none, whatever its interval."""
+
+
+LEFT_OUT = ("parameters", "seconds", "of best", "beyond log", "asked/got")
+"""Columns that the terminal does without where there are too many, in this order. `table.md` has them all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,11 +177,12 @@ class OfflineComparison:
         lines = [f"# {self.title()}", "", self.caption(), "", *markdown_table(columns)]
         return "\n".join([*lines, "", *(f"- {sentence}" for sentence in verdict), ""])
 
-    def table(self) -> Table:
+    def table(self, width: int = WIDTH) -> Table:
+        """The table for a terminal of that `width`: as many columns as fit it."""
         header, *rows = self.cells()
         columns = {name: list(cells) for name, *cells in zip(header, *rows, strict=True)}
         ends = {len(self.rows) - 1} if len(rows) > len(self.rows) else set()
-        return fitting_table(columns, self.title(), self.caption(), ("parameters", "seconds", "of best"), ends)
+        return fitting_table(columns, self.title(), self.caption(), LEFT_OUT, ends, width)
 
 
 def plot_offline(result: OfflineComparison, path: Path) -> None:

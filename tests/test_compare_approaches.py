@@ -257,12 +257,12 @@ def test_the_table_has_what_was_measured() -> None:
     assert text.endswith("\n- It stitches.\n")
 
 
-def shown(table: Table) -> list[str]:
-    """Its lines, which fit, in a terminal that is wide enough for more."""
+def shown(table: Table, width: int = WIDTH) -> list[str]:
+    """Its lines, which fit `width`, in a terminal that is wide enough for more."""
     console = Console(width=2 * WIDTH, record=True, file=io.StringIO())
     console.print(table)
     lines = console.export_text().splitlines()
-    assert max(map(len, lines)) <= WIDTH
+    assert max(map(len, lines)) <= width
     return lines
 
 
@@ -272,6 +272,12 @@ def test_the_terminal_s_table_fits() -> None:
     for words in ("ppo:linear_attention", "0.95 ± 0.635", "decision_transformer", "~45.7k", "≥ 4"):
         assert any(words in line for line in lines), words
     assert "asked/got" in " ".join(lines)
+
+
+def test_a_narrow_terminal_has_the_columns_that_say_most() -> None:
+    lines = shown(everything().table(80), 80)
+    assert any("0.95 ± 0.635" in line for line in lines)
+    assert "reached" in " ".join(lines)
 
 
 def test_the_methods_table_fits() -> None:

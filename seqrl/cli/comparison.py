@@ -81,13 +81,13 @@ def _with_run_dir(config: Any, problem: str) -> Any:
 
 def _show_memories(config: of_memories.Config, resumed: bool) -> None:
     result, console = of_memories.compare(config, resumed), Console()
-    console.print(result.table())
+    console.print(result.table(console.width))
     for sentence in (advice(result), *(f"• {sentence}" for sentence in result.verdict)):
         console.print(sentence, highlight=False, markup=False)
 
 
 def _show_methods(config: of_methods.Config, resumed: bool) -> None:
     (result, sentences), console = of_methods.compare(config, resumed), Console()
-    console.print(result.table())
+    console.print(result.table(console.width))
     for sentence in sentences:
         console.print(f"• {sentence}", highlight=False, markup=False)
