@@ -17,13 +17,13 @@ NODES = ("", "c", "r", "cr", "rr", "crr")
 SHOWDOWN, FOLDED = len(NODES), len(NODES) + 1
 TO_ACT = (0, 1, 1, 0, 0, 1)
 LEGAL = tuple(("r" in node, True, node.count("r") < 2) for node in NODES)
-"""[node][action]: folding needs a raise to fold to; two raises a round are all."""
+"""`LEGAL[node][action]`: folding needs a raise to fold to; two raises a round are all."""
 
 
 def next_node(node: int, action: int) -> int:
     """Where a legal `action` at `node` leads; SHOWDOWN stands for the end of either round."""
-    done = NODES[node] + "fcr"[action]
-    return FOLDED if action == FOLD else NODES.index(done) if done in NODES else SHOWDOWN
+    told = NODES[node] + "fcr"[action]
+    return FOLDED if action == FOLD else NODES.index(told) if told in NODES else SHOWDOWN
 
 
 def uniform_policy() -> Tensor:
