@@ -116,7 +116,8 @@ def tiger_plan(horizon: int) -> tuple[float, list[list[bool]]]:
         V_h(d) = max( −1 + q V_{h−1}(d + 1) + (1 − q) V_{h−1}(|d − 1|),  10 b(d) − 100 (1 − b(d)) + V_{h−1}(0) )
         q = b(d) p + (1 − b(d)) (1 − p)  is the chance to hear left again,    V_0 = 0
 
-    where the first term listens and the second opens the right door, the likelier safe one. The policy is `opens[h][d]`.
+    where the first term listens and the second opens the right door, the likelier safe one. The policy is
+    `opens[h][d]`.
     Source: Kaelbling, Littman and Cassandra 1998.
     """
     p = tiger.ACCURACY
