@@ -31,3 +31,8 @@ def listed(names: list[str], most: int = 6) -> str:
     """The first names, and how many more there are."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def all_well(found: list[Finding], check: str, message: str) -> list[Finding]:
+    """What was found; where that is nothing, that all is well."""
+    return found or [Finding(check, check, "ok", message)]

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
-from seqrl.audit.finding import Finding, Found, listed, percent
+from seqrl.audit.finding import Finding, Found, all_well, listed, percent
 from seqrl.audit.reading_dialogues import Facts, Log
 from seqrl.data.dialogues import shown
 
@@ -14,10 +14,6 @@ def _of(bad: list[Facts], log: Log) -> str:
     """How many dialogues, and where the first is."""
     number, first = len(bad), bad[0]
     return f"{number:,} of {len(log.dialogues):,} dialogues (first: line {first.line}, id '{shown(first.id, 30)}')"
-
-
-def _all_well(found: list[Finding], check: str, message: str) -> list[Finding]:
-    return found or [Finding(check, check, "ok", message)]
 
 
 def dialogues(log: Log) -> Found:
@@ -35,7 +31,7 @@ def dialogues(log: Log) -> Found:
         found.append(Finding("dialogues", "duplicates", "look", message))
     number, turns = len(log.dialogues), sum(speaker.turns for speaker in log.speakers.values())
     figures = {"dialogues": number, "turns": turns, "same_ids": len(same), "duplicates": len(copies)}
-    return figures, _all_well(found, "dialogues", f"{number:,} with {turns:,} turns, none twice")
+    return figures, all_well(found, "dialogues", f"{number:,} with {turns:,} turns, none twice")
 
 
 def speakers(log: Log) -> Found:
@@ -57,7 +53,7 @@ def speakers(log: Log) -> Found:
         found.append(Finding("speakers", "unknown_speakers", "look", message))
     names = listed([f"'{shown(name, 30)}'" for name in sorted(log.agents)])
     text = f"{len(log.speakers):,} speakers; to be learnt: {names}"
-    return {"silent_agents": len(silent), "unknown_speakers": strange[:100]}, _all_well(found, "speakers", text)
+    return {"silent_agents": len(silent), "unknown_speakers": strange[:100]}, all_well(found, "speakers", text)
 
 
 def _strange(log: Log) -> list[str]:
@@ -99,7 +95,7 @@ def rewards(log: Log) -> Found:
     if not any(totals) and not any(any(facts.rewards) for facts in rewarded):
         found.append(Finding("rewards", "all_zero", "wrong", "all are 0: there is nothing to learn from"))
     text = f"in all dialogues; returns {min(totals):.4g} to {max(totals):.4g}, mean {figures['return_mean']:.4g}"
-    return figures, _all_well(found, "rewards", text)
+    return figures, all_well(found, "rewards", text)
 
 
 def _missing(log: Log, rewarded: list[Facts]) -> list[Finding]:
@@ -154,7 +150,7 @@ def leaks(log: Log) -> Found:
         )
         found.append(Finding("leaks", "meta_tells", "wrong", message))
     figures = {"rewards_of_others": len(theirs), "reward_in_text": len(told), "meta_that_tells": known}
-    return figures, _all_well(found, "leaks", "rewards only on the agent's turns, none told before")
+    return figures, all_well(found, "leaks", "rewards only on the agent's turns, none told before")
 
 
 def _meta_that_tells(log: Log) -> list[str]:
@@ -211,7 +207,7 @@ def endings(log: Log) -> Found:
         found.append(
             Finding("endings", "no_outcomes", "look", "no outcome is logged: whether dialogues are whole is unknown")
         )
-    return figures, _all_well(found, "endings", f"all have an outcome; {share} end on another's turn")
+    return figures, all_well(found, "endings", f"all have an outcome; {share} end on another's turn")
 
 
 def turns(log: Log) -> Found:
@@ -230,7 +226,7 @@ def turns(log: Log) -> Found:
         figures[kind] = sum(getattr(facts, attribute) for facts in bad)
         if bad:
             found.append(Finding("turns", kind, severity, f"{_of(bad, log)} {problem} ({figures[kind]:,} turns)"))
-    return figures, _all_well(found, "turns", "speakers take turns, none is empty or twice")
+    return figures, all_well(found, "turns", "speakers take turns, none is empty or twice")
 
 
 def propensities(log: Log) -> Found:
@@ -249,7 +245,7 @@ def propensities(log: Log) -> Found:
         message = f"on {percent(given / mine)} of the agent's turns: importance weights need them on all"
         found.append(Finding("propensities", "partial", "look", message))
     text = "on all of the agent's turns" if given else "none: importance weights need a fitted policy"
-    return figures, _all_well(found, "propensities", text)
+    return figures, all_well(found, "propensities", text)
 
 
 CHECKS: tuple[Callable[[Log], Found], ...] = (

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seqrl.audit.finding import Finding, Found, listed, percent
+from seqrl.audit.finding import Finding, Found, all_well, listed, percent
 from seqrl.data.dialogues import Turn, shown
 from seqrl.data.preferences import Preference, numbered_preferences
 
@@ -73,10 +73,6 @@ def _of(bad: list[Pair], log: Pairs) -> str:
     return f"{number:,} of {len(log.pairs):,} pairs (first: line {first.line}, id '{shown(first.id, 30)}')"
 
 
-def _all_well(found: list[Finding], check: str, message: str) -> list[Finding]:
-    return found or [Finding(check, check, "ok", message)]
-
-
 def pairs(log: Pairs) -> Found:
     """How many there are, and whether any is there twice."""
     found = []
@@ -96,7 +92,7 @@ def pairs(log: Pairs) -> Found:
         message = f"{_of(copies, log)} say what an earlier one says: held-out ones would be known already"
         found.append(Finding("pairs", "duplicates", "look", message))
     figures = {"pairs": len(log.pairs), "same_ids": len(same), "duplicates": len(copies)}
-    return figures, _all_well(found, "pairs", f"{len(log.pairs):,}, none twice")
+    return figures, all_well(found, "pairs", f"{len(log.pairs):,}, none twice")
 
 
 def answers(log: Pairs) -> Found:
@@ -111,7 +107,7 @@ def answers(log: Pairs) -> Found:
         message = f"an answer is empty in {_of(empty, log)}: was it lost, or is silence an answer?"
         found.append(Finding("answers", "empty", "look", message))
     figures = {"identical": len(identical), "empty": len(empty)}
-    return figures, _all_well(found, "answers", "two different ones in each, none empty")
+    return figures, all_well(found, "answers", "two different ones in each, none empty")
 
 
 def prompts(log: Pairs) -> Found:
@@ -121,7 +117,7 @@ def prompts(log: Pairs) -> Found:
     if missing:
         message = f"there is no prompt in {_of(missing, log)}: answers to nothing, or a column that was lost?"
         found.append(Finding("prompts", "no_prompt", "look", message))
-    return {"no_prompt": len(missing)}, _all_well(found, "prompts", "each pair has one")
+    return {"no_prompt": len(missing)}, all_well(found, "prompts", "each pair has one")
 
 
 def labels(log: Pairs) -> Found:
@@ -149,7 +145,7 @@ def labels(log: Pairs) -> Found:
         text += (
             f"; all agree on {percent(agreed / len(several))} of the {len(several):,} questions that several chose in"
         )
-    return figures, _all_well(found, "labels", text)
+    return figures, all_well(found, "labels", text)
 
 
 def length(log: Pairs) -> Found:
