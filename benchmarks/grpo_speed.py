@@ -26,14 +26,14 @@ from rich.table import Table
 from benchmarks.learning import machine
 from benchmarks.peers import ask
 from seqrl.algorithms import rlhf
-from seqrl.kl_control import KlControl
 from seqrl.language.monitor import Monitor
 from seqrl.language.play import Played
 from seqrl.language.prompted import Prompted
 from seqrl.language.scoring import Weighted
+from seqrl.language_runs.kl_control import KlControl
+from seqrl.language_runs.rlhf import Tuning
 from seqrl.learner import Learner
 from seqrl.malloc import keep_freed_memory
-from seqrl.rlhf_run import Tuning
 from seqrl.text import Tokenizer
 from seqrl.text.tokenizer import SPECIALS
 

@@ -33,7 +33,7 @@ from seqrl.data.dialogues import write_dialogues
 from seqrl.language.generation import Sampling, Voice
 from seqrl.language.play import play
 from seqrl.language.scripted import scripted_dialogues
-from seqrl.language_config import LanguageConfig
+from seqrl.language_runs.config import LanguageConfig
 from seqrl.statistics import mean_and_half_width
 from seqrl.text import MazeOptimum, QuestionsOptimum, TextTask, WordleOptimum, make_task
 

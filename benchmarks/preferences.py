@@ -38,7 +38,6 @@ from benchmarks.learning import machine
 from seqrl.algorithms import bc, reward_model, rlhf, train
 from seqrl.data.dialogues import read_dialogues, write_dialogues
 from seqrl.data.preferences import Preference, write_preferences
-from seqrl.labelling import Question, question_of
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.labellers import HIDDEN, SimulatedLabeller, bayes_rate
 from seqrl.language.play import play
@@ -48,6 +47,7 @@ from seqrl.language.reward_model import RewardAgent
 from seqrl.language.reward_report import answers, reward_report
 from seqrl.language.scoring import of_reward
 from seqrl.language.scripted import scripted_dialogues
+from seqrl.people.labelling import Question, question_of
 from seqrl.statistics import mean_and_half_width
 from seqrl.text import TextTask, make_task
 

@@ -35,7 +35,7 @@ from seqrl.language.prompted import Prompted, prompts_of
 from seqrl.language.rows import batch_of, rows_of
 from seqrl.language.tuned import TunedAgent
 from seqrl.language.tuning import observe
-from seqrl.rlhf_run import make_scorer
+from seqrl.language_runs.rlhf import make_scorer
 from seqrl.run import CHECKPOINT, read_metrics
 from seqrl.statistics import mean_and_half_width
 from seqrl.text import TASKS, TextTask, Tokenizer

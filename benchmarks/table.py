@@ -38,7 +38,7 @@ from seqrl.checkpoint import write_atomically
 from seqrl.config import require
 from seqrl.data import EpisodeDataset
 from seqrl.data.episode_files import INDEX
-from seqrl.offline_config import problem_of
+from seqrl.offline.config import problem_of
 from seqrl.recipes import masked_cartpole
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "table.md"

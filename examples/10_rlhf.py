@@ -10,13 +10,13 @@ import tyro
 
 from seqrl.algorithms import bc, reward_model, rlhf, train
 from seqrl.data.dialogues import read_dialogues, write_dialogues
-from seqrl.labelling import Questions, Session
 from seqrl.language.generation import DRAWN
 from seqrl.language.labellers import SimulatedLabeller
 from seqrl.language.play import play
 from seqrl.language.prompted import Prompted, prompts_of
 from seqrl.language.rewards import length
 from seqrl.language.scripted import scripted_dialogues
+from seqrl.people.labelling import Questions, Session
 from seqrl.text import Negotiation
 
 LONGEST = 30  # tokens of an answer

@@ -23,8 +23,8 @@ from seqrl.algorithms import (
 )
 from seqrl.errors import UserError, nearest
 from seqrl.language.agent import LanguageAgent
-from seqrl.language_config import LanguageConfig
-from seqrl.language_run import read_tokenizer
+from seqrl.language_runs.config import LanguageConfig
+from seqrl.language_runs.run import read_tokenizer
 from seqrl.malloc import keep_freed_memory
 from seqrl.run import config_from_json, default_run_dir, load_weights, read_json, read_spaces
 
@@ -135,7 +135,7 @@ def load_speaker(run: str | Path) -> LanguageAgent:
     if not isinstance(config, LanguageConfig):
         raise UserError(f"{run} acts and does not speak: load it with seqrl.algorithms.load")
     if isinstance(config, reward_model.Config):
-        raise UserError(f"{run} scores and does not speak: load it with seqrl.reward_run.load_reward_model")
+        raise UserError(f"{run} scores and does not speak: load it with seqrl.language_runs.rewards.load_reward_model")
     agent = _module_of(config).build(config, read_tokenizer(folder), folder)
     load_weights(agent, folder)
     return agent.eval()

@@ -36,8 +36,8 @@ from seqrl.memory import Memory, Reencoded, Transformer, make_memory
 from seqrl.memory.base import State
 from seqrl.nets import Encoder, PolicyHead
 from seqrl.objectives import masked_mean
-from seqrl.offline_config import OfflineConfig, check_shared, problem_of
-from seqrl.offline_parts import fit, split
+from seqrl.offline.config import OfflineConfig, check_shared, problem_of
+from seqrl.offline.training import fit, split
 from seqrl.run import Run
 from seqrl.trajectory import AgentInput, to_device, tree_map
 

@@ -19,10 +19,10 @@ from seqrl.config import require, require_not_negative
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.logged import DialogueDataset, DialogueWindows
 from seqrl.language.rows import decisions
-from seqrl.language_config import LanguageConfig, check_shared, make_model
-from seqrl.language_run import dialogue_windows, open_run, read_dataset, read_tokenizer, split
+from seqrl.language_runs.config import LanguageConfig, check_shared, make_model
+from seqrl.language_runs.run import dialogue_windows, open_run, read_dataset, read_tokenizer, split
 from seqrl.objectives import masked_mean
-from seqrl.offline_parts import fit
+from seqrl.offline.training import fit
 from seqrl.text import Tokenizer
 
 

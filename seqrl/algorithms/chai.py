@@ -42,13 +42,13 @@ from seqrl.language.critic import UtteranceCritic
 from seqrl.language.discriminator import BAD, Discriminator, discriminator_loss
 from seqrl.language.reranking import Choosing, RerankingAgent
 from seqrl.language.utterances import UtteranceBatch, UtteranceDataset
-from seqrl.language_config import LanguageConfig, check_shared, configured_task, make_model
-from seqrl.language_proposals import proposed_dataset
-from seqrl.language_run import check_reads, open_run, read_tokenizer
+from seqrl.language_runs.config import LanguageConfig, check_shared, configured_task, make_model
+from seqrl.language_runs.proposals import proposed_dataset
+from seqrl.language_runs.run import check_reads, open_run, read_tokenizer
 from seqrl.memory.make import MEMORIES
 from seqrl.objectives import masked_mean
 from seqrl.objectives.value import conservative_error
-from seqrl.offline_parts import fit
+from seqrl.offline.training import fit
 from seqrl.run import CHECKPOINT, config_from_json, load_weights, read_json
 from seqrl.text import Tokenizer
 

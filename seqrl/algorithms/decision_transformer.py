@@ -26,9 +26,9 @@ from seqrl.config import device, require, require_at_least_one
 from seqrl.data import EpisodeDataset, Windows
 from seqrl.decision_agent import Context, DecisionAgent, Timestep
 from seqrl.objectives import masked_mean, squared_error
-from seqrl.offline_config import OfflineConfig, check_shared, problem_of
-from seqrl.offline_parts import fit, split
-from seqrl.relabel import ValueConfig, relabelled_returns
+from seqrl.offline.config import OfflineConfig, check_shared, problem_of
+from seqrl.offline.relabel import ValueConfig, relabelled_returns
+from seqrl.offline.training import fit, split
 from seqrl.run import Run
 from seqrl.trajectory import to_device, tree_map
 

@@ -13,8 +13,8 @@ never in doubt.
 
 Source: Rafailov et al. 2023, arXiv 2305.18290; smoothing, Mitchell 2023, "A note on DPO with noisy preferences"; IPO,
 Azar et al. 2023, arXiv 2310.12036. Differs: the reference is asked once, in the batches that are learnt from
-(`seqrl.preference_run`); IPO's means over tokens are not in its paper, but in TRL, whose authors say that its results
-were had with them.
+(`seqrl.language_runs.preferences`); IPO's means over tokens are not in its paper, but in TRL, whose authors say that
+its results were had with them.
 """
 
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ from seqrl.config import require
 from seqrl.data.preferences import read_preferences
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.preferences import PreferenceDataset, PreferencePairs
-from seqrl.language_config import make_model
+from seqrl.language_runs.config import make_model
+from seqrl.language_runs.preferences import PreferenceConfig, Referenced, check_preference, log_prob, tune
 from seqrl.objectives import dpo_error, ipo_error
-from seqrl.preference_run import PreferenceConfig, Referenced, check_preference, log_prob, tune
 from seqrl.text import Tokenizer
 
 Objective = Literal["dpo", "ipo"]

@@ -36,8 +36,8 @@ from seqrl.language.logged import DialogueDataset, DialogueWindows
 from seqrl.language.rows import decisions
 from seqrl.language.steering import SteeredAgent, TokenValues
 from seqrl.language.utterance_steering import UtteranceAgent, utterance_rows
-from seqrl.language_config import LanguageConfig, check_shared, configured_task, make_model
-from seqrl.language_run import (
+from seqrl.language_runs.config import LanguageConfig, check_shared, configured_task, make_model
+from seqrl.language_runs.run import (
     check_reads,
     dialogue_windows,
     open_run,
@@ -46,7 +46,7 @@ from seqrl.language_run import (
     split,
 )
 from seqrl.objectives import conservative_error, expectile_error, masked_mean
-from seqrl.offline_parts import fit
+from seqrl.offline.training import fit
 from seqrl.run import CHECKPOINT, config_from_json, load_weights, read_json
 from seqrl.text import Tokenizer
 

@@ -10,7 +10,7 @@ gave to x, so that z does not follow from what is learnt about x. Where one kind
 raised: the paper asks for λ_D n_D / (λ_U n_U) from 1 to 4/3.
 
 Source: Ethayarajh et al. 2024, arXiv 2402.01306. Differs: which answer y' stands behind x is drawn once for the whole
-data set, not from the batch, so that the reference is asked once (`seqrl.preference_run`).
+data set, not from the batch, so that the reference is asked once (`seqrl.language_runs.preferences`).
 """
 
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ from seqrl.config import require, require_above_zero
 from seqrl.data.preferences import read_preferences, read_thumbs, thumbs_of
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.preferences import JudgedAnswers, ThumbDataset
-from seqrl.language_config import make_model
+from seqrl.language_runs.config import make_model
+from seqrl.language_runs.preferences import PreferenceConfig, Referenced, check_preference, log_prob, tune
 from seqrl.objectives import kto_error, masked_mean
-from seqrl.preference_run import PreferenceConfig, Referenced, check_preference, log_prob, tune
 from seqrl.text import Tokenizer
 
 

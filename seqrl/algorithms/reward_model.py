@@ -28,12 +28,12 @@ from seqrl.data.preferences import Preference, read_preferences
 from seqrl.language.preferences import PreferenceDataset, PreferencePairs, split_numbers
 from seqrl.language.reward_model import RewardAgent, turn_ends
 from seqrl.language.reward_report import answers, reward_report
-from seqrl.language_config import LanguageConfig, check_shared, make_tokenizer
-from seqrl.language_run import open_run, read_tokenizer
+from seqrl.language_runs.config import LanguageConfig, check_shared, make_tokenizer
+from seqrl.language_runs.preferences import with_model_of
+from seqrl.language_runs.rewards import REPORT, TYPE, load_reward_model, make_reward_agent
+from seqrl.language_runs.run import open_run, read_tokenizer
 from seqrl.objectives.preference import bradley_terry_error
-from seqrl.offline_parts import fit
-from seqrl.preference_run import with_model_of
-from seqrl.reward_run import REPORT, TYPE, load_reward_model, make_reward_agent
+from seqrl.offline.training import fit
 from seqrl.run import CHECKPOINT, Run
 from seqrl.seeds import derived_seed
 from seqrl.text import Tokenizer

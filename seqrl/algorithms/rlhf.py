@@ -51,12 +51,12 @@ from seqrl.language.tuning import (
     with_gae,
     with_group_advantages,
 )
-from seqrl.language_config import make_model
-from seqrl.language_run import open_run, read_tokenizer
+from seqrl.language_runs.config import make_model
+from seqrl.language_runs.preferences import with_model_of
+from seqrl.language_runs.rlhf import Tuning, problem
+from seqrl.language_runs.rlhf_config import Config, check
+from seqrl.language_runs.run import open_run, read_tokenizer
 from seqrl.objectives import approximate_kl, clipped_surrogate, masked_mean, squared_error
-from seqrl.preference_run import with_model_of
-from seqrl.rlhf_config import Config, check
-from seqrl.rlhf_run import Tuning, problem
 from seqrl.run import CHECKPOINT, load_weights
 from seqrl.seeds import derived_seed
 from seqrl.text import Tokenizer

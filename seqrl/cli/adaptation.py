@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 
 import seqrl
-from seqrl import adaptation, report_adaptation
+from seqrl import adaptation
 from seqrl.algorithms import load, read_config
 from seqrl.cli.arguments import parse, positional
 from seqrl.config import make_environment, parse_env_kwargs, require
@@ -27,6 +27,7 @@ from seqrl.envs import ENVIRONMENTS, Environment, TrialVectorEnv
 from seqrl.envs.trials import EPISODE_START, OPTIMAL_ACTION
 from seqrl.errors import UserError
 from seqrl.references import references_for
+from seqrl.reports import adaptation as report
 from seqrl.run import check_spaces, progress_bar, read_spaces
 from seqrl.spaces import space_to_json
 
@@ -82,10 +83,10 @@ def adapt(args: list[str]) -> int:
             return 130
     title = " ".join([f"{run.name} on {config.env}", *config.env_kwargs])
     console = Console()
-    console.print(report_adaptation.table(found, title))
-    console.print(report_adaptation.sentence(found))
+    console.print(report.table(found, title))
+    console.print(report.sentence(found))
     console.print(f"The weights stayed frozen: sha256 {found.digest}… before and after.", highlight=False)
-    print("Written:", *report_adaptation.write(run, found, _about(command, config, options), title))
+    print("Written:", *report.write(run, found, _about(command, config, options), title))
     return 0
 
 

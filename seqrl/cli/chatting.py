@@ -14,14 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from seqrl.algorithms import load_speaker, read_config
-from seqrl.chat import AGENT, Chat, Said, Transcript, WordFilter, checked_candidates
 from seqrl.cli.arguments import parse, positional
 from seqrl.config import require
 from seqrl.data.dialogues import Value, shown
 from seqrl.errors import UserError, nearest
 from seqrl.language.generation import Sampling, Voice
 from seqrl.language.steering import SteeredAgent
-from seqrl.language_config import configured_task
+from seqrl.language_runs.config import configured_task
+from seqrl.people.chat import AGENT, Chat, Said, Transcript, WordFilter, checked_candidates
 
 MOST_SHOWN = 2_000
 """Characters of an utterance that the terminal shows."""
@@ -82,7 +82,7 @@ def chat(args: list[str]) -> int:
     transcript = Transcript(options.save, meta) if options.save else None
     agent_begins = agent_speaks_first(run, options)
     if options.web:
-        from seqrl.chat_page import serve  # only now: gradio takes seconds to import
+        from seqrl.people.chat_page import serve  # only now: gradio takes seconds to import
 
         return serve(talk, transcript, run=run, agent_begins=agent_begins, port=options.port)
     return talk_in_terminal(talk, transcript, run, agent_begins)

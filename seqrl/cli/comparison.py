@@ -8,14 +8,14 @@ from typing import Any
 
 from rich.console import Console
 
-from seqrl import compare as of_memories
-from seqrl import compare_offline as of_methods
 from seqrl.cli.arguments import parse, positional, take_flag
+from seqrl.comparison import offline as of_methods
+from seqrl.comparison import online as of_memories
+from seqrl.comparison.report import advice
 from seqrl.data.episodes import INDEX
 from seqrl.errors import UserError
 from seqrl.pages.comparison_page import write_comparison_page
 from seqrl.recipes import settings_for
-from seqrl.report_comparison import advice
 from seqrl.run import default_run_dir, read_json
 
 

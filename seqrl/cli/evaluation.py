@@ -16,12 +16,12 @@ from seqrl.cli.speaking import evaluate_speaker
 from seqrl.config import make_environment, require
 from seqrl.errors import UserError
 from seqrl.evaluate import evaluate as play
+from seqrl.language_runs.rewards import is_reward_run
 from seqrl.pages.comparison_page import write_comparison_page
 from seqrl.pages.run_page import write_run_page
-from seqrl.report import mean_and_interval
-from seqrl.reward_run import is_reward_run
+from seqrl.reports.common import mean_and_interval
+from seqrl.reports.run import plot_run
 from seqrl.run import check_spaces, read_json
-from seqrl.run_report import plot_run
 from seqrl.spaces import space_to_json
 
 

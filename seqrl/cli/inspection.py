@@ -14,13 +14,13 @@ from seqrl.cli.arguments import parse, positional
 from seqrl.config import make_environment, parse_env_kwargs, require
 from seqrl.envs import ENVIRONMENTS, Environment
 from seqrl.errors import UserError
-from seqrl.inspection import inspect as play
-from seqrl.inspection import total_of
-from seqrl.inspection_dialogues import inspect_dialogues
+from seqrl.inspection.dialogues import inspect_dialogues
+from seqrl.inspection.episodes import inspect as play
+from seqrl.inspection.episodes import total_of
 from seqrl.language.reranking import RerankingAgent
 from seqrl.language.utterance_steering import UtteranceAgent
-from seqrl.language_config import LanguageConfig
-from seqrl.language_run import check_reads
+from seqrl.language_runs.config import LanguageConfig
+from seqrl.language_runs.run import check_reads
 from seqrl.pages.dialogues import write_dialogues_page
 from seqrl.pages.inspector import write_inspector
 from seqrl.run import check_spaces, read_json

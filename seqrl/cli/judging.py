@@ -13,7 +13,7 @@ from seqrl.data.dialogues import shown
 from seqrl.data.preferences import read_preferences
 from seqrl.language.preferences import PreferenceDataset
 from seqrl.language.reward_report import reward_report
-from seqrl.reward_run import REPORT, load_reward_model
+from seqrl.language_runs.rewards import REPORT, load_reward_model
 from seqrl.run import read_json
 
 

@@ -18,12 +18,12 @@ from seqrl.config import parse_env_kwargs, require
 from seqrl.data.dialogues import Turn, read_dialogues, shown
 from seqrl.data.preferences import AGENT, read_preferences
 from seqrl.errors import UserError
-from seqrl.labelling import Questions, Session, agreements
 from seqrl.language.generation import Plain, Sampling
 from seqrl.language.labellers import SimulatedLabeller, bayes_rate, hidden_reward
 from seqrl.language.prompted import Prompted, prompts_of
-from seqrl.language_config import LanguageConfig
-from seqrl.language_run import check_reads
+from seqrl.language_runs.config import LanguageConfig
+from seqrl.language_runs.run import check_reads
+from seqrl.people.labelling import Questions, Session, agreements
 from seqrl.text import TextTask, make_task
 
 MOST_SHOWN = 2_000
@@ -91,7 +91,7 @@ def label(args: list[str]) -> int:
         if hidden is not None:
             session.simulate(simulated, hidden)
         elif options.web:
-            from seqrl.label_page import serve  # only now: gradio takes seconds to import
+            from seqrl.people.label_page import serve  # only now: gradio takes seconds to import
 
             serve(session, run=run, port=options.port)
         else:

@@ -13,23 +13,24 @@ from rich.markup import escape
 from rich.table import Table
 
 import seqrl
-from seqrl import report_frontier, report_shipping
 from seqrl.algorithms import load_speaker, read_config
 from seqrl.checkpoint import write_atomically
 from seqrl.cli.arguments import parse, positional
 from seqrl.config import require
 from seqrl.data.dialogues import Dialogue, read_dialogues, shown
 from seqrl.errors import UserError
-from seqrl.frontier import Point
-from seqrl.frontier import frontier as play_betas
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.generation import Voice
 from seqrl.language.steering import SteeredAgent
-from seqrl.language_config import LanguageConfig, configured_task
-from seqrl.language_run import check_vocabulary
+from seqrl.language_runs.config import LanguageConfig, configured_task
+from seqrl.language_runs.run import check_vocabulary
 from seqrl.off_policy import FittedConfig, Requirements, checks, evaluate_logged, ships
+from seqrl.off_policy.frontier import Point
+from seqrl.off_policy.frontier import frontier as play_betas
+from seqrl.off_policy.turn_values import TurnValue, extremes, turn_values
+from seqrl.reports import frontier as report_frontier
+from seqrl.reports import shipping as report_shipping
 from seqrl.run import progress_bar, read_json
-from seqrl.turn_values import TurnValue, extremes, turn_values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,10 +23,10 @@ from seqrl.language.play import play
 from seqrl.language.prompted import Prompted, prompts_of
 from seqrl.language.scripted import scripted_dialogues
 from seqrl.language.steering import SteeredAgent
-from seqrl.language_config import LanguageConfig
-from seqrl.language_run import check_reads
-from seqrl.report import mean_and_interval
-from seqrl.rlhf_run import make_scorer
+from seqrl.language_runs.config import LanguageConfig
+from seqrl.language_runs.rlhf import make_scorer
+from seqrl.language_runs.run import check_reads
+from seqrl.reports.common import mean_and_interval
 from seqrl.seeds import derived_seed
 from seqrl.statistics import mean_and_half_width
 from seqrl.text import TextTask, Tokenizer, make_task

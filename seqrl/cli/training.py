@@ -13,8 +13,8 @@ from seqrl.cli.judging import tell_held_out
 from seqrl.cli.usage import print_usage
 from seqrl.distributed import is_first
 from seqrl.errors import UserError, nearest
+from seqrl.language_runs.rewards import is_reward_run
 from seqrl.recipes import RECIPES
-from seqrl.reward_run import is_reward_run
 from seqrl.run import read_finished_step, read_saved_step
 
 

@@ -29,7 +29,7 @@ from seqrl.export.step import ExportedStep, in_float32
 from seqrl.export.torch_file import to_torch
 from seqrl.export.trace import trace
 from seqrl.exported import FORMAT, Exported, from_bytes
-from seqrl.language_config import LanguageConfig
+from seqrl.language_runs.config import LanguageConfig
 from seqrl.nets.distributions import Categorical, Gaussian
 from seqrl.spaces import space_to_json
 

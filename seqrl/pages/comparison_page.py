@@ -29,7 +29,7 @@ from seqrl.pages.charts import (
 from seqrl.pages.findings import attempt, findings
 from seqrl.pages.html import Html, element, figure, page, section, table, write_page
 from seqrl.pages.run_page import write_run_page
-from seqrl.report import smooth
+from seqrl.reports.common import smooth
 from seqrl.run import read_json
 from seqrl.statistics import mean_and_half_width
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from seqrl.inspection_dialogues import Conversation, Option, SaidToken
+from seqrl.inspection.dialogues import Conversation, Option, SaidToken
 from seqrl.pages.html import Html, data_script, element, markup, page, plain, static, write_page
 from seqrl.pages.inspector import HINT, controls, short
 

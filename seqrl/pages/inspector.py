@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from seqrl.inspection import Episode, Recall, leaves_of, total_of
+from seqrl.inspection.episodes import Episode, Recall, leaves_of, total_of
 from seqrl.pages.html import Html, data_script, element, markup, page, plain, static, write_page
 from seqrl.pages.png import grey_or_colour, pictures
 

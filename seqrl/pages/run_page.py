@@ -13,9 +13,9 @@ from seqrl.pages.charts import BLUE, LARGE, NEUTRAL, SMALL, Level, Line, Points,
 from seqrl.pages.findings import findings
 from seqrl.pages.html import Html, definitions, element, figure, figures, grid, page, section, write_page
 from seqrl.pages.scales import Kind
-from seqrl.report import mean_and_interval, smooth
+from seqrl.reports.common import mean_and_interval, smooth
+from seqrl.reports.run import LOGARITHMIC, PANELS
 from seqrl.run import read_json, read_metrics
-from seqrl.run_report import LOGARITHMIC, PANELS
 from seqrl.statistics import mean_and_half_width
 
 RETURN = "episode_return"
@@ -40,7 +40,7 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
 }  # fmt: skip
-"""Headings, what stands under them, and the panels of `seqrl.run_report.PANELS` that belong there."""
+"""Headings, what stands under them, and the panels of `seqrl.reports.run.PANELS` that belong there."""
 COLOURS = (0, 1, 2, 3, 4)
 
 

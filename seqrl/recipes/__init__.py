@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from seqrl.algorithms import algorithm_distillation, decision_transformer, impala, ppo, r2d2, recurrent_sac, rlhf
 from seqrl.config import ProblemConfig
-from seqrl.language_config import LanguageConfig
+from seqrl.language_runs.config import LanguageConfig
 
 
 def masked_cartpole() -> ppo.Config:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from seqrl.algorithms import bc, chai, load_speaker, resume, train
-from seqrl.chat import Chat
 from seqrl.checkpoint import load_checkpoint
 from seqrl.cli import main, shipping
 from seqrl.data.dialogues import Dialogue, Turn, shown, write_dialogues
@@ -21,6 +20,7 @@ from seqrl.language.rows import TokenTurn, rows_of
 from seqrl.language.utterances import Drawn, UtteranceBatch, UtteranceDataset
 from seqrl.learner import Learner
 from seqrl.memory.make import make_memory
+from seqrl.people.chat import Chat
 from seqrl.run import Run
 from seqrl.text import TextMaze, Tokenizer, converse, make_speaker
 

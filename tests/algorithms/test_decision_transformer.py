@@ -11,7 +11,7 @@ from seqrl.algorithms.decision_transformer import Config, build, check, describe
 from seqrl.data import Episode, EpisodeDataset, EpisodeWriter
 from seqrl.errors import UserError
 from seqrl.learner import Learner
-from seqrl.offline_parts import held_out_metrics
+from seqrl.offline.training import held_out_metrics
 from seqrl.run import read_metrics
 from seqrl.trajectory import tree_map
 

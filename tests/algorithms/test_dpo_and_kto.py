@@ -14,9 +14,9 @@ from seqrl.data.preferences import Preference, thumbs_of, write_preferences, wri
 from seqrl.errors import UserError
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.preferences import PreferenceDataset, ThumbDataset, split_numbers
-from seqrl.language_config import LanguageConfig, make_model
+from seqrl.language_runs.config import LanguageConfig, make_model
+from seqrl.language_runs.preferences import Groups, Referenced, _split
 from seqrl.objectives import dpo_error
-from seqrl.preference_run import Groups, Referenced, _split
 from seqrl.run import CHECKPOINT
 from seqrl.text import Tokenizer
 

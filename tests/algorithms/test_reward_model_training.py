@@ -14,7 +14,7 @@ from seqrl.data.preferences import Preference, write_preferences
 from seqrl.errors import UserError
 from seqrl.language.preferences import PreferenceDataset
 from seqrl.language.reward_report import answers
-from seqrl.reward_run import REPORT, load_reward_model
+from seqrl.language_runs.rewards import REPORT, load_reward_model
 from seqrl.text import Tokenizer
 
 WORDS = ["good", "fine", "bad", "poor"]

@@ -18,9 +18,9 @@ from seqrl.language.rows import rows_of
 from seqrl.language.scripted import scripted_dialogues
 from seqrl.language.tuned import TunedAgent
 from seqrl.language.tuning import observe, of_said, scored_rows
-from seqrl.language_config import LanguageConfig, make_model
+from seqrl.language_runs.config import LanguageConfig, make_model
+from seqrl.language_runs.rlhf import Tuning
 from seqrl.learner import Learner
-from seqrl.rlhf_run import Tuning
 from seqrl.run import CHECKPOINT, read_metrics
 from seqrl.seeds import derived_seed
 from seqrl.text import make_task

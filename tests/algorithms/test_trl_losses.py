@@ -20,7 +20,8 @@ from seqrl.language.preferences import PreferenceDataset, ThumbDataset
 from seqrl.language.rows import TokenTurn, batch_of, rows_of
 from seqrl.language.tuned import TunedAgent
 from seqrl.language.tuning import observe, of_said, with_group_advantages
-from seqrl.language_config import LanguageConfig, make_model
+from seqrl.language_runs.config import LanguageConfig, make_model
+from seqrl.language_runs.preferences import Referenced
 from seqrl.objectives import (
     clipped_surrogate,
     group_standardized_advantage,
@@ -28,7 +29,6 @@ from seqrl.objectives import (
     leave_one_out_advantage,
     masked_mean,
 )
-from seqrl.preference_run import Referenced
 from seqrl.recipes import grpo, rloo
 from seqrl.text import Tokenizer
 

@@ -10,8 +10,8 @@ from markup_reading import EVIL
 
 from seqrl.algorithms import ppo
 from seqrl.config import make_environment
-from seqrl.inspection import inspect
-from seqrl.inspection_dialogues import inspect_dialogues
+from seqrl.inspection.dialogues import inspect_dialogues
+from seqrl.inspection.episodes import inspect
 from seqrl.language.steering import SteeredAgent, TokenValues
 
 ABOUT = {"title": EVIL, "kind": EVIL, "subtitle": EVIL, "env": "seqrl/TMaze-v0"}

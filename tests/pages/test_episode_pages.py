@@ -13,7 +13,7 @@ from seqrl.algorithms import ppo
 from seqrl.checkpoint import save_checkpoint
 from seqrl.cli import main
 from seqrl.config import make_environment
-from seqrl.inspection import Episode, Recall
+from seqrl.inspection.episodes import Episode, Recall
 from seqrl.pages.dialogues import write_dialogues_page
 from seqrl.pages.inspector import episode_data, short, write_inspector
 from seqrl.run import config_to_json

@@ -13,7 +13,7 @@ from seqrl.pages.charts import Style
 from seqrl.pages.comparison_page import comparison_page, line_over_seeds, write_comparison_page
 from seqrl.pages.findings import SECTIONS, findings
 from seqrl.pages.run_page import run_page
-from seqrl.run_report import PANELS
+from seqrl.reports.run import PANELS
 
 
 def run_folder(path, lines, **config):

@@ -1,0 +1,137 @@
+"""The approaches that `seqrl compare ENV` measures, by name: who acts while it learns, and who learns from a log.
+
+`ppo:gru` is an algorithm that acts, with a memory. `behaviour_cloning` (or `bc`), `filtered_bc` (or `best_bc`),
+`decision_transformer` and `qdt` learn from what the others played.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from seqrl.algorithms import impala, ppo, r2d2, recurrent_sac
+from seqrl.config import RunConfig, require
+from seqrl.errors import UserError, nearest
+from seqrl.memory import MEMORIES
+from seqrl.recipes import RECIPES
+
+ONLINE: dict[str, ModuleType] = {"ppo": ppo, "impala": impala, "r2d2": r2d2, "recurrent_sac": recurrent_sac}
+"""Algorithms that act, from the simplest on."""
+OFFLINE = ("behaviour_cloning", "filtered_bc", "decision_transformer", "qdt")
+"""Methods that learn from a log, as `seqrl.comparison.offline.METHODS` knows them."""
+ALIASES = {"bc": "behaviour_cloning", "best_bc": "filtered_bc", "dt": "decision_transformer"}
+SHARED = (
+    "env", "env_kwargs", "hide", "flicker", "noise", "device", "vectorization", "seed", "num_steps", "hidden_size",
+    "num_frames", "memory_horizon", "precision", "normalize_observations",
+)  # fmt: skip
+"""Settings that all that act have in common: the problem, the budget, and the size of the network."""
+
+
+class Approach(NamedTuple):
+    """An algorithm that acts, with a memory."""
+
+    algorithm: str
+    memory: str
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.memory}"
+
+    @property
+    def folder(self) -> str:
+        """What its runs' folders begin with: the memory alone for PPO, as before there were other algorithms."""
+        return self.memory if self.algorithm == "ppo" else f"{self.algorithm}_{self.memory}"
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """From the simplest on: by memory, then by algorithm."""
+        return MEMORIES.index(self.memory), list(ONLINE).index(self.algorithm)
+
+
+def read(names: Sequence[str]) -> tuple[list[Approach], list[str]]:
+    """Those of `names` that act, and those that learn from a log.
+
+    Raises UserError for a name that is not known, and for one that comes twice.
+    """
+    online: list[Approach] = []
+    offline: list[str] = []
+    for name in names:
+        algorithm, colon, memory = name.partition(":")
+        method = ALIASES.get(name, name)
+        if colon:
+            require(algorithm in ONLINE, f"unknown algorithm in '{name}' (--approaches): {nearest(algorithm, ONLINE)}")
+            require(memory in MEMORIES, f"unknown memory in '{name}' (--approaches): {nearest(memory, MEMORIES)}")
+            online.append(Approach(algorithm, memory))
+        else:
+            known = [*OFFLINE, *ALIASES, *(f"{algorithm}:gru" for algorithm in ONLINE)]
+            require(method in OFFLINE, f"unknown approach '{name}' (--approaches): {nearest(name, known)}")
+            offline.append(method)
+    for every in (online, offline):
+        require(len(set(every)) == len(every), "--approaches names one twice: name each once")
+    require(bool(online), "--approaches names none that acts, such as ppo:gru: what should the others learn from?")
+    return online, offline
+
+
+class Override(NamedTuple):
+    """A setting of some approaches alone, as `r2d2.num_steps=60000` says it."""
+
+    target: str
+    """An algorithm, an approach (ppo:gru), or "offline": methods that learn from one log share their settings."""
+    setting: str
+    value: Any
+
+
+def read_overrides(words: Sequence[str], names: Sequence[str]) -> list[Override]:
+    """`words` as overrides; `names` are the targets that there are. Raises UserError for words that are none."""
+    overrides = []
+    for word in words:
+        name, equals, text = word.partition("=")
+        target, dot, setting = name.rpartition(".")
+        target = ALIASES.get(target, target)
+        require(bool(equals and dot), f"--override {word} is not APPROACH.SETTING=VALUE, such as r2d2.num_steps=60000")
+        require(target in names, f"--override {word}: there is no '{target}' here: {nearest(target, list(names))}")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        overrides.append(Override(target, setting, tuple(value) if isinstance(value, list) else value))
+    return overrides
+
+
+def targets_of(online: Sequence[Approach], offline: Sequence[str]) -> list[str]:
+    """What an override may name."""
+    algorithms = dict.fromkeys(approach.algorithm for approach in online)
+    return [*algorithms, *map(str, online), *(["offline"] if offline else [])]
+
+
+def overridden(settings: Any, names: Sequence[str], overrides: Sequence[Override]) -> Any:
+    """`settings` with what `overrides` say of any of `names`; of two the later wins.
+
+    Raises UserError for a setting that there is not, and for a value of another type than the setting's own.
+    """
+    for target, setting, value in overrides:
+        if target not in names:
+            continue
+        fields = [field.name for field in dataclasses.fields(settings)]
+        require(setting in fields, f"--override {target}.{setting}: no such setting: {nearest(setting, fields)}")
+        known = type(getattr(settings, setting))
+        if not (type(value) is known or (known is float and type(value) is int)):
+            raise UserError(f"--override {target}.{setting}={value}: it must be of type {known.__name__}")
+        settings = dataclasses.replace(settings, **{setting: value})
+    return settings
+
+
+def settings_of(approach: Approach, base: ppo.Config, overrides: Sequence[Override] = ()) -> RunConfig:
+    """The config of `approach` on the problem and with the budget of `base`.
+
+    For PPO it is `base` with the memory. Others start from their recipe for the same environment, if there is one, else
+    from their defaults, and share with `base` what `SHARED` names. Overrides come last.
+    """
+    settings: RunConfig = base
+    if approach.algorithm != "ppo":
+        kind = ONLINE[approach.algorithm].Config
+        recipes: list[Any] = [recipe() for recipe in RECIPES.values()]
+        start = next((r for r in recipes if type(r) is kind and r.env == base.env), kind())
+        settings = dataclasses.replace(start, **{name: getattr(base, name) for name in SHARED})
+    settings = dataclasses.replace(settings, memory=approach.memory)
+    return overridden(settings, (approach.algorithm, str(approach)), overrides)

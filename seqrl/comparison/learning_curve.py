@@ -1,0 +1,69 @@
+"""What learning cost: the steps and the seconds until a return was reached, from a run's log."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from seqrl.config import require
+from seqrl.errors import UserError
+from seqrl.reports.common import smooth
+from seqrl.run import read_metrics
+
+
+class Reached(NamedTuple):
+    """Where a training curve reached a level; None where it never did."""
+
+    steps: float | None
+    seconds: float | None
+    exploring: bool = False
+    """Whether the curve never got there because the agent explores while it trains; then where it got to nine tenths
+    of its own highest."""
+
+
+class Threshold(NamedTuple):
+    """A return, or a share of the best that any approach reached."""
+
+    value: float
+    is_share: bool
+
+    def of(self, best: float) -> float:
+        """The return that counts as reached, where the best is `best`: best − (1 − share) |best|, or the number."""
+        return best - (1 - self.value) * abs(best) if self.is_share else self.value
+
+
+def read_threshold(text: str) -> Threshold:
+    """`90%` or `475` as a `Threshold`. Raises UserError for anything else."""
+    number, percent, rest = text.strip().partition("%")
+    try:
+        value = float(number)
+    except ValueError:
+        raise UserError(f"--threshold '{text}': give a return, or a share of the best such as 90%") from None
+    require(not rest and np.isfinite(value), f"--threshold '{text}': give a return, or a share of the best such as 90%")
+    require(not percent or 0 < value <= 100, f"--threshold '{text}': a share is above 0 and at most 100 %")
+    return Threshold(value / 100 if percent else value, bool(percent))
+
+
+def reached(folder: Path, threshold: float) -> Reached:
+    """Where a run's training curve, each point the mean of five updates around it, first was at `threshold`.
+
+    For an agent that reaches it when evaluated. Seconds are those of the clock, with the steps per second that the
+    run's log has at this point.
+    """
+    lines = [line for line in read_metrics(folder) if "episode_return" in line]
+    if not lines:
+        return Reached(None, None)
+    steps = np.array([line["step"] for line in lines])
+    curve = smooth([(line["step"], line["episode_return"]) for line in lines], steps)
+    highest = float(curve.max())
+    exploring = highest < threshold
+    level = highest - 0.1 * abs(highest) if exploring else threshold
+    first = int(np.flatnonzero(curve >= level)[0])
+    return Reached(float(steps[first]), float(steps[first] / lines[first]["steps_per_second"]), exploring)
+
+
+def mean_of_second_half(folder: Path, metric: str) -> float | None:
+    """The mean of a metric over the second half of a run's steps; None where it was not logged."""
+    lines = [(line["step"], line[metric]) for line in read_metrics(folder) if metric in line]
+    late = [value for step, value in lines if step >= lines[-1][0] / 2]
+    return float(np.mean(late)) if late else None

@@ -1,0 +1,169 @@
+"""Which approach does this problem need? Each gets the same problem over several seeds, and is measured."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqrl.acting import ActingModule
+from seqrl.checkpoint import write_atomically
+from seqrl.comparison.approaches import Approach
+from seqrl.comparison.config import Config, check, read_comparison
+from seqrl.comparison.experience import compare_methods
+from seqrl.comparison.horizon import read_sweep, sweep
+from seqrl.comparison.learning_curve import Reached, mean_of_second_half, reached, read_threshold
+from seqrl.comparison.plot import plot_comparison
+from seqrl.comparison.report import Comparison, Horizon, Row
+from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, null_for_nan, run_all
+from seqrl.config import RunConfig, make_environment, parse_env_kwargs
+from seqrl.envs.exact import memoryless_return, optimal_return
+from seqrl.evaluate import evaluate
+from seqrl.run import config_to_json, create_folder, read_json, read_metrics
+from seqrl.statistics import mean_and_half_width
+
+__all__ = ["Config", "check", "compare", "read_comparison"]
+
+HORIZON = "horizon"
+"""In a comparison's folder, the runs of its sweep, a folder for each value."""
+
+
+def compare(config: Config, resumed: bool = False) -> Comparison:
+    """Train every approach on every seed, evaluate each run, and write results.json, table.md and compare.png.
+
+    Everything goes under `settings.run_dir`: a run folder for each approach and seed; `horizon` where a sweep is asked
+    for; `log` and `offline` where methods learn from what was played. Figures and table are written after each of these
+    parts, with what is known by then, and where it is interrupted. With `resumed`, what is done is kept and the rest
+    continued. Raises UserError for bad settings or an existing folder.
+    """
+    check(config)
+    online, methods = config.named()
+    if not resumed:
+        create_folder(config.folder, {"config.json": config_to_json("compare", config)})
+    runs = {approach: config.runs_of(approach, config.num_seeds) for approach in online}
+    jobs = [Job(f"{_label(config, approach)} seed {run.seed}", run) for approach in online for run in runs[approach]]
+    try:
+        run_all(jobs, partial(play, num_episodes=config.num_episodes), config.workers, config.folder)
+    except KeyboardInterrupt:
+        if done := [approach for approach in online if all(_is_done(run) for run in runs[approach])]:
+            _write(summarise(config, done), config.folder)
+        raise
+    result = _write(summarise(config, online), config.folder)
+    if config.horizon_sweep:
+        for horizon in measure_horizon(config):
+            result = _write(dataclasses.replace(result, horizon=horizon), config.folder)
+    if methods:
+        offline, verdict = compare_methods(config, [Path(job.config.run_dir) for job in jobs])
+        result = _write(dataclasses.replace(result, offline=offline, verdict=verdict), config.folder)
+    plot_comparison(result, config.folder / "compare.png")
+    return result
+
+
+def _is_done(run: Any) -> bool:
+    return (Path(run.run_dir) / EVALUATION).is_file()
+
+
+def _label(config: Config, approach: Approach) -> str:
+    return str(approach) if config.approaches else approach.memory
+
+
+def _write(result: Comparison, folder: Path) -> Comparison:
+    figures = json.dumps(null_for_nan(dataclasses.asdict(result)), indent=2, allow_nan=False)
+    write_atomically(folder / "results.json", figures.encode())
+    write_atomically(folder / "table.md", result.markdown().encode())
+    return result
+
+
+def play(run: RunConfig, agent: ActingModule, *, num_episodes: int) -> dict[str, Any]:
+    """Returns and lengths of a trained agent's episodes."""
+    with contextlib.closing(make_environment(run, min(num_episodes, 50))) as environment:
+        evaluation = evaluate(agent, environment, num_episodes, run.seed + EVALUATION_SEED)
+    return {"returns": evaluation.returns.tolist(), "lengths": evaluation.lengths.tolist()}
+
+
+def summarise(config: Config, online: Sequence[Approach]) -> Comparison:
+    """The measured figures of these approaches' runs in the comparison's folder."""
+    settings = config.settings
+    runs = {approach: config.runs_of(approach, config.num_seeds) for approach in online}
+    results = {approach: [read_json(Path(run.run_dir), EVALUATION) for run in runs[approach]] for approach in online}
+    means = {approach: [float(np.mean(result["returns"])) for result in results[approach]] for approach in online}
+    threshold = read_threshold(config.threshold).of(max(float(np.mean(of_seeds)) for of_seeds in means.values()))
+    kwargs = parse_env_kwargs(settings.env_kwargs)
+    return Comparison(
+        env=" ".join([settings.env, *settings.env_kwargs]),
+        num_steps=settings.num_steps,
+        num_episodes=config.num_episodes,
+        optimal=None if config.is_masked else optimal_return(settings.env, **kwargs),
+        memoryless=None if config.is_masked else memoryless_return(settings.env, **kwargs),
+        rows=[_row(approach, runs[approach], results[approach], means[approach], threshold) for approach in online],
+        threshold=threshold,
+    )
+
+
+def _row(
+    approach: Approach, runs: list[Any], results: list[dict[str, Any]], means: list[float], threshold: float
+) -> Row:
+    folders = [Path(run.run_dir) for run in runs]
+    mean, half_width = mean_and_half_width(means)
+    seconds = float(np.mean([result["seconds"] for result in results]))
+    there = [value >= threshold for value in means]
+    cost = [reached(path, threshold) if ok else Reached(None, None) for path, ok in zip(folders, there, strict=True)]
+    stale = [mean_of_second_half(path, "delta_q_first") for path in folders]
+    known = [value for value in stale if value is not None]
+    return Row(
+        approach=str(approach),
+        memory=approach.memory,
+        mean=mean,
+        half_width=half_width,
+        seed_means=means,
+        steps_per_second=runs[0].num_steps / seconds,
+        num_parameters=results[0]["num_parameters"],
+        seconds=seconds,
+        best_run=str(folders[int(np.argmax(means))]),
+        curves=[_curve(path) for path in folders],
+        num_steps=runs[0].num_steps,
+        runs=[str(path) for path in folders],
+        reached=there,
+        steps_to_threshold=[one.steps for one in cost],
+        seconds_to_threshold=[one.seconds for one in cost],
+        exploring=any(one.exploring for one in cost),
+        delta_q=float(np.mean(known)) if known else None,
+    )
+
+
+def _curve(folder: Path) -> list[tuple[float, float]]:
+    return [(line["step"], line["episode_return"]) for line in read_metrics(folder) if "episode_return" in line]
+
+
+def measure_horizon(config: Config) -> Iterator[Horizon]:
+    """What each approach solves as the sweep's argument grows; once more after each of its values."""
+    asked = read_sweep(config.horizon_sweep)
+    mine = parse_env_kwargs(config.settings.env_kwargs)
+
+    def runs_of(approach: Approach, value: float) -> list[Any]:
+        if mine.get(asked.key) == value and config.horizon_seeds <= config.num_seeds:
+            return config.runs_of(approach, config.horizon_seeds)  # the comparison's own problem is done already
+        kwargs = tuple(pair for pair in config.settings.env_kwargs if pair.partition("=")[0] != asked.key)
+        runs = config.runs_of(
+            approach,
+            config.horizon_seeds,
+            env_kwargs=(*kwargs, f"{asked.key}={value}"),
+            run_dir=f"{config.folder}/{HORIZON}/{asked.key}={value:g}",
+        )
+        return [dataclasses.replace(run, num_steps=round(config.horizon_steps * run.num_steps)) for run in runs]
+
+    def level(value: float) -> float:
+        needed = config.needed(asked, value)
+        assert needed is not None, "`check` refuses what is not known"
+        return needed
+
+    online, _ = config.named()
+    makers = {str(approach): partial(runs_of, approach) for approach in online}
+    measure = partial(play, num_episodes=config.num_episodes)
+    for tried in sweep(asked.values, makers, level, measure, config.workers, config.folder):
+        found = {name: list(some) for name, some in tried.items()}
+        yield Horizon(key=asked.key, values=list(asked.values), tried=found, steps=config.horizon_steps)

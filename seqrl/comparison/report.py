@@ -1,0 +1,269 @@
+"""What a person looks at after approaches were compared on an environment: a table, and a sentence of advice.
+
+`results.json` is `Comparison` as JSON (NaN is null), so its fields are described there. Beside it lie the folders of
+all runs: `rows[i].runs`, whose `metrics.jsonl` has every curve in full; `rows[i].curves` holds the returns of training
+episodes. `offline`, where methods learnt from what the others played, is what `offline/results.json` holds as well.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from matplotlib.ticker import EngFormatter
+from rich.table import Table
+
+from seqrl.comparison.report_offline import MethodRow, OfflineComparison
+from seqrl.memory import MEMORIES
+from seqrl.reports.common import WIDTH, fitting_table, markdown_table, mean_and_interval
+
+LEFT_OUT = (
+    "seconds", "parameters", "sd", "steps/s", "beyond log", "worst seed", "seconds to it", "asked/got", "steps to it",
+)  # fmt: skip
+"""Columns that the terminal does without where there are too many, in this order. `table.md` has them all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """One value of the horizon's sweep."""
+
+    value: float
+    needed: float
+    """The mean return over seeds from which on it counts as solved."""
+    seed_means: list[float]
+    solved: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Horizon:
+    """The longest delay still solved: an argument of the environment, and what each approach brought at its values."""
+
+    key: str
+    values: list[float]
+    tried: dict[str, list[Tried]]
+    """By approach, up to the first value that it did not solve."""
+    steps: float = 1.0
+    """Steps of each run, as a multiple of the comparison's own; but for the comparison's own value."""
+
+    def cell(self, approach: str) -> str:
+        """The largest value solved; `≥` where no larger was tried, `<` where the smallest was not."""
+        tried = self.tried.get(approach, [])
+        solved = [t.value for t in tried if t.solved]
+        if not tried:
+            return "–"
+        if not solved:
+            return f"< {self.values[0]:g}"
+        return f"≥ {solved[-1]:g}" if len(solved) == len(tried) else f"{solved[-1]:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One approach's figures. Lists over seeds are in the order of `runs`."""
+
+    approach: str
+    """ALGORITHM:MEMORY."""
+    memory: str
+    mean: float
+    half_width: float
+    """Half the 95 % interval of the mean over seeds, by Student's t."""
+    seed_means: list[float]
+    steps_per_second: float
+    num_parameters: int
+    seconds: float
+    best_run: str
+    curves: list[list[tuple[float, float]]]
+    """For each seed, (step, mean return of the training episodes that ended)."""
+    num_steps: int = 0
+    """Steps that each run was given."""
+    runs: list[str] = field(default_factory=list)
+    """The run folders."""
+    reached: list[bool] = field(default_factory=list)
+    """For each seed, whether the evaluated agent brings the threshold."""
+    steps_to_threshold: list[float | None] = field(default_factory=list)
+    """For each seed, the steps after which training was there; null where the evaluated agent is not."""
+    seconds_to_threshold: list[float | None] = field(default_factory=list)
+    exploring: bool = False
+    """Whether a training curve stays below the threshold, as its agent explores, though the evaluated agent does not;
+    its steps are those to nine tenths of its own highest."""
+    delta_q: float | None = None
+    """How far stale start states lead the values astray at the first row learnt from, where the algorithm measures it;
+    the mean over the second half of training."""
+
+    @property
+    def deviation(self) -> float:
+        """Over seeds; NaN for a single one."""
+        return float(np.std(self.seed_means, ddof=1)) if len(self.seed_means) > 1 else math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The figures of several approaches on one problem."""
+
+    env: str
+    """Its id, with its arguments behind it."""
+    num_steps: int
+    num_episodes: int
+    optimal: float | None
+    """The best return possible, where it is known, and the best of one without memory."""
+    memoryless: float | None
+    rows: list[Row]
+    threshold: float = math.nan
+    """The return that counts as reached."""
+    offline: OfflineComparison | None = None
+    verdict: list[str] = field(default_factory=list)
+    """What the comparison of methods on the log says, in sentences."""
+    horizon: Horizon | None = None
+
+    @property
+    def only_ppo(self) -> bool:
+        return all(row.approach.startswith("ppo:") for row in self.rows)
+
+    def name(self, row: Row) -> str:
+        """The memory alone, where PPO is the only algorithm."""
+        return row.memory if self.only_ppo else row.approach
+
+    def columns(self) -> dict[str, list[str]]:
+        """Every column that something was measured for, by its header: a cell for each row, and then each method."""
+        methods = self.offline.rows if self.offline else []
+        columns = {name: [cell(row) for row in self.rows] for name, cell in self._cells().items()}
+        for name, cells in columns.items():
+            make = self._method_cells().get(name)
+            cells += [make(row) if make else "–" for row in methods]
+        found = {name: cells for name, cells in columns.items() if set(cells) != {"–"}}
+        return {"memory" if self.only_ppo and not methods else "approach": found.pop("approach")} | found
+
+    def _cells(self) -> dict[str, Callable[[Row], str]]:
+        """How each column's cell is made of a row, in the table's order."""
+        sweep = self.horizon
+        return {
+            "approach": self.name,
+            "return (95 %)": lambda row: mean_and_interval(row.mean, row.half_width),
+            "% of optimal": lambda row: self.percent(row.mean),
+            "worst seed": lambda row: f"{min(row.seed_means):.4g}" if row.seed_means[1:] else "–",
+            "sd": lambda row: f"{row.deviation:.3g}" if row.seed_means[1:] else "–",
+            "reached": lambda row: f"{sum(row.reached)}/{len(row.reached)}" if row.reached else "–",
+            "steps to it": lambda row: _engineering(row, row.steps_to_threshold),
+            "seconds to it": lambda row: _middle(row.seconds_to_threshold, "{:.3g}"),
+            f"horizon ({sweep.key if sweep else ''})": lambda row: sweep.cell(row.approach) if sweep else "–",
+            "ΔQ": lambda row: "–" if row.delta_q is None else f"{row.delta_q:.2g}",
+            "beyond log": lambda row: "–",
+            "asked/got": lambda row: "–",
+            "steps/s": lambda row: f"{row.steps_per_second:,.0f}",
+            "parameters": lambda row: f"{row.num_parameters:,}",
+            "seconds": lambda row: f"{row.seconds:.1f}",
+        }
+
+    def _method_cells(self) -> dict[str, Callable[[MethodRow], str]]:
+        """The same of a method that learnt from the log, where its cell means something."""
+        return {
+            "approach": lambda row: row.method,
+            "return (95 %)": lambda row: str(row.best),
+            "% of optimal": lambda row: self.percent(row.best.mean),
+            "worst seed": lambda row: f"{min(row.best.seeds):.4g}" if row.best.seeds[1:] else "–",
+            "sd": lambda row: f"{np.std(row.best.seeds, ddof=1):.3g}" if row.best.seeds[1:] else "–",
+            "reached": lambda row: f"{sum(r >= self.threshold for r in row.best.seeds)}/{len(row.best.seeds)}",
+            "beyond log": self.beyond_log,
+            "asked/got": lambda row: "–" if row.follows is None else f"{row.follows.mean:.2f}",
+            "parameters": lambda row: f"{row.num_parameters:,}",
+            "seconds": lambda row: f"{row.seconds:.1f}",
+        }
+
+    def beyond_log(self, row: MethodRow) -> str:
+        """Whether a method brings more than the best logged episode; – where nothing could."""
+        assert self.offline is not None
+        return self.offline.beyond(row, self.optimal)
+
+    def percent(self, mean: float) -> str:
+        return f"{100 * mean / self.optimal:.0f} %" if self.optimal and self.optimal > 0 and mean >= 0 else "–"
+
+    def markdown(self) -> str:
+        """The whole table as Markdown, with what was measured above it and the advice below."""
+        columns = self.columns()
+        lines = [f"# {self.env}", "", self.caption(), "", *markdown_table(columns), "", advice(self)]
+        lines += ["", *(f"- {sentence}" for sentence in self.verdict)] if self.verdict else []
+        return "\n".join([*lines, ""])
+
+    def caption(self) -> str:
+        seeds = len(self.rows[0].seed_means)
+        others = sorted(
+            {(row.approach, row.num_steps) for row in self.rows if row.num_steps not in (0, self.num_steps)}
+        )
+        given = ", ".join(f"{approach} {steps:,}" for approach, steps in others)
+        parts = [
+            f"{self.num_steps:,} steps" + (f" ({given})" if given else ""),
+            f"{seeds} seed{'s' if seeds > 1 else ''}",
+            f"{self.num_episodes} episodes each",
+        ]
+        parts += [f"optimal return {self.optimal:.3g}"] if self.optimal is not None else []
+        parts += [f"best without memory {self.memoryless:.3g}"] if self.memoryless is not None else []
+        parts += [f"reached: at least {self.threshold:.4g}"] if not math.isnan(self.threshold) else []
+        if self.horizon is not None:
+            runs = max(len(t.seed_means) for tried in self.horizon.tried.values() for t in tried)
+            times = "" if self.horizon.steps == 1 else f" of {self.horizon.steps:g} times the steps"
+            parts += [
+                f"horizon: the largest {self.horizon.key} solved, mean of {runs} run{'s' if runs > 1 else ''}{times}"
+            ]
+        parts += ["~: while exploring, to 90 % of its own highest"] if any(row.exploring for row in self.rows) else []
+        return "; ".join(parts) + "."
+
+    def table(self, width: int = WIDTH) -> Table:
+        """The table for a terminal of that `width`: as many columns as fit it."""
+        ends = {len(self.rows) - 1} if self.offline else set()
+        return fitting_table(self.columns(), self.env, self.caption(), LEFT_OUT, ends, width)
+
+
+def _middle(values: list[float | None], form: str) -> str:
+    """The median over the seeds that got there."""
+    known = [value for value in values if value is not None]
+    return form.format(float(np.median(known))) if known else "–"
+
+
+def _engineering(row: Row, values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    mark = "~" if row.exploring else ""
+    return mark + EngFormatter(places=1, sep="")(float(np.median(known))) if known else "–"
+
+
+def advice(result: Comparison) -> str:
+    """Which approach to take: the simplest that is as good as the best, up to 5 % of the spread or the interval.
+
+    Of those that act, from the simplest memory on, and of one memory from the simplest algorithm on.
+    """
+    ordered = sorted(result.rows, key=_rank)
+    best = max(ordered, key=lambda row: row.mean)
+    spread = best.mean - min(row.mean for row in ordered)
+    enough = next(row for row in ordered if row.mean >= best.mean - max(0.05 * spread, _noise(row, best)))
+    place = ordered.index(enough)
+    short = result.optimal is not None and result.optimal - best.mean > 0.1 * abs(result.optimal)
+    sentences = []
+    if len(ordered) == 1:
+        sentences.append(f"Only {result.name(best)} was tried: compare others with --memories.")
+    elif enough.memory == "none":
+        need = "Nothing shows a need for memory yet" if short else "No memory is needed here within this budget"
+        sentences.append(f"{need}: the agent without memory is as good as the best.")
+    else:
+        against = ", ".join(f"{result.name(row)} reaches {row.mean:.4g}" for row in ordered[:place])
+        while_others = f", while {against}." if against else "."
+        sentences.append(f"Take {result.name(enough)}: it reaches {enough.mean:.4g}{while_others}")
+        if beyond := [result.name(row) for row in ordered[place + 1 :]]:
+            sentences.append(f"Nothing is gained by {' or '.join(beyond)}.")
+    if short:
+        sentences.append(
+            f"The optimum, {result.optimal:.4g}, is not reached: give more --num-steps, or try other --memories."
+        )
+    sentences.append(f"Its best run is {enough.best_run}.")
+    return " ".join(sentences)
+
+
+def _rank(row: Row) -> tuple[int, bool, str]:
+    """From the simplest on; PPO comes before what learns from replayed or late rows."""
+    algorithm = row.approach.partition(":")[0]
+    return MEMORIES.index(row.memory), algorithm != "ppo", algorithm
+
+
+def _noise(one: Row, other: Row) -> float:
+    """The standard error of the difference of two rows' means; 0 where a single seed says nothing about it."""
+    variance = sum(
+        float(np.var(row.seed_means, ddof=1)) / len(row.seed_means) for row in (one, other) if row.seed_means[1:]
+    )
+    return math.sqrt(variance)

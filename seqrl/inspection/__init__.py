@@ -1,0 +1,1 @@
+"""Episodes and conversations step by step, and what a memory's answer rests on."""

@@ -1,0 +1,1 @@
+"""What runs of speakers are made of: settings, folders, proposals, fine-tuning by rewards and by preferences."""

@@ -1,0 +1,196 @@
+"""What runs share that learn from judged answers: the policy they begin as, and what it thinks of the answers.
+
+The reference π_ref is that policy, frozen. Its log-probabilities are computed once, in groups of answers that are drawn
+once, and each update learns from one of these groups. So they come from the code that trains, on the very same tensors:
+before the first update every log-ratio is 0 to the last bit, which answers put side by side otherwise would not give.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from seqrl.checkpoint import load_checkpoint, save_checkpoint
+from seqrl.config import require, require_above_zero
+from seqrl.language.agent import LanguageAgent
+from seqrl.language.generation import sayable
+from seqrl.language.preferences import answer_log_prob, split_numbers
+from seqrl.language.rows import TokenBatch
+from seqrl.language_runs.config import LanguageConfig, check_shared, make_model
+from seqrl.language_runs.run import open_run, read_tokenizer
+from seqrl.offline.training import Loss, fit
+from seqrl.run import CHECKPOINT, Run, load_weights, read_json
+from seqrl.text import Tokenizer
+from seqrl.trajectory import to_device
+
+REFERENCE = "reference.safetensors"
+"""What the reference thinks of the answers, in the run folder: resuming does not need its weights."""
+OF_THE_MODEL = ("model", "lora_rank", "hidden_size", "num_layers", "num_heads", "context_length")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceConfig(LanguageConfig):
+    """Settings that mean the same for algorithms that learn from judged answers. The model is the policy's: --model
+    and its sizes are not read."""
+
+    policy: str = ""
+    """Run of bc as whose policy training begins; frozen, it is the reference too."""
+    beta: float = 0.1
+    """β: how dear it is to move from the reference. The larger, the nearer the policy stays."""
+    num_steps: int = 300
+    """Updates to train for. Labels are few: watch the log's held-out loss."""
+    batch_size: int = 32
+    """Answers, or pairs of them, of a batch."""
+    learning_rate: float = 1e-3
+    """Adam's largest step size; it falls linearly to 0 at the last update. Large models need a far smaller one."""
+    held_out: float = 0.1
+    """Share of the prompts whose answers are not learnt from: the log shows the loss on them; 0 for none."""
+
+
+C = TypeVar("C", bound=PreferenceConfig)
+L = TypeVar("L", bound=LanguageConfig)
+
+
+class JudgedDataset(Protocol):
+    """Answers, or pairs of them, by numbers."""
+
+    def __len__(self) -> int: ...
+    def batch(self, numbers: Any) -> Any: ...
+
+
+LogProbs = Callable[[LanguageAgent, Any], Float[Tensor, "2 B"]]
+"""What an algorithm compares with the reference's: two log-probabilities for each entry of a batch."""
+
+
+class Referenced(NamedTuple):
+    """A batch, and what the reference thinks of it."""
+
+    batch: Any
+    reference: Float[Tensor, "2 B"]
+
+
+class Groups:
+    """N answers, or pairs, in groups of `size` or a few more, drawn once by `seed`, with the reference's opinion."""
+
+    def __init__(self, dataset: JudgedDataset, size: int, seed: int) -> None:
+        self.dataset = dataset
+        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+        self.groups = torch.tensor_split(order, max(1, len(dataset) // size))
+        self.reference = torch.zeros(2, len(dataset))
+
+    @torch.no_grad()
+    def ask(self, agent: LanguageAgent, log_probs: LogProbs) -> None:
+        """Let the agent, as it is now, be the reference."""
+        for group in self.groups:
+            batch = to_device(self.dataset.batch(group), agent.device)
+            self.reference[:, group] = log_probs(agent, batch).cpu()
+
+    def draw(self, generator: torch.Generator) -> Referenced:
+        """One of the groups, each as likely as it is large: so every answer is learnt from as often as others."""
+        sizes = torch.tensor([len(group) for group in self.groups], dtype=torch.float)
+        group = self.groups[int(torch.multinomial(sizes, 1, generator=generator))]
+        return Referenced(self.dataset.batch(group), self.reference[:, group])
+
+
+def check_preference(config: PreferenceConfig) -> None:
+    """Raise UserError for settings of `PreferenceConfig` that make no sense."""
+    check_shared(replace(config, lora_rank=0), needs_log=False)
+    require_above_zero(config, "beta")
+    require(bool(config.policy), "no policy to begin as: name a run of bc with --policy (seqrl train bc)")
+
+
+def log_prob(agent: LanguageAgent, batch: TokenBatch) -> Float[Tensor, "B"]:
+    """log π(answer | what was said before), of the tokens that an agent may draw: what is trained is what speaks."""
+    allowed: Bool[Tensor, "V"] = sayable(agent.tokenizer).to(batch.tokens.device)
+    return answer_log_prob(agent.policy, batch, allowed)
+
+
+def with_model_of(config: L, policy: str) -> L:
+    """`config` with the model of a run, and its task where `config` has none."""
+    settings = read_json(Path(policy), "config.json")
+    require(
+        settings.get("type") in KINDS,
+        f"{policy} is a run of {settings.get('type')}: give one of {', '.join(KINDS)}, whose policy stands alone",
+    )
+    known = {field.name for field in fields(LanguageConfig)}
+    taken = {name: settings[name] for name in OF_THE_MODEL if name in settings and name in known}
+    if not config.task:
+        taken |= {"task": settings.get("task", ""), "task_kwargs": tuple(settings.get("task_kwargs", ()))}
+    return replace(config, **taken)
+
+
+KINDS = ("bc", "dpo", "kto", "rlhf")
+"""Runs whose checkpoint has a policy, of the model that config.json says."""
+
+
+def tune(
+    name: str,
+    config: C,
+    dataset_of: Callable[[Tokenizer], Any],
+    loss: Loss,
+    log_probs: LogProbs,
+    resume: bool,
+) -> LanguageAgent:
+    """Train the policy of `config.policy` on judged answers, and return it. With `resume`, continue, bit for bit."""
+    if not resume:
+        config = with_model_of(config, config.policy)
+    tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
+    agent = LanguageAgent(tokenizer, make_model(config, tokenizer))
+    dataset, held_out = dataset_of(tokenizer), None
+    if config.held_out > 0 and len(dataset) > 1:
+        kept, left_out = _split(dataset.prompts(), config)
+        dataset, held_out = dataset.subset(kept), Groups(dataset.subset(left_out), 256, 0)
+    learnt = Groups(dataset, config.batch_size, config.seed)
+    with open_run(name, config, tokenizer, resume) as run:
+        _ask_reference(agent, run, config, {"learnt": learnt, "held_out": held_out}, log_probs)
+        fit(config, agent, learnt, held_out, run, loss, _nothing, _draw)
+    return agent.eval()
+
+
+def _split(prompts: list[Any], config: PreferenceConfig) -> tuple[list[int], list[int]]:
+    """Numbers of the answers to learn from, and of those held out: all answers to a share of the prompts, since one
+    says something of another. Where there is one prompt alone, a share of its answers."""
+    questions = list(dict.fromkeys(prompts))
+    if len(questions) == 1:
+        questions = prompts = list(range(len(prompts)))
+    held_out = {questions[int(k)] for k in split_numbers(len(questions), config.held_out, config.seed)[1]}
+    parts: tuple[list[int], list[int]] = ([], [])
+    for number, prompt in enumerate(prompts):
+        parts[prompt in held_out].append(number)
+    return parts
+
+
+def _ask_reference(
+    agent: LanguageAgent, run: Run, config: PreferenceConfig, parts: dict[str, Groups | None], log_probs: LogProbs
+) -> None:
+    """Give every group the reference's log-probabilities: from the run's file, or of the policy that `agent` becomes.
+
+    A run that has no checkpoint yet begins as the policy, also when it is resumed.
+    """
+    path, begun = run.folder / REFERENCE, (run.folder / CHECKPOINT).exists()
+    groups = {key: part for key, part in parts.items() if part is not None}
+    if not begun:
+        load_weights(agent.policy, config.policy, "policy")
+        for part in groups.values():
+            part.ask(agent, log_probs)
+        save_checkpoint(path, {key: part.reference for key, part in groups.items()}, {})
+        return
+    tree, _ = load_checkpoint(path)
+    for key, part in groups.items():
+        require(
+            key in tree and tree[key].shape == part.reference.shape,
+            f"{path} does not fit the answers: resume with the file of answers that the run began with",
+        )
+        part.reference = tree[key]
+
+
+def _draw(groups: Groups, count: int, config: PreferenceConfig, generator: torch.Generator) -> Referenced:
+    return groups.draw(generator)
+
+
+def _nothing(agent: LanguageAgent, groups: Groups) -> None:
+    """Judged answers say nothing of themselves that learning needs."""

@@ -1,0 +1,147 @@
+"""What a fine-tuning run is made of: what the policy speaks in, what scores it, what a budget goes back to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqrl.data.dialogues import read_dialogues
+from seqrl.language.monitor import Monitor, Verdict
+from seqrl.language.play import Played
+from seqrl.language.prompted import Prompted, prompts_of
+from seqrl.language.rewards import combined
+from seqrl.language.scoring import Scorer, Weighted, by_task, of_reward, weights_of
+from seqrl.language.tuned import TunedAgent
+from seqrl.language_runs.config import configured_task
+from seqrl.language_runs.kl_control import KlControl
+from seqrl.language_runs.rewards import load_reward_model
+from seqrl.language_runs.rlhf_config import Config
+from seqrl.language_runs.run import check_reads
+from seqrl.learner import Learner
+from seqrl.run import Stateful
+from seqrl.text import TextTask, Tokenizer
+
+
+class ModelScorer:
+    """Scores of a reward model's run, and how far its members disagree about the last batch."""
+
+    def __init__(self, run: str | Path, tokenizer: Tokenizer, device: str = "cpu") -> None:
+        self.agent, self.tokenizer = load_reward_model(run, device), tokenizer
+        self.disagreement: list[list[float]] = []
+
+    def __call__(self, played: Sequence[Played]) -> list[list[float]]:
+        scores, disagreement = self.agent.scores([each.turns for each in played], self.tokenizer)
+        self.disagreement = disagreement
+        return scores
+
+
+def make_scorer(specs: Sequence[str], tokenizer: Tokenizer, device: str = "cpu", flag: str = "--reward") -> Weighted:
+    """What NAME or NAME=WEIGHT name: task, rewards of `seqrl.language.rewards`, and run folders of reward models.
+
+    Raises UserError for what is none of these.
+    """
+    parts: list[tuple[Scorer, float]] = []
+    for name, weight in weights_of(specs, flag).items():
+        if name == "task":
+            parts.append((by_task, weight))
+        elif Path(name).is_dir():
+            parts.append((ModelScorer(name, tokenizer, device), weight))
+        else:
+            parts.append((of_reward(combined({name: 1.0})), weight))
+    return Weighted(parts)
+
+
+class Kept:
+    """The weights that learn and the moments of their learners, as they were when last known to hold a budget, and what
+    was measured of them then."""
+
+    def __init__(self, agent: TunedAgent, learners: Sequence[Learner]) -> None:
+        self.tensors: list[Tensor] = [p for p in agent.parameters() if p.requires_grad]
+        for learner in learners:
+            self.tensors += [tensor for each in learner.state_dict().values() for tensor in each]
+        self.metrics: dict[str, float] = {}
+        self.copies = self.copy()
+
+    @torch.no_grad()
+    def copy(self) -> list[Tensor]:
+        """The weights and moments as they are."""
+        return [tensor.detach().clone() for tensor in self.tensors]
+
+    @torch.no_grad()
+    def put(self, copies: Sequence[Tensor]) -> None:
+        """Let them be as they were when copied."""
+        for tensor, copy in zip(self.tensors, copies, strict=True):
+            tensor.copy_(copy)
+
+    def keep(self, metrics: dict[str, float]) -> None:
+        """Remember them, and what was measured."""
+        self.copies, self.metrics = self.copy(), dict(metrics)
+
+    def restore(self) -> None:
+        """Go back to what was kept."""
+        self.put(self.copies)
+
+    def state_dict(self) -> dict[str, Any]:
+        metrics = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.metrics.items()}
+        return {"copies": tuple(self.copies), "metrics": metrics}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.copies = list(state["copies"])
+        self.metrics = {name: float(value) for name, value in state["metrics"].items()}
+
+
+def problem(config: Config, tokenizer: Tokenizer) -> TextTask[Any]:
+    """What the policy speaks in. Raises UserError where it has no tokens for what is said there."""
+    if config.prompts:
+        return Prompted(prompts_of(read_dialogues(config.prompts)), tokenizer)
+    task = configured_task(config)
+    check_reads(tokenizer, task, config.policy)
+    return task
+
+
+@dataclass
+class Tuning:
+    """What an update needs and changes."""
+
+    config: Config
+    agent: TunedAgent
+    task: TextTask[Any]
+    scorer: Weighted
+    gold: Weighted | None
+    learners: dict[str, Learner]
+    control: KlControl
+    kept: Kept | None
+    monitor: Monitor
+    verdict: Verdict = field(default_factory=lambda: Verdict("ok", ""))
+
+    @classmethod
+    def of(cls, config: Config, agent: TunedAgent) -> "Tuning":
+        """As `config` says."""
+        tokenizer = agent.tokenizer
+        learners = {"policy_learner": Learner(agent.policy, config.learning_rate, config.max_grad_norm)}
+        if agent.values is not None:
+            learners["value_learner"] = Learner(agent.values, config.learning_rate, config.max_grad_norm)
+        return cls(
+            config,
+            agent,
+            problem(config, tokenizer),
+            make_scorer(config.reward, tokenizer, config.device),
+            make_scorer(config.gold, tokenizer, config.device, "--gold") if config.gold else None,
+            learners,
+            KlControl(config.kl_control, config.kl_weight, config.kl_target, config.kl_horizon, config.kl_budget),
+            Kept(agent, list(learners.values())) if config.kl_budget else None,
+            Monitor(),
+        )
+
+    def parts(self) -> dict[str, Stateful]:
+        """What a checkpoint holds."""
+        parts: dict[str, Stateful] = {
+            "agent": self.agent,
+            "control": self.control,
+            "monitor": self.monitor,
+            **self.learners,
+        }
+        return parts | {"kept": self.kept} if self.kept is not None else parts

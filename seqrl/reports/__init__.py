@@ -1,0 +1,1 @@
+"""Tables and pictures of runs: learning curves, adaptation, frontiers, whether to ship."""

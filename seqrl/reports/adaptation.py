@@ -1,0 +1,195 @@
+"""What a person looks at after an agent adapted: a table, a plot by inner episode, and the same figures as JSON."""
+
+import io
+import itertools
+import json
+import math
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from rich.table import Table
+
+from seqrl.adaptation import AGENT, OPTIMAL, Adaptation
+from seqrl.checkpoint import write_atomically
+from seqrl.reports.common import mean_and_interval
+from seqrl.statistics import mean_and_half_width
+
+SMOOTHED_ABOVE = 60
+"""Inner episodes above which a curve is drawn as a running mean."""
+FEW = 20
+"""Inner episodes up to which each has its marker."""
+
+_REFERENCES = itertools.product(("-", "-."), ("#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9"))
+STYLES = [{"color": colour, "linestyle": line} for line, colour in _REFERENCES]
+"""Of the references in their order: Okabe and Ito's palette twice. The agent's blue and random's grey are not in it."""
+
+
+def cells(found: Adaptation) -> list[list[str]]:
+    """Header and rows of the table, as text."""
+    last = "last" if found.num_last == 1 else f"last {found.num_last}"
+    header = ["policy", "return of a trial", "first episode", last]
+    rows = [[name, _total(found, name), *_ends(found, name)] for name in found.returns]
+    if OPTIMAL in found.returns:
+        header += ["of optimal", "regret"]
+        for row in rows:
+            share, regret = found.share_of_optimal(row[0]), found.regret(row[0])
+            row.append("–" if share is None else f"{100 * share:.1f} %")
+            row.append("–" if regret is None or row[0] == OPTIMAL else mean_and_interval(*regret))
+    if len(found.returns) > 1:
+        header.append("agent − it")
+        for row in rows:
+            row.append("–" if row[0] == AGENT else mean_and_interval(*found.difference(AGENT, row[0])))
+    return [header, *rows]
+
+
+def _total(found: Adaptation, name: str) -> str:
+    return mean_and_interval(*mean_and_half_width(found.total(name).tolist()))
+
+
+def _ends(found: Adaptation, name: str) -> list[str]:
+    return [f"{found.first(name).mean():.4g}", f"{found.last(name).mean():.4g}"]
+
+
+def table(found: Adaptation, title: str) -> Table:
+    """The table for a terminal, the agent on top."""
+    header, *rows = cells(found)
+    result = Table(title=title, caption=caption(found))
+    for index, name in enumerate(header):
+        result.add_column(name, justify="right" if index else "left", no_wrap=not index)
+    for index, row in enumerate(rows):
+        result.add_row(*row, end_section=index == 0 and len(rows) > 1)
+    return result
+
+
+def caption(found: Adaptation) -> str:
+    """What was played, and what the intervals are of."""
+    paired = " Differences are paired." if len(found.returns) > 1 else ""
+    return f"{_trials(found)}.{paired} Intervals: 95 % over trials."
+
+
+def _trials(found: Adaptation) -> str:
+    trials = f"{found.num_trials:,} trials" if found.num_trials > 1 else "1 trial"
+    episodes = f"{found.num_episodes:,} inner episodes" if found.num_episodes > 1 else "one inner episode"
+    return f"{trials} of {episodes}" + (", the same tasks for all" if len(found.returns) > 1 else "")
+
+
+def sentence(found: Adaptation) -> str:
+    """Whether the agent's returns rise within a trial."""
+    gain, half_width = found.gain()
+    if found.num_episodes == 1:
+        return (
+            "A trial of one inner episode cannot show learning in context: ask for more, --env-kwargs num_episodes=N."
+        )
+    last = "the last inner episode" if found.num_last == 1 else f"the last {found.num_last} inner episodes"
+    how = "rises" if gain > half_width else "falls" if gain < -half_width else "stays, up to chance,"
+    by = f"by {mean_and_interval(abs(gain), half_width)}" if how in ("rises", "falls") else (
+        f"where it is ({mean_and_interval(gain, half_width)})"
+    )  # fmt: skip
+    return f"From the first to {last} the agent's return {how} {by}."
+
+
+def as_dict(found: Adaptation, about: dict[str, Any]) -> dict[str, Any]:
+    """All figures for JSON, null where one has no interval: `about`, and for each policy its curve and totals."""
+    policies = {}
+    for name in found.returns:
+        mean, half_width = found.curve(name)
+        regret = found.regret(name)
+        policies[name] = {
+            "total": _interval(mean_and_half_width(found.total(name).tolist())),
+            "first": float(found.first(name).mean()),
+            "last": float(found.last(name).mean()),
+            "share_of_optimal": found.share_of_optimal(name),
+            "regret": None if regret is None else _interval(regret),
+            "agent_minus_this": _interval(found.difference(AGENT, name)),
+            "curve": {"mean": [*map(_number, mean)], "half_width": [*map(_number, half_width)]},
+            "totals": found.total(name).tolist(),
+        }
+    counts = {"num_trials": found.num_trials, "num_episodes": found.num_episodes, "num_last": found.num_last}
+    return {**about, **counts, "digest": found.digest, "gain": _interval(found.gain()), "policies": policies}
+
+
+def _interval(pair: tuple[float, float]) -> dict[str, float | None]:
+    return dict(zip(("mean", "half_width"), map(_number, pair), strict=True))
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def write(folder: Path, found: Adaptation, about: dict[str, Any], title: str) -> list[Path]:
+    """adaptation.json and adaptation.png into a run's folder, each whole or not at all."""
+    content = json.dumps(as_dict(found, about), indent=1, allow_nan=False)
+    files = {folder / "adaptation.json": f"{content}\n".encode(), folder / "adaptation.png": plot(found, title)}
+    for path, data in files.items():  # both are made before the first is written
+        write_atomically(path, data)
+    return list(files)
+
+
+def plot(found: Adaptation, title: str) -> bytes:
+    """A PNG of the mean return by inner episode: the agent with its 95 % band, references thinner, and a dashed line
+    for who knows the task. Trials of more than `SMOOTHED_ABOVE` inner episodes are smoothed, and the axis says so."""
+    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=150, layout="constrained")
+    width = smoothing_width(found.num_episodes)
+    styles = itertools.cycle(STYLES)
+    lines = []
+    for name in found.returns:
+        if name == AGENT:
+            lines.append(_line(axes, found, name, width, linewidth=2.4, color="#0072b2", zorder=3))
+        elif name == OPTIMAL:  # its task stays the same: a level, not a curve
+            level = float(np.nanmean(found.returns[OPTIMAL]))
+            lines.append(axes.axhline(level, color="black", linewidth=1.2, linestyle="--", label=_label(found, name)))
+        else:
+            style = {"color": "#999999", "linestyle": "-"} if name == "random" else next(styles)
+            lines.append(_line(axes, found, name, width, linewidth=1.1, **style))
+    smoothed = f", running mean of {width}" if width > 1 else ""
+    axes.set(xlabel=f"inner episode{smoothed}", ylabel="return of an inner episode")
+    band = " Band: 95 %." if found.num_trials > 1 else ""
+    under = f"{_trials(found)}. Weights frozen (sha256 {found.digest[:8]}…).{band}"
+    axes.set_title(under, fontsize=8, color="#555555", loc="left")
+    margin = 0.5 if found.num_episodes == 1 else min(0.015 * (found.num_episodes - 1), 0.9)  # leaves no place for 0
+    axes.set_xlim(1 - margin, found.num_episodes + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.margins(y=0.08)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.legend(handles=lines, title="return of a trial", fontsize=9, title_fontsize=9, frameon=False,
+                loc="center left", bbox_to_anchor=(1.0, 0.5))  # fmt: skip
+    figure.suptitle(textwrap.fill(title, 90).replace("$", r"\$"), fontsize=11)
+    picture = io.BytesIO()
+    try:
+        figure.savefig(picture, format="png")
+    finally:
+        plt.close(figure)
+    return picture.getvalue()
+
+
+def smoothing_width(num_episodes: int) -> int:
+    """The window of running means in the plot: an odd twentieth of the trial; 1, none, for short ones."""
+    return 1 if num_episodes <= SMOOTHED_ABOVE else 2 * (num_episodes // 40) + 1
+
+
+def _line(axes: Axes, found: Adaptation, name: str, width: int, **style: Any) -> Line2D:
+    """A policy's curve, with the band of its interval if it is the agent."""
+    mean, half_width = found.curve(name, width)
+    place = np.arange(1, len(mean) + 1)
+    if len(mean) <= FEW:
+        style |= {"marker": "o", "markersize": 2 + style["linewidth"]}
+    [line] = axes.plot(place, mean, label=_label(found, name), **style)
+    if name == AGENT and len(mean) == 1:
+        axes.errorbar(place, mean, yerr=np.nan_to_num(half_width), color=style["color"], capsize=4)
+    elif name == AGENT:
+        axes.fill_between(place, mean - half_width, mean + half_width, color=style["color"], alpha=0.2, linewidth=0)
+    return line
+
+
+def _label(found: Adaptation, name: str) -> str:
+    return f"{name} ({found.total(name).mean():.4g})"

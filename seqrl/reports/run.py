@@ -1,0 +1,94 @@
+"""One page of curves about one run: what it earned, what it learnt, and how stale its states were."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter
+
+from seqrl.errors import UserError
+from seqrl.reports.common import smooth
+from seqrl.run import read_json, read_metrics
+
+PANELS: dict[str, dict[str, str]] = {
+    "return of training episodes": {"episode_return": "return"},
+    "loss": {"loss": "loss", "policy_loss": "policy", "value_loss": "value", "held_out_loss": "held out"},
+    "log-likelihood of logged actions": {"log_likelihood": "learnt from", "held_out_log_likelihood": "held out"},
+    "share of logged actions foreseen": {"accuracy": "learnt from", "held_out_accuracy": "held out"},
+    "squared error of logged actions": {"squared_error": "learnt from", "held_out_squared_error": "held out"},
+    "losses of actor and critic": {"actor_loss": "actor", "critic_loss": "critic"},
+    "size of errors": {"td_error": "|δ|", "kl": "KL", "clipped_fraction": "clipped", "grad_norm": "gradient"},
+    "policy": {"entropy": "entropy", "temperature": "temperature"},
+    "mean value": {"value": "value"},
+    "staleness: ΔQ": {"delta_q_first": "first row learnt from", "delta_q_last": "last row"},
+    "age of start states, in updates": {"state_age": "mean", "state_age_max": "largest"},
+    "priorities": {"priority_median": "median", "priority_90": "90 %", "priority_max": "largest"},
+    "policy lag, in updates": {"policy_lag": "mean", "policy_lag_max": "largest"},
+    "share of importance weights that are clipped": {"clipped_rho": "ρ", "clipped_c": "c"},
+    "share of the clock": {"actor_utilisation": "actors act", "learner_utilisation": "learner does not wait"},
+    "trajectories that wait": {"queue_depth": "queue"},
+    "steps per second": {"steps_per_second": "steps/s"},
+}
+"""Each panel's metrics, by their names in metrics.jsonl; a panel without any is left out."""
+LOGARITHMIC = ("size of errors", "staleness: ΔQ", "priorities")
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00")
+
+
+def plot_run(folder: Path) -> Path:
+    """Write report.png into a run's folder, and return its path. Raises UserError where nothing has been logged."""
+    config = read_json(folder, "config.json")
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for line in read_metrics(folder):
+        for name, value in line.items():
+            curves.setdefault(name, []).append((line["step"], value))
+    panels = {
+        title: {label: curves[name] for name, label in metrics.items() if name in curves}
+        for title, metrics in PANELS.items()
+    }
+    panels = {title: shown for title, shown in panels.items() if shown}
+    if not panels:
+        raise UserError(f"{folder} has logged nothing yet: wait for its first update, or train it")
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 2.9 * rows), dpi=150, layout="constrained")
+    flat = np.atleast_1d(axes).ravel()
+    for axis, (title, shown) in zip(flat, panels.items(), strict=False):
+        _panel(axis, title, shown)
+    for axis in flat[len(panels) :]:
+        axis.set_visible(False)
+    offline = "dataset" in config
+    for axis in flat[: len(panels)]:
+        axis.set_xlabel("updates" if offline else "environment steps", fontsize=8)
+        if offline and axis.get_title() == "steps per second":
+            axis.set_title("updates per second", fontsize=10)
+    subject = [config.get("type"), config.get("memory"), config.get("env"), *config.get("env_kwargs", ())]
+    headline = " ".join(map(str, filter(None, subject))) + f" · seed {config.get('seed')}"
+    figure.suptitle(headline.replace("$", r"\$"), fontsize=12, wrap=True)  # which would begin a formula
+    path = folder / "report.png"
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png")
+    plt.close(figure)
+    temporary.replace(path)
+    return path
+
+
+def _panel(axis: Axes, title: str, shown: dict[str, list[tuple[float, float]]]) -> None:
+    """Each curve in full, faint, and smoothed over five updates."""
+    for (label, curve), colour in zip(shown.items(), COLOURS, strict=False):
+        steps, values = np.array(curve).T
+        axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+        grid = np.linspace(steps[0], steps[-1], 200)
+        axis.plot(grid, smooth(curve, grid), color=colour, linewidth=1.8, label=label)
+    axis.set_title(title, fontsize=10)
+    if title in LOGARITHMIC and all(value > 0 for curve in shown.values() for _, value in curve):
+        axis.set_yscale("log")
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.25)
+    axis.tick_params(which="both", labelsize=8)
+    if len(shown) > 1:
+        axis.legend(fontsize=8, frameon=False)

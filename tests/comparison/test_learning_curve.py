@@ -1,0 +1,45 @@
+"""What learning cost, read from a run's log."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from seqrl.comparison.learning_curve import Reached, mean_of_second_half, reached
+
+
+def log(folder: Path, returns: list[float], **metrics: list[float]) -> Path:
+    """A line every 100 steps, at 50 steps a second."""
+    folder.mkdir(exist_ok=True)
+    lines = [
+        {"step": 100 * k, "episode_return": value, "steps_per_second": 50.0}
+        | {name: values[k - 1] for name, values in metrics.items()}
+        for k, value in enumerate(returns, 1)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+# Break: the raw curve, in which one lucky update is enough; or the last place below the threshold.
+def test_where_the_threshold_was_reached(tmp_path: Path) -> None:
+    """Golden: the mean of the five updates around step 600 is the first above 0.89; the spike at 200 does not count."""
+    rising = log(tmp_path / "rising", [0.0, 1.0, 0.0, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.5])
+    assert reached(rising, 0.89) == Reached(600.0, 12.0)
+    assert reached(rising, 0.5) == Reached(300.0, 6.0)  # (0 + 1 + 0 + 0.9 + 0.9) / 5 = 0.56
+
+
+# Break: no level of its own for what explores.
+def test_an_agent_that_explores_is_held_to_its_own_highest(tmp_path: Path) -> None:
+    """Golden: its highest is 0.5, and nine tenths of it are there from step 300 on, where the five average 0.46."""
+    explorer = log(tmp_path / "explorer", [0.4, 0.4, 0.5, 0.5, 0.5, 0.5, 0.5])
+    assert reached(explorer, 0.9) == Reached(300.0, 6.0, exploring=True)
+    below = log(tmp_path / "below", [-40.0, -20.0, -20.0, -20.0, -20.0, -20.0, -20.0])
+    assert reached(below, 0.0) == Reached(400.0, 8.0, exploring=True)  # −24 before, and −22 is enough
+    (tmp_path / "nothing").mkdir()
+    assert reached(tmp_path / "nothing", 0.9) == Reached(None, None)
+
+
+def test_the_second_half(tmp_path: Path) -> None:
+    run = log(tmp_path / "run", [0.0] * 4, delta_q_first=[9.0, 1.0, 2.0, 3.0])
+    assert mean_of_second_half(run, "delta_q_first") == pytest.approx(2.0)
+    assert mean_of_second_half(run, "kl") is None
