@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from seqrl.errors import UserError
 from seqrl.language.model import LanguageModel, Said
+from seqrl.memory.checkpointing import checkpointed
 from seqrl.memory.kernels import native_gpt2
 from seqrl.memory.kernels.native_attention import attend_next, gelu, gelu_in_place, native_attends
 
@@ -86,6 +87,8 @@ class GPT2(LanguageModel):
     Source: Radford et al. 2019, "Language models are unsupervised multitask learners". Differs: no dropout.
     """
 
+    gradient_checkpointing = False
+
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
         self.config = config
@@ -109,7 +112,7 @@ class GPT2(LanguageModel):
         self._check_length(len(tokens))
         u = self.embedding(tokens.T) + self.position.weight[: len(tokens)]
         for layer in self.layers:
-            u = layer(u)
+            u = checkpointed(layer, self.gradient_checkpointing, u)
         return self.norm(u).transpose(0, 1)
 
     def forward_alike(self, tokens: Int[Tensor, "T B"], group_size: int) -> Float[Tensor, "T B H"]:
@@ -128,10 +131,13 @@ class GPT2(LanguageModel):
         visible = torch.ones(T - P, T, dtype=torch.bool, device=u.device).tril(P)
         layers: list[Any] = list(self.layers)
         for layer in layers:
-            u = layer.forward_alike(u, (B // G, G, P), visible)
+            u = checkpointed(layer.forward_alike, self.gradient_checkpointing, u, (B // G, G, P), visible)
         u = self.norm(u)
         shared = u[: len(u) - B * (T - P)].view(B // G, P, -1).repeat_interleave(G, 0)
         return torch.cat([shared, u[len(u) - B * (T - P) :].view(B, T - P, -1)], 1).transpose(0, 1)
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.gradient_checkpointing = True
 
     def logits(self, y: Float[Tensor, "*shape H"]) -> Float[Tensor, "*shape V"]:
         return F.linear(y, self.embedding.weight)

@@ -1,7 +1,8 @@
 """Any causal language model of Hugging Face, and its tokenizer, as ours."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -78,6 +79,8 @@ class HuggingFaceModel(LanguageModel):
         windows = [size for size in (positions, getattr(config, "sliding_window", None)) if size]
         self.context_length = min(windows) if windows else None
         self.has_rotary_positions = bool(rope(model))
+        self.checkpointed: list[nn.Module] = []
+        """Layers whose inner results are computed again for the gradient."""
 
     def train(self, mode: bool = True) -> "HuggingFaceModel":
         """As `torch.nn.Module.train`, but the model stays in eval mode."""
@@ -99,8 +102,37 @@ class HuggingFaceModel(LanguageModel):
     def forward(self, tokens: Tensor) -> Tensor:
         self._check_length(len(tokens))
         place = torch.arange(len(tokens), device=tokens.device).expand(tokens.shape[1], -1)
-        y = self.body(inputs_embeds=self._embed(tokens.T), position_ids=place, use_cache=False)
+        with self._checkpointing():
+            y = self.body(inputs_embeds=self._embed(tokens.T), position_ids=place, use_cache=False)
         return y.last_hidden_state.transpose(0, 1)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """By the model's own method. Its layers do so only while they themselves, not what is in them, are said to be
+        trained; dropout of a layer's own would then begin, so there is none."""
+        body: Any = self.body
+        if body.supports_gradient_checkpointing:
+            # The method was renamed on the way to transformers 6.
+            enable = getattr(body, "activation_checkpointing_enable", body.gradient_checkpointing_enable)
+            enable({"use_reentrant": False})
+            layers = [module for module in body.modules() if not isinstance(module, PreTrainedModel)]
+            self.checkpointed = [layer for layer in layers if getattr(layer, "gradient_checkpointing", False)]
+        if not self.checkpointed:
+            raise UserError(f"--gradient-checkpointing with {type(body).__name__}, which cannot do so: leave it out")
+        for layer in self.checkpointed:
+            for name in [name for name, value in vars(layer).items() if "drop" in name and type(value) is float]:
+                setattr(layer, name, 0.0)
+
+    @contextmanager
+    def _checkpointing(self) -> Iterator[None]:
+        """Where a gradient is wanted, and it was asked for. Never while speaking: it knows no cache."""
+        layers = self.checkpointed if torch.is_grad_enabled() else []
+        for layer in layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False
 
     def logits(self, y: Tensor) -> Tensor:
         return torch.cat([F.linear(y, self.special_head), self.head(y)], -1)

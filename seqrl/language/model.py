@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from seqrl.errors import UserError
 from seqrl.memory.base import Memory
+from seqrl.memory.transformer import Transformer
 from seqrl.trajectory import tree_map, where_rows
 
 Context = Any
@@ -46,6 +48,16 @@ class LanguageModel(nn.Module, ABC):
         """`forward` of conversations of which `group_size` in a row may begin alike: what they share need be read once
         only, where a model can."""
         return self(tokens)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """From now on, let each layer's inner results be computed again for the gradient, in place of being kept.
+
+        Values and gradients stay as they are. Raises UserError for a model without layers to do so.
+        """
+        raise UserError(
+            f"--gradient-checkpointing with {type(self).__name__}: only transformers have blocks to compute again: "
+            "leave it out"
+        )
 
     @abstractmethod
     def logits(self, y: Float[Tensor, "*shape H"]) -> Float[Tensor, "*shape V"]:
@@ -108,6 +120,15 @@ class MemoryModel(LanguageModel):
         is_first[0] = True
         y, _ = self.memory.unroll(self.embedding(tokens), self.memory.initial_state(tokens.shape[1]), is_first)
         return y
+
+    def enable_gradient_checkpointing(self) -> None:
+        memory = self.memory
+        if not isinstance(memory, Transformer):
+            raise UserError(
+                f"--gradient-checkpointing with a {type(memory).__name__}: only transformers have blocks to compute "
+                "again: leave it out"
+            )
+        memory.gradient_checkpointing = True
 
     def logits(self, y: Tensor) -> Tensor:
         return self.head(y)

@@ -46,6 +46,9 @@ class LanguageConfig:
     Face model and its tokenizer, whose weights are where training begins."""
     lora_rank: int = 0
     """Rank of the adapters that are trained in a folder's model in place of its own weights; 0 for the weights."""
+    gradient_checkpointing: bool = False
+    """Whether a transformer's blocks are computed again for the gradient, in place of being kept: less memory, a third
+    more time. For the transformer, gpt2, and a folder's model."""
     hidden_size: int = 128
     """Width of the model."""
     num_layers: int = 2
@@ -128,10 +131,17 @@ def make_tokenizer(config: LanguageConfig, dialogues: list[Dialogue]) -> Tokeniz
 
 def make_model(config: LanguageConfig, tokenizer: Tokenizer) -> LanguageModel:
     """The untrained model that `config` describes. Weights depend on its seed alone."""
+    model = _make_model(config, tokenizer).to(device(config))
+    if config.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    return model
+
+
+def _make_model(config: LanguageConfig, tokenizer: Tokenizer) -> LanguageModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if config.model in MEMORIES:
-            return MemoryModel(len(tokenizer), _make_memory(config)).to(device(config))
+            return MemoryModel(len(tokenizer), _make_memory(config))
         if config.model == "gpt2":
             sizes = GPT2Config(
                 vocabulary_size=len(tokenizer),
@@ -140,9 +150,9 @@ def make_model(config: LanguageConfig, tokenizer: Tokenizer) -> LanguageModel:
                 num_heads=config.num_heads,
                 context_length=config.context_length,
             )
-            return GPT2(sizes).to(device(config))
+            return GPT2(sizes)
         if Path(config.model).is_dir():
-            return _load_folder(config)[0].to(device(config))
+            return _load_folder(config)[0]
     known = nearest(config.model, (*MEMORIES, "gpt2"))
     raise UserError(f"unknown model '{config.model}' (--model): {known}, or name a folder with a model")
 

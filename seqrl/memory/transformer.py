@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from seqrl.errors import UserError
 from seqrl.memory.base import Memory, State
+from seqrl.memory.checkpointing import checkpointed
 from seqrl.memory.sizes import check_sizes
 from seqrl.memory.sliding_window import SlidingCache, positions, unroll_in_blocks, visible_keys
 
@@ -50,6 +51,8 @@ class Transformer(Memory):
     """
 
     stores_state = False
+    gradient_checkpointing = False
+    """Whether a layer's inner results are computed again for the gradient, in place of being kept."""
 
     def __init__(
         self,
@@ -122,7 +125,8 @@ class Transformer(Memory):
         keys, values = [], []
         for layer, *past in zip(self.layers, cache.keys, cache.values, strict=True):
             every = n if layer is self.layers[-1] else 1
-            u, layer_keys, layer_values = layer(u, None if fresh else past, visible, rotation, every)
+            inputs = u, None if fresh else past, visible, rotation, every
+            u, layer_keys, layer_values = checkpointed(layer, self.gradient_checkpointing, *inputs)
             keys.append(self._cached(past[0], layer_keys))
             values.append(self._cached(past[1], layer_values))
         return self.norm(u).transpose(0, 1), SlidingCache(tuple(keys), tuple(values), position[:, -1] + 1)

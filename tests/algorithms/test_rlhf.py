@@ -210,6 +210,19 @@ def test_a_run_that_is_cut_off_ends_as_one_that_was_not(folder, tmp_path, monkey
     play(make_task(TASK, num_words=6), agent.voice(), 2, tokenizer=agent.tokenizer, max_tokens=3)
 
 
+# Broken by a computation that is another the second time, in training or on the way back from a checkpoint.
+def test_computing_blocks_again_changes_no_run(folder, tmp_path, monkeypatch):
+    cloning = dict(dialogues=str(folder / "log.jsonl"), model="gpt2", hidden_size=8, num_heads=2, held_out=0.0)
+    bc.train(bc.Config(**TOKENS, **cloning, run_dir=str(tmp_path / "bc"), num_steps=2))
+    config = settings(
+        folder, policy=str(tmp_path / "bc"), method="grpo", num_steps=4, gradient_checkpointing=True, learning_rate=1e-2
+    )
+    lines = ends_the_same(config, tmp_path, monkeypatch, at=3)
+    train(replace(config, gradient_checkpointing=False, run_dir=str(tmp_path / "plain")))
+    for one, other in zip(lines, read_metrics(tmp_path / "plain"), strict=True):
+        assert one == pytest.approx({name: other[name] for name in one}, rel=1e-5, abs=1e-7)
+
+
 # Broken by leaving out either check of the budget, or `kept.put`.
 def test_no_logged_policy_is_beyond_the_budget(folder, tmp_path):
     config = settings(
