@@ -69,9 +69,7 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.gradient_checkpointing", "--alone", which]
         said = subprocess.run([*command, "--repeats", str(options.repeats)], capture_output=True, text=True, check=True)
         results.append(json.loads(said.stdout))
-        print(
-            f"{which:>3}: {results[-1]['peak_mib']:,.0f} MiB, {min(results[-1]['seconds']):.2f} s of the processor an update"
-        )
+        print(f"{which:>3}: {results[-1]['peak_mib']:,.0f} MiB, {min(results[-1]['seconds']):.2f} s an update")
     if options.output:
         sizes = {"vocabulary": V, "width": WIDTH, "layers": LAYERS, "heads": HEADS, "tokens": TOKENS, "batch": BATCH}
         options.output.write_text(json.dumps({"machine": machine(), **sizes, "results": results}, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: a layer's inner results are not kept for the gradient, but computed again when it is taken."""
+"""Gradient checkpointing: a layer's inner results are not kept for the gradient, but computed again for it."""
 
 from collections.abc import Callable
 from typing import Any

@@ -212,8 +212,10 @@ def test_a_run_that_is_cut_off_ends_as_one_that_was_not(folder, tmp_path, monkey
 
 # Broken by a computation that is another the second time, in training or on the way back from a checkpoint.
 def test_computing_blocks_again_changes_no_run(folder, tmp_path, monkeypatch):
-    cloning = dict(dialogues=str(folder / "log.jsonl"), model="gpt2", hidden_size=8, num_heads=2, held_out=0.0)
-    bc.train(bc.Config(**TOKENS, **cloning, run_dir=str(tmp_path / "bc"), num_steps=2))
+    bc.train(bc.Config(
+        dialogues=str(folder / "log.jsonl"), run_dir=str(tmp_path / "bc"), model="gpt2", hidden_size=8, num_heads=2,
+        num_steps=2, held_out=0.0, **TOKENS,
+    ))  # fmt: skip
     config = settings(
         folder, policy=str(tmp_path / "bc"), method="grpo", num_steps=4, gradient_checkpointing=True, learning_rate=1e-2
     )

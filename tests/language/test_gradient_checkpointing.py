@@ -10,7 +10,7 @@ from torch import Tensor
 from seqrl.errors import UserError
 from seqrl.language.gpt2 import GPT2, GPT2Config
 from seqrl.language.model import LanguageModel, MemoryModel
-from seqrl.language_config import LanguageConfig, make_model
+from seqrl.language_runs.config import LanguageConfig, make_model
 from seqrl.memory import Transformer, make_memory
 from seqrl.text import Tokenizer
 
