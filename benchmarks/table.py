@@ -32,9 +32,10 @@ import tyro
 from benchmarks.adjectives import document
 from benchmarks.learning import RESULTS, machine
 from benchmarks.offline.controllers import Part, crossing_log, write_log
-from seqrl import compare, compare_offline
 from seqrl.algorithms import ppo
 from seqrl.checkpoint import write_atomically
+from seqrl.comparison import offline as compare_offline
+from seqrl.comparison import online as compare
 from seqrl.config import require
 from seqrl.data import EpisodeDataset
 from seqrl.data.episode_files import INDEX
