@@ -2,11 +2,15 @@
 
     python -m benchmarks.peers.install sample_factory rllib             # once
     python -m benchmarks.distributed throughput --output benchmarks/results/distributed_throughput.json
+    python -m benchmarks.distributed idle --output benchmarks/results/learner_idle.json        # ours alone
 
 Everyone has CartPole without velocities, 128 units of memory, and learns from each frame once. The peers step
 Gymnasium's CartPole, which is what they offer; ours is the same physics as one batch of tensors. To tell what that
 brings, one of our settings has Gymnasium's too. A frame counts when the learner has learnt from it: neither the row
 that shows how an episode ended, nor what pads a batch, nor what was dropped on the way is one.
+
+`idle` asks how long the learner waits, by the number of actors: the share of the clock that it spends in `receive`.
+Where cores are short, a learner that was ready but not let run counts as busy.
 
 What comes first is left out: the start of the processes, and as many updates as fill the queues. One process tree runs
 at a time, ours and theirs in turn, all on the same cores.
@@ -47,6 +51,9 @@ OURS: list[dict[str, Any]] = [
     {"engine": "async", "num_actors": 2, "num_envs": 128, "env": "CartPole-v1", "hide": (1, 3)},
 ]
 """Our engines, numbers of actors, and environments of each: as many as the issue names, and the quickest."""
+
+IDLE: list[dict[str, Any]] = [{"engine": "async", "num_actors": number, "num_envs": 32} for number in (1, 2, 4)]
+"""Actors enough to keep the learner busy, and too few."""
 
 PEERS: dict[str, list[object]] = {
     "sample_factory": ["--epochs", 1, "--minibatches", 1],
@@ -165,6 +172,7 @@ def throughput(
     for row in rows:
         if row["name"] not in peers:
             row["ratios"] = {peer: row["frames_per_second"] / best[peer] for peer in peers}
+            row["learner_idle"] = 1 - row["learner_utilisation"]
     return {"rows": rows}
 
 
@@ -189,7 +197,7 @@ def show(result: Answer, peers: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("question", choices=["throughput"])
+    parser.add_argument("question", choices=["throughput", "idle"])
     parser.add_argument("--threads", type=int, default=2, help="cores that each tree of processes may use")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument(
@@ -198,8 +206,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="what each measurement lasts at least")
     parser.add_argument("--output", type=Path, help="write the numbers to this JSON file")
     args = parser.parse_args()
-    result = throughput(OURS, args.peers, args.peer_envs, args.threads, args.seconds)
-    show(result, args.peers)
+    settings, peers = (OURS, args.peers) if args.question == "throughput" else (IDLE, [])
+    result = throughput(settings, peers, args.peer_envs, args.threads, args.seconds)
+    show(result, peers)
     if args.output:
         command = f"python -m benchmarks.distributed {' '.join(sys.argv[1:])}"
         args.output.parent.mkdir(parents=True, exist_ok=True)
