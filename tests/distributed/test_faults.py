@@ -1,8 +1,6 @@
 """Actors, and learners, killed under whole training runs. The slow ones take two minutes for each engine."""
 
-import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +10,8 @@ import gymnasium as gym
 import pytest
 from clock import Clock
 
+from benchmarks import faults
+from benchmarks.faults import kill_actors, processes_of
 from seqrl.algorithms import impala, resume, train
 from seqrl.checkpoint import load_checkpoint
 from seqrl.data import TrajectoryReplay
@@ -24,66 +24,19 @@ pytestmark = [
 ]
 
 
-def processes_of(session):
-    """Process ids and command lines of all that is left of a session."""
-    found = {}
-    for folder in Path("/proc").iterdir():
-        try:
-            if not folder.name.isdigit() or os.getsid(int(folder.name)) != session:
-                continue
-            words = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
-            if (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
-                found[int(folder.name)] = words
-        except OSError:  # gone in the meantime
-            continue
-    return found
-
-
-def actors(run):
-    """Process ids of the actors of a training run, whose processes are those of its session."""
-    found = processes_of(run.pid)
-    return sorted(pid for pid, words in found.items() if b"spawn_main" in words or b"_RemoteActor" in words)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["async", "ray"])
 def test_the_learner_goes_on_while_actors_are_killed(engine, tmp_path):
     """One of two actors every five seconds: the learner never stops, they come back, and all is counted."""
     if engine == "ray":
         pytest.importorskip("ray")
-    folder = tmp_path / "run"
-    command = [sys.executable, "-m", "seqrl.cli", "train", "masked_cartpole_impala", "--engine", engine]
-    command += ["--num-steps", "1000000000", "--run-dir", str(folder)]
-    with (tmp_path / "log").open("w") as log:
-        run = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    try:
-        metrics = folder / "metrics.jsonl"
-        while not (metrics.exists() and metrics.stat().st_size):
-            assert run.poll() is None, (tmp_path / "log").read_text()
-            time.sleep(0.1)
-        killed, steps, end = 0, [], time.monotonic() + 60 * MINUTES
-        while time.monotonic() < end:
-            time.sleep(EVERY)
-            assert run.poll() is None, (tmp_path / "log").read_text()
-            steps.append(json.loads(metrics.read_text().splitlines()[-1])["step"])
-            alive = actors(run)
-            if alive:
-                os.kill(alive[killed % len(alive)], signal.SIGKILL)
-                killed += 1
-        time.sleep(2 * EVERY)
-        last = json.loads(metrics.read_text().splitlines()[-1])
-    finally:
-        run.send_signal(signal.SIGINT)
-        run.wait(60)
-        subprocess.run(["pkill", "-9", "-s", str(run.pid)], check=False)
-    print(f"{engine}: {killed} killed, {last['actors_restarted']:.0f} restarted, steps {steps}")
-    assert killed > 60 * MINUTES / EVERY / 2
-    assert killed - 2 <= last["actors_restarted"] <= killed
-    assert last["trajectories_lost"] == last["actors_restarted"]
-    assert len(set(steps)) > 0.8 * len(steps)  # it went on between nearly any two kills
-    resumed = subprocess.run([sys.executable, "-m", "seqrl.cli", "train", "--resume", str(folder), "--num-steps",
-                              str(last["step"] + 20_000)], capture_output=True, text=True, timeout=120)  # fmt: skip
-    assert resumed.returncode == 0, resumed.stderr
+    row = kill_actors(tmp_path / "run", engine, MINUTES, EVERY)
+    print(row)
+    assert row["killed"] > 60 * MINUTES / EVERY / 2
+    assert row["killed"] - 2 <= row["actors_restarted"] <= row["killed"]
+    assert row["trajectories_lost"] == row["actors_restarted"]
+    assert row["longest_pause"] < EVERY  # it went on between any two kills
+    assert faults.resume(tmp_path / "run", row["last_step"] + 20_000) == ""
 
 
 class Stuck(Clock):
