@@ -1,13 +1,16 @@
 """What correcting for the age of the acting policy is worth: IMPALA's ablation, on tasks that need memory.
 
     python -m benchmarks.vtrace_ablation --output benchmarks/results/vtrace_ablation.json
+    python -m benchmarks.vtrace_ablation --tasks tmaze --lags 32 --replay-shares 0 --seeds 4 5 --output …   # one panel
     python -m benchmarks.vtrace_ablation --short          # a minute, to see that all of it works
 
 Four corrections (V-trace, 1-step importance sampling, ε-correction, none) learn from actors whose weights are exactly
 0, 8 or 32 updates old, without a replay and with one that gives half of each batch, so that fresh data are the same.
-Runs are added to the JSON file, and those in it are not run again. Two figures of each run: the mean return of all
-episodes that ended in the second half of training, and the return of the trained agent over 100 episodes, likeliest
-actions. A table, a JSON file and a plot come out.
+Runs are added to the JSON file, and those in it are not run again: panels may differ in their seeds, and each row says
+how many it has. Two figures of each run: the mean return of all episodes that ended in the second half of training, and
+the return of the trained agent over 100 episodes, likeliest actions. V-trace is also compared with each other
+correction seed by seed, since a seed begins with the same weights and environments whatever corrects. Tables, a JSON
+file and a plot come out.
 
 Source: Espeholt et al. 2018 (IMPALA), arXiv 1802.01561, section 5.2.2 and figure 5, on five DMLab tasks, where V-trace
 does best on most, and 1-step importance sampling comes near.
@@ -43,10 +46,12 @@ from seqrl.errors import UserError
 from seqrl.evaluate import evaluate
 from seqrl.recipes import RECIPES
 from seqrl.run import read_metrics
+from seqrl.statistics import mean_and_half_width
 
 CORRECTIONS = get_args(impala.Correction)
 COLOURS = dict(zip(CORRECTIONS, ("#0072b2", "#e69f00", "#009e73", "#888888"), strict=True))
 TASKS = {"masked_cartpole": "masked_cartpole_impala", "tmaze": "tmaze_impala"}
+FIGURES = ("training_return", "return")
 SHORT = {"num_steps": 4_096, "hidden_size": 16, "num_envs": 16}
 Answer = dict[str, Any]
 
@@ -97,11 +102,10 @@ def summarize(runs: list[Answer]) -> list[Answer]:
     """For each setting the mean over seeds of both figures, with the lowest and the highest seed's."""
     rows = []
     names = ("task", "replay", "lag", "correction")
-    for key in dict.fromkeys(tuple(run[name] for name in names) for run in runs):
-        mine = [run for run in runs if tuple(run[name] for name in names) == key]
+    for key, mine in _grouped(runs, *names):
         done = [run for run in mine if "diverged" not in run]
         row: Answer = dict(zip(names, key, strict=True)) | {"seeds": len(mine), "diverged": len(mine) - len(done)}
-        for name in ("training_return", "return"):
+        for name in FIGURES:
             values = [run[name] for run in done] or [float("nan")]
             row[name] = {"mean": statistics.mean(values), "lowest": min(values), "highest": max(values)}
         for name in ("policy_lag", "clipped_rho", "clipped_c"):
@@ -110,18 +114,60 @@ def summarize(runs: list[Answer]) -> list[Answer]:
     return rows
 
 
+def _grouped(runs: list[Answer], *names: str) -> Iterator[tuple[tuple, list[Answer]]]:
+    """Each combination of what `names` say, in the order of its first appearance, with all that have it."""
+    for key in dict.fromkeys(tuple(run[name] for name in names) for run in runs):
+        yield key, [run for run in runs if tuple(run[name] for name in names) == key]
+
+
+def paired(runs: list[Answer], ours: str = "vtrace") -> list[Answer]:
+    """`ours` minus each other correction, over the seeds that both have: mean, half its 95 % interval, seeds above 0.
+
+    Seeds of which either run diverged are left out, and so is lag 0, where nothing is to be corrected.
+    """
+    rows = []
+    for (task, replay, lag), here in _grouped(runs, "task", "replay", "lag"):
+        done = {(run["correction"], run["seed"]): run for run in here if "diverged" not in run}
+        for other in [name for name in CORRECTIONS if name != ours]:
+            both = sorted(seed for name, seed in done if name == ours and (other, seed) in done)
+            if not both or lag == 0:
+                continue
+            row: Answer = {"task": task, "replay": replay, "lag": lag, "minus": other, "seeds": len(both)}
+            for name in FIGURES:
+                differences = [done[ours, seed][name] - done[other, seed][name] for seed in both]
+                mean, half_width = mean_and_half_width(differences)
+                above = sum(difference > 0 for difference in differences)
+                row[name] = {"mean": mean, "half_width": half_width if len(both) > 1 else None, "above": above}
+            rows.append(row)
+    return rows
+
+
+def show_paired(pairs: list[Answer]) -> None:
+    """One row a comparison: its differences of both figures, ± half a 95 % interval, and the seeds above."""
+    table = Table("task", "replay", "lag", "V-trace −", "while training", "seeds above", "after", "seeds above")
+    for row in pairs:
+        cells = []
+        for f in (row[name] for name in FIGURES):
+            width = "–" if f["half_width"] is None else f"{f['half_width']:.3g}"
+            cells += [f"{f['mean']:.3g} ± {width}", f"{f['above']} of {row['seeds']}"]
+        table.add_row(row["task"], f"{row['replay']:.0%}", str(row["lag"]), row["minus"], *cells)
+    Console(width=150).print(table)
+
+
 def show(rows: list[Answer]) -> None:
     """Lag by lag, the corrections beside each other: training return [lowest, highest seed] (trained agent)."""
-    for task, replay in dict.fromkeys((row["task"], row["replay"]) for row in rows):
-        mine = [row for row in rows if (row["task"], row["replay"]) == (task, replay)]
-        table = Table("lag", *dict.fromkeys(row["correction"] for row in mine), "clipped ρ (V-trace)")
+    for (task, replay), mine in _grouped(rows, "task", "replay"):
+        table = Table("lag", "seeds", *dict.fromkeys(row["correction"] for row in mine), "clipped ρ (V-trace)")
         table.title = (
             f"{task}, {'half of each batch replayed' if replay else 'no replay'}: return while training (after)"
         )
         for lag in dict.fromkeys(row["lag"] for row in mine):
             here = [row for row in mine if row["lag"] == lag]
             clipped = next((f"{row['clipped_rho']:.0%}" for row in here if row["correction"] == "vtrace"), "–")
-            table.add_row(str(lag), *map(_cell, here), clipped)
+            seeds = sorted({row["seeds"] for row in here})
+            table.add_row(
+                str(lag), " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))), *map(_cell, here), clipped
+            )
         Console(width=150).print(table)
 
 
@@ -136,7 +182,7 @@ def plot(rows: list[Answer], path: Path) -> None:
     panels = list(dict.fromkeys((row["task"], row["replay"]) for row in rows))
     figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.6), layout="constrained", squeeze=False)
     for axis, (task, replay) in zip(axes[0], panels, strict=True):
-        lags = list(dict.fromkeys(row["lag"] for row in rows))
+        lags = sorted({row["lag"] for row in rows})
         for number, correction in enumerate(dict.fromkeys(row["correction"] for row in rows)):
             mine = [r for r in rows if (r["task"], r["replay"], r["correction"]) == (task, replay, correction)]
             figures = [row["training_return"] for row in mine]
@@ -180,19 +226,38 @@ def main() -> None:
     args = parser.parse_args()
 
     seeds = args.seeds[:1] if args.short else args.seeds
-    order = list(product(args.tasks, args.replay_shares, args.lags, args.corrections))
-    runs = json.loads(args.output.read_text())["runs"] if args.output and args.output.exists() else []
+    panels = list(product(args.tasks, args.replay_shares, args.lags, args.corrections))
+    before = json.loads(args.output.read_text()) if args.output and args.output.exists() else {"runs": []}
+    runs = before["runs"]
     there = {(run["task"], run["correction"], run["lag"], run["replay"], run["seed"]) for run in runs}
-    jobs = [(task, c, lag, share, seed, args.short) for seed in seeds for task, share, lag, c in order]
-    runs += run_all([job for job in jobs if job[:-1] not in there], args.jobs)
-    runs.sort(key=lambda run: order.index((run["task"], run["replay"], run["lag"], run["correction"])))
-    rows = summarize(runs)
-    show(rows)
+    jobs = [(task, c, lag, share, seed, args.short) for seed in seeds for task, share, lag, c in panels]
+    for run in run_all([job for job in jobs if job[:-1] not in there], args.jobs):
+        runs.append(run)
+        if args.output:
+            write(args.output, runs, before)  # after each, so that what is stopped loses one run
+    runs.sort(key=_place)
+    show(summarize(runs))
+    show_paired(paired(runs))
     if args.output:
-        command = f"python -m benchmarks.vtrace_ablation {' '.join(sys.argv[1:])}"
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps({"command": command, "summary": rows, "runs": runs}) + "\n")
-        plot(rows, args.output.with_suffix(".png"))
+        write(args.output, runs, before)
+        plot(summarize(runs), args.output.with_suffix(".png"))
+
+
+def _place(run: Answer) -> tuple:
+    return (list(TASKS).index(run["task"]), run["replay"], run["lag"], CORRECTIONS.index(run["correction"]))
+
+
+def write(path: Path, runs: list[Answer], before: Answer) -> None:
+    """All runs and what is made of them, by a rename. `commands` holds those that have added runs, oldest first."""
+    command = " ".join(["python -m benchmarks.vtrace_ablation", *sys.argv[1:]])
+    commands = [*before.get("commands", [before["command"]] if "command" in before else []), command]
+    runs = sorted(runs, key=_place)
+    result = {"command": "python -m benchmarks.vtrace_ablation", "commands": list(dict.fromkeys(commands))}
+    result |= {"summary": summarize(runs), "paired": paired(runs), "runs": runs}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partly = path.with_suffix(".partly")
+    partly.write_text(json.dumps(result) + "\n")
+    partly.replace(path)
 
 
 if __name__ == "__main__":
