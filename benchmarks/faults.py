@@ -71,9 +71,10 @@ def kill_actors(folder: Path, engine: str, minutes: float, every: float) -> dict
         metrics = folder / "metrics.jsonl"
         while not (metrics.exists() and metrics.stat().st_size):
             wait(0.1)
-        killed, end = 0, time.monotonic() + 60 * minutes
+        killed, sizes, end = 0, [], time.monotonic() + 60 * minutes
         while time.monotonic() < end:
             wait(every)
+            sizes.append(metrics.stat().st_size)
             alive = actors(run.pid)
             if alive:
                 os.kill(alive[killed % len(alive)], signal.SIGKILL)
@@ -87,7 +88,8 @@ def kill_actors(folder: Path, engine: str, minutes: float, every: float) -> dict
         for pid in processes_of(run.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-    return {"engine": engine, "killed": killed, **told(lines)}
+    learnt_in = sum(after > before for before, after in pairwise([0, *sizes]))
+    return {"engine": engine, "killed": killed, "intervals": len(sizes), "learnt_in": learnt_in, **told(lines)}
 
 
 def told(lines: list[dict[str, float]]) -> dict[str, Any]:
@@ -131,9 +133,8 @@ def main() -> None:
             row = kill_actors(Path(place) / "run", engine, args.minutes, args.every)
             failed = resume(Path(place) / "run", row["last_step"] + 20_000)
         rows.append({**row, "resumed": not failed})
-        counts = (row[name] for name in ("killed", "actors_restarted", "trajectories_lost", "updates"))
         pauses = f"{row['longest_pause']:.2f}", f"{row['median_pause']:.3f}"
-        table.add_row(engine, *map(str, counts), *pauses, f"{row['episode_return']:.0f}")
+        table.add_row(engine, *(str(row[name]) for name in names), *pauses, f"{row['episode_return']:.0f}")
     Console(width=120).print(table)
     if args.output:
         command = f"python -m benchmarks.faults {' '.join(sys.argv[1:])}"
