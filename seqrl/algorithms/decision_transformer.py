@@ -3,7 +3,8 @@
 Source: Chen et al. 2021, arXiv 2106.01345. Where this differs:
 
 - Windows begin anywhere from `context_length` − 1 places before their episode, so that every decision is learnt from
-  equally often; a window's first row shows the action before it, as it does when acting.
+  equally often; a window's first row shows the action before it, as it does when acting. With `return_bins` they are
+  drawn from low and high returns equally often.
 - The agent's differences from the paper's model stand in `DecisionAgent`, no dropout among them. AdamW, by
   default without weight decay, with a warm-up and a linear decay to 0.
 - A Gaussian of one learned width for continuous actions, or the mean squared error.
@@ -45,6 +46,9 @@ class Config(OfflineConfig):
     """return, or none: behaviour cloning."""
     best_share: float = 1.0
     """Share of the episodes, those with the highest returns, that are learnt from."""
+    return_bins: int = 1
+    """Bins of equal width, from the lowest return to the highest, that windows are drawn from equally often. With 1,
+    every decision is learnt from equally often; more help where the returns asked for are rare in the log."""
     relabel: Relabel = "none"
     """none, or values: returns-to-go are raised to what values learnt from the log promise (QDT)."""
     gamma: float = 1.0
@@ -112,13 +116,18 @@ def check(config: Config) -> None:
         value, known = getattr(config, name), get_args(kind)
         require(value in known, f"--{name.replace('_', '-')} '{value}': choose one of {', '.join(known)}")
     check_shared(config)
-    require_at_least_one(config, "hidden_size", "num_layers", "num_heads", "value_updates")
+    require_at_least_one(config, "hidden_size", "num_layers", "num_heads", "value_updates", "return_bins")
     require(0 < config.gamma <= 1, f"--gamma is {config.gamma}: it must be above 0, and at most 1")
     require(0 < config.best_share <= 1, f"--best-share is {config.best_share}: it must be above 0, and at most 1")
     require(0 < config.value_expectile < 1, f"--value-expectile is {config.value_expectile}: choose between 0 and 1")
     require(
         config.condition == "return" or config.relabel == "none",
         f"--relabel {config.relabel} with --condition none: returns that nobody reads need no relabelling",
+    )
+    require(
+        config.condition == "return" or config.return_bins == 1,
+        f"--return-bins {config.return_bins} with --condition none: cloning would imitate rare returns more often than "
+        "they were logged; choose what it imitates with --best-share",
     )
 
 
@@ -164,6 +173,8 @@ def train(config: Config, resume: bool = False) -> DecisionAgent:
     dataset, held_out = chosen_episodes(dataset, config)
     if config.relabel == "values":
         dataset = relabelled(dataset, config)
+    if config.return_bins > 1:
+        dataset = dataset.balanced(config.return_bins)
     with run:
         fit(config, agent, dataset, held_out, run, loss, describe)
     return agent

@@ -116,6 +116,7 @@ def runs_of(config: Config) -> dict[str, list[decision_transformer.Config]]:
             condition=recipe.condition,
             relabel=recipe.relabel,
             best_share=1.0 if recipe.best_share == 1 else config.settings.best_share,
+            return_bins=config.settings.return_bins if recipe.condition == "return" else 1,
         )
         runs[method] = [
             dataclasses.replace(settings, seed=settings.seed + k, run_dir=f"{settings.run_dir}/{method}_s{k}")

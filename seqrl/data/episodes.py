@@ -116,6 +116,7 @@ class EpisodeDataset:
         if gamma != 1.0:
             self.return_to_go = returns_to_go(self.reward, self.starts, gamma)
         self._places: _Places | None = None
+        self._bins: list[EpisodeDataset] = []
 
     @classmethod
     def open(cls, folder: str | Path, gamma: float = 1.0) -> "EpisodeDataset":
@@ -168,7 +169,23 @@ class EpisodeDataset:
         other = copy.copy(self)
         other.starts = np.append(self.starts[:-1][chosen], self.starts[-1])
         other.lengths, other.returns = self.lengths[chosen], self.returns[chosen]
-        other._places = None
+        other._places, other._bins = None, []
+        return other
+
+    def balanced(self, num_bins: int) -> "EpisodeDataset":
+        """The same episodes, with windows drawn from all bins of return equally often, however few episodes they hold.
+
+        The range of `returns` is cut into `num_bins` bins of equal width. A window draws one of those that hold
+        episodes, and then a place in that bin's episodes, as `windows` does. Who is told the return learns the same
+        probabilities, P(action | history, return), but sees rare returns sooner; who is not would learn others.
+        An episode whose return is a border belongs to the bin below. Raises UserError for fewer than one bin.
+        """
+        if num_bins < 1:
+            raise UserError(f"{num_bins} bins of returns: give at least 1")
+        ends = np.linspace(self.returns.min(), self.returns.max(), num_bins + 1)[1:-1]
+        number = np.searchsorted(ends, self.returns)
+        other = copy.copy(self)
+        other._bins = [self.subset(np.flatnonzero(number == k)) for k in np.unique(number)]
         return other
 
     def with_returns_to_go(self, return_to_go: np.ndarray) -> "EpisodeDataset":
@@ -223,8 +240,17 @@ class EpisodeDataset:
         """`batch_size` windows of `length` rows, drawn with replacement from `generator`, which is on the CPU.
 
         A window starts at a place drawn uniformly from the places −(length − 1) … T − 1 of all episodes, so that every
-        decision is in as many windows as every other. The cost does not depend on the number of rows or of episodes.
+        decision is in as many windows as every other, unless they are `balanced`. The cost does not depend on the
+        number of rows or of episodes.
         """
+        return self._windows(*self._draw(batch_size, length, generator), length)
+
+    def _draw(self, batch_size: int, length: int, generator: torch.Generator) -> tuple[np.ndarray, ...]:
+        """For each window its episode's first row, that episode's decisions, and the place where the window starts."""
+        if self._bins:
+            counts = torch.randint(len(self._bins), (batch_size,), generator=generator).bincount().tolist()
+            drawn = [part._draw(n, length, generator) for part, n in zip(self._bins, counts, strict=False) if n]
+            return tuple(np.concatenate(each) for each in zip(*drawn, strict=True))
         if self._places is None or self._places.length != length:
             self._places = _places(self.starts, self.lengths, length)
         _, episodes, width, guide = self._places
@@ -232,7 +258,7 @@ class EpisodeDataset:
         episode = guide[place // width]
         episode += episodes[episode + 1, 0] <= place
         before, begin, last = episodes[episode].T
-        return self._windows(begin, last, place - before - (length - 1), length)
+        return begin, last, place - before - (length - 1)
 
     def windows_at(self, episode: np.ndarray, start: np.ndarray, length: int) -> Windows:
         """The windows of these episodes [N], counted as in this dataset, from the places `start` [N] on.

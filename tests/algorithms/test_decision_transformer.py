@@ -205,7 +205,14 @@ def test_weight_decay_reaches_the_learner(tmp_path):
 
 # Break: `draws` or `means` left out of the parts of a checkpoint.
 @pytest.mark.parametrize(
-    "settings", [{}, {"relabel": "values", "value_updates": 20}, {"best_share": 0.4}, {"weight_decay": 1.0}]
+    "settings",
+    [
+        {},
+        {"relabel": "values", "value_updates": 20},
+        {"best_share": 0.4},
+        {"weight_decay": 1.0},
+        {"return_bins": 3},
+    ],
 )
 def test_interrupted_and_resumed_ends_bit_for_bit_the_same(tmp_path, monkeypatch, settings):
     log = written(tmp_path / "log", num_episodes=20)
@@ -242,6 +249,8 @@ def test_held_out_episodes_are_not_learnt_from(tmp_path):
         ({"gamma": 0.0}, "--gamma is 0.0"),
         ({"gamma": 1.1}, "--gamma is 1.1"),
         ({"best_share": 0.0}, "--best-share is 0.0"),
+        ({"return_bins": 0}, "--return-bins is 0"),
+        ({"condition": "none", "return_bins": 2}, "cloning would imitate rare returns more often"),
         ({"held_out": 1.0}, "--held-out is 1.0"),
         ({"context_length": 0}, "--context-length is 0"),
         ({"warmup": -1}, "--warmup is -1"),

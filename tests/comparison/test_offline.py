@@ -188,15 +188,19 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_methods_differ_in_the_method_alone() -> None:
     config = Config(num_seeds=2)
-    config = replace(config, settings=replace(config.settings, run_dir="runs/c", best_share=0.3, seed=5))
+    config = replace(config, settings=replace(config.settings, run_dir="runs/c", best_share=0.3, return_bins=4, seed=5))
     runs = runs_of(config)
+    bins = {method: each[0].return_bins for method, each in runs.items()}  # nobody asks a clone for a return
+    assert bins == {"decision_transformer": 4, "qdt": 4, "behaviour_cloning": 1, "filtered_bc": 1}
     shown = {m: [(r.condition, r.best_share, r.relabel, r.seed, r.run_dir) for r in rs] for m, rs in runs.items()}
     assert shown["filtered_bc"][1] == ("none", 0.3, "none", 6, "runs/c/filtered_bc_s1")
     assert shown["behaviour_cloning"][0] == ("none", 1.0, "none", 5, "runs/c/behaviour_cloning_s0")
     assert shown["decision_transformer"][0][:3] == ("return", 1.0, "none")
     assert shown["qdt"][0][:3] == ("return", 1.0, "values")
     same = {
-        replace(r, condition="return", best_share=1.0, relabel="none", run_dir="") for rs in runs.values() for r in rs
+        replace(r, condition="return", best_share=1.0, return_bins=1, relabel="none", run_dir="")
+        for rs in runs.values()
+        for r in rs
     }
     assert len(same) == 2  # one for each seed
     for name in ("behaviour_cloning", "filtered_bc", "qdt"):
