@@ -78,7 +78,8 @@ def test_a_subset_of_a_balanced_dataset_is_its_own(dataset):
 def test_equal_generators_draw_equal_windows_and_others_do_not(dataset):
     balanced = dataset.balanced(2)
     one, two, other = (balanced.windows(64, 3, torch.Generator().manual_seed(s)).timestep for s in (5, 5, 6))
-    assert torch.equal(one, two) and not torch.equal(one, other)
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
 
 
 def test_no_bins_are_refused(dataset):
