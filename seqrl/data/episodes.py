@@ -245,12 +245,15 @@ class EpisodeDataset:
         """
         return self._windows(*self._draw(batch_size, length, generator), length)
 
-    def _draw(self, batch_size: int, length: int, generator: torch.Generator) -> tuple[np.ndarray, ...]:
+    def _draw(
+        self, batch_size: int, length: int, generator: torch.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For each window its episode's first row, that episode's decisions, and the place where the window starts."""
         if self._bins:
             counts = torch.randint(len(self._bins), (batch_size,), generator=generator).bincount().tolist()
             drawn = [part._draw(n, length, generator) for part, n in zip(self._bins, counts, strict=False) if n]
-            return tuple(np.concatenate(each) for each in zip(*drawn, strict=True))
+            begin, last, start = (np.concatenate(each) for each in zip(*drawn, strict=True))
+            return begin, last, start
         if self._places is None or self._places.length != length:
             self._places = _places(self.starts, self.lengths, length)
         _, episodes, width, guide = self._places
