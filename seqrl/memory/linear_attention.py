@@ -154,13 +154,14 @@ def linear_attention(
         return (q.transpose(-1, -2) * table).sum(-2, keepdim=True), table
     resets = bool(is_first[:, 1:].any())  # seldom, and then two masks more
     outputs = []
-    for start in range(0, q.shape[2], CHUNK):
-        rows = slice(start, start + CHUNK)
-        kept = log_forget[:, :, rows].cumsum(-1)[..., None]
-        queries, keys, values = q[:, :, rows] * kept.exp(), k[:, :, rows] * (-kept).exp(), v[:, :, rows]
+    # Split, not sliced: the gradient of a slice is written into zeros as large as the whole, once for each chunk.
+    parts = zip(*(whole.split(CHUNK, 2) for whole in (q, k, v, log_forget)), is_first.split(CHUNK, 1), strict=True)
+    for q_rows, k_rows, values, log_rows, first in parts:
+        kept = log_rows.cumsum(-1)[..., None]
+        queries, keys = q_rows * kept.exp(), k_rows * (-kept).exp()
         scores = (queries @ keys.transpose(-1, -2)).tril()
         if resets:
-            episode = is_first[:, rows].cumsum(-1)[:, None]  # [B, 1, rows], of this chunk
+            episode = first.cumsum(-1)[:, None]  # [B, 1, rows], of this chunk
             scores = scores.masked_fill(episode[..., None] != episode[..., None, :], 0)
             queries = queries.masked_fill(episode[..., None] > 0, 0)
             keys = keys.masked_fill((episode != episode[..., -1:])[..., None], 0)
