@@ -1,12 +1,16 @@
 """Learning in context from logs: Algorithm Distillation in a dark room, the Decision-Pretrained Transformer on bandits.
 
     python -m benchmarks.algorithm_distillation dark_room --output benchmarks/results/algorithm_distillation.json
+    python -m benchmarks.algorithm_distillation dark_room --methods shuffled exchanged "one episode" \\
+        --output benchmarks/results/algorithm_distillation_ablations.json
     python -m benchmarks.algorithm_distillation bandit --output benchmarks/results/decision_pretrained.json
 
 `dark_room` logs a source on the training goals of the 9 × 9 room and distils it; then the agent plays on goals that no
 log has shown, its weights at rest. A curve is the return of each inner episode, its draws sampled. Sources are tabular
-Q-learning and an oracle whose noise falls. Two ablations are trained on the same log: "shuffled" (a history's inner
-episodes in any order) and "one episode" (nothing is remembered across them). Optimal for who knows the goal is 16.5.
+Q-learning and an oracle whose noise falls. Three ablations are trained on the same log: "shuffled" (a history's inner
+episodes in any order, which still show where its goal is), "exchanged" (those of all histories dealt out anew, which
+show neither a goal nor a learner) and "one episode" (nothing is remembered across them). Optimal for who knows the goal
+is 16.5. Runs are added to the JSON file as they end, and those in it are not run again.
 
 `bandit` logs several references on Bernoulli bandits of five arms with the best one revealed, and predicts it. Its
 total reward stands beside those of the references on the same bandits.
@@ -17,6 +21,8 @@ One process runs at a time, with one thread. `seconds` are a clock's; `cpu_secon
 import argparse
 import contextlib
 import json
+import os
+import shlex
 import sys
 import tempfile
 import time
@@ -39,6 +45,7 @@ from seqrl.algorithms import algorithm_distillation, train
 from seqrl.collect import Policy, collect, random_policy
 from seqrl.data import EpisodeWriter
 from seqrl.envs import Environment, make
+from seqrl.errors import UserError
 from seqrl.malloc import keep_freed_memory
 from seqrl.references import references_for
 from seqrl.references.learners import AnnealedOracle, QLearning
@@ -52,9 +59,12 @@ SOURCE_EPISODES = {"q_learning": 100, "annealed_oracle": 20}
 STRIDE = {"q_learning": 4, "annealed_oracle": 1}
 EPISODES, TRIALS = 60, 320
 """Inner episodes of a trial on unseen goals, and trials."""
+LAST = 40
+"""Inner episodes, the last ones, whose slope says whether returns still rise."""
 METHODS: dict[str, tuple[str, Answer]] = {
     "Q-learning distilled": ("q_learning", {}),
     "shuffled": ("q_learning", {"shuffle_episodes": True}),
+    "exchanged": ("q_learning", {"exchange_episodes": True}),
     "one episode": ("q_learning", {"within_episode": True}),
     "annealed oracle distilled": ("annealed_oracle", {}),
 }
@@ -125,45 +135,60 @@ def timed_training(config: algorithm_distillation.Config) -> tuple[Any, Answer]:
     }
 
 
-def dark_room(seeds: list[int], memory: str, num_steps: int, names: list[str]) -> Answer:
-    """Every method on every seed, and the sources' own curves on the same unseen goals."""
-    runs, sources = [], {}
+def dark_room(seeds: list[int], memory: str, num_steps: int, names: list[str], output: Path | None) -> Answer:
+    """Every method on every seed, and the sources' own curves on the same unseen goals, with what `output` has."""
+    answer: Answer = {"optimal": OPTIMAL, "settings": {}, "sources": {}, "summary": [], "runs": []}
+    if output and output.exists():
+        answer |= json.loads(output.read_text())
+        answer["commands"] = answer.get("commands") or [answer.pop("command")]
+    known = {(run["method"], run["seed"]) for run in answer["runs"]}
+    missing = [(name, seed) for name in names for seed in seeds if (name, seed) not in known]
     with tempfile.TemporaryDirectory() as folder:
-        for source in {METHODS[name][0] for name in names}:
+        for source in sorted({METHODS[name][0] for name, _ in missing}):
             log_room(Path(folder) / source, source)
+            settings = json.loads(json.dumps(vars(room_settings(source, memory, num_steps))))
+            before = answer["settings"].get(source, settings)
+            if before != {name: settings.get(name) for name in before}:
+                raise UserError(f"{output} holds runs of other settings of {source}: give another --output")
+            answer["settings"][source] = settings
             with contextlib.closing(room("held_out", SOURCE_EPISODES[source], TRIALS)) as environment:
                 returns = trial_returns(source_of(source, environment), environment, TRIALS, seed=10_000)
-            sources[source] = returns.mean(0).tolist()
-        for name in names:
+            answer["sources"][source] = returns.mean(0).tolist()
+        for name, seed in missing:
             source, changes = METHODS[name]
-            for seed in seeds:
-                config = replace(
-                    room_settings(source, memory, num_steps), dataset=f"{folder}/{source}", seed=seed, **changes
-                )
-                agent, figures = timed_training(config)
-                with contextlib.closing(room("held_out", EPISODES, TRIALS)) as environment:
-                    curve = trial_returns(agent, environment, TRIALS, seed=10_000 + seed).mean(0)
-                runs.append({"method": name, "seed": seed, **figures, "curve": curve.tolist()})
-                print(f"{name}, seed {seed}: {curve[0]:.2f} → {curve[-10:].mean():.2f}, {figures}", file=sys.stderr)
-    settings = {source: vars(room_settings(source, memory, num_steps)) for source in sources}
-    return {"optimal": OPTIMAL, "settings": settings, "sources": sources, "summary": summary(runs, names), "runs": runs}
+            config = replace(
+                room_settings(source, memory, num_steps), dataset=f"{folder}/{source}", seed=seed, **changes
+            )
+            agent, figures = timed_training(config)
+            with contextlib.closing(room("held_out", EPISODES, TRIALS)) as environment:
+                curve = trial_returns(agent, environment, TRIALS, seed=10_000 + seed).mean(0)
+            answer["runs"].append({"method": name, "seed": seed, **figures, "curve": curve.tolist()})
+            print(f"{name}, seed {seed}: {curve[0]:.2f} → {curve[-10:].mean():.2f}, {figures}", file=sys.stderr)
+            answer["summary"] = summary(answer["runs"])
+            keep(answer, output)
+    return answer | {"summary": summary(answer["runs"])}
 
 
-def summary(runs: list[Answer], names: list[str]) -> list[Answer]:
-    """First and last inner episodes, the mean over seeds and the half-width of its 95 % interval (Student's t)."""
+def summary(runs: list[Answer]) -> list[Answer]:
+    """First and last inner episodes and the slope over the last `LAST`, a return for each further inner episode: means
+    over seeds and half the 95 % intervals (Student's t), None where there is one seed."""
     rows = []
-    for name in names:
+    for name in [name for name in METHODS if any(run["method"] == name for run in runs)]:
         curves = np.array([run["curve"] for run in runs if run["method"] == name])
         last = curves[:, -10:].mean(1)
+        slope = np.polyfit(np.arange(LAST), curves[:, -LAST:].T, 1)[0]
         reached = np.flatnonzero(curves.mean(0) >= 0.7 * OPTIMAL)
         rows.append(
             {
                 "method": name,
+                "seeds": len(curves),
                 "first": float(curves[:, 0].mean()),
                 "last_ten": float(last.mean()),
                 "half_width": half_width(last),
                 "share_of_optimal": float(last.mean()) / OPTIMAL,
                 "episodes_to_70_percent": int(reached[0]) + 1 if len(reached) else None,
+                "slope": float(slope.mean()),
+                "slope_half_width": half_width(slope),
             }
         )
     return rows
@@ -252,14 +277,23 @@ def main() -> None:
     keep_freed_memory()
     if options.what == "bandit":
         answer = bandit(options.seeds, options.updates or 3000)
+        keep(answer, options.output)
     else:
-        answer = dark_room(options.seeds, options.memory, options.updates or UPDATES[options.memory], options.methods)
-    show(answer)
-    if options.output:
-        command = "python -m benchmarks.algorithm_distillation " + " ".join(sys.argv[1:])
-        options.output.write_text(json.dumps({"command": command, **machine(), **answer}) + "\n")
-        if "sources" in answer:
+        num_steps = options.updates or UPDATES[options.memory]
+        answer = dark_room(options.seeds, options.memory, num_steps, options.methods, options.output)
+        if options.output:
             plot_room(answer, options.output.with_suffix(".png"))
+    show(answer)
+
+
+def keep(answer: Answer, path: Path | None) -> None:
+    """Write what there is so far, with the commands that it came of."""
+    if path:
+        command = "python -m benchmarks.algorithm_distillation " + shlex.join(sys.argv[1:])
+        commands = [each for each in answer.get("commands", []) if each != command] + [command]
+        written = path.with_name(f"{path.name}.{os.getpid()}")
+        written.write_text(json.dumps(answer | machine() | {"commands": commands}) + "\n")
+        written.rename(path)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from seqrl.acting import ActingModule
 from seqrl.agent import Agent
 from seqrl.config import device, require, require_at_least_one, require_not_negative
 from seqrl.data import EpisodeDataset, Windows
-from seqrl.data.histories import check_histories, shuffled, strided
+from seqrl.data.histories import check_histories, exchanged, shuffled, strided
 from seqrl.envs.trials import EPISODE_START, OPTIMAL_ACTION, unrevealed_space
 from seqrl.memory import Memory, Reencoded, Transformer, make_memory
 from seqrl.memory.base import State
@@ -54,7 +54,9 @@ class Config(OfflineConfig):
     episode_stride: int = 1
     """Every so many inner episodes of a history one is kept: what is distilled then learns faster than its source."""
     shuffle_episodes: bool = False
-    """Whether the inner episodes of each history are shuffled: an ablation, which has no learning to show."""
+    """Whether the inner episodes of each history are shuffled: an ablation, which shows the task but no learning."""
+    exchange_episodes: bool = False
+    """Whether inner episodes are dealt out anew among all histories: an ablation, which shows neither."""
     within_episode: bool = False
     """Whether the agent forgets at each inner episode's start, in training and acting: an ablation."""
 
@@ -135,6 +137,10 @@ def check(config: Config) -> None:
     check_shared(config)
     require_at_least_one(config, "hidden_size", "num_layers", "num_heads", "episode_stride", "num_frames")
     require_not_negative(config, "memory_horizon")
+    require(
+        not (config.shuffle_episodes and config.exchange_episodes),
+        "--shuffle-episodes and --exchange-episodes are two ablations, within a history and among all: choose one",
+    )
 
 
 def build(config: Config, observation_space: Any, action_space: Any) -> Agent | WithinEpisode:
@@ -199,6 +205,8 @@ def prepared(dataset: EpisodeDataset, config: Config) -> tuple[EpisodeDataset, E
 
 def _rearranged(dataset: EpisodeDataset, config: Config) -> EpisodeDataset:
     dataset = strided(dataset, config.episode_stride) if config.episode_stride > 1 else dataset
+    if config.exchange_episodes:
+        return exchanged(dataset, config.seed)
     return shuffled(dataset, config.seed) if config.shuffle_episodes else dataset
 
 

@@ -31,6 +31,12 @@ def inner_starts(dataset: EpisodeDataset, k: int) -> np.ndarray:
     return np.flatnonzero(dataset.observation[EPISODE_START][first : first + int(dataset.lengths[k])] == 1)
 
 
+def inner_episodes(dataset: EpisodeDataset, k: int) -> list[np.ndarray]:
+    """The rows of each inner episode of history `k`, counted as `dataset.starts` is."""
+    first, length = int(dataset.starts[k]), int(dataset.lengths[k])
+    return np.split(np.arange(first, first + length), inner_starts(dataset, k)[1:])
+
+
 def strided(dataset: EpisodeDataset, stride: int) -> EpisodeDataset:
     """Every `stride`-th inner episode of each history, the first among them: a source that learns `stride` × faster.
 
@@ -52,9 +58,24 @@ def strided(dataset: EpisodeDataset, stride: int) -> EpisodeDataset:
 
 
 def shuffled(dataset: EpisodeDataset, seed: int) -> EpisodeDataset:
-    """The inner episodes of each history in an order drawn by `seed`: they no longer show how their source learnt."""
+    """The inner episodes of each history in an order drawn by `seed`: they no longer show how their source learnt.
+
+    They still show of what task they are: what paid in one pays in the next. `exchanged` leaves nothing of that either.
+    """
     rng = np.random.default_rng(seed)
     return rearranged(dataset, lambda k, count: rng.permutation(count))
+
+
+def exchanged(dataset: EpisodeDataset, seed: int) -> EpisodeDataset:
+    """The inner episodes of all histories dealt out to them anew, by `seed`: a history shows no task, and no learning.
+
+    Each history has as many as before, and keeps its own final row and flags. Those that stand side by side are of the
+    same task only by chance, as those of any two histories.
+    """
+    own = [inner_episodes(dataset, k) for k in range(dataset.num_episodes)]
+    every = [rows for parts in own for rows in parts]
+    dealt = iter(np.random.default_rng(seed).permutation(len(every)))
+    return _made_of(dataset, [[every[next(dealt)] for _ in parts] for parts in own])
 
 
 def rearranged(dataset: EpisodeDataset, order: Callable[[int, int], np.ndarray]) -> EpisodeDataset:
@@ -64,12 +85,12 @@ def rearranged(dataset: EpisodeDataset, order: Callable[[int, int], np.ndarray])
     those of the row which now stands before it, as acting shows the last row of the agent's own inner episode before.
     The rows that are kept, no others, are copied to memory, in their order; the history's final row and flags stay.
     """
-    rows, lengths = [], []
-    for k in range(dataset.num_episodes):
-        first, length = int(dataset.starts[k]), int(dataset.lengths[k])
-        starts = inner_starts(dataset, k)
-        ends = np.append(starts[1:], length)
-        kept = [np.arange(starts[i], ends[i]) for i in order(k, len(starts))]
-        rows.append(first + np.concatenate([*kept, [length]]))
-        lengths.append(len(rows[-1]) - 1)
-    return dataset.rearranged(np.concatenate(rows), np.array(lengths, dtype=np.int64))
+    own = [inner_episodes(dataset, k) for k in range(dataset.num_episodes)]
+    return _made_of(dataset, [[parts[i] for i in order(k, len(parts))] for k, parts in enumerate(own)])
+
+
+def _made_of(dataset: EpisodeDataset, histories: list[list[np.ndarray]]) -> EpisodeDataset:
+    """`dataset` with these inner episodes, given by their rows, before each history's own final row."""
+    final = dataset.starts[: dataset.num_episodes] + dataset.lengths
+    rows = [np.append(np.concatenate(parts), last) for parts, last in zip(histories, final, strict=True)]
+    return dataset.rearranged(np.concatenate(rows), np.array([len(each) - 1 for each in rows], dtype=np.int64))

@@ -183,6 +183,7 @@ def test_the_optimal_action_is_a_label_and_never_an_input(log, label):
         {"memory": "gru"},
         {"label": "optimal_action"},
         {"shuffle_episodes": True, "episode_stride": 2},
+        {"exchange_episodes": True},
         {"within_episode": True, "context": "cache"},
     ],
     ids=str,
@@ -203,6 +204,10 @@ def test_the_ablations_are_of_what_is_learnt_from(log):
     assert (learnt.num_episodes, held_out.num_episodes) == (10, 2)
     assert len(learnt) + len(held_out) < len(log)
     assert prepared(log, config(held_out=0.0)) == (log, None)
+    moved, _ = prepared(log, config(exchange_episodes=True, held_out=0.0))
+    assert moved.num_episodes == log.num_episodes
+    assert sorted(moved.action.tolist()) == sorted(log.action.tolist())
+    assert moved.action.tolist() != prepared(log, config(shuffle_episodes=True, held_out=0.0))[0].action.tolist()
 
 
 @pytest.mark.parametrize(
@@ -214,6 +219,7 @@ def test_the_ablations_are_of_what_is_learnt_from(log):
         ({"context_length": 0}, "--context-length is 0"),
         ({"held_out": 1.0}, "--held-out is 1.0"),
         ({"memory_horizon": -1}, "--memory-horizon is -1"),
+        ({"shuffle_episodes": True, "exchange_episodes": True}, "--shuffle-episodes and --exchange-episodes"),
         ({"dataset": ""}, "--dataset"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from seqrl.data import Episode, EpisodeDataset, EpisodeWriter
-from seqrl.data.histories import check_histories, inner_starts, shuffled, strided
+from seqrl.data.histories import check_histories, exchanged, inner_starts, shuffled, strided
 from seqrl.errors import UserError
 
 SPACE = gym.spaces.Dict({"observation": gym.spaces.Discrete(100), "episode_start": gym.spaces.Discrete(2)})
@@ -70,6 +70,25 @@ def test_shuffling_moves_inner_episodes_whole_within_their_history(tmp_path):
         assert rows.observation["observation"][-1] == 10 * k + sum(lengths)
     assert np.array_equal(other.action, shuffled(log, seed=1).action)
     assert not np.array_equal(other.action, shuffled(log, seed=2).action)
+
+
+# Break: `every` made of one history alone, `own[0]`, or `dealt` drawn anew for each history.
+def test_exchanging_deals_inner_episodes_out_among_all_histories(tmp_path):
+    log = written(tmp_path / "log", *[[2, 3, 1]] * 8)
+    other = exchanged(log, seed=1)
+    final = other.starts[:-1] + other.lengths
+    assert other.observation["observation"][final].tolist() == [10 * k + 6 for k in range(8)]
+    assert other.terminated[final - 1].tolist() == [k % 2 == 0 for k in range(8)]
+    kept = np.delete(np.arange(8 * 7), final)
+    shown = other.observation["observation"][kept]
+    assert sorted(shown) == sorted(np.delete(log.observation["observation"], np.arange(6, 56, 7)))
+    parts = np.split(shown, np.flatnonzero(other.observation["episode_start"][kept])[1:])
+    assert all(np.array_equal(part, part[0] + np.arange(len(part))) for part in parts)  # whole, wherever it is now
+    tasks = np.array([part[0] // 10 for part in parts]).reshape(8, 3)  # as many a history as before
+    assert len({tuple(sorted(row)) for row in tasks.tolist()}) > 4
+    assert sum(len(set(row)) > 1 for row in tasks.tolist()) >= 6
+    assert np.array_equal(other.action, exchanged(log, seed=1).action)
+    assert not np.array_equal(other.action, exchanged(log, seed=2).action)
 
 
 def test_of_a_subset_its_own_histories_are_rearranged(tmp_path):
