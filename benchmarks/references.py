@@ -2,6 +2,7 @@
 
     python -m benchmarks.references --search                                    # on seeds of its own; prints tables
     python -m benchmarks.references --output benchmarks/results/references.json # plays all of `references_for`
+    python -m benchmarks.references --stored benchmarks/results/references.json # shows what a file holds
 
 Figures are mean total rewards of a trial (Duan et al. 2016, arXiv 1611.02779, tables 1 and 2; theirs are means of 1,000
 trials, whose standard errors we estimate from ours). The dark rooms' optima follow from their geometry. `--search`
@@ -56,7 +57,7 @@ GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
     "tabular": {
         "ε-greedy": (0.02, 0.05, 0.1, 0.2),
         "OPSRL": (2, 5, 10, 20),
-        "UCRL2": (0.02, 0.03, 0.05, 0.07, 0.1),
+        "UCRL2": (0.2, 0.25, 0.3, 0.35, 0.4),
         "BEB, timed": (1.0, 2.0, 3.0, 5.0, 10.0),
         "BEB": (0.5, 0.7, 1.0, 1.4, 2.0, 3.0),
     },
@@ -70,12 +71,12 @@ MAKE: dict[str, dict[str, Callable[[Environment, float], Policy]]] = {
     "tabular": {
         "ε-greedy": lambda environment, epsilon: tabular.EpsilonGreedy(environment, epsilon, prior_weight=0.0),
         "OPSRL": lambda environment, draws: tabular.PSRL(environment, int(draws)),
-        "UCRL2": lambda environment, width: tabular.UCRL2(environment, width, prior_weight=0.0),
+        "UCRL2": tabular.UCRL2,
         "BEB, timed": tabular.TimedBEB,
         "BEB": tabular.BEB,
     },
 }
-SEARCH_SEED = 1000
+SEARCH_SEED, PUBLISHED_TRIALS = 1000, 1000
 
 
 def problem(family: str, setting: tuple[int, ...], num_envs: int) -> Environment:
@@ -113,13 +114,17 @@ def search(family: str, rows: dict[tuple[int, ...], Any], num_trials: int) -> di
     return best
 
 
-def compare(family: str, published: dict[tuple[int, ...], dict[str, float]], most: int) -> list[dict[str, Any]]:
-    """Every reference in every setting, beside its published figure."""
+def compare(
+    family: str, published: dict[tuple[int, ...], dict[str, float]], most: int, only: list[str] | None
+) -> list[dict[str, Any]]:
+    """Every reference (or `only` some) in every setting, beside its published figure."""
     results = []
     for setting, figures in published.items():
         trials = number_of_trials(family, setting, most)
         environment = problem(family, setting, min(trials, 1000))
         for name, policy in references_for(environment).items():
+            if only and name not in only:
+                continue
             row = {"family": family, "setting": list(setting), "reference": name}
             row |= score(policy, environment, trials, seed=0)
             if family == "dark room":  # its figures are of a mean inner episode
@@ -131,11 +136,20 @@ def compare(family: str, published: dict[tuple[int, ...], dict[str, float]], mos
     return results
 
 
+def standard_errors(row: dict[str, Any]) -> float:
+    """How many standard errors ours is above the published figure: of both means, theirs over `PUBLISHED_TRIALS`."""
+    ours = row["half_width"] / 1.96
+    theirs = ours * (row["trials"] / PUBLISHED_TRIALS) ** 0.5
+    return (row["mean"] - row["published"]) / math.hypot(ours, theirs)
+
+
 def show(results: list[dict[str, Any]]) -> None:
-    table = Table("family", "setting", "reference", "ours ± 95 %", "published", "difference, %", "s")
+    table = Table("family", "setting", "reference", "ours ± 95 %", "published", "difference, %", "errors", "s")
     for row in results:
         ours = f"{row['mean']:.2f} ± {row['half_width']:.2f}"
-        published = (f"{row['published']}", f"{row['difference']:+.1f}") if "published" in row else ("", "")
+        published = ("", "", "")
+        if "published" in row:
+            published = (f"{row['published']}", f"{row['difference']:+.1f}", f"{standard_errors(row):+.1f}")
         setting = ", ".join(map(str, row["setting"]))
         table.add_row(row["family"], setting, row["reference"], ours, *published, f"{row['seconds']:.0f}")
     Console(width=120).print(table)
@@ -144,11 +158,15 @@ def show(results: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--search", action="store_true")
+    parser.add_argument("--stored", type=Path, help="show this JSON file, and play nothing")
     parser.add_argument("--families", nargs="+", default=["bandit", "tabular", "dark room"])
     parser.add_argument("--settings", nargs="+", help="such as 10,5: only these")
+    parser.add_argument("--references", nargs="+", help="such as UCRL2: only these")
     parser.add_argument("--trials", type=int, default=10_000, help="of the short settings; the long ones get a tenth")
     parser.add_argument("--output", type=Path, help="write the numbers to this JSON file")
     args = parser.parse_args()
+    if args.stored:
+        return show(json.loads(args.stored.read_text())["results"])
     torch.set_num_threads(1)
     published: dict[str, dict[tuple[int, ...], dict[str, float]]] = {
         "bandit": {key: dict(zip(BANDIT_NAMES, row, strict=True)) for key, row in BANDIT_ROWS.items()},
@@ -163,17 +181,19 @@ def main() -> None:
             if family in GRIDS:
                 print(search(family, published[family], args.trials))
         return
-    results = [row for family in args.families for row in compare(family, published[family], args.trials)]
+    results = [
+        row for family in args.families for row in compare(family, published[family], args.trials, args.references)
+    ]
     show(results)
     if args.output:
         write(args.output, f"python -m benchmarks.references {' '.join(sys.argv[1:])}", results)
 
 
 def write(path: Path, command: str, results: list[dict[str, Any]]) -> None:
-    """Put the results into the file, in the place of older ones of the same settings."""
+    """Put the results into the file, in the place of older ones of the same settings and references."""
     old = json.loads(path.read_text()) if path.exists() else {"commands": [], "results": []}
-    new = {(row["family"], tuple(row["setting"])) for row in results}
-    kept = [row for row in old["results"] if (row["family"], tuple(row["setting"])) not in new]
+    new = [(row["family"], row["setting"], row["reference"]) for row in results]
+    kept = [row for row in old["results"] if (row["family"], row["setting"], row["reference"]) not in new]
     commands = [*(known for known in old["commands"] if known != command), command]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"commands": commands, **machine(), "results": kept + results}, indent=2) + "\n")

@@ -52,7 +52,7 @@ def _tabular_references(environment: Environment, mdp: TabularMDP) -> dict[str, 
         "greedy, true prior": tabular.EpsilonGreedy(environment, prior_mean=1.0),
         "PSRL": tabular.PSRL(environment),
         "OPSRL": tabular.PSRL(environment, int(tuned["OPSRL"])),
-        "UCRL2": tabular.UCRL2(environment, tuned["UCRL2"], prior_weight=0.0),
+        "UCRL2": tabular.UCRL2(environment, tuned["UCRL2"]),
         "BEB, timed": tabular.TimedBEB(environment, tuned["BEB, timed"]),
         "BEB": tabular.BEB(environment, tuned["BEB"]),
     }

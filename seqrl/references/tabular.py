@@ -187,26 +187,33 @@ class UCRL2(Planner):
     """The best plan for the best MDP that is still plausible (extended value iteration).
 
     Plausible are rewards up to w √(7 ln(2 S A t / δ) / (2 n)) above the estimate and transitions within
-    w √(14 S ln(2 A t / δ) / n) of it in total variation times two, δ = 0.05, t the decisions so far plus one, n at
+    w r √(14 S ln(2 A t / δ) / n) of it in total variation times two, δ = 0.05, t the decisions so far plus one, n at
     least 1.
 
     Source: Jaksch et al. 2010, equations 3 and 4, and figure 2 for the inner maximum. We differ: the horizon is finite
     and a plan is made for each inner episode; estimates are the posterior's means, as for all here; `width` w narrows
-    the proven intervals, and is tuned (w = 1 hardly plays better than by chance for as long as trials last).
+    the proven intervals, and is tuned (w = 1 hardly plays better than by chance for as long as trials last);
+    `move_ratio` r narrows those of transitions more. It is 1 in the source; at ½ they are √S times those of rewards,
+    logarithms aside, which plays better, and as well as what RL² published (docs/references.md).
     """
 
     def __init__(
-        self, environment: Environment, width: float = 0.1, prior_mean: float = 0.0, prior_weight: float = 1.0
+        self,
+        environment: Environment,
+        width: float = 0.3,
+        move_ratio: float = 0.5,
+        prior_mean: float = 0.0,
+        prior_weight: float = 1.0,
     ):
         super().__init__(environment, prior_mean, prior_weight)
-        self.width = width
+        self.width, self.move_ratio = width, move_ratio
 
     def action_values(self, state: State) -> Tensor:
         tries = state["tries"].clamp(min=1)
         ln_t = (1 + state["tries"].sum((1, 2)))[:, None, None].log() - math.log(0.05)
         states, actions = self.num_states, self.num_actions
         reward_width = (3.5 * (math.log(2 * states * actions) + ln_t) / tries).sqrt()
-        move_width = (14 * states * (math.log(2 * actions) + ln_t) / tries).sqrt()
+        move_width = self.move_ratio * (14 * states * (math.log(2 * actions) + ln_t) / tries).sqrt()
         reward, transition = self.mean_reward(state) + self.width * reward_width, self.mean_transition(state)
         values = [reward]
         for _ in range(self.horizon - 1):
