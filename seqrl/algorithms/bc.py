@@ -38,12 +38,13 @@ class Config(LanguageConfig):
 
 def loss(agent: LanguageAgent, windows: DialogueWindows, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
     """−log π of the agent's tokens, a mean over those of all windows. The metrics are detached."""
-    y, following = agent.policy(windows.tokens[:-1]), windows.tokens[1:]
-    chosen = decisions(windows.learnt)
-    logits, action = agent.policy.logits(chosen.of(y)), chosen.of(following)
+    tokens, following, chosen = windows.tokens[:-1], windows.tokens[1:], decisions(windows.learnt)
+    y = agent.policy(tokens) if config.reading_weight else None  # of every row, where each is predicted
+    action = chosen.of(following)
+    logits = agent.policy.logits(agent.policy.forward_at(tokens, chosen) if y is None else chosen.of(y))
     total = masked_mean(_surprise(logits, action), chosen.valid)
     metrics = {"loss": total.detach(), "accuracy": masked_mean((logits.argmax(-1) == action).float(), chosen.valid)}
-    if config.reading_weight:
+    if y is not None:
         read = decisions(~windows.mask & (following != agent.tokenizer.pad_id))
         surprise = masked_mean(_surprise(agent.policy.logits(read.of(y)), read.of(following)), read.valid)
         total = total + config.reading_weight * surprise

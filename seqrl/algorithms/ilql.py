@@ -91,7 +91,7 @@ def loss(
 def _token_loss(values: TokenValues, windows: DialogueWindows, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
     chosen = decisions(windows.mask)
     learnt = chosen.of(windows.learnt) & chosen.valid
-    y = chosen.of(values.model(windows.tokens[:-1]))
+    y = values.model.forward_at(windows.tokens[:-1], chosen)
     action = chosen.of(windows.tokens[1:])[..., None]
     v, both = values.value(y), values.action_values(y)
     said = [q.gather(-1, action)[..., 0] for q in both]

@@ -4,11 +4,14 @@ from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from seqrl.errors import UserError
+from seqrl.language.rows import Decisions
 from seqrl.memory.base import Memory
+from seqrl.memory.kernels.native_episodes import Episodes
 from seqrl.memory.transformer import Transformer
 from seqrl.trajectory import tree_map, where_rows
 
@@ -43,6 +46,14 @@ class LanguageModel(nn.Module, ABC):
     @abstractmethod
     def forward(self, tokens: Int[Tensor, "T B"]) -> Float[Tensor, "T B H"]:
         """Features after each token, from a fresh start."""
+
+    def forward_at(self, tokens: Int[Tensor, "T B"], chosen: Decisions) -> Float[Tensor, "D B H"]:
+        """`forward` at the rows that are `chosen`; where none is, anything finite.
+
+        Nothing else is asked for, so a model need not read what stands behind a column's last chosen row, such as
+        padding.
+        """
+        return chosen.of(self(tokens))
 
     def forward_alike(self, tokens: Int[Tensor, "T B"], group_size: int) -> Float[Tensor, "T B H"]:
         """`forward` of conversations of which `group_size` in a row may begin alike: what they share need be read once
@@ -129,6 +140,20 @@ class MemoryModel(LanguageModel):
                 "again: leave it out"
             )
         memory.gradient_checkpointing = True
+
+    def forward_at(self, tokens: Tensor, chosen: Decisions) -> Tensor:
+        """Conversations stand end to end where the memory can read them so: padding costs nothing."""
+        length = chosen.row.masked_fill(~chosen.valid, -1).amax(0) + 1
+        longest, memory = int(length.max()), self.memory
+        if not isinstance(memory, Transformer) or longest == 0 or not memory.reads_episodes(longest):
+            return chosen.of(self(tokens))
+        read = torch.arange(len(tokens)) < length[:, None]  # [B, T], whose order the rows keep
+        starts = F.pad(length.cumsum(0), (1, 0))
+        asking = (starts[:-1] + chosen.row).T[chosen.valid.T]
+        episodes = Episodes(starts, asking, F.pad(chosen.valid.sum(0).cumsum(0), (1, 0)), longest)
+        y = memory.read_episodes(self.embedding(tokens.T[read]), episodes)
+        columns = y.new_zeros(*chosen.row.T.shape, self.output_size)
+        return columns.masked_scatter(chosen.valid.T[..., None], y).transpose(0, 1)
 
     def logits(self, y: Tensor) -> Tensor:
         return self.head(y)

@@ -1,7 +1,7 @@
 """A transformer whose context is a window that slides along the episode."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from seqrl.errors import UserError
 from seqrl.memory.base import Memory, State
 from seqrl.memory.checkpointing import checkpointed
+from seqrl.memory.kernels.native_attention import native_attends
+from seqrl.memory.kernels.native_episodes import Episodes, attend_episodes
 from seqrl.memory.sizes import check_sizes
 from seqrl.memory.sliding_window import SlidingCache, positions, unroll_in_blocks, visible_keys
 
@@ -108,6 +110,26 @@ class Transformer(Memory):
         """Read T rows; see `Memory.unroll`."""
         return unroll_in_blocks(self._unroll_block, x, state, is_first, self.window)
 
+    def reads_episodes(self, longest: int) -> bool:
+        """Whether `read_episodes` can read episodes of up to so many rows."""
+        weight = self.input.weight
+        fits = self.tokens_per_row == 1 and longest <= self.window
+        return fits and native_attends(weight, self.output_size // self.num_heads)
+
+    def read_episodes(self, x: Float[Tensor, "N D"], episodes: Episodes) -> Float[Tensor, "M H"]:
+        """What `unroll` gives of whole episodes, each from a fresh start, at the rows that ask.
+
+        The N rows stand end to end, so that nothing is computed of padding; in the last layer, nothing but keys and
+        values of rows that do not ask. It keeps no state, and works where `reads_episodes` says so.
+        """
+        u, everywhere = self.input(x), episodes.all_asking()
+        rotation = _rotation(episodes.longest, self.output_size // self.num_heads, x) if self.rotary else None
+        layers: list[Any] = list(self.layers)
+        for layer in layers:
+            these = episodes if layer is layers[-1] else everywhere
+            u = checkpointed(layer.read_episodes, self.gradient_checkpointing, u, these, rotation)
+        return self.norm(u)
+
     def _unroll_block(self, x: Tensor, cache: SlidingCache, is_first: Tensor) -> tuple[Tensor, SlidingCache]:
         T, n = len(x), self.tokens_per_row
         u = self.input(x.transpose(0, 1).reshape(x.shape[1], T * n, -1))  # [B, tokens, hidden_size]
@@ -187,6 +209,17 @@ class _Layer(nn.Module):
         )
         u = u[:, every - 1 :: every] + self.attention_output(attended.transpose(1, 2).flatten(2))
         return u + self.mlp(self.mlp_norm(u)), keys, values
+
+    def read_episodes(self, u: Tensor, episodes: Episodes, rotation: Tensor | None) -> Tensor:
+        """The rows that ask of u [N, H] go on."""
+        layer, size, normed = self.query_key_value, u.shape[-1], self.attention_norm(u)
+        asking = normed
+        if len(episodes.asking) < len(u):
+            u, asking = u[episodes.asking], normed[episodes.asking]
+        query = F.linear(asking, layer.weight[:size], layer.bias[:size])
+        key_value = F.linear(normed, layer.weight[size:], layer.bias[size:])
+        u = u + self.attention_output(attend_episodes(query, key_value, episodes, rotation, self.num_heads))
+        return u + self.mlp(self.mlp_norm(u))
 
     def _heads(self, normed: Tensor, every: int) -> Iterator[Tensor]:
         """Queries of `every` n-th token, keys and values of all: each [B, num_heads, tokens, head_size]."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from seqrl.language.model import LanguageModel
+from seqrl.language.rows import decisions
 from seqrl.testing.comparison import gradients, require_equal
 
 
@@ -27,6 +28,7 @@ def check_language_model(
     *Chunking*: `read` in pieces equals `forward`, in features and in the logarithms of probabilities: all at once, one
     by one, by lengths that differ by column, columns that wait while others read; whatever stands behind the tokens
     that count, and after other conversations were read.
+    *Asking*: `forward_at` equals `forward` at the rows that are asked for, in features and gradients.
     *Taking*: columns that were copied out of a context read on as those they were copied from, also after the context
     itself has read on.
 
@@ -39,7 +41,7 @@ def check_language_model(
         bench = _Bench.build(model, num_tokens, batch_size, seed, tolerance)
         _check_contract(bench)
         # In this order, so that a model that breaks one law is not accused of breaking another.
-        for law in (_check_causality, _check_independence, _check_chunking, _check_taking):
+        for law in (_check_causality, _check_independence, _check_asking, _check_chunking, _check_taking):
             law(bench)
 
 
@@ -118,6 +120,18 @@ def _check_independence(bench: _Bench) -> None:
         expected = bench.gradients((bench.y_weight[:, column] * alone).sum())
         for name, gradient in bench.gradients((bench.y_weight * bench.y)[:, column].sum()).items():
             bench.equal("independence", f"dy[:, {b}]/d{name}", gradient, expected[name], why)
+
+
+def _check_asking(bench: _Bench) -> None:
+    mask = torch.rand(bench.tokens.shape, generator=bench.generator) < 0.4
+    mask[-2:] = False  # what stands behind need not be read
+    chosen = decisions(mask.to(bench.tokens.device))
+    weight = chosen.of(bench.y_weight) * chosen.valid[..., None]
+    y, expected = (weight * each for each in (bench.model.forward_at(bench.tokens, chosen), chosen.of(bench.y)))
+    bench.equal("asking", "y", y, expected, "at these rows of forward")
+    gradients = bench.gradients(expected.sum())
+    for name, gradient in bench.gradients(y.sum()).items():
+        bench.equal("asking", f"dy/d{name}", gradient, gradients[name], "from forward")
 
 
 def _schedules(bench: _Bench) -> Iterator[tuple[str, list[Tensor]]]:

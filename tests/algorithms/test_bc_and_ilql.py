@@ -14,12 +14,14 @@ from seqrl.data.dialogues import Dialogue, Turn, write_dialogues
 from seqrl.errors import UserError
 from seqrl.language.generation import Sampling
 from seqrl.language.logged import DialogueDataset
-from seqrl.language.model import LanguageModel
+from seqrl.language.model import LanguageModel, MemoryModel
 from seqrl.language.play import play
 from seqrl.language.scripted import scripted_dialogues
 from seqrl.language.steering import Steered, SteeredAgent, TokenValues
 from seqrl.language.utterance_steering import UtteranceAgent
 from seqrl.learner import Learner
+from seqrl.memory import Transformer
+from seqrl.memory.kernels.native_library import library
 from seqrl.run import read_json
 from seqrl.text import Tokenizer, make_task
 
@@ -56,9 +58,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def made(algorithm, model="gru", level="token"):
+def made(algorithm, model="gru", level="token", hidden_size=8):
     """An agent and its config."""
-    config = bc.Config(dialogues="x", model=model, hidden_size=8)
+    config = bc.Config(dialogues="x", model=model, hidden_size=hidden_size)
     agent = bc.build(config, TOKENIZER)
     if algorithm is ilql:
         values = TokenValues(bc.build(config, TOKENIZER).policy, None if level == "token" else 1)
@@ -78,6 +80,24 @@ def gradients(agent, config, windows, algorithm):
     loss.backward()
     grads = [p.grad.clone() for p in agent.parameters() if p.grad is not None]
     return loss.detach(), grads
+
+
+# Must break: `chosen.row` without `starts` in MemoryModel.forward_at; `length` one less; `.T` left out of either.
+@pytest.mark.parametrize("algorithm", [bc, ilql])
+@pytest.mark.parametrize("num_turns", [0, 1])
+def test_dialogues_end_to_end_teach_what_padded_ones_do(algorithm, num_turns, monkeypatch):
+    torch.manual_seed(0)
+    agent, config = made(algorithm, "transformer", hidden_size=64)
+    read, calls = Transformer.read_episodes, []
+    monkeypatch.setattr(Transformer, "read_episodes", lambda *args: calls.append(len(args[1])) or read(*args))
+    windows = DialogueDataset.of(LOG, TOKENIZER).windows(9, num_turns, torch.Generator().manual_seed(1))
+    loss, grads = gradients(agent, config, windows, algorithm)
+    assert calls and calls[0] < windows.tokens.numel() - 9 if library() else not calls
+    monkeypatch.setattr(MemoryModel, "forward_at", LanguageModel.forward_at)
+    expected_loss, expected = gradients(agent, config, windows, algorithm)
+    torch.testing.assert_close(loss, expected_loss, atol=1e-6, rtol=1e-6)
+    for actual, each in zip(grads, expected, strict=True):
+        torch.testing.assert_close(actual, each, atol=2e-6, rtol=1e-4)
 
 
 # Broken by `real = offset[:-1] <= length` in `_gather`, or by a mean over all rows.

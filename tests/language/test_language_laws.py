@@ -9,6 +9,7 @@ from torch import Tensor
 
 from seqrl.language.gpt2 import GPT2, GPT2Cache, GPT2Config
 from seqrl.language.model import LanguageModel, MemoryModel
+from seqrl.language.rows import Decisions
 from seqrl.memory import GRU, Transformer
 from seqrl.testing import check_language_model
 
@@ -36,6 +37,12 @@ def gpt2(context_length: int = 16) -> GPT2:
 )
 def test_laws(build: Callable[[], LanguageModel]) -> None:
     check_language_model(build())
+
+
+def test_laws_of_what_stands_end_to_end() -> None:
+    model = MemoryModel(V, Transformer(16, 32, num_layers=2, num_heads=2, window=20))
+    model.double = lambda: model  # the C++ kernels are of float32
+    check_language_model(model)
 
 
 # Broken by `F.pad(layer, (0, 0, more, 0))` where the cache grows.
@@ -71,6 +78,11 @@ class Forgets(GPT2):
         return y, GPT2Cache(context.layers, context.length * (context.length != 5), context.most)
 
 
+class Asks(GPT2):
+    def forward_at(self, tokens: Tensor, chosen: Decisions) -> Tensor:
+        return super().forward_at(tokens, chosen).flip(0)
+
+
 class Takes(GPT2):
     def take(self, context: Any, index: Tensor) -> Any:
         return super().take(context, index.sort().values)
@@ -88,6 +100,7 @@ class Drops(GPT2):
         (Mixes, "independence: y"),
         (ReadsBehind, "chunking: y .* all at once"),
         (Forgets, "chunking: y .* one by one"),
+        (Asks, "asking: y"),
         (Takes, "taking: y"),
         (Drops, "contract: y"),
     ],
