@@ -5,19 +5,19 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import torch
 
 from seqrl.config import RunConfig, require, require_above_zero, require_at_least_one, require_not_negative
-from seqrl.distributed import Actor, AsyncEngine, Engine, RayEngine, SyncEngine
+from seqrl.distributed import Acts, AsyncEngine, Engine, RayEngine, SyncEngine
 
 EngineName = Literal["sync", "async", "ray"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineConfig(RunConfig):
-    """Settings that mean the same for every algorithm with actors."""
+class ActorsConfig:
+    """Settings that mean the same for every algorithm with actors, whether these act or speak."""
 
     num_actors: int = 2
     """Actors."""
@@ -34,7 +34,15 @@ class EngineConfig(RunConfig):
     """Trajectories that may wait for the learner of engine async; when it is full, actors wait."""
 
 
-def check_engine(config: EngineConfig) -> None:
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig(ActorsConfig, RunConfig):
+    """Those of actors in an environment."""
+
+
+C = TypeVar("C", bound=ActorsConfig)
+
+
+def check_engine(config: ActorsConfig) -> None:
     """Raise UserError for settings of the engine that contradict each other or make no sense."""
     choices = get_args(EngineName)
     require(config.engine in choices, f"--engine '{config.engine}': choose one of {', '.join(choices)}")
@@ -51,21 +59,21 @@ def check_engine(config: EngineConfig) -> None:
     )
 
 
-def make_engine(config: EngineConfig, make_actor: Callable[[Any, int, int], Actor]) -> Engine:
+def make_engine(config: C, make_actor: Callable[[C, int, int], Acts]) -> Engine:
     """The engine that `config` names; `make_actor(config, index, start)` makes its actors.
 
     Actors that are processes act on the CPU.
     """
     if config.engine == "sync":
         return SyncEngine(functools.partial(make_actor, config), config.num_actors, config.forced_lag)
-    make = functools.partial(make_actor, replace(config, device="cpu"))
+    make = functools.partial(make_actor, replace(config, device="cpu"))  # type: ignore[call-arg]
     if config.engine == "ray":
         return RayEngine(make, config.num_actors, config.address, config.actor_timeout)
     return AsyncEngine(make, config.num_actors, config.queue_size, config.actor_timeout)
 
 
 @contextlib.contextmanager
-def learner_threads(config: EngineConfig, num_learners: int = 1) -> Iterator[None]:
+def learner_threads(config: ActorsConfig, num_learners: int = 1) -> Iterator[None]:
     """As many threads as there are cores without an actor: a thread that shares one waits for its others in vain.
 
     Several learners share these cores.

@@ -73,7 +73,7 @@ def alone(batch: Experience, column: int) -> Experience:
     """One of a batch's conversations, as long as it is."""
     length, own = int(batch.said.valid[:, column].sum()), batch.said.valid.nonzero()[:, 1] == column
     said = type(batch.said)(*(leaf[:length, column : column + 1] for leaf in batch.said))
-    leaves = {name: getattr(batch, name)[:length, column : column + 1] for name in batch._fields[4:-1]}
+    leaves = {name: getattr(batch, name)[:length, column : column + 1] for name in batch._fields[4:-2]}
     return Experience(
         batch.tokens[:, column : column + 1], said, batch.log_prob[:length, column : column + 1], batch.reference[own],
         **leaves,

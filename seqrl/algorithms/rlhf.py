@@ -28,8 +28,18 @@ Source: Ziegler et al. 2019 (arXiv 1909.08593), Ouyang et al. 2022 (arXiv 2203.0
 - Values have a model of their own, a copy of the policy's at first (`seqrl.language.tuned`).
 - Losses are means over the tokens of a minibatch, GRPO's too: longer answers do not count less a token.
 - Traces run on across the other speaker's turns; γ counts the agent's tokens.
+
+With `--num-actors` others speak, and the policy μ that spoke may be some updates older than π_old, as which the policy
+begins the update. Then A of `ppo` is V-trace's, and for every method the surrogate of token d is multiplied by
+min(ρ̄, π_old(a_d) / μ(a_d)), while ρ_d stays π / π_old: what bounds a step and what allows for age are two numbers.
+
+Source: V-trace, Espeholt et al. 2018 (arXiv 1802.01561); the two policies, Hilton et al. 2021 (arXiv 2110.00641), for
+language Fu et al. 2025 (AReaL, arXiv 2505.24298). Differs: ratios of the loss are truncated, of a token each; the KL
+and its gradient are π's where μ went; a rollout of the newest weights is not corrected at all, since what differs then
+is the last digits.
 """
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,9 +49,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqrl.engine_config import learner_threads, make_engine
 from seqrl.language.likelihood import kl_divergence
-from seqrl.language.play import Played, play
-from seqrl.language.tuned import TunedAgent, spread
+from seqrl.language.play import Played
+from seqrl.language.spoken import Spoken, of_tree
+from seqrl.language.tuned import TunedAgent, TunedSpeaker, spread
 from seqrl.language.tuning import (
     ESTIMATORS,
     Experience,
@@ -50,10 +62,13 @@ from seqrl.language.tuning import (
     scored_rows,
     with_gae,
     with_group_advantages,
+    with_truncated_ratio,
+    with_vtrace,
 )
 from seqrl.language_runs.config import make_model
 from seqrl.language_runs.preferences import with_model_of
-from seqrl.language_runs.rlhf import Tuning, problem
+from seqrl.language_runs.rlhf import Tuning, make_scorer, problem
+from seqrl.language_runs.rlhf_actor import SPEAKS, SpeakingActor, converse, minibatches
 from seqrl.language_runs.rlhf_config import Config, check
 from seqrl.language_runs.run import open_run, read_tokenizer
 from seqrl.objectives import approximate_kl, clipped_surrogate, masked_mean, squared_error
@@ -71,7 +86,8 @@ def loss(agent: TunedAgent, batch: Experience, config: Config) -> tuple[Tensor, 
     if log_p is None:
         log_p = agent.log_probs(agent.policy, agent.features(agent.policy, batch.tokens, batch.said))
     log_prob = of_said(log_p, batch.said)
-    policy_loss = masked_mean(clipped_surrogate(log_prob, batch.log_prob, batch.advantage, config.clip), valid)
+    surrogate = clipped_surrogate(log_prob, batch.log_prob, batch.advantage, config.clip)
+    policy_loss = masked_mean(surrogate if batch.weight is None else batch.weight * surrogate, valid)
     total = policy_loss
     if config.kl != "k1" and config.kl_weight > 0:
         log_q = agent.log_probs(agent.reference, batch.reference)
@@ -99,14 +115,26 @@ def value_loss(agent: TunedAgent, batch: Experience) -> Tensor:
 def build(config: Config, tokenizer: Tokenizer, run: Any = None) -> TunedAgent:
     """The agent with a policy that is not loaded yet; the run's config says which model it is."""
     policy = make_model(config, tokenizer)
-    return TunedAgent(
-        tokenizer,
-        policy,
-        has_values=config.method == "ppo",
-        temperature=config.temperature,
-        precision=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
-        group_size=1 if config.method == "ppo" else config.group_size,
-    ).to(policy.device)
+    agent = TunedAgent(tokenizer, policy, has_values=config.method == "ppo", **speaking(config))
+    return agent.to(policy.device)
+
+
+def speaking(config: Config) -> dict[str, Any]:
+    """How the policy speaks, and computes how likely that was."""
+    return {
+        "temperature": config.temperature,
+        "precision": torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
+        "group_size": 1 if config.method == "ppo" else config.group_size,
+    }
+
+
+def make_actor(config: Config, index: int, start: int) -> SpeakingActor:
+    """The actor `index`, for an engine. The run's folder is there by then."""
+    tokenizer = read_tokenizer(config.run_dir)
+    policy = make_model(config, tokenizer)
+    speaker = TunedSpeaker(tokenizer, policy, **speaking(config)).to(policy.device)
+    scorer = make_scorer(config.reward, tokenizer, config.device)
+    return SpeakingActor(index, start, config, speaker, problem(config, tokenizer), scorer)
 
 
 def train(config: Config, resume: bool = False) -> TunedAgent:
@@ -125,15 +153,20 @@ def train(config: Config, resume: bool = False) -> TunedAgent:
         load_weights(agent.policy, config.policy, "policy")
         agent.begin()
     tuning = Tuning.of(config, agent)
-    with open_run("rlhf", config, tokenizer, resume) as run:
+    with open_run("rlhf", config, tokenizer, resume) as run, contextlib.ExitStack() as until_the_end:
+        if config.num_actors:
+            until_the_end.enter_context(learner_threads(config))
+            tuning.engine = until_the_end.enter_context(contextlib.closing(make_engine(config, make_actor)))
         step = run.restore({}).get("step", 0)
         if step:
             run.restore(tuning.parts())
         run.begin(step)
+        tuning.publish(step)
         stopped = False
         while step < config.num_steps and not run.interrupted and not stopped:
             metrics = update(tuning, step)
             step += 1
+            tuning.publish(step)  # before the checkpoint, which holds all weights but these
             run.log(step, metrics)
             stopped = config.monitor == "stop" and tuning.verdict.level == "stop"
             if step % config.checkpoint_every == 0 or step == config.num_steps or run.interrupted or stopped:
@@ -151,54 +184,64 @@ def update(tuning: Tuning, step: int) -> dict[str, float]:
     learning = config.learning_rate * min((step + 1) / (config.warmup + 1), 1 - step / config.num_steps)
     for learner in tuning.learners.values():
         learner.learning_rate = learning
-    played, scores = speak(tuning, step)
-    batches, metrics = experience(tuning.agent, played, scores, control.weight, config)
+    spoken = hear(tuning, step)
+    batches, metrics = experience(
+        tuning.agent, spoken.played, spoken.scores, control.weight, config, spoken.log_prob, spoken.lag
+    )
     if not control.allows(metrics["kl"], metrics["kl_error"]):
         assert tuning.kept is not None
         tuning.kept.restore()
         control.refuse()
         back = {**tuning.kept.metrics, "taken_back": 1.0, "kl_weight": control.weight}
         return back | {"final_kl": back["kl"]} if step + 1 == config.num_steps else back
-    metrics |= watch(tuning, played, scores, metrics["entropy"])
+    metrics |= watch(tuning, spoken, metrics["entropy"])
     if tuning.kept is not None:
         tuning.kept.keep(metrics)
     metrics |= learn(tuning, batches, step)
     control.follow(metrics["kl"], config.num_conversations)
     if tuning.kept is not None and step + 1 == config.num_steps:
         metrics |= confirm(tuning, step + 1)
+    if tuning.engine is not None and config.engine != "sync":  # who takes turns waits for nobody
+        metrics |= tuning.engine.metrics()
     return metrics
 
 
 def confirm(tuning: Tuning, step: int) -> dict[str, float]:
     """Nothing comes after the last update that could take it back: one more rollout says whether it may stay."""
     assert tuning.kept is not None
-    played, scores = speak(tuning, step)
-    _, metrics = experience(tuning.agent, played, scores, tuning.control.weight, tuning.config)
+    tuning.publish(step)
+    spoken = hear(tuning, step)
+    _, metrics = experience(tuning.agent, spoken.played, spoken.scores, tuning.control.weight, tuning.config)
     if tuning.control.allows(metrics["kl"], metrics["kl_error"]):
         return {"final_kl": metrics["kl"]}
     tuning.kept.restore()
     return {"final_kl": tuning.kept.metrics["kl"], "taken_back": 1.0}
 
 
-@torch.no_grad()
+def hear(tuning: Tuning, step: int) -> Spoken:
+    """The next rollout: of the policy as it is after `step` updates, or the next that an actor has said."""
+    if tuning.engine is None:
+        played, scores = speak(tuning, step)
+        return Spoken(played=played, scores=scores, disagreement=tuning.scorer.disagreement)
+    shipment = tuning.engine.receive()
+    return of_tree(shipment.spoken, step - shipment.version)
+
+
 def speak(tuning: Tuning, step: int) -> tuple[list[Played], list[list[float]]]:
     """A rollout: conversations that depend on the run's seed and the update alone, and what they are worth."""
-    config, agent = tuning.config, tuning.agent
-    played = play(
-        tuning.task, agent.voice(), config.num_conversations, tokenizer=agent.tokenizer,
-        seed=derived_seed(config.seed, 6, step), max_tokens=config.max_tokens, device=agent.device,
-        group_size=1 if config.method == "ppo" else config.group_size,
-    )  # fmt: skip
+    config = tuning.config
+    played = converse(tuning.agent, tuning.task, config, derived_seed(config.seed, SPEAKS, step))
     return played, tuning.scorer(played)
 
 
-def watch(tuning: Tuning, played: Sequence[Played], scores: list[list[float]], entropy: float) -> dict[str, float]:
+def watch(tuning: Tuning, spoken: Spoken, entropy: float) -> dict[str, float]:
     """What the monitor measures; its verdict is said where it is another than before."""
+    played = spoken.played
     gold = tuning.gold(played) if tuning.gold is not None else None
     metrics = {"gold_return": sum(map(sum, gold)) / len(gold)} if gold is not None else {}
     if tuning.config.monitor == "off":
         return metrics
-    verdict = tuning.monitor.update(played, scores, entropy=entropy, disagreement=tuning.scorer.disagreement, gold=gold)
+    verdict = tuning.monitor.update(played, spoken.scores, entropy=entropy, disagreement=spoken.disagreement, gold=gold)
     if verdict.level != "ok" and verdict.level != tuning.verdict.level:
         print(f"seqrl: {verdict.level}: {verdict.line}", file=sys.stderr)
     tuning.verdict = verdict
@@ -212,26 +255,30 @@ LEVELS = ("ok", "warn", "stop")
 
 
 def experience(
-    agent: TunedAgent, played: Sequence[Played], scores: list[list[float]], kl_weight: float, config: Config
+    agent: TunedAgent,
+    played: Sequence[Played],
+    scores: list[list[float]],
+    kl_weight: float,
+    config: Config,
+    behaviour: Sequence[Tensor] = (),
+    lag: int = 0,
 ) -> tuple[list[Experience], dict[str, float]]:
-    """The rollout in minibatches, with advantages, and what is logged of it."""
+    """The rollout in minibatches, with advantages, and what is logged of it.
+
+    `behaviour` is log μ of each minibatch where actors spoke, with weights that are `lag` updates old.
+    """
     returns = torch.tensor([sum(each) for each in scores], dtype=torch.float64)
     if config.normalize_rewards:
         size = float(returns.std(correction=0).clamp(min=1e-3))
         scores = [[score / size for score in each] for each in scores]
     rows = scored_rows(played, scores, config.unfinished_penalty, agent.tokenizer)
-    parts = [rows[first : first + config.batch_size] for first in range(0, len(rows), config.batch_size)]
+    parts = minibatches(rows, config)
     at_once = config.num_epochs == 1 and len(parts) == 1  # the policy that spoke is the one that is learnt with
     batches = [observe(agent, part, config.kl, with_graph=at_once) for part in parts]
     in_reward = kl_weight if config.kl_in == "reward" else 0.0
     rewards = [batch.said.reward - in_reward * batch.estimate for batch in batches]
-    if config.method == "ppo":
-        batches = [
-            with_gae(batch, reward, config.gamma, config.gae_lambda)
-            for batch, reward in zip(batches, rewards, strict=True)
-        ]
-    else:
-        batches = with_group_advantages(batches, rewards, config.method, config.group_size)
+    behaviour = [each.to(agent.device) for each in behaviour]
+    batches = with_advantages(batches, rewards, behaviour if lag and config.correction != "none" else [], config)
     own = [turn for each in played for turn in each.turns if turn.agent and not turn.given]
     tokens = sum(float(batch.said.valid.sum()) for batch in batches)
 
@@ -250,7 +297,37 @@ def experience(
         "tokens": tokens / len(played),
         "turns": len(own) / len(played),
         "unfinished": sum(not turn.ended for turn in own) / len(own),
+        **(aged(batches, behaviour, lag, config) if behaviour else {}),
     }
+
+
+def with_advantages(
+    batches: Sequence[Experience], rewards: Sequence[Tensor], behaviour: Sequence[Tensor], config: Config
+) -> list[Experience]:
+    """The minibatches with the method's advantages, and where there are log-probabilities of another policy's, with
+    weights that allow for it."""
+    if config.method != "ppo":
+        weighted = [
+            with_truncated_ratio(batch, mu, config.clip_rho) for batch, mu in zip(batches, behaviour, strict=False)
+        ]
+        return with_group_advantages(weighted or batches, rewards, config.method, config.group_size)
+    gamma, lambda_, clips = config.gamma, config.gae_lambda, (config.clip_rho, config.clip_c)
+    if behaviour:
+        parts = zip(batches, rewards, behaviour, strict=True)
+        return [with_vtrace(batch, reward, mu, gamma, lambda_, *clips) for batch, reward, mu in parts]
+    return [with_gae(batch, reward, gamma, lambda_) for batch, reward in zip(batches, rewards, strict=True)]
+
+
+def aged(batches: Sequence[Experience], behaviour: Sequence[Tensor], lag: int, config: Config) -> dict[str, float]:
+    """What is logged of a rollout's age: updates, and the share of tokens that have become so likely since that their
+    ratio is clipped, or would be."""
+    ratios = [(batch.log_prob - mu).exp()[batch.said.valid] for batch, mu in zip(batches, behaviour, strict=True)]
+    clipped = torch.cat(ratios) > config.clip_rho + ROUNDING
+    return {"policy_lag": float(lag), "clipped_rho": float(clipped.float().mean())}
+
+
+ROUNDING = 1e-4
+"""By which a ratio may exceed its bound though both policies are the same, computed on two machines."""
 
 
 def learn(tuning: Tuning, batches: Sequence[Experience], step: int) -> dict[str, float]:

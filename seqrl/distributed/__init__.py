@@ -1,6 +1,6 @@
 """Actors apart from the learner: what they send, and the engines that run them."""
 
-from seqrl.distributed.actor import Actor, MakeActor, Shipment, Weights, actor_seed
+from seqrl.distributed.actor import Actor, Acts, MakeActor, Shipment, Weights, actor_seed
 from seqrl.distributed.asynchronous import AsyncEngine
 from seqrl.distributed.elastic import ask_for_actors, asked_for_actors
 from seqrl.distributed.engine import Engine
@@ -13,6 +13,7 @@ from seqrl.distributed.synchronous import SyncEngine
 __all__ = [
     "ALONE",
     "Actor",
+    "Acts",
     "AsyncEngine",
     "Engine",
     "Group",

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -10,6 +10,7 @@ from seqrl.checkpoint import from_bytes, to_bytes
 from seqrl.data import Episodes, Rollout
 from seqrl.data.sharded_replay import ActedSequences
 from seqrl.nets.normalization import Moments
+from seqrl.run import Stateful
 from seqrl.seeds import derived_seed
 from seqrl.trajectory import AgentInput, Trajectory, Tree
 
@@ -46,6 +47,8 @@ class Shipment(NamedTuple):
     """For a replay: the rows of each environment that the actor acted before these; 0 again when it begins anew."""
     priority: Tree = ()
     """For a replay: first priorities [C, B] of the last C sequences that became whole, by the weights that acted."""
+    spoken: Tree = ()
+    """For a speaker, in place of a trajectory: its conversations (`seqrl.language.spoken`)."""
     elsewhere: Elsewhere | None = None
     """Where the trajectory is, if it did not come along: then it has no rows here."""
 
@@ -56,15 +59,17 @@ class Shipment(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """For a pipe: tensors by safetensors and all else by JSON, so that nothing need be unpickled."""
-        return to_bytes((self.trajectory, self.priority), {"episodes": self.episodes, "rest": self[2:6]})
+        tree = self.trajectory, self.priority, self.spoken
+        return to_bytes(tree, {"episodes": self.episodes, "rest": self[2:6]})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Shipment":
         """What `to_bytes` was made of; a memory's state as plain tuples."""
-        ((inputs, *rows), priority), counters = from_bytes(data)
+        (rows, priority, spoken), counters = from_bytes(data)
         version, actor, seconds, first_row = counters["rest"]
-        trajectory, episodes = Trajectory(AgentInput(*inputs), *rows), Episodes(*counters["episodes"])
-        return cls(trajectory, episodes, version, actor, seconds, first_row, priority)
+        trajectory: Any = Trajectory(AgentInput(*rows[0]), *rows[1:]) if rows else ()
+        episodes = Episodes(*counters["episodes"])
+        return cls(trajectory, episodes, version, actor, seconds, first_row, priority, spoken)
 
 
 class Actor:
@@ -76,6 +81,14 @@ class Actor:
 
     def __init__(self, index: int, rollout: Rollout, rollout_length: int, sequences: ActedSequences | None = None):
         self.index, self.rollout, self.rollout_length, self.sequences = index, rollout, rollout_length, sequences
+
+    @property
+    def environment(self) -> Stateful:
+        return self.rollout.environment
+
+    @property
+    def state(self) -> Tree:
+        return self.rollout.state
 
     def collect(self, weights: Weights, version: int) -> Shipment:
         """Take up `weights`, whose running statistics may be newer than their version says, and act."""
@@ -113,7 +126,27 @@ class Actor:
         self.rollout.environment.close()
 
 
-MakeActor = Callable[[int, int], Actor]
+class Acts(Protocol):
+    """What an engine runs: an `Actor`, or what speaks."""
+
+    index: int
+
+    @property
+    def environment(self) -> Stateful:
+        """What a checkpoint may hold apart from the actor."""
+
+    @property
+    def state(self) -> Tree:
+        """The memory's state before the next row."""
+
+    def collect(self, weights: Weights, version: int) -> Shipment: ...
+    def restart(self, seed: int) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def close(self) -> None: ...
+
+
+MakeActor = Callable[[int, int], Acts]
 """Makes the actor of an index; the second number differs each time that one is begun anew. Can be pickled."""
 
 

@@ -10,7 +10,7 @@ from typing import Any, final
 import numpy as np
 import torch
 
-from seqrl.distributed.actor import Actor, Elsewhere, MakeActor, Shipment, Weights
+from seqrl.distributed.actor import Actor, Acts, Elsewhere, MakeActor, Shipment, Weights
 from seqrl.distributed.engine import Deaths, Engine, Meter, Unsaved, describe
 from seqrl.distributed.ray_shards import to_arrays, to_tensors
 from seqrl.errors import UserError
@@ -149,7 +149,7 @@ class RayEngine(Engine):
         message = message._replace(priority=to_tensors(message.priority))
         if self.elsewhere is not None:
             return message._replace(elsewhere=message.elsewhere._replace(reference=self.elsewhere.pop(reference)))
-        return message._replace(trajectory=to_tensors(message.trajectory))
+        return message._replace(trajectory=to_tensors(message.trajectory), spoken=to_tensors(message.spoken))
 
     def _replace(self, index: int, why: str) -> None:
         self._end(index)
@@ -183,7 +183,7 @@ class _RemoteActor:
     def __init__(self, make_actor: MakeActor, index: int, start: int):
         torch.set_num_threads(1)
         self.index, self.start, self.make_actor = index, start, make_actor
-        self.actor: Actor | None = None
+        self.actor: Acts | None = None
 
     def begin(self) -> int:
         return os.getpid()
@@ -193,12 +193,13 @@ class _RemoteActor:
         shipment = self._collect(weights, version)
         if isinstance(shipment, UserError):
             return shipment
-        return shipment._replace(trajectory=to_arrays(shipment.trajectory), priority=to_arrays(shipment.priority))
+        trajectory, priority, spoken = map(to_arrays, (shipment.trajectory, shipment.priority, shipment.spoken))
+        return shipment._replace(trajectory=trajectory, priority=priority, spoken=spoken)
 
     def collect_elsewhere(self, weights: dict[str, np.ndarray], version: int) -> tuple[Shipment | UserError, Any]:
         """The same, the trajectory on its own, so that the rest alone goes to the learner."""
         shipment = self._collect(weights, version)
-        if isinstance(shipment, UserError) or self.actor is None:
+        if isinstance(shipment, UserError) or not isinstance(self.actor, Actor):
             return shipment, None
         trajectory, agent = shipment.trajectory, self.actor.rollout.agent
         moments = observed(agent, lambda: agent.update_statistics(trajectory))

@@ -5,7 +5,7 @@ from typing import Any, final
 
 import torch
 
-from seqrl.distributed.actor import Actor, MakeActor, Shipment, Weights
+from seqrl.distributed.actor import Acts, MakeActor, Shipment, Weights
 from seqrl.distributed.engine import Engine, Meter
 from seqrl.trajectory import Tree, tree_map
 
@@ -49,7 +49,7 @@ class SyncEngine(Engine):
 
     @property
     def state(self) -> tuple[Tree, ...]:
-        return tuple(actor.rollout.state for actor in self.actors)
+        return tuple(actor.state for actor in self.actors)
 
     def restart(self, seed: int) -> None:
         for actor in self.actors:
@@ -78,8 +78,8 @@ class SyncEngine(Engine):
 class _Environments:
     """The environments of all actors, as one part of a checkpoint."""
 
-    def __init__(self, actors: list[Actor]):
-        self.all = [actor.rollout.environment for actor in actors]
+    def __init__(self, actors: list[Acts]):
+        self.all = [actor.environment for actor in actors]
 
     def state_dict(self) -> dict[str, Any] | None:
         """None where some of them cannot be saved."""

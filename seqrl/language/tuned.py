@@ -56,12 +56,11 @@ class Tempered:
         return logits / self.temperature, context
 
 
-class TunedAgent(LanguageAgent):
-    """A policy that is fine-tuned, and a frozen copy of what it began as: its reference.
+class TunedSpeaker(LanguageAgent):
+    """A policy that is fine-tuned, as far as it speaks. An actor needs no more.
 
     What is trained is what speaks: log π is that of the tokens that an agent may say (`sayable`), at `temperature`,
-    and so is what `voice()` says. `values`, if it has any, are a model of their own that begins as a copy of the
-    policy's: so nothing but rewards and the KL moves the policy, and no weight has to be found between their losses.
+    and so is what `voice()` says.
     """
 
     allowed: Bool[Tensor, "V"]
@@ -71,23 +70,13 @@ class TunedAgent(LanguageAgent):
         tokenizer: Tokenizer,
         policy: LanguageModel,
         *,
-        has_values: bool = False,
         temperature: float = 1.0,
         precision: torch.dtype = torch.float32,
         group_size: int = 1,
     ) -> None:
         super().__init__(tokenizer, policy)
-        self.reference = copy.deepcopy(policy).requires_grad_(False)
-        self.values = ValueModel(copy.deepcopy(policy)) if has_values else None
         self.temperature, self.precision, self.group_size = temperature, precision, group_size
         self.register_buffer("allowed", sayable(tokenizer), persistent=False)
-
-    @torch.no_grad()
-    def begin(self) -> None:
-        """Let the reference, and the values' model, be what the policy is now."""
-        self.reference.load_state_dict(self.policy.state_dict())
-        if self.values is not None:
-            self.values.model.load_state_dict(self.policy.state_dict())
 
     def voice(self) -> Voice:
         """Speaks by the policy's probabilities at its temperature."""
@@ -108,6 +97,29 @@ class TunedAgent(LanguageAgent):
         with self.autocast():
             logits = model.logits(y)
         return (logits.float().masked_fill(~self.allowed, -torch.inf) / self.temperature).log_softmax(-1)
+
+
+class TunedAgent(TunedSpeaker):
+    """A policy that is fine-tuned, and a frozen copy of what it began as: its reference.
+
+    `values`, if it has any, are a model of their own that begins as a copy of the policy's: so nothing but rewards and
+    the KL moves the policy, and no weight has to be found between their losses.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, policy: LanguageModel, *, has_values: bool = False, **options: Any
+    ) -> None:
+        """`options` are those of `TunedSpeaker`."""
+        super().__init__(tokenizer, policy, **options)
+        self.reference = copy.deepcopy(policy).requires_grad_(False)
+        self.values = ValueModel(copy.deepcopy(policy)) if has_values else None
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Let the reference, and the values' model, be what the policy is now."""
+        self.reference.load_state_dict(self.policy.state_dict())
+        if self.values is not None:
+            self.values.model.load_state_dict(self.policy.state_dict())
 
     def worth(self, tokens: Int[Tensor, "T B"], said: Decided) -> Float[Tensor, "D B"]:
         """V at the agent's tokens; 0 without values."""

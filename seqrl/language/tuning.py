@@ -11,8 +11,8 @@ from torch import Tensor
 from seqrl.language.likelihood import Decided, decided, kl_divergence
 from seqrl.language.play import Played
 from seqrl.language.rows import TokenRows, TokenTurn, batch_of, rows_of
-from seqrl.language.tuned import TunedAgent, spread
-from seqrl.objectives import gae
+from seqrl.language.tuned import TunedAgent, TunedSpeaker, spread
+from seqrl.objectives import gae, vtrace
 from seqrl.objectives.groups import group_standardized_advantage
 from seqrl.objectives.kl import kl_k1, kl_k3
 from seqrl.text import Tokenizer
@@ -39,6 +39,8 @@ class Experience(NamedTuple):
     """For the value."""
     log_p: Float[Tensor, "N V"] | None = None
     """log π of all tokens, with what its gradient needs: where the first loss follows before the policy changes."""
+    weight: Float[Tensor, "D B"] | None = None
+    """min(ρ̄, π / μ) where an older policy μ spoke, by which the policy's gradient is multiplied."""
 
 
 def scored_rows(
@@ -85,6 +87,14 @@ def observe(agent: TunedAgent, rows: Sequence[TokenRows], kl: str = "exact", wit
     )  # fmt: skip
 
 
+@torch.no_grad()
+def said_by(speaker: TunedSpeaker, rows: Sequence[TokenRows]) -> Float[Tensor, "D B"]:
+    """log π of the agent's tokens, to the last bit as `observe` computes it of the same conversations."""
+    batch, said = batch_of(rows), decided(rows)
+    tokens, said = to_device((batch.tokens[:-1], said), speaker.device)
+    return of_said(speaker.log_probs(speaker.policy, speaker.features(speaker.policy, tokens, said)), said)
+
+
 ESTIMATORS = {"k1": kl_k1, "k3": kl_k3}
 """Of the KL, from tokens that were drawn."""
 
@@ -100,6 +110,41 @@ def with_gae(batch: Experience, reward: Float[Tensor, "D B"], gamma: float, lamb
     target, advantage = gae(reward, torch.full_like(reward, gamma), batch.value, next_value, lambda_)
     valid = batch.said.valid
     return batch._replace(target=target.masked_fill(~valid, 0.0), advantage=advantage.masked_fill(~valid, 0.0))
+
+
+def with_vtrace(
+    batch: Experience,
+    reward: Float[Tensor, "D B"],
+    behaviour: Float[Tensor, "D B"],
+    gamma: float,
+    lambda_: float,
+    clip_rho: float,
+    clip_c: float,
+) -> Experience:
+    """`with_gae` where an older policy spoke, with log-probabilities `behaviour`: V-trace's targets and advantages.
+
+    V-trace multiplies its advantage by ρ; here ρ stands apart, in `weight`, so that to standardise advantages takes
+    nothing from the gradient but a baseline: their mean has to be subtracted before ρ multiplies.
+    """  # fmt: skip
+    batch = with_truncated_ratio(batch, behaviour, clip_rho)
+    assert batch.weight is not None
+    next_value = torch.cat([batch.value[1:], torch.zeros_like(batch.value[:1])])  # 0 behind the last token
+    target, advantage = vtrace(
+        behaviour, batch.log_prob, reward, torch.full_like(reward, gamma), batch.value, next_value, clip_rho, clip_c,
+        lambda_,
+    )  # fmt: skip
+    advantage = advantage / batch.weight.clamp(min=torch.finfo(advantage.dtype).tiny)
+    valid = batch.said.valid
+    return batch._replace(target=target.masked_fill(~valid, 0.0), advantage=advantage.masked_fill(~valid, 0.0))
+
+
+def with_truncated_ratio(batch: Experience, behaviour: Float[Tensor, "D B"], clip: float) -> Experience:
+    """The weight min(clip, π / μ) of each token, where an older policy μ spoke. Its mean is at most 1.
+
+    Of a token alone: the product over all tokens before would be exact, and of no use, since its variance grows
+    exponentially with them.
+    """
+    return batch._replace(weight=(batch.log_prob - behaviour).exp().clamp(max=clip))
 
 
 def returns_to_go(said: Decided, reward: Float[Tensor, "D B"]) -> Float[Tensor, "K B"]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from seqrl.data.dialogues import read_dialogues
+from seqrl.distributed import Engine
 from seqrl.language.monitor import Monitor, Verdict
 from seqrl.language.play import Played
 from seqrl.language.prompted import Prompted, prompts_of
@@ -116,6 +117,8 @@ class Tuning:
     kept: Kept | None
     monitor: Monitor
     verdict: Verdict = field(default_factory=lambda: Verdict("ok", ""))
+    engine: Engine | None = None
+    """Runs the actors, where the learner does not speak itself."""
 
     @classmethod
     def of(cls, config: Config, agent: TunedAgent) -> "Tuning":
@@ -136,6 +139,11 @@ class Tuning:
             Monitor(),
         )
 
+    def publish(self, version: int) -> None:
+        """Offer the policy to the actors, if there are any, as it is after `version` updates."""
+        if self.engine is not None:
+            self.engine.publish(self.agent.policy.state_dict(), version)
+
     def parts(self) -> dict[str, Stateful]:
         """What a checkpoint holds."""
         parts: dict[str, Stateful] = {
@@ -144,4 +152,6 @@ class Tuning:
             "monitor": self.monitor,
             **self.learners,
         }
+        if self.engine is not None:
+            parts["actors"] = self.engine.acting
         return parts | {"kept": self.kept} if self.kept is not None else parts

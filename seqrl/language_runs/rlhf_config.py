@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from seqrl.config import require, require_above_zero, require_at_least_one, require_not_negative
+from seqrl.engine_config import ActorsConfig, check_engine
 from seqrl.language.scoring import weights_of
 from seqrl.language_runs.config import LanguageConfig, check_shared
 from seqrl.language_runs.kl_control import Control
@@ -12,11 +13,12 @@ Method = Literal["ppo", "rloo", "grpo"]
 Kl = Literal["exact", "k1", "k3"]
 KlIn = Literal["reward", "loss"]
 Watch = Literal["off", "warn", "stop"]
+Correction = Literal["importance", "none"]
 SENSIBLE = {("exact", "reward"), ("exact", "loss"), ("k1", "reward"), ("k3", "loss")}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(LanguageConfig):
+class Config(ActorsConfig, LanguageConfig):
     """Fine-tuning by rewards. The model is the policy's: --model and its sizes are not read. The defaults serve small
     models; the recipes rlhf_ppo, rloo and grpo hold what differs by method."""
 
@@ -35,6 +37,16 @@ class Config(LanguageConfig):
     """What an utterance that is cut off loses."""
     normalize_rewards: bool = False
     """Whether a rollout's rewards are divided by the standard deviation of its conversations' returns."""
+
+    num_actors: int = 0
+    """Actors that speak while the learner learns, a whole rollout each, by --engine; 0: the learner speaks itself."""
+    correction: Correction = "importance"
+    """How learning allows for the age of the policy that spoke: importance (V-trace for ppo, a truncated ratio of each
+    token for rloo and grpo) or none."""
+    clip_rho: float = 1.0
+    """ρ̄: importance weights of temporal differences and of the policy's gradient are clipped to it."""
+    clip_c: float = 1.0
+    """c̄: importance weights of V-trace's traces are clipped to it."""
 
     num_conversations: int = 64
     """Conversations of a rollout, of which each update learns."""
@@ -87,13 +99,15 @@ class Config(LanguageConfig):
 def check(config: Config) -> None:
     """Raise UserError for settings that contradict each other or make no sense."""
     check_shared(replace(config, lora_rank=0), needs_log=False)
-    choices = {"method": Method, "kl": Kl, "kl_in": KlIn, "kl_control": Control, "monitor": Watch}
+    choices = {
+        "method": Method, "kl": Kl, "kl_in": KlIn, "kl_control": Control, "monitor": Watch, "correction": Correction,
+    }  # fmt: skip
     for name, kind in choices.items():
         value, known = getattr(config, name), get_args(kind)
         require(value in known, f"--{name.replace('_', '-')} '{value}': choose one of {', '.join(known)}")
     require(config.precision in ("float32", "bfloat16"), f"--precision '{config.precision}': float32 or bfloat16")
     require_at_least_one(config, "num_conversations", "num_epochs")
-    require_above_zero(config, "temperature", "clip", "kl_target", "kl_horizon")
+    require_above_zero(config, "temperature", "clip", "kl_target", "kl_horizon", "clip_rho", "clip_c")
     require_not_negative(config, "kl_weight", "unfinished_penalty", "kl_budget")
     require(0 < config.gamma <= 1, f"--gamma is {config.gamma}: it must be above 0, and at most 1")
     require(0 <= config.gae_lambda <= 1, f"--gae-lambda is {config.gae_lambda}: it must be from 0 to 1")
@@ -110,5 +124,21 @@ def check(config: Config) -> None:
         )
     require(not (config.task and config.prompts), "give either a --task to speak in or a log of --prompts, not both")
     require(bool(config.policy), "no policy to fine-tune: name a run of bc with --policy (seqrl train bc)")
+    check_actors(config)
     weights_of(config.reward)
     weights_of(config.gold or ("task",), "--gold")
+
+
+def check_actors(config: Config) -> None:
+    """Raise UserError for settings of actors that make no sense, or that a budget of KL cannot have."""
+    check_engine(config if config.num_actors else replace(config, num_actors=1))
+    lags = config.engine != "sync" or config.forced_lag > 0
+    require(
+        config.num_actors > 0 or not lags,
+        f"--engine {config.engine} --forced-lag {config.forced_lag} without actors: give --num-actors",
+    )
+    require(
+        config.kl_budget == 0 or not lags,
+        f"--kl-budget {config.kl_budget} with --engine {config.engine} --forced-lag {config.forced_lag}: what older "
+        "policies said does not tell how far the newest has gone: use --kl-control adaptive, or no lag",
+    )
