@@ -1,4 +1,4 @@
-"""One step of gradient descent: backward, clip, optimise."""
+"""One step of gradient descent: backward, clip, optimise. And the mean of what several steps led to."""
 
 from collections.abc import Callable, Sequence
 
@@ -79,3 +79,40 @@ class Learner:
         for name, tensors in self.state_dict().items():
             for tensor, value in zip(tensors, state[name], strict=True):
                 tensor.copy_(value)
+
+
+class WeightAverage:
+    """The mean of a module's parameters after several updates, θ̄_n = θ̄_{n−1} + (θ_n − θ̄_{n−1}) / n.
+
+    Weights walk around a good place, by the noise of their gradients; their mean is nearer to it than most of them.
+    Sources: Polyak & Juditsky 1992; for neural networks Izmailov et al. 2018 (arXiv 1803.05407).
+    """
+
+    def __init__(self, module: nn.Module):
+        self.parameters = list(module.parameters())
+        self.count = torch.zeros(())
+        self.mean = [torch.zeros_like(p) for p in self.parameters]
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """Take in the parameters as they are."""
+        self.count += 1
+        for mean, parameter in zip(self.mean, self.parameters, strict=True):
+            mean.add_((parameter - mean) / float(self.count))
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Give the module the mean, and begin a new one."""
+        assert self.count > 0, "the mean of nothing"
+        for mean, parameter in zip(self.mean, self.parameters, strict=True):
+            parameter.copy_(mean)
+            mean.zero_()
+        self.count.zero_()
+
+    def state_dict(self) -> dict[str, Tree]:
+        return {"count": self.count, "mean": tuple(self.mean)}
+
+    def load_state_dict(self, state: dict[str, Tree]) -> None:
+        self.count.copy_(state["count"])
+        for mean, value in zip(self.mean, state["mean"], strict=True):
+            mean.copy_(value)

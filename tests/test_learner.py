@@ -6,7 +6,7 @@ import sys
 import torch
 from torch import nn
 
-from seqrl.learner import Learner
+from seqrl.learner import Learner, WeightAverage
 
 
 def step(learner, module, seed):
@@ -87,3 +87,28 @@ def test_training_does_not_import_the_compiler():
         "Learner(m, 0.1, 0.5).update(m(torch.ones(1, 1)).sum()); sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+# Breaks with a fixed rate in place of 1 / count, or if the mean of before is kept after `apply`.
+def test_an_average_is_the_mean_of_what_was_added():
+    module = nn.Linear(3, 2)
+    average, other, seen = WeightAverage(module), WeightAverage(module), []
+    for i in range(6):
+        nn.init.normal_(module.weight)
+        module.bias.data.fill_(i)
+        seen.append(module.weight.detach().clone())
+        average.add()
+        if i == 3:
+            other.load_state_dict(average.state_dict())
+        elif i > 3:
+            other.add()
+    average.apply()
+    torch.testing.assert_close(module.weight.detach(), torch.stack(seen).mean(0))
+    assert module.bias.tolist() == [2.5, 2.5]
+    whole = module.weight.detach().clone()
+    other.apply()
+    assert torch.equal(module.weight, whole)
+    module.bias.data.fill_(7)
+    average.add()
+    average.apply()
+    assert module.bias.tolist() == [7, 7]

@@ -13,6 +13,7 @@ paper leaves open. Where this differs:
 - On trials, a teacher that knows the task may help at first (`teacher_weight`): the cross-entropy to the task's best
   action makes of the policy a draw from what the history leaves open, as Thompson sampling is (Lee et al. 2023, arXiv
   2306.14892), and rewards make more of that. Fading it out follows Schmitt et al. 2018 (arXiv 1803.03835).
+- The agent may end with the mean of its last weights (`weight_average`).
 """
 
 import contextlib
@@ -36,10 +37,10 @@ from seqrl.data import Batch, Rollout, Sequences
 from seqrl.data.recorder import HistoryRecorder
 from seqrl.envs import ENVIRONMENTS, Environment, TrialVectorEnv
 from seqrl.envs.trials import OPTIMAL_ACTION, unrevealed_space
-from seqrl.learner import Learner
+from seqrl.learner import Learner, WeightAverage
 from seqrl.nets import PolicyHead, RewardScale, ValueHead
 from seqrl.objectives import approximate_kl, clipped_surrogate, gae, masked_mean, masked_standardize, squared_error
-from seqrl.run import Run
+from seqrl.run import Run, Stateful
 from seqrl.training_state import TrainingState
 from seqrl.trajectory import Trajectory, tree_map
 
@@ -79,6 +80,8 @@ class Config(RunConfig):
     """Weight, at the start, of the cross-entropy to the best action that trials reveal; 0 at half of the steps."""
     max_grad_norm: float = 0.5
     """Gradients are clipped to this norm."""
+    weight_average: float = 0.0
+    """Share of the steps, the last ones, after whose updates weights are averaged into the final agent; 0 for none."""
     target_kl: float = 0.0
     """An epoch whose mean KL from the acting policy exceeds this is the update's last; 0 for no limit."""
     normalize_advantages: bool = True
@@ -208,6 +211,10 @@ def check(config: Config) -> None:
         f"--teacher-weight for '{config.env}': only trials, such as seqrl/Bandit-v0, know their best action",
     )
     require(
+        0 <= config.weight_average <= 1,
+        f"--weight-average is {config.weight_average}: it is a share of the steps, choose 0 to 1",
+    )
+    require(
         0 <= config.noise_correlation < 1, f"--noise-correlation is {config.noise_correlation}: choose 0 to below 1"
     )
 
@@ -258,7 +265,11 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
     scale = RewardScale(config.num_envs, config.gamma).to(agent.device)
     recorder = HistoryRecorder.of(config, environment) if config.record else None
     run = Run.open("ppo", config, agent.observation_space, agent.action_space, resume)
-    state = TrainingState(config.seed, agent, environment, rollout, learner=learner, sequences=sequences, scale=scale)
+    parts: dict[str, Stateful] = {"learner": learner, "sequences": sequences, "scale": scale}
+    average = WeightAverage(agent)
+    if config.weight_average > 0:
+        parts["average"] = average
+    state = TrainingState(config.seed, agent, environment, rollout, None, **parts)
     step = state.restore(run)
     with run:
         run.begin(step)
@@ -276,6 +287,10 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
             step += config.rollout_length * config.num_envs
             run.log(step, {**episodes.metrics(), **metrics})
             state.updates += 1
+            if step > (1 - config.weight_average) * config.num_steps:
+                average.add()
+            if config.weight_average > 0 and step >= config.num_steps:
+                average.apply()
             if state.updates % config.checkpoint_every == 0 or step >= config.num_steps:
                 state.save(run, step)
         if run.interrupted:
