@@ -43,6 +43,7 @@ from seqrl.language.discriminator import BAD, Discriminator, discriminator_loss
 from seqrl.language.reranking import Choosing, RerankingAgent
 from seqrl.language.utterances import UtteranceBatch, UtteranceDataset
 from seqrl.language_runs.config import LanguageConfig, check_shared, configured_task, make_model
+from seqrl.language_runs.preferences import settings_of_policy
 from seqrl.language_runs.proposals import proposed_dataset
 from seqrl.language_runs.run import check_reads, open_run, read_tokenizer
 from seqrl.memory.make import MEMORIES
@@ -60,7 +61,8 @@ class Config(LanguageConfig):
     """CHAI. `model` and `hidden_size` are those of the critic's own memory. The defaults serve small tasks."""
 
     policy: str = ""
-    """Run of bc that proposes, and stays as it is; by default one is trained first, as RUN_policy."""
+    """Run of bc, dpo, kto or rlhf that proposes, and stays as it is; by default one of bc is trained first, as
+    RUN_policy."""
     critic: Critic = "proposals"
     """How the critic is kept to what was logged: proposals, cql or brac."""
     num_proposals: int = 5
@@ -177,7 +179,7 @@ def build(config: Config, tokenizer: Tokenizer, run: Any = None) -> RerankingAge
 
     What model the policy is, the run folder `run` of this config says, or the policy's own.
     """
-    settings = read_json(Path(run), "policy.json") if run else read_json(Path(config.policy), "config.json")
+    settings = read_json(Path(run), "policy.json") if run else settings_of_policy(config.policy)
     known = {field.name for field in dataclasses.fields(LanguageConfig)}
     settings = {key: value for key, value in settings.items() if key in known} | {"device": config.device}
     policy = make_model(config_from_json(settings, LanguageConfig, Path("policy.json")), tokenizer)
@@ -209,7 +211,7 @@ def train(config: Config, resume: bool = False) -> RerankingAgent:
     agent = build(config, tokenizer, config.run_dir if resume else None)
     files = {} if resume else {"policy.json": read_json(Path(config.policy), "config.json")}
     if not (Path(config.run_dir) / CHECKPOINT).exists():  # else the policy is there
-        load_weights(agent.cloned(), config.policy)
+        load_weights(agent.policy, config.policy, "policy")
     if config.task:
         check_reads(tokenizer, configured_task(config), config.policy)
     with open_run("chai", config, tokenizer, resume, files) as run:

@@ -37,6 +37,7 @@ from seqrl.language.rows import decisions
 from seqrl.language.steering import SteeredAgent, TokenValues
 from seqrl.language.utterance_steering import UtteranceAgent, utterance_rows
 from seqrl.language_runs.config import LanguageConfig, check_shared, configured_task, make_model
+from seqrl.language_runs.preferences import settings_of_policy
 from seqrl.language_runs.run import (
     check_reads,
     dialogue_windows,
@@ -60,7 +61,8 @@ class Config(LanguageConfig):
     """Implicit language Q-learning. The defaults serve small tasks."""
 
     policy: str = ""
-    """Run of bc whose policy is steered, and stays as it is; by default one is trained first, as RUN_policy."""
+    """Run of bc, dpo, kto or rlhf whose policy is steered, and stays as it is; by default one of bc is trained first,
+    as RUN_policy."""
     target: Target = "bootstrap"
     """What Q is learnt from: bootstrap, or return, the Monte Carlo return-to-go."""
     level: Level = "token"
@@ -162,7 +164,7 @@ def build(config: Config, tokenizer: Tokenizer, run: Any = None) -> SteeredAgent
 
     What model the policy is, the run folder `run` of this config says, or the policy's own.
     """
-    settings = read_json(Path(run), "policy.json") if run else read_json(Path(config.policy), "config.json")
+    settings = read_json(Path(run), "policy.json") if run else settings_of_policy(config.policy)
     known = {field.name for field in dataclasses.fields(LanguageConfig)}
     settings = {key: value for key, value in settings.items() if key in known} | {"device": config.device}
     policy = make_model(config_from_json(settings, LanguageConfig, Path("policy.json")), tokenizer)
@@ -186,7 +188,7 @@ def train(config: Config, resume: bool = False) -> SteeredAgent | UtteranceAgent
     agent = build(config, tokenizer, config.run_dir if resume else None)
     files = {} if resume else {"policy.json": read_json(Path(config.policy), "config.json")}
     if not (Path(config.run_dir) / CHECKPOINT).exists():  # else the policy is there
-        load_weights(agent.cloned(), config.policy)
+        load_weights(agent.policy, config.policy, "policy")
         if config.initial == "policy":
             _copy_policy(agent, config)
     if config.task:

@@ -1,4 +1,4 @@
-"""Are logged episodes, dialogues or preferences fit to learn from? A look at them before hours go into training."""
+"""Are logged episodes, dialogues, preferences or thumbs fit to learn from? A look before hours go into training."""
 
 import json
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from seqrl.audit import of_columns, of_dialogues, of_episodes, of_preferences
+from seqrl.audit import of_columns, of_dialogues, of_episodes, of_preferences, of_thumbs
 from seqrl.audit.finding import Finding
 from seqrl.audit.reading import Rows
 from seqrl.audit.reading_dialogues import read_log, speaker_rows, speaker_table
 from seqrl.data.dialogues import shown
 from seqrl.data.episodes import EpisodeDataset
 
-__all__ = ["Audit", "Finding", "audit", "audit_dialogues", "audit_preferences"]
+__all__ = ["Audit", "Finding", "audit", "audit_dialogues", "audit_preferences", "audit_thumbs"]
 
 CHECKS = (
     of_episodes.episodes, of_episodes.returns, of_episodes.rewards, of_episodes.endings, of_episodes.leaks,
@@ -123,6 +123,21 @@ def audit_preferences(path: str | Path) -> Audit:
         figures |= more
         findings += found
     return Audit(Path(path), {"form": "preferences"}, figures, findings)
+
+
+def audit_thumbs(path: str | Path) -> Audit:
+    """Look at a file of thumbs (`seqrl.data.preferences`), and write nothing. It is read once.
+
+    Raises UserError for a file that is none, naming the line.
+    """
+    log = of_thumbs.read_judged(path)
+    figures: dict[str, Any] = {"read": "all thumbs were read"}
+    findings: list[Finding] = []
+    for check in of_thumbs.CHECKS:
+        more, found = check(log)
+        figures |= more
+        findings += found
+    return Audit(Path(path), {"form": "thumbs"}, figures, findings)
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from seqrl.audit.finding import Finding, Found, all_well, listed, percent
 from seqrl.data.dialogues import Turn, shown
-from seqrl.data.preferences import Preference, numbered_preferences
+from seqrl.data.preferences import Preference, cut_turns, numbered_preferences
 
 
 @dataclass(slots=True)
@@ -25,6 +25,8 @@ class Pair:
     rejected: bytes
     chosen_length: int
     rejected_length: int
+    cut: bool
+    """Whether either answer was cut off."""
     shown: object
     """Where the chosen answer stood, as `seqrl label` notes it: first or second."""
 
@@ -42,8 +44,10 @@ def read_pairs(path: str | Path) -> Pairs:
 
 
 def _pair(line: int, preference: Preference) -> Pair:
-    chosen, rejected = _hash(preference.chosen), _hash(preference.rejected)
-    question = hashlib.blake2b(_hash(preference.prompt) + min(chosen, rejected) + max(chosen, rejected), digest_size=16)
+    chosen, rejected = hashed(preference.chosen), hashed(preference.rejected)
+    question = hashlib.blake2b(
+        hashed(preference.prompt) + min(chosen, rejected) + max(chosen, rejected), digest_size=16
+    )
     return Pair(
         line=line,
         id=preference.id,
@@ -52,17 +56,20 @@ def _pair(line: int, preference: Preference) -> Pair:
         question=question.digest(),
         chosen=chosen,
         rejected=rejected,
-        chosen_length=_length(preference.chosen, preference.agent),
-        rejected_length=_length(preference.rejected, preference.agent),
+        chosen_length=words(preference.chosen, preference.agent),
+        rejected_length=words(preference.rejected, preference.agent),
+        cut=bool(cut_turns(preference, "cut_in_chosen") or cut_turns(preference, "cut_in_rejected")),
         shown=preference.meta.get("chosen_shown"),
     )
 
 
-def _length(answer: tuple[Turn, ...], agent: str) -> int:
+def words(answer: tuple[Turn, ...], agent: str) -> int:
+    """How many the agent says."""
     return sum(len(turn.text.split()) for turn in answer if turn.speaker == agent)
 
 
-def _hash(turns: tuple[Turn, ...]) -> bytes:
+def hashed(turns: tuple[Turn, ...]) -> bytes:
+    """The same for the same turns."""
     content = repr([(turn.speaker, turn.text) for turn in turns])
     return hashlib.blake2b(content.encode(errors="surrogatepass"), digest_size=16).digest()
 
@@ -106,8 +113,12 @@ def answers(log: Pairs) -> Found:
     if empty:
         message = f"an answer is empty in {_of(empty, log)}: was it lost, or is silence an answer?"
         found.append(Finding("answers", "empty", "look", message))
-    figures = {"identical": len(identical), "empty": len(empty)}
-    return figures, all_well(found, "answers", "two different ones in each, none empty")
+    cut = [pair for pair in log.pairs if pair.cut]
+    if cut:
+        message = f"an answer was cut off before its end in {_of(cut, log)}: enlarge --max-tokens where they are drawn"
+        found.append(Finding("answers", "cut", "look", message))
+    figures = {"identical": len(identical), "empty": len(empty), "cut": len(cut)}
+    return figures, all_well(found, "answers", "two different ones in each, none empty or cut off")
 
 
 def prompts(log: Pairs) -> Found:

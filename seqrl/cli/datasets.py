@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from seqrl.audit import audit as look_at
-from seqrl.audit import audit_dialogues, audit_preferences
+from seqrl.audit import audit_dialogues, audit_preferences, audit_thumbs
 from seqrl.checkpoint import write_atomically
 from seqrl.cli.arguments import parse, positional
 from seqrl.cli.collecting import default_folder
@@ -19,13 +19,13 @@ from seqrl.config import RunConfig, make_environment
 from seqrl.data import EpisodeDataset, import_episodes, to_minari
 from seqrl.data.dialogue_importers import form_of, import_dialogues
 from seqrl.data.dialogues import shown
-from seqrl.data.preferences import holds_preferences
+from seqrl.data.preferences import holds_preferences, holds_thumbs
 from seqrl.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """Look at a dataset, or a file of dialogues or preferences, before training.
+    """Look at a dataset, or a file of dialogues, preferences or thumbs, before training.
 
     The exit status is 1 where something is wrong.
     """
@@ -50,6 +50,8 @@ def audit(args: list[str]) -> int:
     if Path(folder).is_file() or Path(folder).suffix == ".jsonl":  # episodes are folders
         if holds_preferences(folder):
             result = audit_preferences(folder)
+        elif holds_thumbs(folder):
+            result = audit_thumbs(folder)
         elif form_of(folder) not in ("seqrl", None):
             raise UserError(f"{shown(folder, 1000)} is of another program: seqrl import it, and audit what that writes")
         else:

@@ -145,6 +145,8 @@ def _ask(session: Session, run: str) -> None:
         for place, answer in ((1, session.asked.first), (2, session.asked.second)):
             console.print(f"── {place}", style="bold cyan")
             _print_turns(console, answer)
+            if note := session.asked.note(place):
+                console.print(f"({note})", style="dim")
         try:
             key = input("1, 2, s or q> ").strip().lower()
         except (EOFError, KeyboardInterrupt):

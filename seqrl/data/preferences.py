@@ -7,6 +7,8 @@
 Parts are lists of messages, or strings: a prompt is then said by "user", the others by the agent. `id` (else the file's
 name and the line's number), `labeller` and `agent` (else "assistant") may be left out; so may the prompt of a pair: it
 is then the messages that both begin with. Other columns that hold strings, numbers or booleans are kept in `meta`.
+There `cut_in_chosen` and `cut_in_rejected` (of a thumb, `cut`) say which of the agent's turns in that answer were cut
+off before their end, by their numbers from 1, such as "1" or "1 3".
 """
 
 import os
@@ -110,12 +112,41 @@ def holds_preferences(path: str | Path) -> bool:
     return isinstance(content, dict) and ("chosen" in content or "rejected" in content)
 
 
+def holds_thumbs(path: str | Path) -> bool:
+    """Whether the first line of a file has an answer with a thumb; else as `holds_preferences`."""
+    try:
+        number, line = next(numbered_lines(path))
+        content = parse_json(line, place(path, number))
+    except UserError:
+        return False
+    return isinstance(content, dict) and "completion" in content and "label" in content
+
+
 def thumbs_of(preferences: Iterable[Preference]) -> Iterator[Thumb]:
     """Each pair as two answers judged alone: the chosen one good, the rejected one bad."""
     for each in preferences:
-        shared = {"prompt": each.prompt, "labeller": each.labeller, "agent": each.agent, "meta": each.meta}
-        yield Thumb(id=f"{each.id}-chosen", completion=each.chosen, label=True, **shared)  # type: ignore[arg-type]
-        yield Thumb(id=f"{each.id}-rejected", completion=each.rejected, label=False, **shared)  # type: ignore[arg-type]
+        rest = {key: value for key, value in each.meta.items() if key not in ("cut_in_chosen", "cut_in_rejected")}
+        for part, answer in (("chosen", each.chosen), ("rejected", each.rejected)):
+            cut = {"cut": each.meta[f"cut_in_{part}"]} if f"cut_in_{part}" in each.meta else {}
+            yield Thumb(
+                id=f"{each.id}-{part}", prompt=each.prompt, completion=answer, label=part == "chosen",
+                labeller=each.labeller, agent=each.agent, meta=rest | cut,
+            )  # fmt: skip
+
+
+def cut_turns(judged: Preference | Thumb, column: str) -> frozenset[int]:
+    """Which of the agent's turns in an answer were cut off, from 1: what `column` of its `meta` says, if it is there.
+
+    Raises UserError for what is no list of numbers.
+    """
+    value = judged.meta.get(column, "")
+    try:
+        return frozenset(int(number) for number in str(value).split())
+    except ValueError:
+        raise UserError(
+            f"{shown(judged.id)}: {column} is {shown(str(value))}: give the numbers of the agent's turns that were "
+            'cut off, such as "1 3"'
+        ) from None
 
 
 def preference_of(content: Any, where: str, name: str | None = None) -> Preference:

@@ -1,6 +1,7 @@
 """Judged answers as tokens: pairs of which one was preferred, and single ones with thumbs up or down."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from seqrl.data.dialogues import Dialogue, Turn
-from seqrl.data.preferences import Preference, Thumb
+from seqrl.data.preferences import Preference, Thumb, cut_turns
 from seqrl.errors import UserError
 from seqrl.language.model import LanguageModel
 from seqrl.language.rows import TokenBatch, TokenRows, batch_of, decisions, rows_of, token_turns
@@ -43,8 +44,9 @@ class PreferenceDataset:
     def of(cls, preferences: Iterable[Preference], tokenizer: Tokenizer) -> "PreferenceDataset":
         """Preferences as `tokenizer` reads them. Raises UserError where it cannot."""
         preferences = list(preferences)
-        chosen = [_rows(each, each.chosen, tokenizer) for each in preferences]
-        return cls(chosen, [_rows(each, each.rejected, tokenizer) for each in preferences])
+        chosen = [_rows(each, each.chosen, tokenizer, cut_turns(each, "cut_in_chosen")) for each in preferences]
+        rejected = [_rows(each, each.rejected, tokenizer, cut_turns(each, "cut_in_rejected")) for each in preferences]
+        return cls(chosen, rejected)
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -91,9 +93,12 @@ class ThumbDataset:
             raise UserError(
                 f"there are {len(thumbs)} thumbs: give at least two, to compare one's answer with another's"
             )
-        answer = [_rows(each, each.completion, tokenizer) for each in thumbs]
+        cut = [cut_turns(each, "cut") for each in thumbs]
+        answer = [_rows(each, each.completion, tokenizer, cut[k]) for k, each in enumerate(thumbs)]
         partner = _partners(thumbs)
-        mismatched = [_rows(each, thumbs[partner[k]].completion, tokenizer) for k, each in enumerate(thumbs)]
+        mismatched = [
+            _rows(each, thumbs[partner[k]].completion, tokenizer, cut[partner[k]]) for k, each in enumerate(thumbs)
+        ]
         return cls(answer, mismatched, [each.label for each in thumbs])
 
     def __len__(self) -> int:
@@ -136,10 +141,18 @@ def split_numbers(count: int, share: float, seed: int) -> tuple[Int[Tensor, "K"]
     return order[held_out:].sort().values, order[:held_out].sort().values
 
 
-def _rows(judged: Preference | Thumb, answer: tuple[Turn, ...], tokenizer: Tokenizer) -> TokenRows:
-    """A conversation's rows, of which the answer's alone are the agent's to learn from."""
+def _rows(
+    judged: Preference | Thumb, answer: tuple[Turn, ...], tokenizer: Tokenizer, cut: Set[int] = frozenset()
+) -> TokenRows:
+    """A conversation's rows, of which the answer's alone are the agent's to learn from. Where its turns of the numbers
+    `cut` were cut off, their end was no choice of the agent's."""
     dialogue = Dialogue(id=judged.id, turns=judged.prompt + answer, agent=judged.agent)
-    rows = rows_of(token_turns(dialogue, tokenizer), tokenizer)
+    turns = token_turns(dialogue, tokenizer)
+    own = [k for k, turn in enumerate(turns) if turn.agent and k >= len(judged.prompt)]
+    for number, k in enumerate(own, 1):
+        if number in cut and turns[k].ids:
+            turns[k] = replace(turns[k], ended=False)
+    rows = rows_of(turns, tokenizer)
     return rows._replace(mask=rows.mask & (rows.turn >= len(judged.prompt)))
 
 

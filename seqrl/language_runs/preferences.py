@@ -111,16 +111,22 @@ def log_prob(agent: LanguageAgent, batch: TokenBatch) -> Float[Tensor, "B"]:
 
 def with_model_of(config: L, policy: str) -> L:
     """`config` with the model of a run, and its task where `config` has none."""
-    settings = read_json(Path(policy), "config.json")
-    require(
-        settings.get("type") in KINDS,
-        f"{policy} is a run of {settings.get('type')}: give one of {', '.join(KINDS)}, whose policy stands alone",
-    )
+    settings = settings_of_policy(policy)
     known = {field.name for field in fields(LanguageConfig)}
     taken = {name: settings[name] for name in OF_THE_MODEL if name in settings and name in known}
     if not config.task:
         taken |= {"task": settings.get("task", ""), "task_kwargs": tuple(settings.get("task_kwargs", ()))}
     return replace(config, **taken)
+
+
+def settings_of_policy(run: str | Path) -> dict[str, Any]:
+    """What config.json says of a run whose policy is taken. Raises UserError where it has none that stands alone."""
+    settings = read_json(Path(run), "config.json")
+    kind, own = settings.get("type"), settings.get("policy")
+    instead = f", such as the policy in it, {own}" if own and kind not in KINDS else ""
+    known = f"{', '.join(KINDS)}, whose policy stands alone"
+    require(kind in KINDS, f"{run} is a run of {kind}: give one of {known}{instead}")
+    return settings
 
 
 KINDS = ("bc", "dpo", "kto", "rlhf")

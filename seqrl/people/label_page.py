@@ -39,6 +39,10 @@ def conversation_html(turns: Iterable[Turn]) -> str:
     return "".join(parts) or "<div class='seqrl-turn'><i>(nothing was said before)</i></div>"
 
 
+def _note(text: str) -> str:
+    return f"<i>({escaped(text)})</i>" if text else ""
+
+
 class LabelPage:
     """What the page's buttons do, one at a time. Each returns the prompt, both answers, the progress and the question.
 
@@ -88,7 +92,7 @@ class LabelPage:
                 "",
             )
         first, second = (
-            f"<div class='seqrl-answer'><b>{place}</b>{conversation_html(answer)}</div>"
+            f"<div class='seqrl-answer'><b>{place}</b>{conversation_html(answer)}{_note(asked.note(place))}</div>"
             for place, answer in ((1, asked.first), (2, asked.second))
         )
         return conversation_html(asked.question.prompt), first, second, progress, warning, asked.question.id

@@ -40,6 +40,8 @@ class Question:
     answers: tuple[tuple[Turn, ...], tuple[Turn, ...]]
     """As they were drawn, with the rewards that a task gave."""
     outcomes: tuple[Mapping[str, Value], Mapping[str, Value]] = field(default=({}, {}), hash=False)
+    cut: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    """Of both answers, the agent's turns that were cut off at the most tokens, counted from 1."""
 
     def worth(self, reward: Reward) -> tuple[float, float]:
         """The hidden reward of both answers, a sum over their turns."""
@@ -55,6 +57,8 @@ class Question:
             tuple(Turn(speaker=turn.speaker, text=turn.text) for turn in turns)
             for turns in (self.prompt, self.answers[better], self.answers[1 - better])
         )
+        parts = {"cut_in_chosen": self.cut[better], "cut_in_rejected": self.cut[1 - better]}
+        meta = {**meta, **{key: " ".join(map(str, numbers)) for key, numbers in parts.items() if numbers}}
         return Preference(
             id=self.id, prompt=prompt, chosen=chosen, rejected=rejected, labeller=labeller, agent=AGENT, meta=meta
         )
@@ -103,7 +107,13 @@ def question_of(name: str, played: Sequence[Played]) -> Question | None:
     if other is None:
         return None
     outcomes = played[0].dialogue.outcome, played[other].dialogue.outcome
-    return Question(id=name, prompt=prompt, answers=(answers[0], answers[other]), outcomes=outcomes)
+    cut = _cut(played[0]), _cut(played[other])
+    return Question(id=name, prompt=prompt, answers=(answers[0], answers[other]), outcomes=outcomes, cut=cut)
+
+
+def _cut(played: Played) -> tuple[int, ...]:
+    own = (turn for turn in played.turns if turn.agent and not turn.given)
+    return tuple(number for number, turn in enumerate(own, 1) if not turn.ended)
 
 
 def _answer(played: Played) -> tuple[Turn, ...]:
@@ -131,6 +141,14 @@ class Asked(NamedTuple):
     @property
     def second(self) -> tuple[Turn, ...]:
         return self.question.answers[self.order[1]]
+
+    def note(self, place: int) -> str:
+        """What is to be said of the answer shown first (1) or second (2): where it was cut off. Else empty."""
+        question, number = self.question, self.order[place - 1]
+        cut, own = question.cut[number], sum(turn.speaker == AGENT for turn in question.answers[number])
+        if not cut:
+            return ""
+        return "cut off here" if cut == (own,) else f"of its turns, cut off: {', '.join(map(str, cut))}"
 
 
 class Session:

@@ -65,6 +65,19 @@ def gradients(agent, loss):
     return [p.grad.clone() for p in agent.parameters() if p.grad is not None]
 
 
+def test_the_end_of_an_answer_that_was_cut_off_is_not_learnt():
+    """It was not the agent's: the same tokens are read, and one fewer counts, of the turn that was cut."""
+    ended = preference(["x"], ["ab"], ["b", "x", "ay"])
+    cut = dataclasses.replace(ended, meta={"cut_in_rejected": "2"})
+    one, other = (PreferenceDataset.of([each], TOKENIZER) for each in (ended, cut))
+    assert torch.equal(one.chosen[0].mask, other.chosen[0].mask)
+    assert torch.equal(one.rejected[0].tokens, other.rejected[0].tokens)
+    lost = one.rejected[0].mask & ~other.rejected[0].mask
+    assert lost.nonzero()[:, 0].tolist() == one.rejected[0].mask.nonzero()[-1].tolist()
+    with pytest.raises(UserError, match="cut_in_rejected is last: give the numbers"):
+        PreferenceDataset.of([dataclasses.replace(ended, meta={"cut_in_rejected": "last"})], TOKENIZER)
+
+
 # Broken by `rows.turn > len(prompt)` in `_rows`, or by the mask without that condition.
 def test_what_counts_is_the_agents_own_tokens_behind_the_prompt():
     pairs = PreferenceDataset.of(PREFERENCES, TOKENIZER).pairs([1])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from interrupted import ends_the_same
 
-from seqrl.algorithms import bc, load_speaker, rlhf, train
+from seqrl.algorithms import bc, chai, ilql, load_speaker, rlhf, train
 from seqrl.checkpoint import load_checkpoint
 from seqrl.cli.speaking import evaluate_speaker
 from seqrl.data.dialogues import write_dialogues
@@ -208,6 +208,22 @@ def test_a_run_that_is_cut_off_ends_as_one_that_was_not(folder, tmp_path, monkey
     assert watched == 6 or config.kl_budget  # what is taken back is not judged
     agent = load_speaker(tmp_path / "part")
     play(make_task(TASK, num_words=6), agent.voice(), 2, tokenizer=agent.tokenizer, max_tokens=3)
+
+
+# Broken by a checkpoint that is read as if it held a policy alone.
+@pytest.mark.parametrize("algorithm", [ilql, chai])
+def test_a_tuned_policy_is_steered_and_what_steers_is_no_policy(folder, tmp_path, algorithm):
+    agent = train(settings(folder, num_steps=1, run_dir=str(tmp_path / "tuned")))
+    config = algorithm.Config(
+        dialogues=str(folder / "log.jsonl"), policy=str(tmp_path / "tuned"), run_dir=str(tmp_path / "steered"),
+        hidden_size=8, num_steps=1, held_out=0.0, num_proposals=2, **TOKENS,
+    )  # fmt: skip
+    steered = train(config)
+    assert torch.equal(steered.policy.head.bias, agent.policy.head.bias)
+    assert torch.equal(load_speaker(tmp_path / "steered").policy.head.bias, agent.policy.head.bias)
+    message = f"steered is a run of {algorithm.__name__.split('.')[-1]}: give one of bc, .*, such as the policy in it"
+    with pytest.raises(UserError, match=message):
+        train(settings(folder, policy=str(tmp_path / "steered"), run_dir=str(tmp_path / "never")))
 
 
 # Broken by a computation that is another the second time, in training or on the way back from a checkpoint.

@@ -57,6 +57,7 @@ CASES: dict[str, tuple[str, Callable[[Log], Log]]] = {
     "duplicates": ("look", lambda log: [*log, replace(log[0], id="again")]),
     "identical": ("wrong", at(2, rejected=said("yes 1 too"))),
     "empty": ("look", at(6, rejected=said(" "))),
+    "cut": ("look", at(7, meta={"chosen_shown": "second", "cut_in_rejected": "1"})),
     "no_prompt": ("look", at(8, prompt=())),
     "contradictions": ("look", lambda log: [
         *log, replace(log[4], id="again", chosen=log[4].rejected, rejected=log[4].chosen)

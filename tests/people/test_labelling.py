@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from seqrl.data.dialogues import Turn
-from seqrl.data.preferences import AGENT, USER, Preference, read_preferences
+from seqrl.data.preferences import AGENT, USER, Preference, cut_turns, read_preferences, thumbs_of
 from seqrl.errors import UserError
 from seqrl.language.generation import Plain, Sampling
 from seqrl.language.labellers import SimulatedLabeller, hidden_reward
@@ -186,6 +186,25 @@ def test_where_all_that_is_drawn_is_the_same_nothing_is_asked() -> None:
     known = questions(Prompted([((False, "a"),)], Tokenizer(["a"])), 3)
     known.sampling = Sampling(temperature=0.0)
     assert list(known.among(lambda name: True)) == []
+
+
+# Broken by a mark on the other answer, or on a turn that the agent ended.
+def test_answers_that_were_cut_off_are_marked(tmp_path: Path) -> None:
+    asked = questions(Prompted([((False, "x"),)], Tokenizer(list("abxy"))), 12)
+    every = {each.id: each for each in asked.among(lambda name: True)}
+    for each in every.values():
+        for answer, cut in zip(each.answers, each.cut, strict=True):
+            assert cut == ((1,) if len(answer[0].text) == 3 else ())  # of 3 tokens at most, none is the end
+    assert {bool(cut) for each in every.values() for cut in each.cut} == {True, False}
+    with Session(tmp_path / "p.jsonl", asked, "ada") as session:
+        while session.asked is not None:
+            assert (session.asked.note(1) == "cut off here") == (len(session.asked.first[0].text) == 3)
+            session.choose(0)
+    for each in read_preferences(tmp_path / "p.jsonl"):
+        for part, column in ((each.chosen, "cut_in_chosen"), (each.rejected, "cut_in_rejected")):
+            assert cut_turns(each, column) == ({1} if len(part[0].text) == 3 else set())
+        for thumb, answer in zip(thumbs_of([each]), (each.chosen, each.rejected), strict=True):
+            assert (thumb.completion, bool(cut_turns(thumb, "cut"))) == (answer, len(answer[0].text) == 3)
 
 
 # Broken by κ with chance ½, or by the first choice of two in the same question.
