@@ -1,0 +1,136 @@
+"""Every code block of README.md and docs/ runs, one after the other, with settings that take seconds.
+
+A page is a story: its blocks, Python and shell, run in order in one namespace and one folder, which holds what the page
+takes as given (`NEEDS`). Commands run in this process. Nothing of them is changed but the flags of `QUICK`.
+"""
+
+import dataclasses
+import gc
+import http.client
+import io
+import json
+import multiprocessing
+import shlex
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from page_blocks import KNOWN, NOT_RUN, PAGES, Block, blocks, commands
+from page_stories import NAMES, NEEDS, QUICK, SETTINGS, SHOWN_ALONE, STATUSES, TYPED, add_given
+
+import seqrl
+from seqrl import run_pool
+from seqrl.cli import main
+
+WITH_BLOCKS = [page for page in PAGES if blocks(page)]
+
+
+# Golden: a block whose language is taken away, or is none of KNOWN, is named here.
+@pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.name)
+def test_every_block_says_what_it_is(page: Path) -> None:
+    if page.name not in SHOWN_ALONE:
+        assert [f"{page}:{block.line}" for block in blocks(page) if block.language not in KNOWN] == []
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where what pages take as given is made, once for all."""
+    return tmp_path_factory.mktemp("given")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, forked_actors: None) -> Iterator[None]:
+    """Training takes a moment, comparisons train in this process; signals and ids of environments are as before."""
+    train, handler, registered = seqrl.train, signal.getsignal(signal.SIGINT), dict(gym.registry)
+    monkeypatch.setattr(seqrl, "train", lambda config: train(dataclasses.replace(config, **SETTINGS)))
+    monkeypatch.setattr(run_pool, "_run_all", run_in_turn)
+    monkeypatch.setattr(run_pool, "_stop", multiprocessing.Event(), raising=False)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setenv("COLUMNS", "160")
+    yield
+    signal.signal(signal.SIGINT, handler)
+    gym.registry.clear()
+    gym.registry.update(registered)
+
+
+def run_in_turn(jobs: Any, measure: Any, workers: int, folder: Path, progress: Any) -> None:
+    """In place of the processes of a comparison."""
+    for job in jobs:
+        run_pool._train_and_measure(job.config, measure)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Pages that are served are asked for once and closed; what they answered."""
+    uvicorn = pytest.importorskip("uvicorn", reason="pages need gradio: pip install 'seqrl[chat]'")
+    serve, answers = uvicorn.Server.run, []
+
+    def run(server: Any, sockets: Any) -> None:
+        def ask() -> None:
+            connection = http.client.HTTPConnection(*sockets[0].getsockname(), timeout=20)
+            connection.request("GET", "/")
+            answers.append(connection.getresponse().status)
+            connection.close()
+            server.should_exit = True
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        serve(server, sockets)
+        asking.join()
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    yield answers
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()  # Gradio leaves event loops behind
+
+
+# Golden: a flag that a command of a page does not have; a Python line that names what is not there.
+@pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.name)
+def test_blocks_run(
+    page: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None, opened: list[int]
+) -> None:
+    run = runner(monkeypatch)
+    for name in NEEDS.get(page.name, []):
+        add_given(name, tmp_path, shared, run, monkeypatch.chdir)
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": page.stem, **NAMES.get(page.name, dict)()}
+    for block in blocks(page):
+        if page.name not in SHOWN_ALONE:
+            tell(page, block, namespace, run)
+    web = sum("--web" in command for block in blocks(page) for command in commands(block.text))
+    assert opened == [200] * web
+
+
+def tell(page: Path, block: Block, namespace: dict[str, Any], run: Callable[[str], None]) -> None:
+    """Run a block, or look at what it shows."""
+    if block.language == "python":
+        code = "\n" * block.line + block.text  # so that a traceback names the page's own line
+        exec(compile(code, str(page), "exec"), namespace)
+    elif block.language == "json":
+        json.loads(block.text)
+    elif block.language == "shell":
+        for command in commands(block.text):
+            run(command)
+
+
+def runner(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """What runs a command line with the flags of QUICK, and what is typed; or looks at it, if it is not to be run."""
+
+    def run(command: str) -> None:
+        program, *words = shlex.split(command)
+        if program != "seqrl":
+            assert NOT_RUN[program][1](words), command
+            return
+        line = " ".join(words)
+        fitting = max((start for start in QUICK if line.startswith(start)), key=len, default="")
+        monkeypatch.setattr("sys.stdin", io.StringIO(TYPED.get(words[0], "")))
+        status = main([*words, *shlex.split(QUICK.get(fitting, ""))])
+        assert status in STATUSES.get(words[0], (0,)), f"{command}: exit status {status}"
+
+    return run
