@@ -1,17 +1,10 @@
-"""What the pages say holds: their commands parse, their code runs or at least names what there is, their tests exist.
+"""What the pages say in their text holds: commands are understood, what is named is there.
 
-Of README.md and docs/*.md:
-
-- A Python block below the comment `<!-- runs -->` is run, blocks of a page one after the other in one namespace; where
-  it trains, then with the settings of `TINY`. What a page takes from elsewhere stands in `GIVEN`.
-- Any other Python block is compiled, its imports of seqrl are made, and each keyword of a `Config` it makes is a field
-  (but for design.md's, which is a sketch).
-- Of a shell block, each line that begins with `seqrl` goes through the parser of its command, and is not run.
-- A `tests/FILE.py::NAME` exists.
+Their code blocks run: `tests/docs/test_page_blocks.py`.
 """
 
+import argparse
 import ast
-import dataclasses
 import functools
 import importlib
 import importlib.util
@@ -19,27 +12,18 @@ import re
 import shlex
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-import numpy as np
 import pytest
 
-import seqrl
-import seqrl.exported
 from seqrl.algorithms import ALGORITHMS
 from seqrl.cli.arguments import parse
 from seqrl.errors import UserError
 from seqrl.recipes import RECIPES
-from tests.export.test_step import eager
-from tests.exported_agents import agent
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^(<!-- runs -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TAKEN = {"train": "--resume", "compare": "--resume", "label": "--agreement"}
 """Flags that a command takes itself, before its parser, with the words behind them."""
-TINY = {"num_steps": 32, "num_envs": 4, "rollout_length": 8, "hidden_size": 8, "num_epochs": 1, "num_minibatches": 1}
-GIVEN: dict[str, dict[str, Any]] = {"export.md": {"observation": {"v": np.zeros(3, np.float32), "n": 2}}}
 
 
 @functools.cache
@@ -52,68 +36,19 @@ def site() -> ModuleType:
     return module
 
 
-def blocks(page: Path, *languages: str) -> list[tuple[bool, str]]:
-    """Whether each block of these languages is to be run, and its text."""
-    return [(bool(runs), text) for runs, language, text in BLOCK.findall(page.read_text()) if language in languages]
-
-
-def test_python_that_runs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    train = seqrl.train
-    monkeypatch.setattr(seqrl, "train", lambda config: train(dataclasses.replace(config, **TINY)))
-    monkeypatch.setattr(seqrl.exported, "load", lambda _: eager(agent("none"))[1])
-    ran = 0
+def commands(program: str) -> list[tuple[str, str]]:
+    """Each command of a program that stands in a page's text, and its page; but for those with NAME for a name."""
+    found = {}
     for page in PAGES:
-        namespace = {"__name__": page.stem, **GIVEN.get(page.name, {})}
-        for runs, text in blocks(page, "python"):
-            if runs:
-                exec(compile(text, str(page), "exec"), namespace)
-                ran += 1
-    assert ran >= 6
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "design.md"], ids=lambda page: page.name)
-def test_other_python_names_what_there_is(page: Path) -> None:
-    for _, text in blocks(page, "python"):
-        tree = ast.parse(text)
-        known: dict[str, Any] = {}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-                if str(names[0]).partition(".")[0] == "seqrl":
-                    exec(compile(ast.Module([node], []), str(page), "exec"), known)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(kind := _value(node.func, known), type):
-                if dataclasses.is_dataclass(kind):
-                    fields = {field.name for field in dataclasses.fields(kind)}
-                    assert {keyword.arg for keyword in node.keywords} <= fields, ast.unparse(node)
-            elif isinstance(node, ast.Attribute):
-                _value(node, known)
-
-
-def _value(node: ast.AST, known: dict[str, Any]) -> Any:
-    """What a dotted name that begins with an import is; AttributeError where there is nothing of the name."""
-    if isinstance(node, ast.Name):
-        return known.get(node.id)
-    if isinstance(node, ast.Attribute):
-        owner = _value(node.value, known)
-        return getattr(owner, node.attr) if isinstance(owner, ModuleType) else None
-    return None
-
-
-def commands() -> list[tuple[str, str]]:
-    """Each `seqrl …` line, without comment and repetitions, and its page."""
-    lines = {}
-    for page in PAGES:
-        for _, text in blocks(page, "", "bash", "shell", "sh"):
-            for line in text.replace("\\\n", " ").splitlines():
-                if line.startswith("seqrl "):
-                    lines.setdefault(line.partition("   #")[0].strip(), page.name)
-    return list(lines.items())
+        text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL).replace("\n", " ")
+        for line in re.findall(rf"`({program}[^`]*)`", text):
+            if not {"NAME", "ALGORITHM", "PROBLEM", "|"} & set(line.split()):
+                found.setdefault(line, page.name)
+    return list(found.items())
 
 
 def test_commands_are_understood() -> None:
-    found = commands()
+    found = commands("seqrl ")
     assert len(found) > 30
     wrong = [f"{page}: {line}: {problem}" for line, page in found if (problem := _problem(line))]
     assert not wrong, "\n".join(wrong)
@@ -141,6 +76,47 @@ def _problem(line: str) -> str:
         except UserError as error:
             problem = str(error)
     return problem
+
+
+class UnderstoodError(Exception):
+    """In place of what a benchmark would do. (Without flags or words it is only a name, which others look at.)"""
+
+
+# Golden: `--seed 0` for `--seeds 0` in a benchmark's command is told here.
+def test_commands_of_benchmarks_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def understand(self: argparse.ArgumentParser) -> None:
+        raise UnderstoodError(parse_args(self))
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", understand)
+    found = [
+        words
+        for line, _ in commands("python -m benchmarks.(?!learning|offline)")
+        if (words := shlex.split(line)[2:])[1:]
+    ]
+    assert len(found) > 20
+    wrong = []
+    for words in found:
+        module = importlib.import_module(words[0])
+        module = module if hasattr(module, "main") else importlib.import_module(f"{words[0]}.__main__")
+        assert "parse_args()" in Path(str(module.__file__)).read_text(), f"{words[0]} would run"
+        monkeypatch.setattr("sys.argv", words)
+        try:
+            module.main()
+        except UnderstoodError:
+            continue
+        except SystemExit:
+            wrong.append(words)
+    assert wrong == []
+
+
+def test_goals_that_are_named_are_measured() -> None:
+    from benchmarks.learning import GOALS
+
+    named = {name for line, _ in commands("python -m benchmarks.learning") for name in line.split()[3:]}
+    assert named
+    assert named <= set(GOALS)
 
 
 def test_tests_that_are_named_exist() -> None:

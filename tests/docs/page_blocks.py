@@ -2,7 +2,6 @@
 
 import importlib.util
 import re
-import shlex
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,15 +9,16 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w*)(?: title=\"([\w./]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL = ("bash", "sh", "shell")
 KNOWN = ("python", "shell", "json", "text")
 
 
 class Block(NamedTuple):
-    """A code block: python, shell, json or text (shown alone); and the line of the page that it begins in."""
+    """A code block: its language, of KNOWN; the file that it is, or nothing; the page's line that it begins in."""
 
     language: str
+    title: str
     text: str
     line: int
 
@@ -26,8 +26,10 @@ class Block(NamedTuple):
 def blocks(page: Path) -> list[Block]:
     """The blocks of a page in order. One without a language is shell where each of its lines begins with a program."""
     content = page.read_text()
-    found = [Block(_language(*match.groups()), match[2], content[: match.start()].count("\n") + 1)
-             for match in FENCE.finditer(content)]  # fmt: skip
+    found = []
+    for match in FENCE.finditer(content):
+        language, title, text = match.groups()
+        found.append(Block(_language(language, text), title or "", text, content[: match.start()].count("\n") + 1))
     assert 2 * len(found) == len(re.findall(r"^\s*```", content, re.MULTILINE)), f"{page}: a fence stands apart"
     return found
 

@@ -1,4 +1,4 @@
-"""What the tests of the pages' blocks know besides the pages: quick settings, what is typed, and what a page takes as given."""
+"""What tests of the pages' blocks know besides the pages: quick settings, what is typed, what is taken as given."""
 
 import json
 import shutil
@@ -38,22 +38,29 @@ QUICK = {
     "train rloo": TUNED,
     "train grpo": TUNED,
     "train rlhf_ppo": TUNED,
-    "compare datasets": f"--num-seeds 1 --num-episodes 2 --target-episodes 2 --value-updates 2 {LOGGED}",
+    "compare datasets": f"{LOGGED} --num-seeds 1 --num-episodes 2 --target-episodes 2 --value-updates 2",
     "compare": f"--num-seeds 1 --num-episodes 2 --workers 1 {RUN}",
     "evaluate": "--num-episodes 2",
     "evaluate runs/judge": "",
-    "calibrate": "--num-targets 2 --num-episodes 2",
+    "calibrate": "--num-targets 3 --num-episodes 2",
     "collect": "--num-episodes 6",
     "adapt": "--num-trials 2",
     "frontier": "--num-dialogues 2 --betas 0,1",
-    "ship": "--num-iterations 1 --num-resamples 100",
+    "ship": "--no-fit --num-resamples 100",
     "inspect": "--max-steps 20",
     "label": "--num-questions 8",
     "label --agreement": "",
 }
 """Flags that are appended to a command so that it takes a second or less: those of the longest beginning that fits."""
 
-SETTINGS = {"num_steps": 32, "num_envs": 4, "rollout_length": 8, "hidden_size": 8, "num_epochs": 1, "num_minibatches": 1}
+SETTINGS = {
+    "num_steps": 32,
+    "num_envs": 4,
+    "rollout_length": 8,
+    "hidden_size": 8,
+    "num_minibatches": 1,
+    "num_epochs": 1,
+}
 """The same for `seqrl.train` in Python."""
 
 TYPED = {"chat": "I am thinking of something.\n/quit\n", "label": "1\n2\n1\n2\n1\n2\n1\n2\n"}
@@ -76,17 +83,24 @@ NEEDS = {
 }
 """What a page takes as given, by name, or NAME=WHAT where the page has a placeholder."""
 
+LABEL = "seqrl label runs/cloned --prompts logs/talks.jsonl --simulate length"
 GIVEN = {
     "runs/cartpole": ["seqrl train masked_cartpole --run-dir runs/cartpole"],
     "runs/tmaze": ["seqrl train tmaze --run-dir runs/tmaze"],
     "datasets/CartPole-v1": ["seqrl collect random --env CartPole-v1"],
     "COMPARISON": ["seqrl compare CartPole-v1 --hide 1,3 --memories none,gru --run-dir COMPARISON"],
     "runs/cloned": ["logs/talks.jsonl", "seqrl train bc --dialogues logs/talks.jsonl --run-dir runs/cloned"],
-    "prefs.jsonl": ["runs/cloned", "seqrl label runs/cloned --prompts logs/talks.jsonl --output prefs.jsonl --simulate length --labeller bo"],
-    "others.jsonl": ["runs/cloned", "seqrl label runs/cloned --prompts logs/talks.jsonl --output others.jsonl --simulate length --seed 1"],
-    "runs/judge": ["prefs.jsonl", "seqrl train reward_model --preferences prefs.jsonl --policy runs/cloned --run-dir runs/judge"],
+    "prefs.jsonl": ["runs/cloned", f"{LABEL} --output prefs.jsonl --labeller bo"],
+    "others.jsonl": ["runs/cloned", f"{LABEL} --output others.jsonl --seed 1"],
+    "runs/judge": [
+        "prefs.jsonl",
+        "seqrl train reward_model --preferences prefs.jsonl --policy runs/cloned --run-dir runs/judge",
+    ],
     "logs/deals.jsonl": ["seqrl collect good rude --task negotiation --output logs/deals.jsonl"],
-    "runs/negotiator": ["logs/deals.jsonl", "seqrl train bc --task negotiation --dialogues logs/deals.jsonl --run-dir runs/negotiator"],
+    "runs/negotiator": [
+        "logs/deals.jsonl",
+        "seqrl train bc --task negotiation --dialogues logs/deals.jsonl --run-dir runs/negotiator",
+    ],
     "held_out.jsonl": ["seqrl collect good --task negotiation --seed 1 --output held_out.jsonl"],
     "runs/questions": [
         "seqrl collect random optimal --task twenty_questions --output logs/questions.jsonl",

@@ -5,6 +5,7 @@ takes as given (`NEEDS`). Commands run in this process. Nothing of them is chang
 """
 
 import dataclasses
+import functools
 import gc
 import http.client
 import io
@@ -24,8 +25,8 @@ from page_blocks import KNOWN, NOT_RUN, PAGES, Block, blocks, commands
 from page_stories import NAMES, NEEDS, QUICK, SETTINGS, SHOWN_ALONE, STATUSES, TYPED, add_given
 
 import seqrl
-from seqrl import run_pool
-from seqrl.cli import main
+from seqrl.cli import exporting, main
+from seqrl.comparison import run_pool
 
 WITH_BLOCKS = [page for page in PAGES if blocks(page)]
 
@@ -45,11 +46,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, forked_actors: None) -> Iterator[None]:
-    """Training takes a moment, comparisons train in this process; signals and ids of environments are as before."""
+    """Training and the look at parity take a moment, comparisons train in this process; then all is as before."""
     train, handler, registered = seqrl.train, signal.getsignal(signal.SIGINT), dict(gym.registry)
     monkeypatch.setattr(seqrl, "train", lambda config: train(dataclasses.replace(config, **SETTINGS)))
     monkeypatch.setattr(run_pool, "_run_all", run_in_turn)
     monkeypatch.setattr(run_pool, "_stop", multiprocessing.Event(), raising=False)
+    monkeypatch.setattr(exporting, "export_run", functools.partial(exporting.export_run, num_steps=50))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     monkeypatch.setenv("COLUMNS", "160")
     yield
@@ -109,6 +111,8 @@ def test_blocks_run(
 
 def tell(page: Path, block: Block, namespace: dict[str, Any], run: Callable[[str], None]) -> None:
     """Run a block, or look at what it shows."""
+    if block.title:
+        Path(block.title).write_text(block.text)
     if block.language == "python":
         code = "\n" * block.line + block.text  # so that a traceback names the page's own line
         exec(compile(code, str(page), "exec"), namespace)
@@ -124,6 +128,9 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def run(command: str) -> None:
         program, *words = shlex.split(command)
+        if program.startswith("PYTHONPATH="):
+            monkeypatch.syspath_prepend(str(Path(program.partition("=")[2]).absolute()))
+            program, *words = words
         if program != "seqrl":
             assert NOT_RUN[program][1](words), command
             return
