@@ -14,22 +14,33 @@ never in doubt.
 Source: Rafailov et al. 2023, arXiv 2305.18290; smoothing, Mitchell 2023, "A note on DPO with noisy preferences"; IPO,
 Azar et al. 2023, arXiv 2310.12036. Differs: the reference is asked once, in the batches that are learnt from
 (`seqrl.language_runs.preferences`); IPO's means over tokens are not in its paper, but in TRL, whose authors say that
-its results were had with them.
+its results were had with them. Several learners (`--num-learners`) are data-parallel: each has a share of every batch,
+and a gradient is that of the whole one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from seqrl.config import require
+from seqrl.config import require, require_at_least_one
 from seqrl.data.preferences import read_preferences
+from seqrl.distributed import ALONE, Group, spawn
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.preferences import PreferenceDataset, PreferencePairs
 from seqrl.language_runs.config import make_model
-from seqrl.language_runs.preferences import PreferenceConfig, Referenced, check_preference, log_prob, tune
+from seqrl.language_runs.preferences import (
+    PreferenceConfig,
+    Referenced,
+    check_preference,
+    log_prob,
+    tune,
+    with_model_of,
+)
+from seqrl.language_runs.run import read_tokenizer
 from seqrl.objectives import dpo_error, ipo_error
+from seqrl.run import load_weights
 from seqrl.text import Tokenizer
 
 Objective = Literal["dpo", "ipo"]
@@ -45,6 +56,8 @@ class Config(PreferenceConfig):
     """ε, the share of the choices that are taken to be wrong; for dpo."""
     objective: Objective = "dpo"
     """dpo, or ipo."""
+    num_learners: int = 1
+    """Processes that learn together, each from its share of every batch; on cuda, each on its own GPU."""
 
 
 def loss(agent: LanguageAgent, windows: Referenced, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
@@ -77,6 +90,16 @@ def check(config: Config) -> None:
     known = get_args(Objective)
     require(config.objective in known, f"--objective '{config.objective}': choose one of {', '.join(known)}")
     require(bool(config.preferences), "no preferences given: name a file with --preferences (seqrl label)")
+    require_at_least_one(config, "num_learners")
+    require(
+        config.num_learners <= config.batch_size,
+        f"--num-learners {config.num_learners} have less than one pair each of --batch-size {config.batch_size}: "
+        "enlarge the batch",
+    )
+    require(
+        config.num_learners == 1 or not config.device.startswith("cuda:"),
+        f"--device {config.device} with several learners: use cuda, and each has a GPU of its own",
+    )
     smoothing = config.label_smoothing
     require(0 <= smoothing < 0.5, f"--label-smoothing is {smoothing}: it must be from 0 to below 0.5")
     require(
@@ -92,12 +115,27 @@ def build(config: Config, tokenizer: Tokenizer, run: Any = None) -> LanguageAgen
 def train(config: Config, resume: bool = False) -> LanguageAgent:
     """Train on the pairs in `config.preferences`, and return the agent. With `resume`, continue the run, bit for bit.
 
+    With several learners a script needs `if __name__ == "__main__":`.
+
     Raises UserError for bad settings, preferences or a policy that cannot be read, an existing run folder, or a loss
     that is not finite.
     """
     check(config)
+    if config.num_learners == 1:
+        return train_share(ALONE, config, resume)
+    spawn(train_share, config.num_learners, config, resume, cuda=config.device == "cuda")
+    agent = build(with_model_of(config, config.run_dir), read_tokenizer(config.run_dir))
+    load_weights(agent, config.run_dir)
+    return agent.eval()
+
+
+def train_share(group: Group, config: Config, resume: bool) -> LanguageAgent:
+    """What one learner of `group` does of `train`."""
+    if group.size > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // group.size))
+        config = replace(config, device=f"cuda:{group.rank}" if config.device == "cuda" else config.device)
 
     def dataset(tokenizer: Tokenizer) -> PreferenceDataset:
         return PreferenceDataset.of(read_preferences(config.preferences), tokenizer)
 
-    return tune("dpo", config, dataset, loss, log_probs, resume)
+    return tune("dpo", config, dataset, loss, log_probs, resume, group)

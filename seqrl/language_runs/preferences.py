@@ -16,6 +16,8 @@ from torch import Tensor
 
 from seqrl.checkpoint import load_checkpoint, save_checkpoint
 from seqrl.config import require, require_above_zero
+from seqrl.distributed import ALONE, Group
+from seqrl.distributed.learners import Follower
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.generation import sayable
 from seqrl.language.preferences import answer_log_prob, split_numbers
@@ -74,12 +76,21 @@ class Referenced(NamedTuple):
 
 
 class Groups:
-    """N answers, or pairs, in groups of `size` or a few more, drawn once by `seed`, with the reference's opinion."""
+    """N answers, or pairs, in groups of `size` or a few more, drawn once by `seed`, with the reference's opinion.
 
-    def __init__(self, dataset: JudgedDataset, size: int, seed: int) -> None:
+    Several `learners` have a share of every group each, whose opinion they ask for themselves.
+    """
+
+    def __init__(self, dataset: JudgedDataset, size: int, seed: int, learners: Group = ALONE) -> None:
         self.dataset = dataset
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
-        self.groups = torch.tensor_split(order, max(1, len(dataset) // size))
+        groups = torch.tensor_split(order, max(1, len(dataset) // size))
+        self.sizes = torch.tensor([len(group) for group in groups], dtype=torch.float)
+        require(
+            int(self.sizes.min()) >= learners.size,
+            f"a batch of {int(self.sizes.min())} answers is less than one for each of --num-learners {learners.size}",
+        )
+        self.groups = [torch.tensor_split(group, learners.size)[learners.rank] for group in groups]
         self.reference = torch.zeros(2, len(dataset))
 
     @torch.no_grad()
@@ -91,8 +102,7 @@ class Groups:
 
     def draw(self, generator: torch.Generator) -> Referenced:
         """One of the groups, each as likely as it is large: so every answer is learnt from as often as others."""
-        sizes = torch.tensor([len(group) for group in self.groups], dtype=torch.float)
-        group = self.groups[int(torch.multinomial(sizes, 1, generator=generator))]
+        group = self.groups[int(torch.multinomial(self.sizes, 1, generator=generator))]
         return Referenced(self.dataset.batch(group), self.reference[:, group])
 
 
@@ -140,8 +150,12 @@ def tune(
     loss: Loss,
     log_probs: LogProbs,
     resume: bool,
+    learners: Group = ALONE,
 ) -> LanguageAgent:
-    """Train the policy of `config.policy` on judged answers, and return it. With `resume`, continue, bit for bit."""
+    """Train the policy of `config.policy` on judged answers, and return it. With `resume`, continue, bit for bit.
+
+    This is one of the `learners`, if there are several: its loss must be a mean over the entries of a batch.
+    """
     if not resume:
         config = with_model_of(config, config.policy)
     tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
@@ -149,11 +163,13 @@ def tune(
     dataset, held_out = dataset_of(tokenizer), None
     if config.held_out > 0 and len(dataset) > 1:
         kept, left_out = _split(dataset.prompts(), config)
-        dataset, held_out = dataset.subset(kept), Groups(dataset.subset(left_out), 256, 0)
-    learnt = Groups(dataset, config.batch_size, config.seed)
-    with open_run(name, config, tokenizer, resume) as run:
-        _ask_reference(agent, run, config, {"learnt": learnt, "held_out": held_out}, log_probs)
-        fit(config, agent, learnt, held_out, run, loss, _nothing, _draw)
+        held_out = Groups(dataset.subset(left_out), 256, 0) if learners.rank == 0 else None  # the first tells of it
+        dataset = dataset.subset(kept)
+    learnt = Groups(dataset, config.batch_size, config.seed, learners)
+    run = Follower(Path(config.run_dir)) if learners.rank else open_run(name, config, tokenizer, resume)
+    with run:
+        _ask_reference(agent, run, config, {"learnt": learnt, "held_out": held_out}, log_probs, learners)
+        fit(config, agent, learnt, held_out, run, loss, _nothing, _draw, group=learners, rows=_count)
     return agent.eval()
 
 
@@ -171,7 +187,12 @@ def _split(prompts: list[Any], config: PreferenceConfig) -> tuple[list[int], lis
 
 
 def _ask_reference(
-    agent: LanguageAgent, run: Run, config: PreferenceConfig, parts: dict[str, Groups | None], log_probs: LogProbs
+    agent: LanguageAgent,
+    run: Run,
+    config: PreferenceConfig,
+    parts: dict[str, Groups | None],
+    log_probs: LogProbs,
+    learners: Group,
 ) -> None:
     """Give every group the reference's log-probabilities: from the run's file, or of the policy that `agent` becomes.
 
@@ -183,7 +204,11 @@ def _ask_reference(
         load_weights(agent.policy, config.policy, "policy")
         for part in groups.values():
             part.ask(agent, log_probs)
-        save_checkpoint(path, {key: part.reference for key, part in groups.items()}, {})
+        learnt = groups["learnt"]
+        everyones = learners.gather(learnt.reference.tolist())  # each its own, and 0 for others'
+        learnt.reference = torch.stack([torch.tensor(one) for one in everyones]).sum(0)
+        if learners.rank == 0:
+            save_checkpoint(path, {key: part.reference for key, part in groups.items()}, {})
         return
     tree, _ = load_checkpoint(path)
     for key, part in groups.items():
@@ -196,6 +221,11 @@ def _ask_reference(
 
 def _draw(groups: Groups, count: int, config: PreferenceConfig, generator: torch.Generator) -> Referenced:
     return groups.draw(generator)
+
+
+def _count(windows: Referenced) -> float:
+    """Entries of a batch."""
+    return float(windows.reference.shape[1])
 
 
 def _nothing(agent: LanguageAgent, groups: Groups) -> None:

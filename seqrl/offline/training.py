@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from seqrl.data import EpisodeDataset
+from seqrl.distributed import ALONE, Group
 from seqrl.learner import Learner
 from seqrl.offline.config import OfflineConfig
 from seqrl.run import Run, Stateful
@@ -65,36 +66,52 @@ def fit(
     describe: Callable[[A, D], None],
     draw: Draw = episode_windows,
     after_update: Callable[[A], None] | None = None,
+    group: Group = ALONE,
+    rows: Callable[[Any], float] = lambda windows: 1.0,
 ) -> None:
     """Train `agent` on windows of `dataset` to the run's last update, or from where its checkpoint stands.
 
     A run that begins first has `describe` give the agent what the log says of itself, such as its statistics.
-    `after_update` is called after every update, as for target networks.
+    `after_update` is called after every update, as for target networks. In a `group` each learner draws windows of its
+    own, with as many `rows`, and all take the step of the mean over all rows; they end with the same weights.
     """
     device = next(agent.parameters()).device
-    learner = Learner(agent, config.learning_rate, config.max_grad_norm, weight_decay=config.weight_decay)
+    average = group.average if group.size > 1 else None
+    learner = Learner(agent, config.learning_rate, config.max_grad_norm, average, config.weight_decay)
     draws, means = Draws(config.seed), Means()
     parts: dict[str, Stateful] = {"agent": agent, "learner": learner, "draws": draws, "means": means}
-    step = run.restore({}).get("step", 0)
+    group.add_others(parts, common=tuple(parts))
+    step, interrupted = run.restore({}).get("step", 0), False
     if step:
         run.restore(parts)
     else:
         describe(agent, dataset)
     run.begin(step)
-    while step < config.num_steps and not run.interrupted:
+    while step < config.num_steps and not interrupted:
         learner.learning_rate = config.learning_rate * min(
             (step + 1) / (config.warmup + 1), 1 - step / config.num_steps
         )
         windows = draw(dataset, config.batch_size, config, draws.generator)
         total, metrics = loss(agent, to_device(windows, device), config)
-        means.add({**metrics, "grad_norm": learner.update(total)})
+        norm = learner.update(total, rows(windows))
+        metrics, interrupted = _of_all(group, metrics, rows(windows), run.interrupted)
+        means.add({**metrics, "grad_norm": norm})
         if after_update:
             after_update(agent)
         step += 1
         if step % config.log_every == 0 or step == config.num_steps:
             run.log(step, means.take() | held_out_metrics(agent, held_out, config, loss, draw))
-        if step % config.checkpoint_every == 0 or step == config.num_steps or run.interrupted:
+        if step % config.checkpoint_every == 0 or step == config.num_steps or interrupted:
             run.save(parts, {"step": step})
+
+
+def _of_all(group: Group, metrics: dict[str, Tensor], rows: float, interrupted: bool) -> tuple[dict[str, Tensor], bool]:
+    """Metrics as means over the rows of all learners, and whether the first was asked to stop."""
+    if group.size == 1:
+        return metrics, interrupted
+    values = [value.detach().clone() for value in metrics.values()]
+    group.average([*values, stop := values[0].new_tensor(float(interrupted))], rows)
+    return dict(zip(metrics, values, strict=True)), bool(stop > 0)
 
 
 @torch.no_grad()

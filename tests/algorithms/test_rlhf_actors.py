@@ -158,7 +158,7 @@ def test_conversations_come_through_a_pipe_as_they_were_said():
 
 
 @pytest.mark.parametrize("engine", ["async", pytest.param("ray", marks=pytest.mark.slow)])
-def test_processes_speak_while_the_learner_learns(folder, tmp_path, engine):
+def test_processes_speak_while_the_learner_learns(folder, tmp_path, engine, forked_actors):
     pytest.importorskip("ray") if engine == "ray" else None
     config = settings(folder, method="grpo", engine=engine, num_steps=6, gold=("task",), run_dir=str(tmp_path / "run"))
     train(config)
