@@ -18,18 +18,19 @@ its results were had with them. Several learners (`--num-learners`) are data-par
 and a gradient is that of the whole one.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from seqrl.config import require, require_at_least_one
+from seqrl.config import require
 from seqrl.data.preferences import read_preferences
-from seqrl.distributed import ALONE, Group, spawn
+from seqrl.distributed import Group
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.preferences import PreferenceDataset, PreferencePairs
 from seqrl.language_runs.config import make_model
+from seqrl.language_runs.learners import check_learners, learn_together, of_one
 from seqrl.language_runs.preferences import (
     PreferenceConfig,
     Referenced,
@@ -90,16 +91,7 @@ def check(config: Config) -> None:
     known = get_args(Objective)
     require(config.objective in known, f"--objective '{config.objective}': choose one of {', '.join(known)}")
     require(bool(config.preferences), "no preferences given: name a file with --preferences (seqrl label)")
-    require_at_least_one(config, "num_learners")
-    require(
-        config.num_learners <= config.batch_size,
-        f"--num-learners {config.num_learners} have less than one pair each of --batch-size {config.batch_size}: "
-        "enlarge the batch",
-    )
-    require(
-        config.num_learners == 1 or not config.device.startswith("cuda:"),
-        f"--device {config.device} with several learners: use cuda, and each has a GPU of its own",
-    )
+    check_learners(config)
     smoothing = config.label_smoothing
     require(0 <= smoothing < 0.5, f"--label-smoothing is {smoothing}: it must be from 0 to below 0.5")
     require(
@@ -121,9 +113,9 @@ def train(config: Config, resume: bool = False) -> LanguageAgent:
     that is not finite.
     """
     check(config)
-    if config.num_learners == 1:
-        return train_share(ALONE, config, resume)
-    spawn(train_share, config.num_learners, config, resume, cuda=config.device == "cuda")
+    alone = learn_together(train_share, config, resume)
+    if alone is not None:
+        return alone
     agent = build(with_model_of(config, config.run_dir), read_tokenizer(config.run_dir))
     load_weights(agent, config.run_dir)
     return agent.eval()
@@ -131,11 +123,8 @@ def train(config: Config, resume: bool = False) -> LanguageAgent:
 
 def train_share(group: Group, config: Config, resume: bool) -> LanguageAgent:
     """What one learner of `group` does of `train`."""
-    if group.size > 1:
-        torch.set_num_threads(max(1, torch.get_num_threads() // group.size))
-        config = replace(config, device=f"cuda:{group.rank}" if config.device == "cuda" else config.device)
 
     def dataset(tokenizer: Tokenizer) -> PreferenceDataset:
         return PreferenceDataset.of(read_preferences(config.preferences), tokenizer)
 
-    return tune("dpo", config, dataset, loss, log_probs, resume, group)
+    return tune("dpo", of_one(group, config), dataset, loss, log_probs, resume, group)

@@ -25,10 +25,13 @@ from seqrl.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from seqrl.config import require, require_at_least_one
 from seqrl.data.dialogues import Dialogue
 from seqrl.data.preferences import Preference, read_preferences
+from seqrl.distributed import Group
+from seqrl.distributed.learners import Follower
 from seqrl.language.preferences import PreferenceDataset, PreferencePairs, split_numbers
 from seqrl.language.reward_model import RewardAgent, turn_ends
 from seqrl.language.reward_report import answers, reward_report
 from seqrl.language_runs.config import LanguageConfig, check_shared, make_tokenizer
+from seqrl.language_runs.learners import check_learners, learn_together, of_one
 from seqrl.language_runs.preferences import with_model_of
 from seqrl.language_runs.rewards import REPORT, TYPE, load_reward_model, make_reward_agent
 from seqrl.language_runs.run import open_run, read_tokenizer
@@ -56,26 +59,26 @@ class Config(LanguageConfig):
     """Updates to train for."""
     batch_size: int = 32
     """Pairs of a batch, of each model's own."""
+    num_learners: int = 1
+    """Processes that learn together, each from its share of every batch; on cuda, each on its own GPU."""
     held_out: float = 0.1
     """Share of the pairs that are not learnt from: they say how far the model can be trusted; 0 for none."""
 
 
 class _Bootstraps:
-    """For each model of an ensemble the pairs that it learns from."""
+    """For each model of an ensemble the pairs that it learns from; of each batch, what this learner has of it."""
 
-    def __init__(self, dataset: PreferenceDataset, config: Config) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: PreferenceDataset, config: Config, group: Group) -> None:
+        self.dataset, self.group = dataset, group
         size = len(dataset)
         generator = torch.Generator().manual_seed(derived_seed(config.seed, 9))
         draws = [torch.randint(size, (size,), generator=generator) for _ in range(config.num_models)]
         self.numbers = draws if config.num_models > 1 else [torch.arange(size)]
 
     def windows(self, count: int, generator: torch.Generator) -> tuple[PreferencePairs, ...]:
-        """`count` pairs for each model."""
-        return tuple(
-            self.dataset.pairs(numbers[torch.randint(len(numbers), (count,), generator=generator)])
-            for numbers in self.numbers
-        )
+        """`count` pairs for each model, over all learners."""
+        drawn = [numbers[torch.randint(len(numbers), (count,), generator=generator)] for numbers in self.numbers]
+        return tuple(self.dataset.pairs(numbers[self.group.rank :: self.group.size]) for numbers in drawn)
 
 
 def loss(agent: RewardAgent, windows: tuple[PreferencePairs, ...], config: Config) -> tuple[Tensor, dict[str, Tensor]]:
@@ -96,6 +99,7 @@ def check(config: Config) -> None:
     check_shared(config, needs_log=False)
     require(bool(config.preferences), "no preferences given: name a file with --preferences (seqrl label)")
     require_at_least_one(config, "num_models")
+    check_learners(config)
     require(
         0 <= config.label_smoothing < 0.5,
         f"--label-smoothing is {config.label_smoothing}: it must be from 0 to below 0.5",
@@ -112,10 +116,19 @@ def train(config: Config, resume: bool = False) -> RewardAgent:
 
     What the held-out pairs say of it is written to the run folder (held_out.json).
 
+    With several learners a script needs `if __name__ == "__main__":`.
+
     Raises UserError for bad settings, preferences or a policy that cannot be read, an existing run folder, or a loss
     that is not finite.
     """
     check(config)
+    alone = learn_together(train_share, config, resume)
+    return load_reward_model(config.run_dir, config.device) if alone is None else alone
+
+
+def train_share(group: Group, config: Config, resume: bool) -> RewardAgent:
+    """What one learner of `group` does of `train`: the first one tells of the held-out pairs, and writes."""
+    config = of_one(group, config)
     preferences = list(read_preferences(config.preferences))
     if config.policy and not resume:
         config = with_model_of(config, config.policy)
@@ -128,8 +141,13 @@ def train(config: Config, resume: bool = False) -> RewardAgent:
     dataset, held_out = dataset.subset(learnt), dataset.subset(kept) if kept else None
     begun = (Path(config.run_dir) / CHECKPOINT).exists()  # else the weights come from the policy
     agent = make_reward_agent(config, tokenizer, config.num_models, "" if begun else config.policy)
-    with open_run(TYPE, config, tokenizer, resume) as run:
-        fit(config, agent, _Bootstraps(dataset, config), held_out, run, loss, _nothing, _draw)
+    first = group.rank == 0
+    run = open_run(TYPE, config, tokenizer, resume) if first else Follower(Path(config.run_dir))
+    with run:
+        pairs, kept_out = _Bootstraps(dataset, config, group), held_out if first else None
+        fit(config, agent, pairs, kept_out, run, loss, _nothing, _draw, group=group, rows=_count)
+        if not first:
+            return agent
         _describe(agent, dataset)
         _keep(agent, run)
         if held_out is not None:
@@ -162,6 +180,11 @@ def _draw(
     if isinstance(dataset, _Bootstraps):
         return dataset.windows(count, generator)
     return (dataset.windows(count, generator),) * config.num_models  # held out: the same for all
+
+
+def _count(windows: tuple[PreferencePairs, ...]) -> float:
+    """Pairs of a batch, of each model's own."""
+    return float(windows[0].chosen.tokens.shape[1])
 
 
 def _nothing(agent: RewardAgent, dataset: Any) -> None:

@@ -1,11 +1,11 @@
-"""Several learners of DPO are one: the same batches, gradients and reference, and one end for all."""
+"""Several learners of DPO or of reward models are one: the same batches, gradients and reference, one end for all."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from seqrl.algorithms import bc, dpo, resume, train
+from seqrl.algorithms import bc, dpo, resume, reward_model, train
 from seqrl.checkpoint import load_checkpoint
 from seqrl.data.dialogues import Dialogue, Turn, write_dialogues
 from seqrl.data.preferences import Preference, write_preferences
@@ -87,6 +87,21 @@ def test_two_learners_are_one_also_when_one_dies(config, tmp_path):
     assert ends[0].keys() == ends[1].keys()
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     assert lines_of(tmp_path / "part") == lines_of(tmp_path / "two")
+
+
+# Broken by shares of which some pairs are in two, or in none.
+def test_two_learners_of_reward_models_are_one(config, tmp_path):
+    shared = reward_model.Config(
+        preferences=config.preferences, hidden_size=8, num_models=2, num_steps=4, batch_size=5, warmup=0, log_every=1,
+        learning_rate=1e-2, held_out=0.2,
+    )  # fmt: skip
+    one = train(replace(shared, run_dir=str(tmp_path / "one")))
+    two = train(replace(shared, run_dir=str(tmp_path / "two"), num_learners=2))
+    for name, weight in two.state_dict().items():
+        torch.testing.assert_close(weight, one.state_dict()[name], rtol=1e-3, atol=1e-4)
+    for line, expected in zip(lines_of(tmp_path / "two"), lines_of(tmp_path / "one"), strict=True):
+        assert line == pytest.approx(expected, rel=2e-3, abs=2e-4)
+    assert (tmp_path / "two" / "held_out.json").exists()
 
 
 def test_mistakes_are_named(config, tmp_path):
