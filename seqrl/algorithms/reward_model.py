@@ -25,7 +25,7 @@ from seqrl.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from seqrl.config import require, require_at_least_one
 from seqrl.data.dialogues import Dialogue
 from seqrl.data.preferences import Preference, read_preferences
-from seqrl.distributed import Group
+from seqrl.distributed import ALONE, Group
 from seqrl.distributed.learners import Follower
 from seqrl.language.preferences import PreferenceDataset, PreferencePairs, split_numbers
 from seqrl.language.reward_model import RewardAgent, turn_ends
@@ -68,7 +68,7 @@ class Config(LanguageConfig):
 class _Bootstraps:
     """For each model of an ensemble the pairs that it learns from; of each batch, what this learner has of it."""
 
-    def __init__(self, dataset: PreferenceDataset, config: Config, group: Group) -> None:
+    def __init__(self, dataset: PreferenceDataset, config: Config, group: Group = ALONE) -> None:
         self.dataset, self.group = dataset, group
         size = len(dataset)
         generator = torch.Generator().manual_seed(derived_seed(config.seed, 9))
