@@ -112,11 +112,12 @@ class Level:
 
 
 class Estimate(NamedTuple):
-    """A mean, half its interval (NaN for none), and what it is the mean of."""
+    """A mean, half its interval (NaN for none) or the `ends` of one with unequal halves, and what it is the mean of."""
 
     mean: float
     half_width: float = math.nan
     seeds: Sequence[float] = ()
+    ends: tuple[float, float] | None = None
 
 
 def line_chart(
@@ -176,7 +177,9 @@ def interval_chart(
     several = max((len(some) for _, some in rows), default=1)
     size = (LARGE[0], 62 + (32 + 16 * (several - 1)) * max(1, len(rows)))
     left = min(24 + 6.9 * max((len(name) for name, _ in rows), default=0), 260)
-    inside = [v for _, some in rows for e in some for v in (e.mean, *e.seeds)] + [level.value for level in levels]
+    inside = [v for _, some in rows for e in some for v in (e.mean, *e.seeds, *(e.ends or ()))] + [
+        level.value for level in levels
+    ]
     frame = Frame(left, 10, size[0] - left - 20, size[1] - 58, Scale.over(inside, margin=0.12), Scale(0, 1))
     parts = axes(frame, size, x_label, "", y_ticks=False)
     for level in levels:
@@ -246,10 +249,11 @@ def _itself(line: Line, frame: Frame) -> list[Html]:
 def _estimate(estimate: Estimate, y: float, frame: Frame, colour: int, hollow: bool) -> list[Html]:
     parts = [dot(frame.at(seed, 0)[0], y - 9, colour, 2.6, "seed") for seed in estimate.seeds]
     x = frame.at(estimate.mean, 0)[0]
-    if math.isfinite(estimate.half_width):
+    half = estimate.half_width
+    interval = estimate.ends or ((estimate.mean - half, estimate.mean + half) if math.isfinite(half) else None)
+    if interval is not None:
         right = frame.left + frame.width
-        ends = (frame.at(estimate.mean + sign * estimate.half_width, 0)[0] for sign in (-1, 1))
-        low, high = (min(max(end, frame.left), right) for end in ends)
+        low, high = (min(max(frame.at(end, 0)[0], frame.left), right) for end in interval)
         parts += [rule(low, y, high, y, "whisker", colour)]
         parts += [rule(end, y - 4, end, y + 4, "whisker", colour) for end in (low, high) if frame.left < end < right]
     return [*parts, dot(x, y, colour, 4.6, "hollow" if hollow else "dot")]

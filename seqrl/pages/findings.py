@@ -8,6 +8,7 @@ from typing import Any
 
 from seqrl.pages.charts import LARGE, NEUTRAL, Level, Line, Style, line_chart, styles_of
 from seqrl.pages.html import Html, element, figure, section, table
+from seqrl.pages.judgements import held_out, shipping
 
 AGENT, OPTIMAL = "agent", "optimal"
 
@@ -138,5 +139,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], list[Html]]] = {
     "calibration.json": calibration,
     "adaptation.json": adaptation,
     "frontier.json": frontier,
+    "shipping.json": shipping,
+    "held_out.json": held_out,
 }
 """By file, what shows it."""

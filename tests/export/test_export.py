@@ -11,7 +11,7 @@ import pytest
 from jaxtyping import config
 
 import seqrl
-from seqrl.algorithms import decision_transformer, impala, ppo, r2d2, recurrent_sac
+from seqrl.algorithms import algorithm_distillation, decision_transformer, impala, ppo, r2d2, recurrent_sac
 from seqrl.cli import main
 from seqrl.collect import collect, random_policy
 from seqrl.data import EpisodeWriter
@@ -102,6 +102,24 @@ def test_a_decision_transformer(log: Path, tmp_path: Path) -> None:
     assert exported.initial_inputs(2)["target_return"][1] == 1
     with pytest.raises(UserError, match="2 target returns for 3 environments"):
         exported.initial_inputs(3)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("within_episode", [False, True])
+def test_a_distilled_agent(within_episode: bool, tmp_path: Path) -> None:
+    log, folder = str(tmp_path / "log"), str(tmp_path / "run")
+    collected = ["collect", "q_learning", "--env", "seqrl/DarkRoom-v0", "--num-episodes", "4", "--dataset-dir", log]
+    assert main([*collected, "--env-kwargs", "num_episodes=3", "episode_steps=5", "goals=train"]) == 0
+    settings = algorithm_distillation.Config(
+        dataset=log, run_dir=folder, num_steps=2, warmup=1, hidden_size=8, num_layers=1, context_length=7,
+        within_episode=within_episode,
+    )  # fmt: skip
+    seqrl.train(settings)
+    for suffix, format in ((".onnx", "onnx"), (".pt2", "torch")):
+        exported = export_run(folder, tmp_path / f"agent{suffix}", format, num_steps=200)
+        assert exported.about["parity"]["recorded"]["difference"] <= TOLERANCE
+        assert exported.about["about"]["algorithm"] == "algorithm_distillation"
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from seqrl.acting import ActingModule
+from seqrl.algorithms.algorithm_distillation import WithinEpisode
+from seqrl.envs.trials import EPISODE_START
 from seqrl.export import describe
 from seqrl.export.parity import compare, random_rows, with_target
 from seqrl.export.step import ExportedStep, observation_leaves
@@ -63,6 +65,13 @@ def test_says_what_the_agent_says_for_every_policy(options: dict[str, bool]) -> 
     made = agent("none", action=gym.spaces.Box(-2.0, 1.0, (2,)) if "squash" in options else MOVES, **options)
     step, exported = eager(made)
     assert compare(made, exported, random_rows(step, 10, 3, seed=0)).difference < 1e-5
+
+
+# Golden: with `EPISODE_START` not looked at in WithinEpisode.unroll of one of the two alone, states differ.
+def test_says_what_an_agent_says_that_forgets_at_each_inner_episode() -> None:
+    made = WithinEpisode(agent("gru", gym.spaces.Dict({"o": BOX, EPISODE_START: gym.spaces.Discrete(2)})))
+    step, exported = eager(made)
+    assert compare(made, exported, random_rows(step, 40, 3, seed=0)).difference < 1e-5
 
 
 def test_names_what_goes_in_and_comes_out() -> None:

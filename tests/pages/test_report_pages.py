@@ -82,7 +82,23 @@ FRONTIER = {
     ],
     "enough": 1.0, "best": 4.0, "num_dialogues": 99,
 }  # fmt: skip
-FILES = {"calibration.json": CALIBRATION, "adaptation.json": ADAPTATION, "frontier.json": FRONTIER}
+SPAN = {"value": 2.0, "low": 1.5, "high": 4.0}
+SHIPPING = {
+    "verdict": "do not ship", "num_dialogues": 1212, "num_turns": 3434, "effective_size": 17.5, "logged": SPAN,
+    "estimates": {EVIL: SPAN, "fitted": {"value": 3.0, "low": None, "high": None}},
+    "effective_size_by_turn": [1212.0, 100.0, 17.5], "requirements": {"min_effective_size": 50.0},
+    "checks": [{"name": EVIL, "passed": False, "reason": EVIL}, {"name": "rewards", "passed": True, "reason": "all"}],
+}  # fmt: skip
+BIN = {"low": 0.5, "high": 0.6, "pairs": 77, "foretold": 0.55, "right": 0.5}
+HELD_OUT = {
+    "pairs": 88, "accuracy": 0.724, "log_loss": 0.6, "calibration_error": 0.05, "disagreement": 0.3,
+    "length_correlation": 0.2, "longer_chosen": 0.5, "longer_preferred": 0.6,
+    "calibration": [BIN, BIN | {"pairs": 0, "low": 0.9, "high": 1.0, "foretold": 0.0, "right": 0.0}],
+}  # fmt: skip
+FILES = {
+    "calibration.json": CALIBRATION, "adaptation.json": ADAPTATION, "frontier.json": FRONTIER,
+    "shipping.json": SHIPPING, "held_out.json": HELD_OUT,
+}  # fmt: skip
 
 
 # Break: a file of SECTIONS that is not looked for.
@@ -91,7 +107,8 @@ def test_what_was_measured_afterwards_is_shown(tmp_path):
     for name, content in FILES.items():
         (tmp_path / name).write_text(json.dumps(content))
     read = Page("".join(findings(tmp_path)))
-    for word in ("1,234", "80", "nats", "β", "50 trials", "75.0 %", "recommended", "0.800"):
+    words = ("1,234", "80", "nats", "β", "50 trials", "75.0 %", "recommended", "0.800")
+    for word in (*words, "Ship it? Do not ship", "NO", "1,212 dialogues", "72.4%", "77"):
         assert word in read.text
     assert len(read.classed("polygon", "dot")) == 2  # the stars of what is recommended, and of what is enough
     assert read.count("script") == 0
@@ -103,7 +120,7 @@ def test_a_damaged_file_costs_no_page(tmp_path, content):
     for name in FILES:
         (folder / name).write_text(content)
     read = Page(run_page(folder))
-    assert read.text.count("cannot be shown") == 3
+    assert read.text.count("cannot be shown") == len(FILES)
 
 
 def test_markdown_of_our_tables():
@@ -209,3 +226,15 @@ def test_report_and_its_errors(tmp_path, capsys):
     assert "--resume" in capsys.readouterr().err
     with pytest.raises(UserError, match="nothing yet"):
         run_page(run_folder(tmp_path / "empty", []))
+
+
+# Golden: `ends` left out of `interval_chart`'s range, or of `_estimate`: the whisker ends where the mean's half would.
+def test_an_interval_may_be_longer_on_one_side(tmp_path):
+    (tmp_path / "shipping.json").write_text(json.dumps(SHIPPING))
+    read = Page("".join(findings(tmp_path)))
+    places = [float(a["cx"]) for a in read.classed("circle", "dot")][:2]
+    across = [a for a in read.classed("line", "whisker") if a["y1"] == a["y2"]]
+    assert len(across) == 2  # fitted values have none
+    for place, line in zip(places, across, strict=True):
+        left, right = place - float(line["x1"]), float(line["x2"]) - place
+        assert right / left == pytest.approx(4, rel=0.05)
