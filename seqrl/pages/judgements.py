@@ -22,9 +22,7 @@ def shipping(data: dict[str, Any]) -> list[Html]:
         f"{data['effective_size']:.1f} after weighting. 95 % over resampled dialogues; the first of the estimates is "
         "the one to go by."
     )
-    rows = [["yes" if each["passed"] else "NO", each["name"], each["reason"]] for each in data["checks"]]
-    reasons = element("div", table(["holds", "what must hold", "found"], rows), class_="card spaced")
-    parts = [figure(chart, caption), reasons]
+    parts = [figure(chart, caption)]
     sizes = [(k + 1, size) for k, size in enumerate(data["effective_size_by_turn"]) if size is not None]
     if len(sizes) > 1:
         left = Line(name="after weighting", points=sizes, dots=len(sizes) <= 30)
@@ -33,7 +31,9 @@ def shipping(data: dict[str, Any]) -> list[Html]:
             [left], x_label="the agent's turns weighed", y_label="effective number of dialogues", levels=[needed],
             y_kind="log", size=LARGE, whole=True,
         )  # fmt: skip
-        parts.append(figure(weighed))
+        parts.append(element("div", figure(weighed), class_="spaced"))
+    rows = [["yes" if each["passed"] else "NO", each["name"], each["reason"]] for each in data["checks"]]
+    parts.append(element("div", table(["holds", "what must hold", "found"], rows), class_="card spaced"))
     about = "Off-policy estimates from logged dialogues: would it do better than what was logged?"
     return [section(f"Ship it? {data['verdict'].capitalize()}", parts, about=about)]
 
