@@ -67,11 +67,18 @@ def test_says_what_the_agent_says_for_every_policy(options: dict[str, bool]) -> 
     assert compare(made, exported, random_rows(step, 10, 3, seed=0)).difference < 1e-5
 
 
-# Golden: with `EPISODE_START` not looked at in WithinEpisode.unroll of one of the two alone, states differ.
+# Golden: `| (inputs.observation[EPISODE_START] == 1)` left out of WithinEpisode.unroll: the state then matters in both.
 def test_says_what_an_agent_says_that_forgets_at_each_inner_episode() -> None:
     made = WithinEpisode(agent("gru", gym.spaces.Dict({"o": BOX, EPISODE_START: gym.spaces.Discrete(2)})))
     step, exported = eager(made)
     assert compare(made, exported, random_rows(step, 40, 3, seed=0)).difference < 1e-5
+    given = dict(zip(step.input_names(), step.example(3), strict=True)) | {"is_first": torch.zeros(3, dtype=torch.bool)}
+    for begins in (0, 1):
+        given[f"observation.{EPISODE_START}"] = torch.full((3,), begins)
+        said = [
+            step.named(tuple((given | {"state": state}).values())) for state in (given["state"], given["state"] + 1)
+        ]
+        assert torch.equal(said[0]["value"], said[1]["value"]) == bool(begins)
 
 
 def test_names_what_goes_in_and_comes_out() -> None:
