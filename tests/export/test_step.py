@@ -72,7 +72,8 @@ def test_says_what_an_agent_says_that_forgets_at_each_inner_episode() -> None:
     made = WithinEpisode(agent("gru", gym.spaces.Dict({"o": BOX, EPISODE_START: gym.spaces.Discrete(2)})))
     step, exported = eager(made)
     assert compare(made, exported, random_rows(step, 40, 3, seed=0)).difference < 1e-5
-    given = dict(zip(step.input_names(), step.example(3), strict=True)) | {"is_first": torch.zeros(3, dtype=torch.bool)}
+    given = dict(zip(step.input_names(), step.example(3), strict=True))
+    given |= {"is_first": torch.zeros(3, dtype=torch.bool), "previous_action": torch.ones(3, dtype=torch.int64)}
     for begins in (0, 1):
         given[f"observation.{EPISODE_START}"] = torch.full((3,), begins)
         said = [
