@@ -211,7 +211,7 @@ def test_a_run_that_is_cut_off_ends_as_one_that_was_not(folder, tmp_path, monkey
 
 
 # Broken by a checkpoint that is read as if it held a policy alone.
-@pytest.mark.parametrize("algorithm", [ilql, chai])
+@pytest.mark.parametrize("algorithm", [ilql, pytest.param(chai, marks=pytest.mark.slow)])
 def test_a_tuned_policy_is_steered_and_what_steers_is_no_policy(folder, tmp_path, algorithm):
     agent = train(settings(folder, num_steps=1, run_dir=str(tmp_path / "tuned")))
     config = algorithm.Config(
@@ -227,6 +227,7 @@ def test_a_tuned_policy_is_steered_and_what_steers_is_no_policy(folder, tmp_path
 
 
 # Broken by a computation that is another the second time, in training or on the way back from a checkpoint.
+@pytest.mark.slow
 def test_computing_blocks_again_changes_no_run(folder, tmp_path, monkeypatch):
     bc.train(bc.Config(
         dialogues=str(folder / "log.jsonl"), run_dir=str(tmp_path / "bc"), model="gpt2", hidden_size=8, num_heads=2,

@@ -65,7 +65,9 @@ def batch_and_behaviour(has_values=True):
 
 
 # Broken by another seed of an actor, by weights that are not the newest, or by a correction where there is no lag.
-@pytest.mark.parametrize(("method", "num_actors", "kl_budget"), [("ppo", 1, 0.05), ("grpo", 2, 0.0)])
+@pytest.mark.parametrize(
+    ("method", "num_actors", "kl_budget"), [("ppo", 2, 0.05), pytest.param("grpo", 1, 0.0, marks=pytest.mark.slow)]
+)
 def test_actors_that_take_turns_without_lag_change_nothing_to_the_last_bit(
     folder, tmp_path, method, num_actors, kl_budget
 ):
@@ -83,7 +85,7 @@ def test_actors_that_take_turns_without_lag_change_nothing_to_the_last_bit(
 
 
 # Broken by old weights or a count of rollouts that a checkpoint does not hold.
-@pytest.mark.parametrize("method", ["ppo", "rloo"])
+@pytest.mark.parametrize("method", ["ppo", pytest.param("rloo", marks=pytest.mark.slow)])
 def test_lag_is_logged_corrected_and_resumed(folder, tmp_path, monkeypatch, method):
     config = settings(folder, method=method, forced_lag=2, num_actors=2, num_epochs=3)
     lines = ends_the_same(config, tmp_path, monkeypatch, at=3)
