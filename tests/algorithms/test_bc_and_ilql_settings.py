@@ -1,0 +1,61 @@
+"""Settings of what learns to speak from logs that make no sense, and folders that do not fit."""
+
+# ruff: noqa: F811  the fixture is imported, and tests take it by its name
+
+import pytest
+from test_bc_and_ilql import folder, settings  # noqa: F401
+
+from seqrl.algorithms import bc, ilql, load, load_speaker, train
+from seqrl.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dialogues": ""}, "no dialogues given"),
+        ({"best_share": 0.0}, "--best-share is 0.0"),
+        ({"model": "grue"}, "unknown model 'grue' .--model.: did you mean 'gru'"),
+        ({"task": "wordel"}, "unknown task 'wordel'"),
+        ({"task_kwargs": ("num_words",)}, "--task-kwargs 'num_words' is not KEY=VALUE"),
+        ({"context_turns": -1}, "--context-turns is -1"),
+        ({"learning_rate": 0.0}, "--learning-rate is 0.0"),
+        ({"reading_weight": -1.0}, "--reading-weight is -1.0"),
+        ({"task": "text_maze", "task_kwargs": ()}, "no token fits"),
+    ],
+)
+def test_bad_settings_of_cloning(folder, changes, message):
+    with pytest.raises(UserError, match=message):
+        train(bc.Config(**settings(folder, run_dir=str(folder / "run")) | changes))
+    assert not (folder / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"level": "turn"}, "--level 'turn': choose one of token, utterance"),
+        ({"target": "returns"}, "--target 'returns': choose one of bootstrap, return"),
+        ({"expectile": 1.0}, "--expectile is 1.0"),
+        ({"polyak": 0.0}, "--polyak is 0.0"),
+        ({"gamma": 0.0}, "--gamma is 0.0"),
+        ({"beta": -1.0}, "--beta is -1.0"),
+        ({"policy": "nowhere"}, "nowhere is not a run folder"),
+        ({"hidden_size": 16}, "give --model and its sizes as there, or --initial fresh"),
+        ({"task_kwargs": ("num_words=7",), "task": "twenty_questions"}, "takes no 'num_words'"),
+        ({"task_kwargs": (), "task": "twenty_questions"}, "was trained in another vocabulary"),
+    ],
+)
+def test_bad_settings_of_values(folder, changes, message):
+    train(bc.Config(**settings(folder, run_dir=str(folder / "policy"), num_steps=1)))
+    config = settings(folder, run_dir=str(folder / "run"), policy=str(folder / "policy"))
+    with pytest.raises(UserError, match=message):
+        train(ilql.Config(**config | changes))
+    assert not (folder / "run").exists()
+
+
+def test_what_speaks_does_not_act(folder):
+    train(bc.Config(**settings(folder, run_dir=str(folder / "run"), num_steps=1)))
+    with pytest.raises(UserError, match="load_speaker"):
+        load(folder / "run")
+    (folder / "run" / "vocabulary.json").write_text("{}")
+    with pytest.raises(UserError, match=r"vocabulary\.json is damaged"):
+        load_speaker(folder / "run")
