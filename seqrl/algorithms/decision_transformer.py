@@ -175,6 +175,7 @@ def train(config: Config, resume: bool = False) -> DecisionAgent:
         dataset = relabelled(dataset, config)
     if config.return_bins > 1:
         dataset = dataset.balanced(config.return_bins)
+    dataset.warm()
     with run:
         fit(config, agent, dataset, held_out, run, loss, describe)
     return agent

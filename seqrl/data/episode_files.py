@@ -18,11 +18,15 @@ rewards from a row to its episode's end, float32. Before the first row stands a 
 block of memory, with the row before it, which is blank at an episode's beginning: the cache misses that a draw waits
 for are those of one block a window, however many leaves and steps there are.
 
-Nothing of a row is read before it is drawn: opening costs the same for any number of rows.
+Nothing of a row is read before it is drawn: opening costs the same for any number of rows. Who is going to draw often
+may have the pages mapped at once (`populate`): otherwise most draws from a long log wait for a page.
 """
 
 import itertools
 import json
+import mmap
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +43,9 @@ AGAIN = "import or collect the episodes again"
 LARGE = 4096
 """Bytes of an observation's leaf from which on it has a file of its own: a page, which it touches wherever it lies. Who
 reads the rewards of a million frames does not read the frames."""
+
+MADV_POPULATE_READ = 22
+"""Linux's number, which Python's `mmap` has no name for."""
 
 
 def space_tree(space: gym.Space) -> Tree:
@@ -95,6 +102,34 @@ def names_of(dtype: np.dtype) -> tuple[str, ...]:
     """The fields of a record."""
     assert dtype.names is not None
     return dtype.names
+
+
+def mapping(array: np.ndarray) -> mmap.mmap | None:
+    """What maps the file that `array` is of; None for an array in memory."""
+    base: Any = array
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = getattr(base, "base", None)
+    return base
+
+
+def populate(files: list[mmap.mmap]) -> None:
+    """Map all pages of `files` at once, and read those that the system does not have in memory.
+
+    Does nothing where the files are larger together than a quarter of the machine's memory, where they would drive out
+    what others need, nor on systems without the call (Linux has it from 5.14 on).
+    """
+    if sys.platform != "linux" or sum(map(len, files)) > _memory() / 4:
+        return
+    for file in files:
+        try:
+            file.madvise(MADV_POPULATE_READ)
+        except OSError:
+            return  # an older system: pages come one by one, as they are read
+
+
+def _memory() -> int:
+    """Bytes of the machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def describe(dtypes: dict[str, np.dtype]) -> dict[str, Any]:
