@@ -80,15 +80,15 @@ WORDLE = Problem(
     speakers=("random", "random", "random_consistent:0.5", "optimal:0.2"),  # returns of −4.28; LMRL-Gym's log has −4.12
     num_dialogues=40_000,
     shared={
-        "model": "transformer", "num_layers": 2, "hidden_size": 128, "context_length": 96, "batch_size": 128,
+        "model": "transformer", "num_layers": 2, "hidden_size": 128, "context_length": 80, "batch_size": 32,
         "held_out": 0.02, "log_every": 250,
     },
-    policy={"num_steps": 6_000, "learning_rate": 2e-3},
+    policy={"num_steps": 5_000, "learning_rate": 2e-3},
     values={
-        "num_steps": 3_000, "learning_rate": 1e-3, "gamma": 0.99, "expectile": 0.8, "cql_weight": 0.03, "polyak": 0.02,
+        "num_steps": 2_000, "learning_rate": 1e-3, "gamma": 0.99, "expectile": 0.8, "cql_weight": 0.03, "polyak": 0.05,
     },
-    betas=(1.0, 2.0, 4.0, 8.0),
-    num_played=1_000,
+    betas=(4.0, 8.0),
+    num_played=500,
 )  # fmt: skip
 PROBLEMS = {
     "maze": MAZE,

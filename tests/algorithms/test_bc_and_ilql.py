@@ -81,7 +81,7 @@ def gradients(agent, config, windows, algorithm):
     return loss.detach(), grads
 
 
-# Must break: `chosen.row` without `starts` in MemoryModel.forward_at; `length` one less; `.T` left out of either.
+# Must break: `length` one less in `MemoryModel.forward_at`.
 @pytest.mark.parametrize("algorithm", [bc, ilql])
 @pytest.mark.parametrize("num_turns", [0, 1])
 def test_dialogues_end_to_end_teach_what_padded_ones_do(algorithm, num_turns, monkeypatch):

@@ -39,9 +39,9 @@ def one_by_one(query: Tensor, key_value: Tensor, these: Episodes, rotation: Tens
     return torch.cat(found)
 
 
-# Must break, each by itself: `place(start + r)` without `+ 1` in `weigh`; `std::fill` left out there; `- top` left out;
-# the sign of `sin` in `turn`, or `-1.0f` there in either gradient; `>= float(j)` for `>= float(j + r)` in `slope`;
-# `- load(delta …)` left out; `scale` left out of the query's gradient; `begin` for 0 in `weights` alone.
+# Must break, each by itself: `place(start + r)` without `+ 1` in `weigh`; `- top` or `std::fill` left out there;
+# `float(j)` for `float(j + r)`, or `- load(delta …)` left out, in `slope`; `1.0f` for `scale` in the query's gradient;
+# where it is rotary, `1.0f` for `-1.0f` in the key's.
 @pytest.mark.parametrize("rotary", [False, True])
 @pytest.mark.parametrize(("vectors", "share"), [(1, 0.4), (2, 1.1), (2, 0.4), (3, 0.4), (8, 0.4)])
 def test_equal_to_each_episode_alone(vectors: int, share: float, rotary: bool) -> None:
@@ -78,7 +78,7 @@ def test_threads_and_neighbours_change_no_bit() -> None:
     assert (attend_episodes(read[0][first:last], read[1][20:29], alone, None, 2) == out[first:last]).all()
 
 
-# Must break: `rotation` left out of `Transformer.read_episodes`; `episodes` for `everywhere` in every layer.
+# Must break: `None` for `rotation` in the layer's `read_episodes`.
 def test_the_transformer_reads_episodes_as_it_unrolls_them() -> None:
     torch.manual_seed(0)
     length = native_library.library().vector_length()
