@@ -105,7 +105,7 @@ PROBLEMS = {
         task_kwargs=(),  # seqrl's own words
         shared=WORDLE.shared | {"hidden_size": 64, "batch_size": 64},
         policy={"num_steps": 2_500, "learning_rate": 3e-3},
-        values=WORDLE.values | {"num_steps": 1_200, "learning_rate": 2e-3},
+        values=WORDLE.values | {"num_steps": 1_200, "learning_rate": 2e-3, "polyak": 0.02},
         betas=(4.0, 16.0),
         num_played=500,
     ),
@@ -118,8 +118,8 @@ PROBLEMS = {
         num_dialogues=4_000,
         shared={"hidden_size": 128, "batch_size": 32, "held_out": 0.0, "log_every": 500},
         policy={"num_steps": 800, "learning_rate": 3e-3},
-        values=WORDLE.values | {"num_steps": 1_500, "learning_rate": 3e-3},
-        num_played=500,
+        values=WORDLE.values | {"num_steps": 1_500, "learning_rate": 3e-3, "polyak": 0.02},
+        betas=(1.0, 2.0, 4.0, 8.0),
     ),
 }
 OPTIMA = {"text_maze": MazeOptimum, "wordle": WordleOptimum, "twenty_questions": QuestionsOptimum}
