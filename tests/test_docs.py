@@ -8,6 +8,7 @@ import ast
 import functools
 import importlib
 import importlib.util
+import pydoc
 import re
 import shlex
 from pathlib import Path
@@ -133,6 +134,12 @@ def test_functions_that_are_linked_exist() -> None:
     for name, dotted in found:
         owner = dotted.removesuffix(f".{name}")
         assert hasattr(importlib.import_module(owner), name), f"{owner} has no {name}"
+
+
+def test_names_of_ours_exist() -> None:
+    found = {name for page in PAGES for name in re.findall(r"`(seqrl(?:\.\w+)+)", page.read_text())}
+    assert len(found) > 20
+    assert [name for name in sorted(found) if pydoc.locate(name) is None] == []
 
 
 def test_files_and_modules_that_are_named_exist() -> None:

@@ -38,6 +38,7 @@ QUICK = {
     "train rloo": TUNED,
     "train grpo": TUNED,
     "train rlhf_ppo": TUNED,
+    "collect runs/cloned --task": "--num-episodes 6 --task-kwargs max_turns=2",
     "compare datasets": f"{LOGGED} --num-seeds 1 --num-episodes 2 --target-episodes 2 --value-updates 2",
     "compare": f"--num-seeds 1 --num-episodes 2 --workers 1 {RUN}",
     "evaluate": "--num-episodes 2",
@@ -76,9 +77,10 @@ NEEDS = {
     "decision_transformer.md": ["runs/cartpole"],
     "export.md": ["runs/cartpole", "datasets/CartPole-v1"],
     "preference_algorithms.md": ["logs/talks.jsonl", "logs/others.jsonl", "prefs.jsonl", "thumbs.jsonl"],
-    "preferences.md": ["logs/talks.jsonl", "runs/cloned", "prefs.jsonl", "others.jsonl"],
+    "preferences.md": ["logs/talks.jsonl", "prefs.jsonl", "others.jsonl"],
     "report.md": ["runs/tmaze", "RUN=runs/tmaze", "COMPARISON"],
     "rewards.md": ["LOG.jsonl=logs/deals.jsonl", "WORDS.txt=words.txt"],
+    "shipping.md": ["runs/cloned=runs/walker", "runs/ilql=runs/maze"],
     "rlhf.md": ["logs/talks.jsonl", "runs/judge", "runs/negotiator", "RUN=runs/negotiator"],
 }
 """What a page takes as given, by name, or NAME=WHAT where the page has a placeholder."""
@@ -102,6 +104,15 @@ GIVEN = {
         "seqrl train bc --task negotiation --dialogues logs/deals.jsonl --run-dir runs/negotiator",
     ],
     "held_out.jsonl": ["seqrl collect good --task negotiation --seed 1 --output held_out.jsonl"],
+    "logs/maze.jsonl": ["seqrl collect random optimal --task text_maze --output logs/maze.jsonl"],
+    "runs/walker": [
+        "logs/maze.jsonl",
+        "seqrl train bc --task text_maze --dialogues logs/maze.jsonl --run-dir runs/walker",
+    ],
+    "runs/maze": [
+        "runs/walker",
+        "seqrl train ilql --task text_maze --dialogues logs/maze.jsonl --policy runs/walker --run-dir runs/maze",
+    ],
     "runs/questions": [
         "seqrl collect random optimal --task twenty_questions --output logs/questions.jsonl",
         "seqrl train ilql --task twenty_questions --dialogues logs/questions.jsonl --run-dir runs/questions",

@@ -27,6 +27,8 @@ from page_stories import NAMES, NEEDS, QUICK, SETTINGS, SHOWN_ALONE, STATUSES, T
 import seqrl
 from seqrl.cli import exporting, main
 from seqrl.comparison import run_pool
+from seqrl.data.dialogues import read_dialogues
+from seqrl.data.preferences import read_preferences
 
 WITH_BLOCKS = [page for page in PAGES if blocks(page)]
 
@@ -117,10 +119,16 @@ def tell(page: Path, block: Block, namespace: dict[str, Any], run: Callable[[str
         code = "\n" * block.line + block.text  # so that a traceback names the page's own line
         exec(compile(code, str(page), "exec"), namespace)
     elif block.language == "json":
-        json.loads(block.text)
+        read(json.loads(block.text))
     elif block.language == "shell":
         for command in commands(block.text):
             run(command)
+
+
+def read(row: dict[str, Any]) -> None:
+    """A line of a file, as the page shows it, is what its strict reader takes."""
+    Path("shown.jsonl").write_text(json.dumps(row))
+    assert len(list((read_dialogues if "turns" in row else read_preferences)("shown.jsonl"))) == 1
 
 
 def runner(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
