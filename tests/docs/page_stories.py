@@ -20,6 +20,7 @@ TUNED = "--num-steps 1 --num-conversations 8 --group-size 4 --batch-size 4 --max
 QUICK = {
     "train masked_cartpole": RUN,
     "train ppo": RUN,
+    "train ppo --env Acrobot-v1": RUN + " --env-kwargs max_episode_steps=20",
     "train tmaze": RUN,
     "train rl2_bandit": RUN + " --rollout-length 11",
     "train impala": "--num-steps 256 --num-envs 4 --rollout-length 8 --hidden-size 8",

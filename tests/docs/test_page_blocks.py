@@ -95,6 +95,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 # Golden: a flag that a command of a page does not have; a Python line that names what is not there.
+@pytest.mark.filterwarnings("ignore:.*Overriding environment")  # a block that is a file is imported by its command too
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.name)
 def test_blocks_run(
     page: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None, opened: list[int]
