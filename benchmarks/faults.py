@@ -2,10 +2,13 @@
 
     python -m benchmarks.faults --output benchmarks/results/faults.json     # two minutes for each engine
 
-`seqrl train masked_cartpole_impala` with 2 actors, as a process of its own; `kill -9` goes to the actors in turn. The
-run's log has a line for each update, with the rate of steps since the start, so the moments of all updates are known,
-and with them the longest time that the learner was without anything to learn from. What an actor was collecting is lost
-with it: the engine counts that, and how often it began an actor anew. Afterwards the run is resumed for a while.
+`seqrl train masked_cartpole_impala` as a process of its own; `kill -9` goes to the actors in turn, to the oldest. One
+that dies three times before it has sent anything ends the run, by design; so where cores are short, and beginning takes
+longer than the actors' turns come round, more actors than two have to share the kills. The run's log has a line for
+each update, with the rate of steps since the start, so the moments of all updates are known, and with them the longest
+time that the learner was without anything to learn from. What an actor was collecting is lost with it: the engine
+counts that, and how often it began an actor anew. Afterwards the run is resumed for a while. Rows
+are added to those of the file.
 """
 
 import argparse
@@ -47,18 +50,19 @@ def processes_of(session: int) -> dict[int, bytes]:
 
 
 def actors(session: int) -> list[int]:
-    """Process ids of the actors of a training run, whose processes are those of its session."""
+    """Process ids of the actors of a training run, the oldest first; its processes are those of its session."""
     found = processes_of(session)
     return sorted(pid for pid, words in found.items() if b"spawn_main" in words or b"_RemoteActor" in words)
 
 
-def kill_actors(folder: Path, engine: str, minutes: float, every: float) -> dict[str, Any]:
+def kill_actors(folder: Path, engine: str, minutes: float, every: float, num_actors: int = 2) -> dict[str, Any]:
     """Train in `folder` for `minutes` from the first update on, a kill `every` seconds; then end it as Ctrl-C does.
 
     Raises RuntimeError, with what the run wrote, if it ends by itself.
     """
     log = folder.with_suffix(".log")
-    flags = ["masked_cartpole_impala", "--engine", engine, "--num-steps", "1000000000", "--run-dir", str(folder)]
+    flags = ["masked_cartpole_impala", "--engine", engine, "--num-actors", str(num_actors)]
+    flags += ["--num-steps", "1000000000", "--run-dir", str(folder)]
     with log.open("w") as file:
         run = subprocess.Popen([*COMMAND, *flags], stdout=file, stderr=file, start_new_session=True)
 
@@ -77,7 +81,7 @@ def kill_actors(folder: Path, engine: str, minutes: float, every: float) -> dict
             sizes.append(metrics.stat().st_size)
             alive = actors(run.pid)
             if alive:
-                os.kill(alive[killed % len(alive)], signal.SIGKILL)
+                os.kill(alive[0], signal.SIGKILL)
                 killed += 1
         wait(2 * every)  # so that the last one is begun anew
         lines = list(read_metrics(folder))
@@ -89,7 +93,7 @@ def kill_actors(folder: Path, engine: str, minutes: float, every: float) -> dict
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     learnt_in = sum(after > before for before, after in pairwise([0, *sizes]))
-    return {"engine": engine, "killed": killed, "intervals": len(sizes), "learnt_in": learnt_in, **told(lines)}
+    return {"killed": killed, "intervals": len(sizes), "learnt_in": learnt_in, **told(lines)}
 
 
 def told(lines: list[dict[str, float]]) -> dict[str, Any]:
@@ -116,29 +120,54 @@ def resume(folder: Path, num_steps: int) -> str:
     return resumed.stderr if resumed.returncode else ""
 
 
+def show(rows: list[dict[str, Any]]) -> None:
+    names = (
+        "engine",
+        "num_actors",
+        "every",
+        "killed",
+        "actors_restarted",
+        "trajectories_lost",
+        "intervals",
+        "learnt_in",
+        "updates",
+    )
+    table = Table(*names, "longest pause, s", "median", "return at the end")
+    for row in rows:
+        if "ended" in row:
+            table.add_row(*(str(row[name]) for name in names[:3]), row["ended"])
+            continue
+        pauses = f"{row['longest_pause']:.2f}", f"{row['median_pause']:.3f}"
+        table.add_row(*(str(row[name]) for name in names), *pauses, f"{row['episode_return']:.0f}")
+    Console(width=150).print(table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", nargs="+", choices=["async", "ray"], default=["async", "ray"])
+    parser.add_argument("--num-actors", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--every", type=float, default=5.0, help="seconds between kills")
     parser.add_argument("--output", type=Path, help="write the numbers to this JSON file")
     args = parser.parse_args()
 
     rows = []
-    table = Table(
-        "engine", "killed", "begun anew", "lost", "updates", "longest pause, s", "median", "return at the end"
-    )
     for engine in args.engines:
+        what = {"engine": engine, "num_actors": args.num_actors, "every": args.every, **machine()}
         with tempfile.TemporaryDirectory() as place:
-            row = kill_actors(Path(place) / "run", engine, args.minutes, args.every)
+            try:
+                row = kill_actors(Path(place) / "run", engine, args.minutes, args.every, args.num_actors)
+            except RuntimeError as error:
+                ended = str(error).strip().splitlines()[-1]
+                rows.append({**what, "ended": ended})
+                continue
             failed = resume(Path(place) / "run", row["last_step"] + 20_000)
-        rows.append({**row, "resumed": not failed})
-        pauses = f"{row['longest_pause']:.2f}", f"{row['median_pause']:.3f}"
-        table.add_row(engine, *(str(row[name]) for name in names), *pauses, f"{row['episode_return']:.0f}")
-    Console(width=120).print(table)
+        rows.append({**what, **row, "resumed": not failed})
+    if args.output and args.output.exists():
+        rows = json.loads(args.output.read_text())["rows"] + rows
+    show(rows)
     if args.output:
-        command = f"python -m benchmarks.faults {' '.join(sys.argv[1:])}"
-        result = {"command": command, **machine(), "minutes": args.minutes, "every": args.every, "rows": rows}
+        result = {"command": "python -m benchmarks.faults", **machine(), "minutes": args.minutes, "rows": rows}
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(result, indent=2) + "\n")
 
