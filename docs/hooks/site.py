@@ -218,7 +218,8 @@ def result_table(file: str, key: str, wanted: list[str], columns: list[str]) -> 
         if all(str(row.get(name)) == value for name, value in (pair.split("=") for pair in wanted)):
             lines.append(f"| {' | '.join(_cell(row, column) for column in columns)} |")
     assert len(lines) > 2, f"{file}.json has no rows of {key} with {wanted}"
-    return "\n".join([*lines, "", f"By `{result['command']}` ({_where(result)})."])
+    where = f" ({_where(result)})" if _where(result) else ""  # where runs have come from several, each says its own
+    return "\n".join([*lines, "", f"By `{result['command']}`{where}."])
 
 
 def _where(result: dict[str, Any]) -> str:
