@@ -13,10 +13,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from seqrl.errors import UserError
+from seqrl.language.gpt2_cache import GPT2Cache
 from seqrl.language.model import LanguageModel, Said
 from seqrl.memory.checkpointing import checkpointed
 from seqrl.memory.kernels import native_gpt2
-from seqrl.memory.kernels.native_attention import attend_next, gelu, gelu_in_place, native_attends
+from seqrl.memory.kernels.native_attention import (
+    attend_next,
+    attend_whole,
+    gelu,
+    gelu_in_place,
+    native_attends,
+    native_attends_whole,
+)
 
 SMALLEST_CACHE = 64
 """Slots that a cache begins with; it doubles when they are full."""
@@ -48,28 +56,6 @@ class GPT2Config:
             )
 
 
-@dataclass
-class GPT2Cache:
-    """Keys and values of each layer in one tensor [2, B, num_heads, capacity, head_size], and how much has been read.
-
-    Column b's next token goes to slot `length[b]`. What stands in slots from there on is hidden: zeros, or what tokens
-    left behind that were not to be read, until it is written over. `most` is no less than any length: known without
-    asking the device.
-    """
-
-    layers: list[Tensor]
-    length: Int[Tensor, "B"]
-    most: int = 0
-
-    @property
-    def capacity(self) -> int:
-        return self.layers[0].shape[3]
-
-    def grow(self, capacity: int) -> None:
-        """Make room for so many slots."""
-        self.layers = [F.pad(layer, (0, 0, 0, capacity - self.capacity)) for layer in self.layers]
-
-
 class GPT2(LanguageModel):
     """A causal transformer with norms first, learned positions, and one table for what is read and what is said.
 
@@ -98,6 +84,7 @@ class GPT2(LanguageModel):
         self.position = nn.Embedding(config.context_length, config.hidden_size)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.hidden_size, config.epsilon)
+        self._head_size = config.hidden_size // config.num_heads
         self._initialise()
 
     def _initialise(self) -> None:
@@ -160,6 +147,11 @@ class GPT2(LanguageModel):
         stop = cache.most + T  # columns that read less leave tokens behind their end, which need slots too
         if stop > cache.capacity:
             cache.grow(2 ** math.ceil(math.log2(stop)))
+        cache.settle()
+        if cache.most == 0 and T > 1 and native_attends_whole(self.embedding.weight, self._head_size):
+            weights, epsilon = self._weights(), self.config.epsilon
+            y = native_gpt2.read_beginnings(weights, cache.layers, tokens, count, epsilon)
+            return y, GPT2Cache(cache.layers, length, most)
         place = cache.length[:, None] + torch.arange(T, device=tokens.device)  # [B, T], of each token
         u = self.embedding(tokens.T) + self.position(place.clamp(max=self.context_length - 1))
         u = self._read_layers(u, cache, place, stop)
@@ -169,7 +161,7 @@ class GPT2(LanguageModel):
     def _read_layers(self, u: Tensor, cache: GPT2Cache, place: Int[Tensor, "B T"], stop: int) -> Tensor:
         T = u.shape[1]
         layers: list[Any] = list(self.layers)
-        if T == 1 and native_attends(u, self.output_size // self.config.num_heads):
+        if T == 1 and native_attends(u, self._head_size):
             u = u[:, 0]
             for layer, kept in zip(layers, cache.layers, strict=True):
                 u = layer.next(u, kept, cache.length)
@@ -199,23 +191,26 @@ class GPT2(LanguageModel):
         # Who stops in time may have room yet: `read` sees to each token. To sort the weights takes as long as a step.
         if longest + N > self.context_length or N < WORTH_SORTING:
             return None
-        if not native_attends(logits, self.output_size // self.config.num_heads):
+        if not native_attends(logits, self._head_size):
             return None
-        if cache.capacity < longest + N:
-            cache.grow(longest + N)
+        cache.settle()
+        ids, log_prob, spoken = native_gpt2.speak(
+            self._weights(), cache.layers, cache.length, logits, uniform, speaks, allowed,
+            stop_id=stop_id, temperature=temperature, epsilon=self.config.epsilon,
+        )  # fmt: skip
+        length = cache.length + spoken.said
+        return Said(ids, spoken.said, log_prob), GPT2Cache(cache.layers, length, int(length.max()), spoken)
+
+    def _weights(self) -> list[Tensor]:
+        """All weights, in the order of the C++ kernels."""
         layers: list[Any] = list(self.layers)
-        weights = [
+        return [
             self.embedding.weight, self.position.weight, self.norm.weight, self.norm.bias, self.embedding.weight.T,
             *(getattr(getattr(layer, part), leaf) for layer in layers for part in PARTS for leaf in ("weight", "bias")),
         ]  # fmt: skip
-        said = Said(*native_gpt2.speak(
-            weights, cache.layers, cache.length, logits, uniform, speaks, allowed,
-            stop_id=stop_id, temperature=temperature, epsilon=self.config.epsilon,
-        ))  # fmt: skip
-        length = cache.length + said.length
-        return said, GPT2Cache(cache.layers, length, int(length.max()))
 
     def take(self, context: GPT2Cache, index: Int[Tensor, "N"]) -> GPT2Cache:
+        context.settle()
         layers = [layer.index_select(1, index) for layer in context.layers]
         return GPT2Cache(layers, context.length[index], context.most)
 
@@ -250,8 +245,9 @@ class _Layer(nn.Module):
 
         Keys and values are written to `kept`, if given.
         """
-        B, T, _ = u.shape
-        heads = self.query_key_value(self.attention_norm(u)).view(B, T, 3, self.num_heads, -1)
+        B, T, H = u.shape
+        parts = self.query_key_value(self.attention_norm(u))
+        heads = parts.view(B, T, 3, self.num_heads, -1)
         query, key, value = heads.permute(2, 0, 3, 1, 4)
         if kept is not None and mask is not None:
             column = torch.arange(B, device=u.device)[:, None]
@@ -259,11 +255,14 @@ class _Layer(nn.Module):
             key, value = kept[:, :, :, : mask.shape[-1]]
         elif kept is not None:
             kept[:, :, :, :T] = heads[:, :, 1:].permute(2, 0, 3, 1, 4)
+        if mask is None and native_attends_whole(parts, H // self.num_heads):
+            attended = attend_whole(parts.view(B * T, -1), self.num_heads, (B, 1, 0, T))
+            return self._rest(u, attended.view(B, T, H))
         if T == 1 and mask is not None:
             attended = _attend(query, key, value, mask)
         else:
             attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
-        return self._rest(u, attended.transpose(1, 2).reshape(B, T, -1))
+        return self._rest(u, attended.transpose(1, 2).reshape(B, T, H))
 
     def _rest(self, u: Tensor, attended: Tensor) -> Tensor:
         u = u + self.attention_out(attended)
@@ -275,12 +274,15 @@ class _Layer(nn.Module):
         """Rows that the conversations of a group share, [num_groups, P], and behind them those that each has by itself,
         [num_groups · group_size, R], which also look at the shared ones. `sizes` are (num_groups, group_size, P)."""
         num_groups, G, P = sizes
-        parts = self.query_key_value(self.attention_norm(u)).split([num_groups * P, len(u) - num_groups * P])
+        parts = self.query_key_value(self.attention_norm(u))
+        if native_attends_whole(parts, u.shape[1] // self.num_heads):
+            return self._rest(u, attend_whole(parts, self.num_heads, (num_groups, G, P, len(visible))))
+        shared_parts, own_parts = parts.split([num_groups * P, len(u) - num_groups * P])
 
         def heads(rows: Tensor, columns: int) -> Tensor:
             return rows.view(columns, -1, 3, self.num_heads, u.shape[1] // self.num_heads).permute(2, 0, 3, 1, 4)
 
-        shared, own = heads(parts[0], num_groups), heads(parts[1], num_groups * G)
+        shared, own = heads(shared_parts, num_groups), heads(own_parts, num_groups * G)
         everybodys = shared[1:].unsqueeze(2).expand(-1, -1, G, -1, -1, -1)
         key, value = torch.cat([everybodys, own[1:].unflatten(1, (-1, G))], 4).flatten(1, 2)
         attended = (

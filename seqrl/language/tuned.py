@@ -96,7 +96,8 @@ class TunedSpeaker(LanguageAgent):
         """log π(· | all tokens before), as tokens are drawn; −∞ for those that are never said."""
         with self.autocast():
             logits = model.logits(y)
-        return (logits.float().masked_fill(~self.allowed, -torch.inf) / self.temperature).log_softmax(-1)
+        logits = logits.float().masked_fill(~self.allowed, -torch.inf)
+        return (logits if self.temperature == 1 else logits / self.temperature).log_softmax(-1)
 
 
 class TunedAgent(TunedSpeaker):

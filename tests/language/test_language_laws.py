@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqrl.language.gpt2 import GPT2, GPT2Cache, GPT2Config
+from seqrl.language.gpt2 import GPT2, GPT2Config
+from seqrl.language.gpt2_cache import GPT2Cache
 from seqrl.language.model import LanguageModel, MemoryModel
 from seqrl.language.rows import Decisions
 from seqrl.memory import GRU, Transformer

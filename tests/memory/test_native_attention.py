@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from seqrl.memory.kernels import native_library
-from seqrl.memory.kernels.native_attention import attend_next, gelu, gelu_in_place, native_attends
+from seqrl.memory.kernels.native_attention import (
+    attend_next,
+    attend_whole,
+    gelu,
+    gelu_in_place,
+    native_attends,
+    native_attends_whole,
+)
 
 pytestmark = pytest.mark.skipif(native_library.library() is None, reason="no C++ compiler")
 
@@ -47,6 +54,60 @@ def test_equal_to_pytorch(vectors: int, num_threads: int, threads: Callable[[int
     assert (alone == out[2:3]).all()
 
 
+def plainly(parts: torch.Tensor, heads: int, sizes: tuple[int, int, int, int]) -> torch.Tensor:
+    """What `attend_whole` computes, conversation by conversation."""
+    groups, G, P, R = sizes
+    shared, own = parts.split([groups * P, groups * G * R])
+    outs = [[], []]
+    for column in range(groups * G):
+        group = column // G
+        rows = torch.cat([shared[group * P : (group + 1) * P], own[column * R : (column + 1) * R]])
+        query, key, value = rows.view(P + R, 3, heads, -1).permute(1, 2, 0, 3)
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(0, 1).reshape(P + R, -1)
+        outs[0] += [out[:P]] if column % G == 0 else []
+        outs[1].append(out[P:])
+    return torch.cat(outs[0] + outs[1])
+
+
+# Must break, each by itself, in attention_training.cpp: `before + i` for `before + i + 1`; `hide(slope, seen)` left out;
+# `- mean` left out; `* scale` left out of the slope; `0` for `std::max<int64_t>(slot - before, 0)` with hide left out;
+# shared gradients given after each conversation alone (`if (before || !P)` left out of run).
+@pytest.mark.parametrize("num_threads", [1, 3])
+@pytest.mark.parametrize(
+    ("sizes", "vectors"), [((2, 3, 5, 70), 2), ((3, 1, 0, 7), 1), ((2, 2, 64, 1), 4), ((1, 4, 130, 65), 2), ((2, 1, 0, 129), 8)]
+)  # fmt: skip
+def test_whole_conversations_equal_pytorch(
+    sizes: tuple[int, int, int, int], vectors: int, num_threads: int, threads: Callable[[int], None]
+) -> None:
+    threads(num_threads)
+    torch.manual_seed(vectors)
+    groups, G, P, R = sizes
+    heads, size = 2, vectors * native_library.library().vector_length()
+    parts = 1.5 * torch.randn(groups * (P + G * R), 3 * heads * size)
+    exact, parts = parts.double().requires_grad_(), parts.requires_grad_()
+    out, expected = attend_whole(parts, heads, sizes), plainly(exact, heads, sizes)
+    torch.testing.assert_close(out.double(), expected, atol=2e-5, rtol=2e-5)
+    d_out = torch.randn_like(out)
+    (d,), (expected_d,) = torch.autograd.grad(out, parts, d_out), torch.autograd.grad(expected, exact, d_out.double())
+    torch.testing.assert_close(d.double(), expected_d, atol=1e-4, rtol=1e-4)
+
+
+# Must break: `before + count` for `before + start + M` in add_up, with weights behind the diagonal left as they are.
+def test_whole_conversations_stand_alone() -> None:
+    """To the last bit: whatever other conversations say, and whatever comes later."""
+    torch.manual_seed(0)
+    heads, size, (groups, G, P, R) = 2, 2 * native_library.library().vector_length(), (2, 3, 5, 40)
+    parts = torch.randn(groups * (P + G * R), 3 * heads * size)
+    out = attend_whole(parts, heads, (groups, G, P, R))
+    others = parts.clone()
+    begin = groups * P + 4 * R  # of column 4, in the second group
+    others[:P], others[groups * P : begin], others[begin + 20 :] = 7.0, -3.0, 50.0
+    assert (attend_whole(others, heads, (groups, G, P, R))[begin : begin + 20] == out[begin : begin + 20]).all()
+    rows = torch.cat([parts[P : 2 * P], parts[begin : begin + R]])
+    alone = attend_whole(rows, heads, (1, 1, 0, P + R))
+    assert (alone == torch.cat([out[P : 2 * P], out[begin : begin + R]])).all()
+
+
 # Must break: 0.0713 for 0.0714 in attention.cpp.
 def test_gelu() -> None:
     x = torch.linspace(-12, 12, 64 * 96).view(64, 96)
@@ -70,6 +131,8 @@ def test_where_it_serves() -> None:
     length = native_library.library().vector_length()
     weight = torch.zeros(1)
     assert native_attends(weight, 2 * length)
+    assert native_attends_whole(weight, 8 * length)
+    assert not native_attends_whole(weight, 3 * length)
     assert not native_attends(weight, 2 * length + 1)
     assert not native_attends(weight, 9 * length)
     assert not native_attends(weight.double(), length)

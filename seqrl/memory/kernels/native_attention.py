@@ -1,4 +1,4 @@
-"""Attention of a single token in each column, and GELU, by the C++ kernels."""
+"""Attention of a single token in each column and of whole conversations, and GELU, by the C++ kernels."""
 
 import sys
 from typing import Any
@@ -13,12 +13,20 @@ from seqrl.memory.kernels.native_library import call, library, num_threads
 
 MAX_VECTORS = 8
 """Of a head, attention.cpp's."""
+WHOLE_VECTORS = (1, 2, 4, 8)
+"""Of a head, attention_training.cpp's."""
 
 
 def native_attends(weight: Tensor, head_size: int) -> bool:
     """Whether the C++ kernels can run: float32 on the CPU, without autocast, and heads of 1 to 8 whole vectors."""
     vectors, rest = divmod(head_size, _vector_length(weight))
     return rest == 0 and 1 <= vectors <= MAX_VECTORS
+
+
+def native_attends_whole(weight: Tensor, head_size: int) -> bool:
+    """Whether `attend_whole` can run: likewise, and heads of 1, 2, 4 or 8 vectors."""
+    vectors, rest = divmod(head_size, _vector_length(weight))
+    return rest == 0 and vectors in WHOLE_VECTORS
 
 
 def _vector_length(x: Tensor) -> int:
@@ -41,6 +49,38 @@ def attend_next(
     out = parts.new_empty(B, num_heads * head_size)
     call("attend_next", (B, num_heads, capacity, head_size, num_threads(B)), place, parts, kept, out)
     return out
+
+
+def attend_whole(
+    parts: Float[Tensor, "N parts"], num_heads: int, sizes: tuple[int, int, int, int]
+) -> Float[Tensor, "N H"]:
+    """Causal attention of whole conversations, of which those of a group begin alike.
+
+    `sizes` are (groups, group_size G, P, R): the N rows are [groups, P], which a group's conversations share, and behind
+    them [groups, G, R], which each has by itself and which also look at the shared ones. `parts` are queries, keys and
+    values, [3, num_heads, head_size] side by side. A row's result is the same to the last bit whatever stands beside or
+    behind it.
+    """
+    return _AttendWhole.apply(parts.contiguous(), num_heads, sizes)
+
+
+class _AttendWhole(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, parts: Tensor, num_heads: int, sizes: tuple[int, int, int, int]) -> Tensor:
+        N, H = len(parts), parts.shape[1] // 3
+        ctx.sizes = *sizes, num_heads, H // num_heads, num_threads(sizes[0] * num_heads)
+        out, total = parts.new_empty(N, H), parts.new_empty(N, num_heads)
+        call("attend_whole", ctx.sizes, parts, out, total, None, None)
+        ctx.save_for_backward(parts, out, total)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        parts, out, total = ctx.saved_tensors
+        d_parts = torch.empty_like(parts)
+        call("attend_whole", ctx.sizes, parts, out, total, d_out.contiguous(), d_parts)
+        return d_parts, None, None
 
 
 def gelu_in_place(x: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:

@@ -3,9 +3,10 @@
 //
 // What takes the time, with a small model, is to bring keys and values from memory, all of them at each step. They are
 // therefore copied once, into the order in which they are read, and with VL slots of a key's number side by side, so
-// that no sum is taken across a vector.
+// that no sum is taken across a vector. There they stay until somebody wants to go on from them.
 #include <omp.h>
 
+#include "attention_head.h"
 #include "gpt2.h"
 
 namespace {
@@ -19,95 +20,76 @@ struct Speech {
   const double* uniform;  // [steps, B]
   int64_t *ids, *said;    // [steps, B], [B]
   float* log_prob;        // [steps, B]
+  Product head;
 };
 
-const IntVec LANES = [] {
-  IntVec lanes;
-  for (int i = 0; i < VL; i++) lanes[i] = i;
-  return lanes;
-}();
-
 int64_t whole_vectors(int64_t n) { return (n + VL - 1) / VL * VL; }
+
+// Keys and values of all columns that speak, in the order in which they are read.
+struct Memory {
+  float* data;
+  int64_t num_layers, heads, size, room;  // slots of a column, whole vectors
+
+  float* keys(int64_t place, int64_t layer) const {
+    return data + (place * num_layers + layer) * 2 * heads * size * room;
+  }
+
+  Kept kept(int64_t place, int64_t layer, int64_t owner, int64_t common) const {
+    float *const own = keys(place, layer), *const others = keys(owner, layer);
+    const int64_t all = heads * size * room;
+    return {own, own + all, others, others + all, common, heads, size};
+  }
+};
 
 // The columns `who` of one thread. Row r is a column that goes on; its keys and values are the place[r]-th.
 struct Speaker {
   const Model& model;
   const Speech& speech;
+  const Memory& memory;
   std::vector<int64_t> who, place, length;
   std::vector<int64_t> owner, common;  // of each place: whose first slots it reads, and how many
-  int64_t room, padded;  // slots of a column, and entries of its logits, in whole vectors
-  float* memory;
-  Array<float> x, normed, parts, attended, inner, logits, scores;
+  int64_t first, padded;  // of its places; entries of its logits, in whole vectors
+  Stream stream;
+  Array<float> logits, scores;
 
-  Speaker(const Model& model, const Speech& speech, std::vector<int64_t> columns)
-      : model(model), speech(speech), who(std::move(columns)), place(who.size()), length(who.size()),
-        owner(who.size()), common(who.size()) {
-    const int64_t rows = who.size(), H = model.H;
-    int64_t most = 0;
-    for (int64_t row = 0; row < rows; row++) {
+  Speaker(const Model& model, const Speech& speech, const Memory& memory, std::vector<int64_t> columns, int64_t first)
+      : model(model), speech(speech), memory(memory), who(std::move(columns)), place(who.size()), length(who.size()),
+        owner(who.size()), common(who.size()), first(first), padded(whole_vectors(model.V)), stream(model, who.size()),
+        logits(who.size() * padded), scores(model.heads * memory.room) {
+    for (int64_t row = 0; row < int64_t(who.size()); row++) {
       place[row] = row, length[row] = speech.length[who[row]];
-      most = std::max(most, length[row]);
       const bool alike = row && begin_alike(who[row - 1], who[row]);
       owner[row] = alike ? owner[row - 1] : row, common[row] = alike ? length[row] / VL * VL : 0;
     }
-    room = whole_vectors(most + speech.steps), padded = whole_vectors(model.V);
-    x.resize(rows * H), normed.resize(rows * H), attended.resize(rows * H);
-    parts.resize(rows * 3 * H), inner.resize(rows * 4 * H);
-    logits.resize(rows * padded), scores.resize(model.heads * room);
-    thread_local Pages pages;
-    memory = pages.with_room_for(rows * model.layers.size() * 2 * H * room);
-  }
-
-  float* keys(int64_t place, int64_t layer) const {
-    return memory + (place * model.layers.size() + layer) * 2 * model.H * room;
   }
 
   Kept kept(int64_t place, int64_t layer) const {
-    float *const own = keys(place, layer), *const others = keys(owner[place], layer);
-    return {own, own + model.H * room, others, others + model.H * room, common[place], model.heads, model.size};
+    return memory.kept(first + place, layer, first + owner[place], common[place]);
   }
 
   // Whether two columns have read the same, so that they need be brought from memory once only, as for the answers to
   // one prompt.
   bool begin_alike(int64_t a, int64_t b) const {
-    const int64_t block = model.capacity * model.size, count = speech.length[a];
+    const int64_t count = speech.length[a];
     if (count != speech.length[b]) return false;
-    for (const Layer& layer : model.layers)
+    for (size_t l = 0; l < model.layers.size(); l++)
       for (int64_t part = 0; part < 2; part++)
-        for (int64_t h = 0; h < model.heads; h++) {
-          const float* const from = layer.kept + (part * model.B * model.heads + h) * block;
-          const int64_t stride = model.heads * block;
-          if (std::memcmp(from + a * stride, from + b * stride, count * model.size * sizeof(float))) return false;
-        }
+        for (int64_t h = 0; h < model.heads; h++)
+          if (std::memcmp(model.kept(l, part, a, h, 0), model.kept(l, part, b, h, 0),
+                          count * model.size * sizeof(float)))
+            return false;
     return true;
   }
 
-  // f(kept, h, key, value, slot) for all slots from begin(b) to end(b) of the columns, where the caller keeps them.
-  template <typename F>
-  void for_each_slot(const std::vector<int64_t>& columns, const int64_t* begin, const int64_t* end, const F& f) {
-    const int64_t block = model.capacity * model.size, all = model.B * model.heads * block;
-    for (size_t row = 0; row < columns.size(); row++)
-      for (size_t l = 0; l < model.layers.size(); l++)
-        for (int64_t h = 0; h < model.heads; h++) {
-          float* const from = model.layers[l].kept + (columns[row] * model.heads + h) * block;
-          for (int64_t s = begin ? begin[columns[row]] : 0; s < end[columns[row]]; s++)
-            f(kept(row, l), s, h, from + s * model.size, from + s * model.size + all);
-        }
-  }
-
   void run() {
-    const std::vector<int64_t> columns = who;
-    for_each_slot(columns, nullptr, speech.length,
-                  [](Kept kept, int64_t s, int64_t h, float* key, float* value) {
-                    if (s >= kept.common) kept.write(s, h, key, value);
-                  });
-    for (size_t row = 0; row < who.size(); row++)
+    for (size_t row = 0; row < who.size(); row++) {
+      for (size_t l = 0; l < model.layers.size(); l++)
+        for (int64_t h = 0; h < model.heads; h++)
+          for (int64_t s = common[row]; s < length[row]; s++)
+            kept(row, l).write(s, h, model.kept(l, 0, who[row], h, s), model.kept(l, 1, who[row], h, s));
       std::memcpy(logits.data() + row * padded, speech.logits + who[row] * model.V, model.V * sizeof(float));
+    }
     for (int64_t step = 0; step < speech.steps && !who.empty(); step++) say(step);
-    std::vector<int64_t> end(model.B);
-    for (int64_t b : columns) end[b] = speech.length[b] + speech.said[b];
-    for_each_slot(columns, speech.length, end.data(),
-                  [](Kept kept, int64_t s, int64_t h, float* key, float* value) { kept.read(s, h, key, value); });
   }
 
   void say(int64_t step) {
@@ -118,19 +100,22 @@ struct Speaker {
       const int64_t token = draw(logits.data() + row * padded, speech.uniform[at], speech.log_prob + at);
       speech.ids[at] = token, speech.said[b]++;
       stops[row] = token == speech.stop;
-      const float *e = model.embedding + token * H, *p = model.position + length[row] * H;
-      for (int64_t i = 0; i < H; i += VL) store(x.data() + row * H + i, load(e + i) + load(p + i));
+      stream.begin(row, token, length[row]);
     }
-    for (size_t l = 0; l < model.layers.size(); l++) read(l, rows);
+    for (size_t l = 0; l < model.layers.size(); l++) {
+      stream.before_attention(model.layers[l], rows);
+      for (int64_t row = 0; row < rows; row++) attend(kept(place[row], l), row, length[row]);
+      stream.after_attention(model.layers[l], rows);
+    }
     int64_t left = 0;  // those who go on close up
     for (int64_t row = 0; row < rows; row++) {
       if (stops[row]) continue;
       who[left] = who[row], place[left] = place[row], length[left] = length[row] + 1;
-      model.norm(x.data() + row * H, H, model.epsilon, normed.data() + left * H);
+      model.norm(stream.x.data() + row * H, H, model.epsilon, stream.normed.data() + left * H);
       left++;
     }
     who.resize(left);
-    if (step + 1 < speech.steps) model.head.operator()<false>(normed.data(), left, logits.data(), padded);
+    if (step + 1 < speech.steps) speech.head.operator()<false>(stream.normed.data(), left, logits.data(), padded);
   }
 
   // A token by the probabilities of `row` [padded], which it spoils; `uniform` is from 0 to below 1.
@@ -177,42 +162,13 @@ struct Speaker {
     return sum;
   }
 
-  void read(int64_t l, int64_t rows) {
-    const Layer& layer = model.layers[l];
-    const int64_t H = model.H;
-    for (int64_t row = 0; row < rows; row++) {
-      layer.attention_norm(x.data() + row * H, H, model.epsilon, normed.data() + row * H);
-      std::memcpy(parts.data() + row * 3 * H, layer.parts_bias, 3 * H * sizeof(float));
-    }
-    layer.parts.operator()<true>(normed.data(), rows, parts.data(), 3 * H);
-    for (int64_t row = 0; row < rows; row++) attend(kept(place[row], l), row, length[row]);
-    add_to_rows(layer.out_bias, rows);
-    layer.out.operator()<true>(attended.data(), rows, x.data(), H);
-    for (int64_t row = 0; row < rows; row++) {
-      layer.inner_norm(x.data() + row * H, H, model.epsilon, normed.data() + row * H);
-      std::memcpy(inner.data() + row * 4 * H, layer.inner_bias, 4 * H * sizeof(float));
-    }
-    layer.inner.operator()<true>(normed.data(), rows, inner.data(), 4 * H);
-    for (int64_t i = 0; i < rows * 4 * H; i += VL) store(inner.data() + i, gelu(load(inner.data() + i)));
-    add_to_rows(layer.inner_out_bias, rows);
-    layer.inner_out.operator()<true>(inner.data(), rows, x.data(), H);
-  }
-
-  void add_to_rows(const float* bias, int64_t rows) {
-    for (int64_t row = 0; row < rows; row++)
-      for (int64_t i = 0; i < model.H; i += VL) {
-        float* const to = x.data() + row * model.H + i;
-        store(to, load(to) + load(bias + i));
-      }
-  }
-
   // Each head of a row looks at the `length` keys and values of before, and at the new ones, which are kept only then:
   // numbers that were just written one by one cannot be read as vectors without waiting.
   void attend(Kept kept, int64_t row, int64_t length) {
     const int64_t H = model.H, size = model.size;
-    const float *const query = parts.data() + row * 3 * H, *const key = query + H, *const value = key + H;
+    const float *const query = stream.parts.data() + row * 3 * H, *const key = query + H, *const value = key + H;
     weigh(query, kept, key, length);
-    float* const out = attended.data() + row * H;
+    float* const out = stream.attended.data() + row * H;
     switch (size / VL) {
 #define CASE(PARTS)                                  \
   case PARTS:                                        \
@@ -236,11 +192,11 @@ struct Speaker {
         for (int64_t d = 0; d < size; d += 4, keys += 4 * VL)
 #pragma GCC unroll 4
           for (int i = 0; i < 4; i++) sums[i] += q[d + i] * load(keys + i * VL);
-        store(scores.data() + h * room + s, ((sums[0] + sums[1]) + (sums[2] + sums[3])) * scale);
+        store(scores.data() + h * memory.room + s, ((sums[0] + sums[1]) + (sums[2] + sums[3])) * scale);
       }
     }
     for (int64_t h = 0; h < model.heads; h++) {
-      float* const row = scores.data() + h * room;
+      float* const row = scores.data() + h * memory.room;
       Vec product = Vec{};
       for (int64_t d = h * size; d < (h + 1) * size; d += VL) product += load(query + d) * load(own + d);
       // What is hidden becomes e^-87 beside a sum of 1 or more: nothing.
@@ -266,13 +222,13 @@ struct Speaker {
   void add_up(Kept kept, const float* own, int64_t count, float* out) {
     constexpr int64_t SIZE = PARTS * VL;
     in_parts<8 / PARTS>(model.heads, [&]<int M>(int64_t h) {
-      const float* const weights = scores.data() + h * room;
+      const float* const weights = scores.data() + h * memory.room;
       Vec sum[M][PARTS] = {};
       const auto add = [&](int64_t s, const float* from) {
 #pragma GCC unroll 8
         for (int m = 0; m < M; m++)
 #pragma GCC unroll 8
-          for (int p = 0; p < PARTS; p++) sum[m][p] += weights[m * room + s] * load(from + m * SIZE + p * VL);
+          for (int p = 0; p < PARTS; p++) sum[m][p] += weights[m * memory.room + s] * load(from + m * SIZE + p * VL);
       };
       for (int64_t s = 0; s < kept.common; s++) add(s, kept.common_values + s * model.H + h * SIZE);
       for (int64_t s = kept.common; s < count; s++) add(s, kept.values + s * model.H + h * SIZE);
@@ -289,26 +245,42 @@ struct Speaker {
 
 extern "C" {
 
-// Columns that `speaks` [B] draw up to `steps` tokens each, until they draw `stop`, and read what they draw.
-// `weights` are pointers: embedding [V, H], position, the last norm's weight and bias, the head [H, V], then of each
-// layer those of `Layer`. Others are explained there and in `Speech`. `numbers` are epsilon and temperature.
+// Slots of a column that has read so many tokens and says so many.
+int64_t speaking_room(int64_t read, int64_t steps) { return whole_vectors(read + steps); }
+
+// The columns `who` [count] of B draw up to `steps` tokens each, until they draw `stop`, and read what they draw: keys
+// and values are then in `memory` [count, num_layers, 2, H, room], those of others than `who` where they were. `Model`
+// and `Speech` explain the rest. `numbers` are epsilon and temperature.
 void speak(int64_t B, int64_t V, int64_t num_layers, int64_t heads, int64_t size, int64_t capacity, int64_t steps,
-           int64_t stop, int64_t threads, const float* const* weights, const float* numbers, const int64_t* length,
-           const uint8_t* speaks, const float* excluded, const float* logits, const double* uniform, int64_t* ids,
-           int64_t* said, float* log_prob) {
-  const int64_t H = heads * size;
-  Model model{B, V, H, heads, size, capacity, numbers[0], weights[0], weights[1], {weights[2], weights[3]}, {},
-              Product(weights[4], H, V)};
-  for (int64_t l = 0; l < num_layers; l++) model.layers.emplace_back(weights + 5 + 13 * l, H);
-  const Speech speech{steps, stop, numbers[1], length, excluded, logits, uniform, ids, said, log_prob};
-  std::vector<int64_t> who;
-  for (int64_t b = 0; b < B; b++)
-    if (speaks[b]) who.push_back(b);
-  threads = std::min<int64_t>(threads, who.size());
-#pragma omp parallel num_threads(threads)
+           int64_t stop, int64_t count, int64_t room, int64_t threads, const float* const* weights,
+           const float* numbers, const int64_t* length, const int64_t* who, const float* excluded, const float* logits,
+           const double* uniform, float* data, int64_t* ids, int64_t* said, float* log_prob) {
+  const Model model(B, V, num_layers, heads, size, capacity, numbers[0], weights);
+  const Speech speech{steps, stop, numbers[1], length, excluded, logits, uniform, ids, said, log_prob,
+                      Product(weights[4], model.H, V)};
+  const Memory memory{data, num_layers, heads, size, room};
+#pragma omp parallel num_threads(std::min(threads, count))
   {
-    const int64_t thread = omp_get_thread_num(), count = omp_get_num_threads(), all = who.size();
-    Speaker(model, speech, {who.begin() + all * thread / count, who.begin() + all * (thread + 1) / count}).run();
+    const int64_t thread = omp_get_thread_num(), all = omp_get_num_threads();
+    const int64_t first = count * thread / all, end = count * (thread + 1) / all;
+    Speaker(model, speech, memory, {who + first, who + end}, first).run();
   }
+}
+
+// What was said goes from `memory` to where keys and values are kept, [2, B, heads, capacity, size] a layer, behind the
+// `length` tokens that each column had read.
+void keep_said(int64_t B, int64_t num_layers, int64_t heads, int64_t size, int64_t capacity, int64_t count,
+               int64_t room, int64_t threads, float* const* layers, float* data, const int64_t* length,
+               const int64_t* who, const int64_t* said) {
+  const Memory memory{data, num_layers, heads, size, room};
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t place = 0; place < count; place++)
+    for (int64_t l = 0; l < num_layers; l++)
+      for (int64_t h = 0; h < heads; h++) {
+        const int64_t b = who[place];
+        float* const key = layers[l] + (b * heads + h) * capacity * size;
+        for (int64_t s = length[b]; s < length[b] + said[b]; s++)
+          memory.kept(place, l, place, 0).read(s, h, key + s * size, key + (B * heads * capacity + s) * size);
+      }
 }
 }

@@ -1,12 +1,7 @@
 // What a GPT-2 is made of: its weights, sorted for products, and the keys and values of a column.
 #pragma once
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <cmath>
-#include <cstdlib>
 
 #include "products.h"
 
@@ -62,36 +57,74 @@ struct Layer {
         inner_out(w[10], 4 * H, H), kept(const_cast<float*>(w[12])) {}
 };
 
+// `weights` are pointers: embedding [V, H], position, the last norm's weight and bias, the head [H, V], then of each
+// layer those of `Layer`. `capacity` are the slots of its keys and values, for B columns.
 struct Model {
   int64_t B, V, H, heads, size, capacity;
   float epsilon;
   const float *embedding, *position;
   Norm norm;
   std::vector<Layer> layers;
-  Product head;
+
+  Model(int64_t B, int64_t V, int64_t num_layers, int64_t heads, int64_t size, int64_t capacity, float epsilon,
+        const float* const* weights)
+      : B(B), V(V), H(heads * size), heads(heads), size(size), capacity(capacity), epsilon(epsilon),
+        embedding(weights[0]), position(weights[1]), norm{weights[2], weights[3]} {
+    for (int64_t l = 0; l < num_layers; l++) layers.emplace_back(weights + 5 + 13 * l, H);
+  }
+
+  // Key or value (`part` 0 or 1) of a head of a column, at a slot.
+  float* kept(int64_t l, int64_t part, int64_t b, int64_t h, int64_t slot) const {
+    return layers[l].kept + (((part * B + b) * heads + h) * capacity + slot) * size;
+  }
 };
 
-// Memory that a thread keeps, as fresh pages take longer than what is done with them. Large pages, where Linux has
-// them, bring keys and values a quarter sooner.
-struct Pages {
-  float* data = nullptr;
-  size_t bytes = 0;
+// Rows on their way through the layers.
+struct Stream {
+  const Model& model;
+  Array<float> x, normed, parts, attended, inner;
 
-  float* with_room_for(size_t count) {
-    constexpr size_t PAGE = 2 << 20;
-    const size_t wanted = (count * sizeof(float) + PAGE - 1) / PAGE * PAGE;
-    if (wanted > bytes) {
-      std::free(data);
-      bytes = 0, data = static_cast<float*>(std::aligned_alloc(PAGE, wanted));
-      if (!data) throw std::bad_alloc();
-      bytes = wanted;
-#if defined(__linux__)
-      madvise(data, bytes, MADV_HUGEPAGE);
-#endif
-    }
-    return data;
+  Stream(const Model& model, int64_t rows)
+      : model(model), x(rows * model.H), normed(rows * model.H), parts(rows * 3 * model.H), attended(rows * model.H),
+        inner(rows * 4 * model.H) {}
+
+  void begin(int64_t row, int64_t token, int64_t place) {
+    const float *e = model.embedding + token * model.H, *p = model.position + place * model.H;
+    for (int64_t i = 0; i < model.H; i += VL) store(x.data() + row * model.H + i, load(e + i) + load(p + i));
   }
-  ~Pages() { std::free(data); }
+
+  // `parts` of so many rows: queries, keys and values.
+  void before_attention(const Layer& layer, int64_t rows) {
+    const int64_t H = model.H;
+    for (int64_t row = 0; row < rows; row++) {
+      layer.attention_norm(x.data() + row * H, H, model.epsilon, normed.data() + row * H);
+      std::memcpy(parts.data() + row * 3 * H, layer.parts_bias, 3 * H * sizeof(float));
+    }
+    layer.parts.operator()<true>(normed.data(), rows, parts.data(), 3 * H);
+  }
+
+  // The layer's end, from `attended`.
+  void after_attention(const Layer& layer, int64_t rows) {
+    const int64_t H = model.H;
+    add_to_rows(layer.out_bias, rows);
+    layer.out.operator()<true>(attended.data(), rows, x.data(), H);
+    for (int64_t row = 0; row < rows; row++) {
+      layer.inner_norm(x.data() + row * H, H, model.epsilon, normed.data() + row * H);
+      std::memcpy(inner.data() + row * 4 * H, layer.inner_bias, 4 * H * sizeof(float));
+    }
+    layer.inner.operator()<true>(normed.data(), rows, inner.data(), 4 * H);
+    for (int64_t i = 0; i < rows * 4 * H; i += VL) store(inner.data() + i, gelu(load(inner.data() + i)));
+    add_to_rows(layer.inner_out_bias, rows);
+    layer.inner_out.operator()<true>(inner.data(), rows, x.data(), H);
+  }
+
+  void add_to_rows(const float* bias, int64_t rows) {
+    for (int64_t row = 0; row < rows; row++)
+      for (int64_t i = 0; i < model.H; i += VL) {
+        float* const to = x.data() + row * model.H + i;
+        store(to, load(to) + load(bias + i));
+      }
+  }
 };
 
 // One column's keys and values in one layer: [room / VL][heads][size][VL] and [room][heads][size]. The first `common`
