@@ -49,7 +49,7 @@ class Memory:
 
 
 def _fresh(count: int) -> Float[Tensor, "N"]:
-    pages = mmap.mmap(-1, 4 * count + HUGE)
+    pages = mmap.mmap(-1, 4 * count + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         pages.madvise(mmap.MADV_HUGEPAGE)
     numbers = torch.frombuffer(pages, dtype=torch.float32)  # keeps the pages alive
