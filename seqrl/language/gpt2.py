@@ -246,6 +246,8 @@ class _Layer(nn.Module):
         Keys and values are written to `kept`, if given.
         """
         B, T, H = u.shape
+        if mask is None and kept is None and native_attends_whole(u, H // self.num_heads):
+            return self._whole(u.flatten(0, 1), (B, 1, 0, T)).view(B, T, H)
         parts = self.query_key_value(self.attention_norm(u))
         heads = parts.view(B, T, 3, self.num_heads, -1)
         query, key, value = heads.permute(2, 0, 3, 1, 4)
@@ -255,9 +257,6 @@ class _Layer(nn.Module):
             key, value = kept[:, :, :, : mask.shape[-1]]
         elif kept is not None:
             kept[:, :, :, :T] = heads[:, :, 1:].permute(2, 0, 3, 1, 4)
-        if mask is None and native_attends_whole(parts, H // self.num_heads):
-            attended = attend_whole(parts.view(B * T, -1), self.num_heads, (B, 1, 0, T))
-            return self._rest(u, attended.view(B, T, H))
         if T == 1 and mask is not None:
             attended = _attend(query, key, value, mask)
         else:
@@ -266,7 +265,16 @@ class _Layer(nn.Module):
 
     def _rest(self, u: Tensor, attended: Tensor) -> Tensor:
         u = u + self.attention_out(attended)
-        return u + self.inner_out(gelu(self.inner(self.inner_norm(u))))
+        return u + self.inner_out(F.gelu(self.inner(self.inner_norm(u)), approximate="tanh"))
+
+    def _whole(self, u: Float[Tensor, "N H"], sizes: tuple[int, int, int, int]) -> Float[Tensor, "N H"]:
+        """Whole conversations, laid out as `attend_whole` says, by the C++ kernels: a bias is added where its sum is
+        read or written next, and not by itself."""
+        parts = self.attention_norm(u) @ self.query_key_value.weight
+        attended = attend_whole(parts, self.query_key_value.bias, self.num_heads, sizes)
+        u = (u + self.attention_out.bias).addmm_(attended, self.attention_out.weight)
+        inner = gelu(self.inner_norm(u) @ self.inner.weight, self.inner.bias)
+        return (u + self.inner_out.bias).addmm_(inner, self.inner_out.weight)
 
     def forward_alike(
         self, u: Float[Tensor, "N H"], sizes: tuple[int, int, int], visible: Bool[Tensor, "R S"]
@@ -274,9 +282,9 @@ class _Layer(nn.Module):
         """Rows that the conversations of a group share, [num_groups, P], and behind them those that each has by itself,
         [num_groups · group_size, R], which also look at the shared ones. `sizes` are (num_groups, group_size, P)."""
         num_groups, G, P = sizes
+        if native_attends_whole(u, u.shape[1] // self.num_heads):
+            return self._whole(u, (num_groups, G, P, len(visible)))
         parts = self.query_key_value(self.attention_norm(u))
-        if native_attends_whole(parts, u.shape[1] // self.num_heads):
-            return self._rest(u, attend_whole(parts, self.num_heads, (num_groups, G, P, len(visible))))
         shared_parts, own_parts = parts.split([num_groups * P, len(u) - num_groups * P])
 
         def heads(rows: Tensor, columns: int) -> Tensor:

@@ -84,12 +84,17 @@ def test_whole_conversations_equal_pytorch(
     groups, G, P, R = sizes
     heads, size = 2, vectors * native_library.library().vector_length()
     parts = 1.5 * torch.randn(groups * (P + G * R), 3 * heads * size)
+    bias = torch.randn(parts.shape[1]).requires_grad_()
     exact, parts = parts.double().requires_grad_(), parts.requires_grad_()
-    out, expected = attend_whole(parts, heads, sizes), plainly(exact, heads, sizes)
+    out, expected = attend_whole(parts, bias, heads, sizes), plainly(exact + bias.double(), heads, sizes)
     torch.testing.assert_close(out.double(), expected, atol=2e-5, rtol=2e-5)
     d_out = torch.randn_like(out)
-    (d,), (expected_d,) = torch.autograd.grad(out, parts, d_out), torch.autograd.grad(expected, exact, d_out.double())
+    (d, d_bias), (expected_d,) = (
+        torch.autograd.grad(out, (parts, bias), d_out),
+        torch.autograd.grad(expected, exact, d_out.double()),
+    )
     torch.testing.assert_close(d.double(), expected_d, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(d_bias.double(), expected_d.sum(0), atol=2e-3, rtol=2e-3)
 
 
 # Must break: `before + count` for `before + start + M` in add_up, with weights behind the diagonal left as they are.
@@ -98,13 +103,14 @@ def test_whole_conversations_stand_alone() -> None:
     torch.manual_seed(0)
     heads, size, (groups, G, P, R) = 2, 2 * native_library.library().vector_length(), (2, 3, 5, 40)
     parts = torch.randn(groups * (P + G * R), 3 * heads * size)
-    out = attend_whole(parts, heads, (groups, G, P, R))
+    bias = torch.randn(parts.shape[1])
+    out = attend_whole(parts, bias, heads, (groups, G, P, R))
     others = parts.clone()
     begin = groups * P + 4 * R  # of column 4, in the second group
     others[:P], others[groups * P : begin], others[begin + 20 :] = 7.0, -3.0, 50.0
-    assert (attend_whole(others, heads, (groups, G, P, R))[begin : begin + 20] == out[begin : begin + 20]).all()
+    assert (attend_whole(others, bias, heads, (groups, G, P, R))[begin : begin + 20] == out[begin : begin + 20]).all()
     rows = torch.cat([parts[P : 2 * P], parts[begin : begin + R]])
-    alone = attend_whole(rows, heads, (1, 1, 0, P + R))
+    alone = attend_whole(rows, bias, heads, (1, 1, 0, P + R))
     assert (alone == torch.cat([out[P : 2 * P], out[begin : begin + R]])).all()
 
 
@@ -118,13 +124,18 @@ def test_gelu() -> None:
 # Must break: 0.2140 for 0.2141 in simd.h's slope.
 def test_gelu_and_its_gradient() -> None:
     x, dy = torch.linspace(-12, 12, 64 * 96).view(64, 96).requires_grad_(), torch.randn(64, 96)
-    exact = x.detach().double().requires_grad_()
-    y, expected = gelu(x), F.gelu(exact, approximate="tanh")
+    bias = torch.randn(96).requires_grad_()
+    exact = (x + bias).detach().double().requires_grad_()
+    y, expected = gelu(x, bias), F.gelu(exact, approximate="tanh")
     torch.testing.assert_close(y.double(), expected, atol=1e-6, rtol=1e-6)
-    (dx,), (expected_dx,) = torch.autograd.grad(y, x, dy), torch.autograd.grad(expected, exact, dy.double())
+    (dx, d_bias), (expected_dx,) = (
+        torch.autograd.grad(y, (x, bias), dy),
+        torch.autograd.grad(expected, exact, dy.double()),
+    )
     torch.testing.assert_close(dx.double(), expected_dx, atol=5e-6, rtol=5e-6)
+    torch.testing.assert_close(d_bias.double(), expected_dx.sum(0), atol=1e-4, rtol=1e-4)
     rest = exact[:1, :3]  # no whole vector, and of float64
-    assert (gelu(rest) == F.gelu(rest, approximate="tanh")).all()
+    assert (gelu(rest, rest[0]) == F.gelu(rest + rest[0], approximate="tanh")).all()
 
 
 def test_where_it_serves() -> None:

@@ -52,35 +52,35 @@ def attend_next(
 
 
 def attend_whole(
-    parts: Float[Tensor, "N parts"], num_heads: int, sizes: tuple[int, int, int, int]
+    parts: Float[Tensor, "N parts"], bias: Float[Tensor, "parts"], num_heads: int, sizes: tuple[int, int, int, int]
 ) -> Float[Tensor, "N H"]:
     """Causal attention of whole conversations, of which those of a group begin alike.
 
     `sizes` are (groups, group_size G, P, R): the N rows are [groups, P], which a group's conversations share, and behind
-    them [groups, G, R], which each has by itself and which also look at the shared ones. `parts` are queries, keys and
-    values, [3, num_heads, head_size] side by side. A row's result is the same to the last bit whatever stands beside or
+    them [groups, G, R], which each has by itself and which also look at the shared ones. `parts` and `bias` add up to
+    queries, keys and values, [3, num_heads, head_size] side by side. A row's result is the same to the last bit whatever stands beside or
     behind it.
     """
-    return _AttendWhole.apply(parts.contiguous(), num_heads, sizes)
+    return _AttendWhole.apply(parts.contiguous(), bias, num_heads, sizes)
 
 
 class _AttendWhole(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, parts: Tensor, num_heads: int, sizes: tuple[int, int, int, int]) -> Tensor:
+    def forward(ctx: Any, parts: Tensor, bias: Tensor, num_heads: int, sizes: tuple[int, int, int, int]) -> Tensor:
         N, H = len(parts), parts.shape[1] // 3
         ctx.sizes = *sizes, num_heads, H // num_heads, num_threads(sizes[0] * num_heads)
         out, total = parts.new_empty(N, H), parts.new_empty(N, num_heads)
-        call("attend_whole", ctx.sizes, parts, out, total, None, None)
-        ctx.save_for_backward(parts, out, total)
+        call("attend_whole", ctx.sizes, parts, bias, out, total, None, None)
+        ctx.save_for_backward(parts, bias, out, total)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        parts, out, total = ctx.saved_tensors
+        parts, bias, out, total = ctx.saved_tensors
         d_parts = torch.empty_like(parts)
-        call("attend_whole", ctx.sizes, parts, out, total, d_out.contiguous(), d_parts)
-        return d_parts, None, None
+        call("attend_whole", ctx.sizes, parts, bias, out, total, d_out.contiguous(), d_parts)
+        return d_parts, d_parts.sum(0), None, None
 
 
 def gelu_in_place(x: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:
@@ -89,25 +89,25 @@ def gelu_in_place(x: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:
     return x
 
 
-def gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """GELU in its tanh form, by the C++ kernels where they serve: three times as fast, its gradient too."""
-    if x.numel() == 0 or x.numel() % _vector_length(x):
-        return F.gelu(x, approximate="tanh")
-    return _Gelu.apply(x.contiguous())
+def gelu(x: Float[Tensor, "*shape H"], bias: Float[Tensor, "H"]) -> Float[Tensor, "*shape H"]:
+    """GELU of x + b in its tanh form, by the C++ kernels where they serve: three times as fast, its gradient too."""
+    if x.numel() == 0 or x.shape[-1] % _vector_length(x):
+        return F.gelu(x + bias, approximate="tanh")
+    return _Gelu.apply(x.contiguous(), bias)
 
 
 class _Gelu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
+    def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, bias)
         y = torch.empty_like(x)
-        call("gelu_forward", (x.numel(), num_threads(x.numel())), x, y)
+        call("gelu_forward", (x.numel(), x.shape[-1], num_threads(x.numel())), x, bias, y)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        x, bias = ctx.saved_tensors
         dx = torch.empty_like(x)
-        call("gelu_backward", (x.numel(), num_threads(x.numel())), x, dy.contiguous(), dx)
-        return dx
+        call("gelu_backward", (x.numel(), x.shape[-1], num_threads(x.numel())), x, bias, dy.contiguous(), dx)
+        return dx, dx.flatten(0, -2).sum(0)

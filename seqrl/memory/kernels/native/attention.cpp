@@ -89,14 +89,18 @@ void gelu_in_place(int64_t count, int64_t threads, float* x) {
   }
 }
 
-// y = gelu(x), and from dy and x the gradient dx, likewise.
-void gelu_forward(int64_t count, int64_t threads, const float* x, float* y) {
+// y = gelu(x + bias) for `count` numbers in rows of `width`, both whole vectors; and from dy and x the gradient dx.
+void gelu_forward(int64_t count, int64_t width, int64_t threads, const float* x, const float* bias, float* y) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t i = 0; i < count; i += VL) store(y + i, gelu(load(x + i)));
+  for (int64_t row = 0; row < count; row += width)
+    for (int64_t i = 0; i < width; i += VL) store(y + row + i, gelu(load(x + row + i) + load(bias + i)));
 }
 
-void gelu_backward(int64_t count, int64_t threads, const float* x, const float* dy, float* dx) {
+void gelu_backward(int64_t count, int64_t width, int64_t threads, const float* x, const float* bias, const float* dy,
+                   float* dx) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t i = 0; i < count; i += VL) store(dx + i, load(dy + i) * gelu_slope(load(x + i)));
+  for (int64_t row = 0; row < count; row += width)
+    for (int64_t i = 0; i < width; i += VL)
+      store(dx + row + i, load(dy + row + i) * gelu_slope(load(x + row + i) + load(bias + i)));
 }
 }

@@ -33,13 +33,14 @@ struct Head {
   static constexpr int MOST = std::max(max_rows<PARTS>, 1);
   const int64_t heads, slots, padded;
   const float scale = 1.0f / std::sqrt(float(SIZE));
-  Array<float> keys, values, keys_t, values_t;  // [slots, SIZE], and [padded / WIDTH][SIZE][WIDTH]
-  Array<float> weights, slopes;                 // [slots, padded]
-  Array<float> d_keys, d_values;                // [slots, SIZE]
+  Array<float> queries, keys, values;  // [slots, SIZE]
+  Array<float> keys_t, values_t;       // [padded / WIDTH][SIZE][WIDTH]
+  Array<float> weights, slopes;        // [slots, padded]
+  Array<float> d_keys, d_values;       // [slots, SIZE]
 
   Head(int64_t heads, int64_t slots, bool backward)
       : heads(heads), slots(slots), padded((slots + BEYOND + WIDTH - 1) / WIDTH * WIDTH),
-        keys(slots * SIZE), values(slots * SIZE), keys_t(padded * SIZE), weights(slots * padded) {
+        queries(slots * SIZE), keys(slots * SIZE), values(slots * SIZE), keys_t(padded * SIZE), weights(slots * padded) {
     std::fill(keys_t.begin(), keys_t.end(), 0.0f);
     if (!backward) return;
     values_t.resize(padded * SIZE), slopes.resize(slots * padded);
@@ -49,15 +50,19 @@ struct Head {
 
   int64_t stride() const { return 3 * heads * SIZE; }  // of rows of queries, keys and values
 
-  // Keys and values of `count` rows, to the slots from `before` on.
-  void take(const float* query, int64_t before, int64_t count) {
+  // The next `count` rows: their keys and values go to the slots from `before` on. `bias` is added, if given.
+  void take(const float* query, const float* bias, int64_t before, int64_t count) {
     for (int64_t i = 0; i < count; i++) {
-      const float *const key = query + i * stride() + heads * SIZE, *const value = key + heads * SIZE;
-      std::memcpy(keys.data() + (before + i) * SIZE, key, SIZE * sizeof(float));
-      std::memcpy(values.data() + (before + i) * SIZE, value, SIZE * sizeof(float));
+      float* const to[] = {queries.data() + i * SIZE, keys.data() + (before + i) * SIZE,
+                           values.data() + (before + i) * SIZE};
+      for (int part = 0; part < 3; part++) {
+        const int64_t at = part * heads * SIZE;
+        for (int64_t d = 0; d < SIZE; d += VL)
+          store(to[part] + d, load(query + i * stride() + at + d) + (bias ? load(bias + at + d) : Vec{}));
+      }
       const int64_t slot = (before + i) / WIDTH * SIZE * WIDTH + (before + i) % WIDTH;
-      for (int64_t d = 0; d < SIZE; d++) keys_t[slot + d * WIDTH] = key[d];
-      for (int64_t d = 0; d < SIZE && !values_t.empty(); d++) values_t[slot + d * WIDTH] = value[d];
+      for (int64_t d = 0; d < SIZE; d++) keys_t[slot + d * WIDTH] = to[1][d];
+      for (int64_t d = 0; d < SIZE && !values_t.empty(); d++) values_t[slot + d * WIDTH] = to[2][d];
     }
   }
 
@@ -112,9 +117,10 @@ struct Head {
     });
   }
 
-  // out(i) = Σ_s softmax(scale · query(i) keyᵀ)_s value(s); `total` are the logarithms of the softmax's sums.
-  void forward(const float* query, int64_t before, int64_t count, float* out, float* total) {
-    score(query, stride(), before, count, keys_t.data(), weights.data());
+  // Of the rows taken last: out(i) = Σ_s softmax(scale · query(i) keyᵀ)_s value(s); `total` are the logarithms of the
+  // softmax's sums.
+  void forward(int64_t before, int64_t count, float* out, float* total) {
+    score(queries.data(), SIZE, before, count, keys_t.data(), weights.data());
     for (int64_t i = 0; i < count; i++) {
       float* const row = weights.data() + i * padded;
       const int64_t seen = before + i + 1;
@@ -135,10 +141,10 @@ struct Head {
   }
 
   // From d_out the gradients of queries, and what they add to those of keys and values.
-  void backward(const float* query, int64_t before, int64_t count, const float* out, const float* total,
-                const float* d_out, float* d_query) {
+  void backward(int64_t before, int64_t count, const float* out, const float* total, const float* d_out,
+                float* d_query) {
     const int64_t step = heads * SIZE;
-    score(query, stride(), before, count, keys_t.data(), weights.data());
+    score(queries.data(), SIZE, before, count, keys_t.data(), weights.data());
     score(d_out, step, before, count, values_t.data(), slopes.data());
     for (int64_t i = 0; i < count; i++) {
       float *const weight = weights.data() + i * padded, *const slope = slopes.data() + i * padded;
@@ -154,7 +160,7 @@ struct Head {
       hide(weight, seen), hide(slope, seen);
     }
     add_up(slopes.data(), keys.data(), before, count, d_query, stride());
-    add_back(slopes.data(), query, stride(), before, count, d_keys.data());
+    add_back(slopes.data(), queries.data(), SIZE, before, count, d_keys.data());
     add_back(weights.data(), d_out, step, before, count, d_values.data());
   }
 

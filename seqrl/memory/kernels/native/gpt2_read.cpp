@@ -41,8 +41,8 @@ struct Reader {
     const int64_t H = model.H, size = model.size;
     for (int64_t h = 0; h < model.heads; h++) {
       const float* const query = stream.parts.data() + row * 3 * H + h * size;
-      head.take(query, 0, count[b]);
-      head.forward(query, 0, count[b], stream.attended.data() + row * H + h * size, totals.data());
+      head.take(query, nullptr, 0, count[b]);
+      head.forward(0, count[b], stream.attended.data() + row * H + h * size, totals.data());
       std::memcpy(model.kept(l, 0, b, h, 0), head.keys.data(), count[b] * size * sizeof(float));
       std::memcpy(model.kept(l, 1, b, h, 0), head.values.data(), count[b] * size * sizeof(float));
     }
