@@ -46,6 +46,12 @@ def test_laws_of_what_stands_end_to_end() -> None:
     check_language_model(model)
 
 
+def test_laws_of_a_gpt2_in_cpp() -> None:
+    model = GPT2(GPT2Config(vocabulary_size=V, hidden_size=64, num_layers=2, num_heads=2, context_length=40))
+    model.double = lambda: model  # the C++ kernels are of float32
+    check_language_model(model)
+
+
 # Broken by `F.pad(layer, (0, 0, more, 0))` where the cache grows.
 def test_laws_where_the_cache_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("seqrl.language.gpt2.SMALLEST_CACHE", 2)

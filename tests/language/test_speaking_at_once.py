@@ -49,7 +49,7 @@ def spoken(
 
 
 # Must break, each by itself: `place[left] = place[row]` left out; `whole` without the new key; `row[i] +=
-# speech.excluded[i]` left out; `kept.read` left out of `run`; `1 / speech.temperature` replaced by 1.
+# speech.excluded[i]` left out; `read` left out of `keep_said`; `1 / speech.temperature` replaced by 1.
 @pytest.mark.parametrize("sizes", [(1, 1), (3, 2), (2, 3), (1, 8)])
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 0.0])
 def test_as_one_after_the_other(sizes: tuple[int, int], temperature: float) -> None:
@@ -107,6 +107,47 @@ def test_columns_that_begin_alike_say_what_they_say_alone() -> None:
     whole = said(list(range(7)))
     for column in range(7):
         torch.testing.assert_close(whole[:, [column]], said([column]), atol=1e-5, rtol=1e-5)
+
+
+# Must break: `context.settle()` left out of `take`.
+def test_columns_that_are_taken_go_on_from_what_was_said() -> None:
+    gpt2, index, more = model(2, 1), torch.tensor([4, 0, 4]), torch.tensor([[4], [7]])
+    contexts = []
+    for _ in range(2):
+        y, context = gpt2.read(torch.arange(54).view(9, 6) % V, COUNT, gpt2.start(6))
+        uniform = torch.linspace(0, 0.9, 48, dtype=torch.float64).view(8, 6)
+        found = gpt2.say(gpt2.logits(y), context, uniform, SPEAKS, ALLOWED, -1, 1.0)
+        assert found is not None
+        contexts.append(found[1])
+    whole, _ = gpt2.read(more.expand(-1, 6), torch.full((6,), 2), contexts[0])
+    taken, _ = gpt2.read(more.expand(-1, 3), torch.full((3,), 2), gpt2.take(contexts[1], index))
+    torch.testing.assert_close(taken, whole[index], atol=1e-5, rtol=1e-5)
+
+
+# Must break, each by itself: `last += count[b]` behind the copies in take_last; `rows` for `columns[row]` in read;
+# `model.kept(l, 1, …)` written from the keys.
+@pytest.mark.parametrize("sizes", [(2, 2), (1, 4)])
+def test_beginnings_are_read_as_in_training(sizes: tuple[int, int]) -> None:
+    gpt2, B = model(*sizes), 40
+    prompt, count = torch.randint(V, (30, B)), torch.randint(31, (B,))
+    count[7] = 0
+    y, context = gpt2.read(prompt, count, gpt2.start(B))
+    expected = gpt2(prompt)[(count - 1).clamp(min=0), torch.arange(B)]
+    torch.testing.assert_close(y[count > 0], expected[count > 0], atol=1e-5, rtol=1e-5)
+    with mock.patch("seqrl.language.gpt2.native_attends_whole", return_value=False):
+        _, plain = gpt2.read(prompt, count, gpt2.start(B))
+    reads = torch.arange(context.capacity) < count[:, None]
+    for kept, other in zip(context.layers, plain.layers, strict=True):
+        hidden = ~reads[None, :, None, :, None]
+        torch.testing.assert_close(kept.masked_fill(hidden, 0), other.masked_fill(hidden, 0), atol=1e-5, rtol=1e-5)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert (gpt2.read(prompt, count, gpt2.start(B))[0] == y).all()
+    finally:
+        torch.set_num_threads(threads)
+    alone, _ = gpt2.read(prompt[:, 3:4], count[3:4], gpt2.start(1))
+    assert (alone[0] == y[3]).all()
 
 
 # Broken by the check of `context_length` left out of `say`: positions would be read beyond their table.

@@ -69,13 +69,14 @@ def plainly(parts: torch.Tensor, heads: int, sizes: tuple[int, int, int, int]) -
     return torch.cat(outs[0] + outs[1])
 
 
-# Must break, each by itself, in attention_training.cpp: `before + i` for `before + i + 1`; `hide(slope, seen)` left out;
-# `- mean` left out; `* scale` left out of the slope; `0` for `std::max<int64_t>(slot - before, 0)` with hide left out;
-# shared gradients given after each conversation alone (`if (before || !P)` left out of run).
+# Must break, each by itself: `before + i` for `before + i + 1` in forward; `hide(slope, seen)` left out; `- mean` left
+# out of the slope; `* scale` left out of it; `query + i * stride()` without the bias in take; `if (before || !P)` left
+# out of run, so that each conversation of a group gives its own gradients alone.
 @pytest.mark.parametrize("num_threads", [1, 3])
 @pytest.mark.parametrize(
-    ("sizes", "vectors"), [((2, 3, 5, 70), 2), ((3, 1, 0, 7), 1), ((2, 2, 64, 1), 4), ((1, 4, 130, 65), 2), ((2, 1, 0, 129), 8)]
-)  # fmt: skip
+    ("sizes", "vectors"),
+    [((2, 3, 5, 70), 2), ((3, 1, 0, 7), 1), ((2, 2, 64, 1), 4), ((1, 4, 130, 65), 2), ((2, 1, 0, 129), 8)],
+)
 def test_whole_conversations_equal_pytorch(
     sizes: tuple[int, int, int, int], vectors: int, num_threads: int, threads: Callable[[int], None]
 ) -> None:
@@ -97,7 +98,7 @@ def test_whole_conversations_equal_pytorch(
     torch.testing.assert_close(d_bias.double(), expected_d.sum(0), atol=2e-3, rtol=2e-3)
 
 
-# Must break: `before + count` for `before + start + M` in add_up, with weights behind the diagonal left as they are.
+# Must break: `hide(row, seen)` left out of forward; `size` for `heads * size` where run begins.
 def test_whole_conversations_stand_alone() -> None:
     """To the last bit: whatever other conversations say, and whatever comes later."""
     torch.manual_seed(0)

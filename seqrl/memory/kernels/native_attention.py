@@ -56,10 +56,10 @@ def attend_whole(
 ) -> Float[Tensor, "N H"]:
     """Causal attention of whole conversations, of which those of a group begin alike.
 
-    `sizes` are (groups, group_size G, P, R): the N rows are [groups, P], which a group's conversations share, and behind
-    them [groups, G, R], which each has by itself and which also look at the shared ones. `parts` and `bias` add up to
-    queries, keys and values, [3, num_heads, head_size] side by side. A row's result is the same to the last bit whatever stands beside or
-    behind it.
+    `sizes` are (groups, group_size G, P, R): the N rows are [groups, P], which a group's conversations share, and
+    behind them [groups, G, R], which each has by itself and which also look at the shared ones. `parts` and `bias` add
+    up to queries, keys and values, [3, num_heads, head_size] side by side. A row's result is the same to the last bit
+    whatever stands beside or behind it.
     """
     return _AttendWhole.apply(parts.contiguous(), bias, num_heads, sizes)
 

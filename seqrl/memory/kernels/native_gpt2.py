@@ -2,7 +2,7 @@
 
 import mmap
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,7 +33,7 @@ class Memory:
     Fresh pages take longer than what is done with them, so the next to ask gets those that nobody needs any more.
     """
 
-    spare: "list[Tensor]" = []  # of all
+    spare: ClassVar[list[Tensor]] = []
 
     def __init__(self, count: int) -> None:
         try:
@@ -74,8 +74,9 @@ def speak(
 
     Column b's t-th token is the first whose probability, summed with those of all before it, exceeds `uniform[t, b]`.
     `weights` are the table of tokens and of positions, the last norm's weight and bias, the head [H, V], and then 12 a
-    layer, in the order of its parts. Of `kept` the first `length[b]` slots of column b are read, and nothing is written.
-    A column's result is the same to the last bit whatever stands beside it, and with any number of threads. No gradient.
+    layer, in the order of its parts. Of `kept` the first `length[b]` slots of column b are read, and nothing is
+    written. A column's result is the same to the last bit whatever stands beside it, and with any number of threads.
+    No gradient.
     """
     (N, B), V = uniform.shape, len(allowed)
     _, _, num_heads, capacity, head_size = kept[0].shape
@@ -108,7 +109,7 @@ def read_beginnings(
     """Read the first `count[b]` tokens of column b, which has read nothing before: the features after the last of them,
     where there is one. Keys and values go to `kept`. `weights` and bits are as in `speak`. No gradient."""
     _, B, num_heads, capacity, head_size = kept[0].shape
-    assert int(tokens.min()) >= 0 and int(tokens.max()) < len(weights[0]), "tokens are of the model's vocabulary"
+    assert 0 <= int(tokens.min()) <= int(tokens.max()) < len(weights[0]), "tokens are of the model's vocabulary"
     shared = _pointed_at(weights, kept)
     y = torch.zeros(B, num_heads * head_size)
     sizes = B, len(weights[0]), len(kept), num_heads, head_size, capacity, int(count.max()), num_threads(B)
