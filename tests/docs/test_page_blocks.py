@@ -11,6 +11,7 @@ import http.client
 import io
 import json
 import multiprocessing
+import re
 import shlex
 import signal
 import threading
@@ -21,6 +22,7 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+import torch
 from page_blocks import KNOWN, NOT_RUN, PAGES, Block, blocks, commands
 from page_stories import NAMES, NEEDS, QUICK, SETTINGS, SHOWN_ALONE, STATUSES, TYPED, add_given
 
@@ -29,6 +31,7 @@ from seqrl.cli import exporting, main
 from seqrl.comparison import run_pool
 from seqrl.data.dialogues import read_dialogues
 from seqrl.data.preferences import read_preferences
+from seqrl.text import make_task
 
 WITH_BLOCKS = [page for page in PAGES if blocks(page)]
 
@@ -150,3 +153,19 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         assert status in STATUSES.get(words[0], (0,)), f"{command}: exit status {status}"
 
     return run
+
+
+# Golden: a number that is changed in the conversation of docs/negotiation.md, or in the counterpart `fair`.
+def test_the_negotiation_that_is_shown_takes_place() -> None:
+    shown = next(block for page in PAGES if page.name == "negotiation.md" for block in blocks(page))
+    texts = [re.split(r"\s{2,}", line)[1] for line in shown.text.splitlines()]
+    task, draws = (
+        make_task("negotiation"),
+        torch.Generator().manual_seed(2164),
+    )  # a seed with these priorities and words
+    state, said = task.start(draws)
+    for utterance, heard in zip(texts[1::2], texts[0::2], strict=False):
+        assert said == heard
+        turn = task.reply(state, utterance, draws)
+        state, said = turn.state, turn.text
+    assert (said, turn.reward, task.outcome(state)["points"]) == (texts[-1], 17, 17)
