@@ -155,7 +155,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return run
 
 
-# Golden: a number that is changed in the conversation of docs/negotiation.md, or in the counterpart `fair`.
+# Golden: another number in what the counterpart offers in docs/negotiation.md; `first=21` of `fair` made 15.
 def test_the_negotiation_that_is_shown_takes_place() -> None:
     shown = next(block for page in PAGES if page.name == "negotiation.md" for block in blocks(page))
     texts = [re.split(r"\s{2,}", line)[1] for line in shown.text.splitlines()]
