@@ -19,6 +19,7 @@ from seqrl.collect import Scripted, collect, random_policy
 from seqrl.data import EpisodeDataset, EpisodeWriter
 from seqrl.envs import CrossingCorridors, Environment, make
 from seqrl.envs.crossing_corridors import FIRST, SECOND
+from seqrl.envs.tmaze import DOWN, RIGHT, UP
 from seqrl.trajectory import AgentInput
 
 Choose = Callable[[AgentInput, Generator], Tensor]
@@ -121,6 +122,22 @@ def mixed_pendulum(scale: int = 30) -> list[Part]:
         Part("good, often random", 2 * scale, pendulum(2), 0.5),
         Part("good", scale, pendulum(2), 0.1),
     ]
+
+
+# ------------------------------------------------------------------------------------------------ T-maze
+
+
+def maze_walker() -> Choose:
+    """Walk to the junction of a T-maze, and turn as the cue said."""
+    cue = torch.zeros(0)
+
+    def choose(inputs: AgentInput, generator: Generator) -> Tensor:
+        nonlocal cue
+        shown, at_junction = inputs.observation[:, 0], inputs.observation[:, 2] > 0
+        cue = torch.where(inputs.is_first, shown, cue) if len(cue) else shown
+        return torch.where(at_junction, torch.where(cue > 0, UP, DOWN), RIGHT)
+
+    return choose
 
 
 # ------------------------------------------------------------------------------------------------ crossing corridors

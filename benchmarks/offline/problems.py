@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.offline.controllers import Part, crossing_log, write_log
+from benchmarks.offline.controllers import Part, crossing_log, maze_walker, write_log
 from benchmarks.offline.experiment import Experiment, Goal, Scores, by_target, returns
 from benchmarks.offline.oracles import logged_values, tabular_q
 from seqrl.collect import random_policy
 from seqrl.data import EpisodeDataset
 from seqrl.decision_agent import DecisionAgent
-from seqrl.envs import CrossingCorridors, Environment, Gamble, KeyToDoor, ShortestPath, TorchEnvironment
+from seqrl.envs import CrossingCorridors, Environment, Gamble, KeyToDoor, ShortestPath, TMaze, TorchEnvironment
 from seqrl.envs.base import State
 from seqrl.envs.exact import gamble_conditioned_return, optimal_return, shortest_path_distances
 
@@ -151,6 +151,45 @@ def key_to_door(episodes: int, success: float, num_steps: int, balanced: bool) -
     )
 
 
+# ------------------------------------------------------------------------------------------------ T-maze
+
+
+def score_tmaze(agent: DecisionAgent, dataset: EpisodeDataset, seed: int) -> Scores:
+    agent.target_return = 1.0
+    return {"return": float(returns(agent, TorchEnvironment(TMaze(500, length=4)), 1000, seed).mean())}
+
+
+TMAZE = Experiment(
+    about="500 walks down the corridor of a T-maze to the arm that a cue says, a third of all actions random; asked "
+    "for 1, which only who remembers the cue gets: without memory nobody gets more than 1/2",
+    log=lambda folder, seed: write_log(
+        folder,
+        "seqrl/TMaze-v0",
+        [Part("walks", 500, maze_walker(), 1 / 3)],
+        seed=seed,
+        num_envs=100,
+        env_kwargs={"length": 4},
+    ),
+    score=score_tmaze,
+    # Several heads: a single one looks at the return, and the cue is not found in 2,000 updates.
+    settings={
+        "num_steps": 1000,
+        "context_length": 10,
+        "hidden_size": 64,
+        "num_layers": 1,
+        "num_heads": 4,
+        "warmup": 50,
+    },
+    methods={
+        "dt": {},
+        "dt, K = 1": {"context_length": 1},
+        "dt, one head": {"num_heads": 1},
+        "bc": {"condition": "none"},
+        "bc, K = 1": {"condition": "none", "context_length": 1},
+    },
+    goals=[Goal("dt", "return", at_least=0.9), Goal("dt, K = 1", "return", at_most=0.6)],
+)
+
 # ------------------------------------------------------------------------------------------------ crossing corridors
 
 LENGTH = 3
@@ -258,6 +297,7 @@ EXPERIMENTS = {
     "shortest_path": SHORTEST_PATH,
     "key_to_door_1k": key_to_door(1_000, 0.65, num_steps=800, balanced=True),
     "key_to_door_10k": key_to_door(10_000, 0.9, num_steps=6_000, balanced=False),
+    "tmaze": TMAZE,
     "corridors": CORRIDORS,
     "gamble": GAMBLE,
 }
