@@ -63,7 +63,7 @@ class Config(OfflineConfig):
     num_layers: int = 3
     """Layers of the transformer."""
     num_heads: int = 1
-    """Heads of its attention."""
+    """Heads of its attention. One alone looks at the return first, and may miss what else must be remembered."""
     normalize_observations: bool = True
     """Whether vector observations are standardised by the log's statistics."""
 
