@@ -171,7 +171,7 @@ TMAZE = Experiment(
         env_kwargs={"length": 4},
     ),
     score=score_tmaze,
-    # Several heads: a single one looks at the return, and the cue is not found in 2,000 updates.
+    # Several heads: one alone finds the return, and the cue late or never.
     settings={
         "num_steps": 1000,
         "context_length": 10,
