@@ -2,7 +2,8 @@
 
     python -m benchmarks.algorithm_distillation dark_room --output benchmarks/results/algorithm_distillation.json
     python -m benchmarks.algorithm_distillation dark_room --methods shuffled exchanged "one episode" \\
-        --output benchmarks/results/algorithm_distillation_ablations.json
+        --output benchmarks/results/algorithm_distillation_ablations.json \\
+        --beside benchmarks/results/algorithm_distillation.json
     python -m benchmarks.algorithm_distillation bandit --output benchmarks/results/decision_pretrained.json
 
 `dark_room` logs a source on the training goals of the 9 × 9 room and distils it; then the agent plays on goals that no
@@ -199,12 +200,14 @@ def half_width(values: np.ndarray) -> float | None:
     return None if student is None else float(student * values.std(ddof=1) / len(values) ** 0.5)
 
 
-def plot_room(answer: Answer, path: Path) -> None:
+def plot_room(answer: Answer, path: Path, beside: list[Answer]) -> None:
+    """The curves of `answer` and of the runs `beside` it: means over seeds, and from the lowest to the highest."""
     figure, axes = plt.subplots(figsize=(7, 4.2))
-    for row in answer["summary"]:
-        curves = np.array([run["curve"] for run in answer["runs"] if run["method"] == row["method"]])
+    runs = [*beside, *answer["runs"]]
+    for method in [name for name in METHODS if any(run["method"] == name for run in runs)]:
+        curves = np.array([run["curve"] for run in runs if run["method"] == method])
         episodes = np.arange(1, curves.shape[1] + 1)
-        (line,) = axes.plot(episodes, curves.mean(0), label=row["method"])
+        (line,) = axes.plot(episodes, curves.mean(0), label=method)
         axes.fill_between(episodes, curves.min(0), curves.max(0), color=line.get_color(), alpha=0.2)
     for source, curve in answer["sources"].items():
         axes.plot(
@@ -272,6 +275,7 @@ def main() -> None:
     parser.add_argument("--memory", choices=UPDATES, default="gru")
     parser.add_argument("--updates", type=int, default=0)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--beside", type=Path, help="another file of dark rooms, whose curves the plot shows too")
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -282,7 +286,8 @@ def main() -> None:
         num_steps = options.updates or UPDATES[options.memory]
         answer = dark_room(options.seeds, options.memory, num_steps, options.methods, options.output)
         if options.output:
-            plot_room(answer, options.output.with_suffix(".png"))
+            beside = json.loads(options.beside.read_text())["runs"] if options.beside else []
+            plot_room(answer, options.output.with_suffix(".png"), beside)
     show(answer)
 
 
