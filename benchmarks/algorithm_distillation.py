@@ -141,7 +141,6 @@ def dark_room(seeds: list[int], memory: str, num_steps: int, names: list[str], o
     answer: Answer = {"optimal": OPTIMAL, "settings": {}, "sources": {}, "summary": [], "runs": []}
     if output and output.exists():
         answer |= json.loads(output.read_text())
-        answer["commands"] = answer.get("commands") or [answer.pop("command")]
     known = {(run["method"], run["seed"]) for run in answer["runs"]}
     missing = [(name, seed) for name in names for seed in seeds if (name, seed) not in known]
     with tempfile.TemporaryDirectory() as folder:
@@ -295,9 +294,9 @@ def keep(answer: Answer, path: Path | None) -> None:
     """Write what there is so far, with the commands that it came of."""
     if path:
         command = "python -m benchmarks.algorithm_distillation " + shlex.join(sys.argv[1:])
-        commands = [each for each in answer.get("commands", []) if each != command] + [command]
+        before = [each for each in answer.get("command", "").split("; ") if each not in ("", command)]
         written = path.with_name(f"{path.name}.{os.getpid()}")
-        written.write_text(json.dumps(answer | machine() | {"commands": commands}) + "\n")
+        written.write_text(json.dumps(answer | machine() | {"command": "; ".join([*before, command])}) + "\n")
         written.rename(path)
 
 
