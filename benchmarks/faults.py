@@ -2,9 +2,8 @@
 
     python -m benchmarks.faults --output benchmarks/results/faults.json     # two minutes for each engine
 
-`seqrl train masked_cartpole_impala` as a process of its own; `kill -9` goes to the actors in turn, to the oldest. One
-that dies three times before it has sent anything ends the run, by design; so where cores are short, and beginning takes
-longer than the actors' turns come round, more actors than two have to share the kills. The run's log has a line for
+`seqrl train masked_cartpole_impala` as a process of its own; `kill -9` goes to the actors in turn, to the oldest.
+The run's log has a line for
 each update, with the rate of steps since the start, so the moments of all updates are known, and with them the longest
 time that the learner was without anything to learn from. What an actor was collecting is lost with it: the engine
 counts that, and how often it began an actor anew. Afterwards the run is resumed for a while. Rows

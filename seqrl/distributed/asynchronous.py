@@ -141,7 +141,9 @@ class AsyncEngine(Engine):
         code = process.exitcode
         process.kill()
         process.join()
-        self.deaths.died(index, why or ("was killed" if code == -signal.SIGKILL else f"ended with exit code {code}"))
+        killed = why is None and code == -signal.SIGKILL
+        why = why or ("was killed" if killed else f"ended with exit code {code}")
+        self.deaths.died(index, why, from_outside=killed)
         self._begin(index)
 
     def _put(self, item: Shipment | UserError) -> None:

@@ -98,21 +98,27 @@ class Meter:
 class Deaths:
     """Actors that died or hung: each is begun anew, and what it was collecting is lost.
 
-    One that dies three times in a row without having sent anything would do so for ever: that ends the run.
+    One that dies three times in a row without having sent anything would do so for ever: that ends the run. Not so one
+    that is killed from outside while others send: beginning takes seconds, and who kills may be quicker than that.
     """
 
     IN_A_ROW = 3
 
     def __init__(self) -> None:
-        self.restarted = 0
+        self.restarted = self.num_sent = 0
         self.in_a_row: Counter[int] = Counter()
+        self.sent_before: Counter[int] = Counter()
+        """What all had sent when an actor died last."""
 
     def sent(self, actor: int) -> None:
+        self.num_sent += 1
         self.in_a_row[actor] = 0
 
-    def died(self, actor: int, why: str) -> None:
+    def died(self, actor: int, why: str, *, from_outside: bool = False) -> None:
         """Say so. Raises UserError for the last of too many times."""
-        self.in_a_row[actor] += 1
+        others_send = self.num_sent > self.sent_before[actor]
+        self.sent_before[actor] = self.num_sent
+        self.in_a_row[actor] += not (from_outside and others_send)
         if self.in_a_row[actor] == self.IN_A_ROW:
             raise UserError(
                 f"actor {actor} {why}, {self.IN_A_ROW} times in a row without a trajectory in between: mend it, then "
