@@ -1,6 +1,6 @@
-// One head of attention over whole conversations, forward and backward. Keys are sorted once, and a few queries at a time
-// go past vectors of slots. Every sum is taken over its terms in order, so a row does not depend on the rows beside or
-// behind it.
+// One head of attention over whole conversations, forward and backward. Keys are sorted once, and a few queries at a
+// time go past vectors of slots. Every sum is taken over its terms in order, so a row does not depend on the rows beside
+// or behind it.
 #pragma once
 
 #include <cmath>
@@ -40,7 +40,8 @@ struct Head {
 
   Head(int64_t heads, int64_t slots, bool backward)
       : heads(heads), slots(slots), padded((slots + BEYOND + WIDTH - 1) / WIDTH * WIDTH),
-        queries(slots * SIZE), keys(slots * SIZE), values(slots * SIZE), keys_t(padded * SIZE), weights(slots * padded) {
+        queries(slots * SIZE), keys(slots * SIZE), values(slots * SIZE), keys_t(padded * SIZE),
+        weights(slots * padded) {
     std::fill(keys_t.begin(), keys_t.end(), 0.0f);
     if (!backward) return;
     values_t.resize(padded * SIZE), slopes.resize(slots * padded);

@@ -13,8 +13,8 @@ struct Sizes {
 };
 
 template <int PARTS>
-void attend(const Sizes& sizes, int64_t threads, const float* parts, const float* bias, float* out, float* total, const float* d_out,
-            float* d_parts) {
+void attend(const Sizes& sizes, int64_t threads, const float* parts, const float* bias, float* out, float* total,
+            const float* d_out, float* d_parts) {
   const int64_t P = sizes.before, R = sizes.own, heads = sizes.heads, size = PARTS * VL;
 #pragma omp parallel num_threads(threads)
   {
@@ -42,8 +42,8 @@ void attend(const Sizes& sizes, int64_t threads, const float* parts, const float
 
 extern "C" {
 
-// parts [rows, 3, heads, size] without their bias [3, heads, size], out and d_out [rows, heads, size], total [rows, heads]; with `d_out` the gradient
-// d_parts is computed, else out and total. `size` is 1, 2, 4 or 8 vectors.
+// parts [rows, 3, heads, size] without their bias [3, heads, size], out and d_out [rows, heads, size], total
+// [rows, heads]; with `d_out` the gradient d_parts is computed, else out and total. `size` is 1, 2, 4 or 8 vectors.
 void attend_whole(int64_t groups, int64_t alike, int64_t before, int64_t own, int64_t heads, int64_t size,
                   int64_t threads, const float* parts, const float* bias, float* out, float* total, const float* d_out,
                   float* d_parts) {

@@ -50,12 +50,13 @@ struct Speaker {
   std::vector<int64_t> owner, common;  // of each place: whose first slots it reads, and how many
   int64_t first, padded;  // of its places; entries of its logits, in whole vectors
   Stream stream;
-  Array<float> logits, scores;
+  Array<float> logits, scores, inverse;
 
   Speaker(const Model& model, const Speech& speech, const Memory& memory, std::vector<int64_t> columns, int64_t first)
       : model(model), speech(speech), memory(memory), who(std::move(columns)), place(who.size()), length(who.size()),
         owner(who.size()), common(who.size()), first(first), padded(whole_vectors(model.V)), stream(model, who.size()),
-        logits(who.size() * padded), scores(model.heads * memory.room) {
+        logits(who.size() * padded), scores(model.heads * memory.room),
+        inverse(model.heads) {
     for (int64_t row = 0; row < int64_t(who.size()); row++) {
       place[row] = row, length[row] = speech.length[who[row]];
       const bool alike = row && begin_alike(who[row - 1], who[row]);
@@ -180,7 +181,7 @@ struct Speaker {
     for (int64_t h = 0; h < model.heads; h++) kept.write(length, h, key + h * size, value + h * size);
   }
 
-  // For each head `scores` [heads, room] become softmax(query key), of `count` keys and of `own`.
+  // For each head `scores` [heads, room] times `inverse` become softmax(query key), of `count` keys and of `own`.
   void weigh(const float* query, Kept kept, const float* own, int64_t count) {
     const int64_t size = model.size, whole = whole_vectors(count + 1);
     const float scale = 1.0f / std::sqrt(float(size));
@@ -212,12 +213,11 @@ struct Speaker {
         store(row + s, weight);
         sums += weight;
       }
-      const float inverse = 1.0f / sum_of(sums);
-      for (int64_t s = 0; s < whole; s += VL) store(row + s, load(row + s) * inverse);
+      inverse[h] = 1.0f / sum_of(sums);
     }
   }
 
-  // out = Σ_s scores[s] values[s], `own` behind them, of as many heads at a time as have eight vectors of sums.
+  // out = inverse Σ_s scores[s] values[s], `own` behind them, of as many heads at a time as have eight vectors of sums.
   template <int PARTS>
   void add_up(Kept kept, const float* own, int64_t count, float* out) {
     constexpr int64_t SIZE = PARTS * VL;
@@ -236,7 +236,7 @@ struct Speaker {
 #pragma GCC unroll 8
       for (int m = 0; m < M; m++)
 #pragma GCC unroll 8
-        for (int p = 0; p < PARTS; p++) store(out + (h + m) * SIZE + p * VL, sum[m][p]);
+        for (int p = 0; p < PARTS; p++) store(out + (h + m) * SIZE + p * VL, sum[m][p] * inverse[h + m]);
     });
   }
 };

@@ -85,8 +85,8 @@ void read_all(const Model& model, int64_t longest, int64_t threads, const int64_
 
 extern "C" {
 
-// The first count[b] tokens [T, B] of each column, from its beginning: y [B, H] are the features after the last of them,
-// and keys and values are kept. `longest` is the largest count. A head has 1, 2, 4 or 8 vectors.
+// The first count[b] tokens [T, B] of each column, from its beginning: y [B, H] are the features after the last of
+// them, and keys and values are kept. `longest` is the largest count. A head has 1, 2, 4 or 8 vectors.
 void read_beginnings(int64_t B, int64_t V, int64_t num_layers, int64_t heads, int64_t size, int64_t capacity,
                      int64_t longest, int64_t threads, const float* const* weights, const float* epsilon,
                      const int64_t* tokens, const int64_t* count, float* y) {
