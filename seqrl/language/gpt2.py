@@ -26,7 +26,7 @@ from seqrl.memory.kernels.native_attention import (
     native_attends_whole,
 )
 
-SMALLEST_CACHE = 64
+SMALLEST_CACHE = 32
 """Slots that a cache begins with; it doubles when they are full."""
 WORTH_SORTING = 4
 """Tokens of an utterance from which on it is said in one go."""
