@@ -70,8 +70,8 @@ def plainly(parts: torch.Tensor, heads: int, sizes: tuple[int, int, int, int]) -
 
 
 # Must break, each by itself: `before + i` for `before + i + 1` in forward; `hide(slope, seen)` left out; `- mean` left
-# out of the slope; `* scale` left out of it; `query + i * stride()` without the bias in take; `if (before || !P)` left
-# out of run, so that each conversation of a group gives its own gradients alone.
+# out of the slope; `* scale` left out of it; `query + i * stride()` without the bias in take; the last `head.give` left
+# out of attend, which is that of what a group shares.
 @pytest.mark.parametrize("num_threads", [1, 3])
 @pytest.mark.parametrize(
     ("sizes", "vectors"),
