@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from abc import ABC
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ STATUSES = {"audit": (0, 1), "ship": (1,)}
 """Exit statuses besides 0: a tiny log is seldom fit to learn from, an untrained speaker never ships."""
 
 NEEDS = {
-    "README.md": ["logs/talks.jsonl", "runs/cloned", "prefs.jsonl", "RUN=runs/cloned", "held_out.jsonl"],
+    "README.md": ["logs/talks.jsonl", "prefs.jsonl", "RUN=runs/cloned"],
     "chai.md": [],
     "chat.md": ["runs/questions", "RUN=runs/questions", "words.txt"],
     "decision_transformer.md": ["runs/cartpole"],
@@ -104,7 +105,6 @@ GIVEN = {
         "logs/deals.jsonl",
         "seqrl train bc --task negotiation --dialogues logs/deals.jsonl --run-dir runs/negotiator",
     ],
-    "held_out.jsonl": ["seqrl collect good --task negotiation --seed 1 --output held_out.jsonl"],
     "logs/maze.jsonl": ["seqrl collect random optimal --task text_maze --output logs/maze.jsonl"],
     "runs/walker": [
         "logs/maze.jsonl",
@@ -181,9 +181,7 @@ def make(what: str, shared: Path, run: Callable[[str], None]) -> None:
 
 NAMES: dict[str, Callable[[], dict[str, Any]]] = {
     "README.md": lambda: {"batch_size": 2, "x": torch.zeros(3, 2, 8), "is_first": torch.zeros(3, 2, dtype=torch.bool)},
+    "design.md": lambda: {"nn": torch.nn, "ABC": ABC, "State": Any, "Tensor": torch.Tensor},
     "export.md": lambda: {"observation": np.zeros(2, np.float32)},
 }
 """What a page's Python takes from its reader's program."""
-
-SHOWN_ALONE = {"design.md": "drawings of the house, and a sketch of its law of memory, which has no bodies"}
-"""Pages whose blocks are not run, and why."""

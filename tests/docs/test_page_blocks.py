@@ -24,7 +24,7 @@ import gymnasium as gym
 import pytest
 import torch
 from page_blocks import KNOWN, NOT_RUN, PAGES, Block, blocks, commands
-from page_stories import NAMES, NEEDS, QUICK, SETTINGS, SHOWN_ALONE, STATUSES, TYPED, add_given
+from page_stories import NAMES, NEEDS, QUICK, SETTINGS, STATUSES, TYPED, add_given
 
 import seqrl
 from seqrl.cli import exporting, main
@@ -39,8 +39,7 @@ WITH_BLOCKS = [page for page in PAGES if blocks(page)]
 # Golden: a block whose language is taken away, or is none of KNOWN, is named here.
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.name)
 def test_every_block_says_what_it_is(page: Path) -> None:
-    if page.name not in SHOWN_ALONE:
-        assert [f"{page}:{block.line}" for block in blocks(page) if block.language not in KNOWN] == []
+    assert [f"{page}:{block.line}" for block in blocks(page) if block.language not in KNOWN] == []
 
 
 @pytest.fixture(scope="session")
@@ -109,8 +108,7 @@ def test_blocks_run(
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": page.stem, **NAMES.get(page.name, dict)()}
     for block in blocks(page):
-        if page.name not in SHOWN_ALONE:
-            tell(page, block, namespace, run)
+        tell(page, block, namespace, run)
     web = sum("--web" in command for block in blocks(page) for command in commands(block.text))
     assert opened == [200] * web
 
