@@ -76,11 +76,12 @@ def rows_of(turns: Sequence[TokenTurn], tokenizer: Tokenizer) -> TokenRows:
     tokens, mine, reward, turn_of = [tokenizer.begin_id], [False], [0.0], [-1]  # all by token; shifted to rows below
 
     def add(ids: Iterable[int], agent: bool, turn: int) -> None:
-        for token in ids:
-            tokens.append(token)
-            mine.append(agent)
-            reward.append(0.0)
-            turn_of.append(turn)
+        before = len(tokens)
+        tokens.extend(ids)
+        num_new = len(tokens) - before
+        mine.extend([agent] * num_new)
+        reward.extend([0.0] * num_new)
+        turn_of.extend([turn] * num_new)
 
     for index, turn in enumerate(turns):
         if not turn.agent:

@@ -11,7 +11,6 @@ from seqrl.language.agent import LanguageAgent
 from seqrl.language.generation import Plain, Voice, sayable
 from seqrl.language.likelihood import Decided
 from seqrl.language.model import LanguageModel
-from seqrl.language.rows import Decisions
 from seqrl.text import Tokenizer
 
 
@@ -36,7 +35,8 @@ def at_tokens(
     logits, need not be computed where there is no token. Nothing behind the last of them is read, and what the
     conversations of a group begin with is read once."""
     y = model.forward_alike(tokens[: int(said.row.max()) + 1], group_size)
-    return Decisions(said.row, said.valid).of(y)[said.valid]
+    place = said.row * y.shape[1] + torch.arange(y.shape[1], device=y.device)
+    return y.flatten(0, 1).index_select(0, place[said.valid])
 
 
 def spread(x: Float[Tensor, "N"], said: Decided) -> Float[Tensor, "D B"]:

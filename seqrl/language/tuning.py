@@ -78,7 +78,7 @@ def observe(agent: TunedAgent, rows: Sequence[TokenRows], kl: str = "exact", wit
     log_prob = of_said(log_p, said)
     exact = spread(kl_divergence(log_p, log_q), said)
     estimate = exact if kl == "exact" else ESTIMATORS[kl](log_prob, of_said(log_q, said))
-    entropy = spread(torch.special.entr(log_p.exp()).sum(-1), said)
+    entropy = spread(-(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1), said)  # 0 log 0 is 0
     nothing = torch.zeros_like(log_prob)
     value = agent.worth(tokens, said)
     return Experience(

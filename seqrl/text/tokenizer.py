@@ -41,6 +41,12 @@ class Tokenizer:
         self._first_piece = len(SPECIALS) + 256 * byte_fallback
         self._ids = {piece: index for index, piece in enumerate(pieces, start=self._first_piece)}
         self._lengths = sorted({len(piece) for piece in pieces}, reverse=True)
+        # As bytes, since those of one character may come from several tokens. Half of a surrogate pair may be a piece:
+        # it comes back as U+FFFD, as all that is no UTF-8.
+        texts = [*SPECIALS, *pieces]
+        self._bytes = [text.encode(errors="surrogatepass") for text in texts]
+        if byte_fallback:
+            self._bytes[len(SPECIALS) : len(SPECIALS)] = [bytes([byte]) for byte in range(256)]
 
     @classmethod
     def of_words(cls, texts: Iterable[str], *, byte_fallback: bool = False, min_count: int = 1) -> "Tokenizer":
@@ -88,17 +94,9 @@ class Tokenizer:
 
         Raises: UserError for what is no id of this vocabulary.
         """
-        # As bytes, since those of one character may come from several tokens.
-        return b"".join(self._token(token) for token in ids).decode(errors="replace")
-
-    def _token(self, token: int) -> bytes:
-        index = self.checked_id(token)
-        if index < len(SPECIALS):
-            return SPECIALS[index].encode()
-        if index < self._first_piece:
-            return bytes([index - len(SPECIALS)])
-        # Half of a surrogate pair may be a piece: it comes back as U+FFFD, as all that is no UTF-8.
-        return self.pieces[index - self._first_piece].encode(errors="surrogatepass")
+        known = self._bytes
+        plain = [i if type(i) is int and 0 <= i < len(known) else self.checked_id(i) for i in ids]  # few need the call
+        return b"".join([known[i] for i in plain]).decode(errors="replace")
 
     def checked_id(self, token: int) -> int:
         """`token` as a plain number. Raises UserError for what is no id of this vocabulary."""
