@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -315,7 +316,7 @@ def test_from_training_to_evaluation(
 
 
 def test_resume_with_more_steps(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = copy_of(run, tmp_path / "run")
+    folder = shutil.copytree(run, tmp_path / "run")
     assert main(["train", f"--resume={folder}", "--num-steps", "128"]) == 0
     assert "trained for 128 steps" in capsys.readouterr().out
 
