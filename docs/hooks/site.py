@@ -25,10 +25,9 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = (
-    "algorithms", "audit", "data", "distributed", "envs", "export", "language", "memory", "nets", "objectives",
-    "off_policy", "recipes", "references", "testing", "text",
-)  # fmt: skip
+PACKAGES = sorted(
+    path.parent.name for path in ROOT.glob("seqrl/*/__init__.py") if path.parent.name not in ("cli", "pages")
+)
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -155,7 +154,7 @@ def api_pages() -> dict[str, str]:
 
     others = [info.name for info in pkgutil.iter_modules(seqrl.__path__) if not info.ispkg and info.name[0] != "_"]
     pages["api/others.md"] = _api_page("The modules beside them", [f"seqrl.{name}" for name in sorted(others)])
-    index.append("- [the modules beside them](others.md): agents, acting, settings, runs, reports")
+    index.append("- [the modules beside them](others.md): agents, acting, settings, runs")
     pages["api/index.md"] = "\n".join(index) + "\n"
     return pages
 
