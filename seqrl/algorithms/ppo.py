@@ -266,8 +266,8 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
     recorder = HistoryRecorder.of(config, environment) if config.record else None
     run = Run.open("ppo", config, agent.observation_space, agent.action_space, resume)
     parts: dict[str, Stateful] = {"learner": learner, "sequences": sequences, "scale": scale}
-    average = WeightAverage(agent)
-    if config.weight_average > 0:
+    average = WeightAverage(agent) if config.weight_average > 0 else None
+    if average is not None:
         parts["average"] = average
     state = TrainingState(config.seed, agent, environment, rollout, None, **parts)
     step = state.restore(run)
@@ -287,9 +287,9 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
             step += config.rollout_length * config.num_envs
             run.log(step, {**episodes.metrics(), **metrics})
             state.updates += 1
-            if step > (1 - config.weight_average) * config.num_steps:
+            if average is not None and step > (1 - config.weight_average) * config.num_steps:
                 average.add()
-            if config.weight_average > 0 and step >= config.num_steps:
+            if average is not None and step >= config.num_steps:
                 average.apply()
             if state.updates % config.checkpoint_every == 0 or step >= config.num_steps:
                 state.save(run, step)

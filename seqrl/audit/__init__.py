@@ -1,6 +1,7 @@
 """Are logged episodes, dialogues, preferences or thumbs fit to learn from? A look before hours go into training."""
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seqrl.audit import of_columns, of_dialogues, of_episodes, of_preferences, of_thumbs
-from seqrl.audit.finding import Finding
+from seqrl.audit.finding import Finding, Found
 from seqrl.audit.reading import Rows
 from seqrl.audit.reading_dialogues import read_log, speaker_rows, speaker_table
 from seqrl.data.dialogues import shown
@@ -86,11 +87,7 @@ def audit(dataset: EpisodeDataset, *, max_rows: int = 2_000_000, max_bytes: int 
     figures: dict[str, Any] = {
         "read": f"observations, actions and rewards of a sample: {number}" if rows.is_sample else "all rows were read"
     }
-    findings: list[Finding] = []
-    for check in CHECKS:
-        more, found = check(rows)
-        figures |= more
-        findings += found
+    findings = _checked(CHECKS, rows, figures)
     return Audit(dataset.folder, dataset.about, figures, findings)
 
 
@@ -102,11 +99,7 @@ def audit_dialogues(path: str | Path) -> Audit:
     """
     log = read_log(path)
     figures: dict[str, Any] = {"read": "all dialogues were read"}
-    findings: list[Finding] = []
-    for check in of_dialogues.CHECKS:
-        more, found = check(log)
-        figures |= more
-        findings += found
+    findings = _checked(of_dialogues.CHECKS, log, figures)
     return Audit(Path(path), {"form": "dialogues"}, figures | {"speakers": speaker_rows(log)}, findings)
 
 
@@ -117,11 +110,7 @@ def audit_preferences(path: str | Path) -> Audit:
     """
     log = of_preferences.read_pairs(path)
     figures: dict[str, Any] = {"read": "all pairs were read"}
-    findings: list[Finding] = []
-    for check in of_preferences.CHECKS:
-        more, found = check(log)
-        figures |= more
-        findings += found
+    findings = _checked(of_preferences.CHECKS, log, figures)
     return Audit(Path(path), {"form": "preferences"}, figures, findings)
 
 
@@ -132,12 +121,18 @@ def audit_thumbs(path: str | Path) -> Audit:
     """
     log = of_thumbs.read_judged(path)
     figures: dict[str, Any] = {"read": "all thumbs were read"}
+    findings = _checked(of_thumbs.CHECKS, log, figures)
+    return Audit(Path(path), {"form": "thumbs"}, figures, findings)
+
+
+def _checked(checks: Iterable[Callable[[Any], Found]], log: Any, figures: dict[str, Any]) -> list[Finding]:
+    """What the checks find in `log`; their figures are added to `figures`."""
     findings: list[Finding] = []
-    for check in of_thumbs.CHECKS:
+    for check in checks:
         more, found = check(log)
         figures |= more
         findings += found
-    return Audit(Path(path), {"form": "thumbs"}, figures, findings)
+    return findings
 
 
 def _plain(value: Any) -> Any:

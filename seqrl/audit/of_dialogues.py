@@ -1,31 +1,26 @@
 """Checks of logged dialogues: what is known of each, from one pass over the file, a check at a time."""
 
 import re
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
-from seqrl.audit.finding import Finding, Found, all_well, listed, percent
+from seqrl.audit.finding import Finding, Found, all_well, among, listed, percent, repeating, sharing
 from seqrl.audit.reading_dialogues import Facts, Log
 from seqrl.data.dialogues import shown
 
 
 def _of(bad: list[Facts], log: Log) -> str:
-    """How many dialogues, and where the first is."""
-    number, first = len(bad), bad[0]
-    return f"{number:,} of {len(log.dialogues):,} dialogues (first: line {first.line}, id '{shown(first.id, 30)}')"
+    return among(bad, log.dialogues, "dialogues")
 
 
 def dialogues(log: Log) -> Found:
     """How many there are, and whether any is a copy of another."""
     found = []
-    ids = Counter(facts.id for facts in log.dialogues)
-    same = [facts for facts in log.dialogues if ids[facts.id] > 1]
+    same = sharing(log.dialogues, lambda facts: facts.id)
     if same:
         message = f"{_of(same, log)} share their id with another: give each its own"
         found.append(Finding("dialogues", "same_id", "wrong", message))
-    seen: set[bytes] = set()
-    copies = [facts for facts in log.dialogues if facts.words in seen or seen.add(facts.words)]  # type: ignore[func-returns-value]
+    copies = repeating(log.dialogues, lambda facts: facts.words)
     if copies:
         message = f"{_of(copies, log)} say word for word what an earlier one says: held-out ones would be known already"
         found.append(Finding("dialogues", "duplicates", "look", message))

@@ -1,12 +1,12 @@
 """Checks of preferences: what is known of each pair, from one pass over the file, a check at a time."""
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seqrl.audit.finding import Finding, Found, all_well, listed, percent
+from seqrl.audit.finding import Finding, Found, agreement, all_well, among, listed, percent, repeating, sharing
 from seqrl.data.dialogues import Turn, shown
 from seqrl.data.preferences import Preference, cut_turns, numbered_preferences
 
@@ -75,26 +75,17 @@ def hashed(turns: tuple[Turn, ...]) -> bytes:
 
 
 def _of(bad: list[Pair], log: Pairs) -> str:
-    """How many pairs, and where the first is."""
-    number, first = len(bad), bad[0]
-    return f"{number:,} of {len(log.pairs):,} pairs (first: line {first.line}, id '{shown(first.id, 30)}')"
+    return among(bad, log.pairs, "pairs")
 
 
 def pairs(log: Pairs) -> Found:
     """How many there are, and whether any is there twice."""
     found = []
-    ids = Counter((pair.id, pair.labeller) for pair in log.pairs)
-    same = [pair for pair in log.pairs if ids[pair.id, pair.labeller] > 1]
+    same = sharing(log.pairs, lambda pair: (pair.id, pair.labeller))
     if same:
         message = f"{_of(same, log)} share their id with another of the same labeller: give each its own"
         found.append(Finding("pairs", "same_id", "wrong", message))
-    seen: set[object] = set()
-    copies = []
-    for pair in log.pairs:
-        key = (pair.question, pair.chosen, pair.labeller)
-        if key in seen:
-            copies.append(pair)
-        seen.add(key)
+    copies = repeating(log.pairs, lambda pair: (pair.question, pair.chosen, pair.labeller))
     if copies:
         message = f"{_of(copies, log)} say what an earlier one says: held-out ones would be known already"
         found.append(Finding("pairs", "duplicates", "look", message))
@@ -138,14 +129,13 @@ def labels(log: Pairs) -> Found:
         if pair.chosen != pair.rejected:
             choices[pair.question][pair.labeller].add(pair.chosen)
     against = [pair for pair in log.pairs if len(choices[pair.question][pair.labeller]) > 1]
-    several = [by for by in choices.values() if len(by) > 1 and all(len(chosen) == 1 for chosen in by.values())]
-    agreed = sum(len(set.union(*by.values())) == 1 for by in several)
+    several, agreed = agreement(choices)
     names = sorted({shown(pair.labeller, 30) for pair in log.pairs if pair.labeller is not None})
     figures: dict[str, Any] = {
         "labellers": len(names),
         "contradictions": len(against),
-        "asked_several": len(several),
-        "agreed": agreed / len(several) if several else None,
+        "asked_several": several,
+        "agreed": agreed / several if several else None,
     }
     found = []
     if against:
@@ -153,9 +143,7 @@ def labels(log: Pairs) -> Found:
         found.append(Finding("labels", "contradictions", "look", message))
     text = f"of {listed(names)}" if names else "labellers are not named"
     if several:
-        text += (
-            f"; all agree on {percent(agreed / len(several))} of the {len(several):,} questions that several chose in"
-        )
+        text += f"; all agree on {percent(agreed / several)} of the {several:,} questions that several chose in"
     return figures, all_well(found, "labels", text)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seqrl.audit.finding import Finding, Found, all_well, listed, percent
+from seqrl.audit.finding import Finding, Found, agreement, all_well, among, listed, percent, repeating, sharing
 from seqrl.audit.of_preferences import hashed, words
 from seqrl.data.dialogues import shown
 from seqrl.data.preferences import cut_turns, numbered_thumbs
@@ -48,26 +48,17 @@ def read_judged(path: str | Path) -> list[Judged]:
 
 
 def _of(bad: list[Judged], log: list[Judged]) -> str:
-    """How many, and where the first is."""
-    first = bad[0]
-    return f"{len(bad):,} of {len(log):,} answers (first: line {first.line}, id '{shown(first.id, 30)}')"
+    return among(bad, log, "answers")
 
 
 def thumbs(log: list[Judged]) -> Found:
     """How many there are, and whether any is there twice."""
     found = []
-    ids = Counter((each.id, each.labeller) for each in log)
-    same = [each for each in log if ids[each.id, each.labeller] > 1]
+    same = sharing(log, lambda each: (each.id, each.labeller))
     if same:
         message = f"{_of(same, log)} share their id with another of the same labeller: give each its own"
         found.append(Finding("thumbs", "same_id", "wrong", message))
-    seen: set[object] = set()
-    copies = []
-    for each in log:
-        key = (each.prompt, each.answer, each.label, each.labeller)
-        if key in seen:
-            copies.append(each)
-        seen.add(key)
+    copies = repeating(log, lambda each: (each.prompt, each.answer, each.label, each.labeller))
     if copies:
         message = f"{_of(copies, log)} say what an earlier one says: they count twice"
         found.append(Finding("thumbs", "duplicates", "look", message))
@@ -114,14 +105,13 @@ def labels(log: list[Judged]) -> Found:
     for each in log:
         judged[each.prompt, each.answer][each.labeller].add(each.label)
     against = [each for each in log if len(judged[each.prompt, each.answer][each.labeller]) > 1]
-    several = [by for by in judged.values() if len(by) > 1 and all(len(said) == 1 for said in by.values())]
-    agreed = sum(len(set.union(*by.values())) == 1 for by in several)
+    several, agreed = agreement(judged)
     names = sorted({shown(each.labeller, 30) for each in log if each.labeller is not None})
     figures: dict[str, Any] = {
         "labellers": len(names),
         "contradictions": len(against),
-        "judged_by_several": len(several),
-        "agreed": agreed / len(several) if several else None,
+        "judged_by_several": several,
+        "agreed": agreed / several if several else None,
     }
     found = []
     if against:
@@ -129,7 +119,7 @@ def labels(log: list[Judged]) -> Found:
         found.append(Finding("labels", "contradictions", "look", message))
     text = f"of {listed(names)}" if names else "labellers are not named"
     if several:
-        text += f"; all agree on {percent(agreed / len(several))} of the {len(several):,} answers that several judged"
+        text += f"; all agree on {percent(agreed / several)} of the {several:,} answers that several judged"
     return figures, all_well(found, "labels", text)
 
 

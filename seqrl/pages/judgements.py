@@ -10,7 +10,9 @@ LOGGED = "logged"
 
 def shipping(data: dict[str, Any]) -> list[Html]:
     """The verdict of `seqrl ship`: what must hold, the estimates beside the log's mean, and what weighting left."""
-    intervals = {LOGGED: data["logged"], **data["estimates"]}
+    every = {LOGGED: data["logged"], **data["estimates"]}
+    intervals = {name: each for name, each in every.items() if each["value"] is not None}
+    unknown = [name for name in every if name not in intervals]
     level = Level(name="the log's mean", value=data["logged"]["value"])
     chart = interval_chart(
         [(name, [_estimate(each)]) for name, each in intervals.items()],
@@ -20,7 +22,7 @@ def shipping(data: dict[str, Any]) -> list[Html]:
     caption = (
         f"{data['num_dialogues']:,} dialogues with {data['num_turns']:,} turns of the agent, worth "
         f"{data['effective_size']:.1f} after weighting. 95 % over resampled dialogues; the first of the estimates is "
-        "the one to go by."
+        "the one to go by." + (f" Without a finite value: {', '.join(unknown)}." if unknown else "")
     )
     parts = [figure(chart, caption)]
     sizes = [(k + 1, size) for k, size in enumerate(data["effective_size_by_turn"]) if size is not None]
@@ -67,4 +69,5 @@ def held_out(data: dict[str, Any]) -> list[Html]:
 
 def _estimate(interval: dict[str, float | None]) -> Estimate:
     low, high = interval["low"], interval["high"]
-    return Estimate(float(interval["value"] or 0.0), ends=None if low is None or high is None else (low, high))
+    assert interval["value"] is not None
+    return Estimate(interval["value"], ends=None if low is None or high is None else (low, high))

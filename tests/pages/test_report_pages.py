@@ -238,3 +238,16 @@ def test_an_interval_may_be_longer_on_one_side(tmp_path):
     for place, line in zip(places, across, strict=True):
         left, right = place - float(line["x1"]), float(line["x2"]) - place
         assert right / left == pytest.approx(4, rel=0.05)
+
+
+# Golden: a value that is not known drawn as 0, as `_estimate` once did.
+def test_an_estimate_without_a_value_is_named_and_not_drawn(tmp_path):
+    name = list(SHIPPING["estimates"])[-1]
+    estimates = {**SHIPPING["estimates"], name: {"value": None, "low": None, "high": None}}
+    dots = []
+    for content in (SHIPPING, {**SHIPPING, "estimates": estimates}):
+        (tmp_path / "shipping.json").write_text(json.dumps(content))
+        text = "".join(findings(tmp_path))
+        dots.append(len(Page(text).classed("circle", "dot")))
+    assert dots[1] < dots[0]
+    assert f"Without a finite value: {name}" in text
