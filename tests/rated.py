@@ -3,16 +3,20 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from seqrl.algorithms import bc
+from seqrl.data.dialogues import write_dialogues
 from seqrl.language.model import MemoryModel
 from seqrl.language.play import Played
 from seqrl.language.rows import TokenTurn
+from seqrl.language.scripted import scripted_dialogues
 from seqrl.language.tuned import TunedAgent
 from seqrl.language.tuning import Experience
 from seqrl.memory import make_memory
-from seqrl.text import Dialogue, TextTask, Tokenizer
+from seqrl.text import Dialogue, TextTask, Tokenizer, make_task
 from seqrl.text.task import TaskState, Turn
 
 TOKENIZER = Tokenizer(["a", "b"])  # 6, 7
@@ -90,3 +94,16 @@ def tuned(seed: int = 0, has_values: bool = False, move: float = 0.0, **options)
             for parameter in agent.policy.parameters():
                 parameter.add_(move * torch.randn_like(parameter))
     return agent
+
+
+WORDLE = {"task": "wordle", "task_kwargs": ("num_words=6",), "max_tokens": 6}
+
+
+def cloned(path: Path, num_steps: int) -> Path:
+    """A folder with a log of Wordle, `log.jsonl`, and `bc`, a run that cloned it."""
+    write_dialogues(path / "log.jsonl", scripted_dialogues(make_task("wordle", num_words=6), ["random"], 20))
+    bc.train(bc.Config(
+        dialogues=str(path / "log.jsonl"), run_dir=str(path / "bc"), hidden_size=8, num_steps=num_steps, batch_size=8,
+        learning_rate=1e-2, warmup=2, held_out=0.0, **WORDLE,
+    ))  # fmt: skip
+    return path

@@ -9,13 +9,11 @@ from interrupted import ends_the_same
 from seqrl.algorithms import bc, chai, ilql, load_speaker, rlhf, train
 from seqrl.checkpoint import load_checkpoint
 from seqrl.cli.speaking import evaluate_speaker
-from seqrl.data.dialogues import write_dialogues
 from seqrl.errors import UserError
 from seqrl.language.generation import Plain, Sampling, sayable
 from seqrl.language.likelihood import decided, log_probs, of_tokens
 from seqrl.language.play import play
 from seqrl.language.rows import rows_of
-from seqrl.language.scripted import scripted_dialogues
 from seqrl.language.tuned import TunedAgent
 from seqrl.language.tuning import observe, of_said, scored_rows
 from seqrl.language_runs.config import LanguageConfig, make_model
@@ -24,28 +22,21 @@ from seqrl.learner import Learner
 from seqrl.run import CHECKPOINT, read_metrics
 from seqrl.seeds import derived_seed
 from seqrl.text import make_task
-from tests.rated import TOKENIZER, Rated, alone, conversations, tuned
+from tests.rated import TOKENIZER, WORDLE, Rated, alone, cloned, conversations, tuned
 
-TASK, KWARGS = "wordle", ("num_words=6",)
-TOKENS = {"task": TASK, "task_kwargs": KWARGS, "max_tokens": 6}
+TASK = "wordle"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A log and a run of bc."""
-    path = tmp_path_factory.mktemp("rlhf")
-    write_dialogues(path / "log.jsonl", scripted_dialogues(make_task(TASK, num_words=6), ["random"], 20))
-    bc.train(bc.Config(
-        dialogues=str(path / "log.jsonl"), run_dir=str(path / "bc"), hidden_size=8, num_steps=30, batch_size=8,
-        learning_rate=1e-2, warmup=2, held_out=0.0, **TOKENS,
-    ))  # fmt: skip
-    return path
+    return cloned(tmp_path_factory.mktemp("rlhf"), 30)
 
 
 def settings(folder, **others):
     return rlhf.Config(**{
         "policy": str(folder / "bc"), "num_conversations": 8, "batch_size": 4, "num_steps": 6, "checkpoint_every": 2,
-        "warmup": 0, "num_epochs": 2, "group_size": 4, **TOKENS, **others,
+        "warmup": 0, "num_epochs": 2, "group_size": 4, **WORDLE, **others,
     })  # fmt: skip
 
 
@@ -216,7 +207,7 @@ def test_a_tuned_policy_is_steered_and_what_steers_is_no_policy(folder, tmp_path
     agent = train(settings(folder, num_steps=1, run_dir=str(tmp_path / "tuned")))
     config = algorithm.Config(
         dialogues=str(folder / "log.jsonl"), policy=str(tmp_path / "tuned"), run_dir=str(tmp_path / "steered"),
-        hidden_size=8, num_steps=1, held_out=0.0, num_proposals=2, **TOKENS,
+        hidden_size=8, num_steps=1, held_out=0.0, num_proposals=2, **WORDLE,
     )  # fmt: skip
     steered = train(config)
     assert torch.equal(steered.policy.head.bias, agent.policy.head.bias)
@@ -231,7 +222,7 @@ def test_a_tuned_policy_is_steered_and_what_steers_is_no_policy(folder, tmp_path
 def test_computing_blocks_again_changes_no_run(folder, tmp_path, monkeypatch):
     bc.train(bc.Config(
         dialogues=str(folder / "log.jsonl"), run_dir=str(tmp_path / "bc"), model="gpt2", hidden_size=8, num_heads=2,
-        num_steps=2, held_out=0.0, **TOKENS,
+        num_steps=2, held_out=0.0, **WORDLE,
     ))  # fmt: skip
     config = settings(
         folder, policy=str(tmp_path / "bc"), method="grpo", num_steps=4, gradient_checkpointing=True, learning_rate=1e-2

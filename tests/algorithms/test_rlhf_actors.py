@@ -6,44 +6,33 @@ import pytest
 import torch
 from interrupted import ends_the_same
 
-from seqrl.algorithms import bc, rlhf, train
+from seqrl.algorithms import rlhf, train
 from seqrl.checkpoint import load_checkpoint
 from seqrl.data import Episodes
-from seqrl.data.dialogues import write_dialogues
 from seqrl.distributed import Shipment
 from seqrl.errors import UserError
 from seqrl.language.play import play
 from seqrl.language.rows import rows_of
-from seqrl.language.scripted import scripted_dialogues
 from seqrl.language.spoken import Spoken, of_tree, to_tree
 from seqrl.language.tuning import observe, said_by, with_gae, with_truncated_ratio, with_vtrace
 from seqrl.objectives import vtrace
 from seqrl.run import CHECKPOINT, read_metrics
-from seqrl.text import make_task
 from seqrl.trajectory import tree_flatten
-from tests.rated import TOKENIZER, Rated, conversations, tuned
+from tests.rated import TOKENIZER, WORDLE, Rated, cloned, conversations, tuned
 
-TASK, KWARGS = "wordle", ("num_words=6",)
-TOKENS = {"task": TASK, "task_kwargs": KWARGS, "max_tokens": 6}
 TURNS = Rated({("a",): 0.2, ("b",): 0.8, ("a", "a"): 1.0, ("a", "b"): -1.0}, max_turns=2)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A run of bc."""
-    path = tmp_path_factory.mktemp("rlhf")
-    write_dialogues(path / "log.jsonl", scripted_dialogues(make_task(TASK, num_words=6), ["random"], 20))
-    bc.train(bc.Config(
-        dialogues=str(path / "log.jsonl"), run_dir=str(path / "bc"), hidden_size=8, num_steps=10, batch_size=8,
-        learning_rate=1e-2, warmup=2, held_out=0.0, **TOKENS,
-    ))  # fmt: skip
-    return path
+    return cloned(tmp_path_factory.mktemp("rlhf"), 10)
 
 
 def settings(folder, **others):
     return rlhf.Config(**{
         "policy": str(folder / "bc"), "num_conversations": 8, "batch_size": 4, "num_steps": 5, "checkpoint_every": 2,
-        "warmup": 0, "num_epochs": 2, "group_size": 4, "learning_rate": 2e-2, "num_actors": 1, **TOKENS, **others,
+        "warmup": 0, "num_epochs": 2, "group_size": 4, "learning_rate": 2e-2, "num_actors": 1, **WORDLE, **others,
     })  # fmt: skip
 
 

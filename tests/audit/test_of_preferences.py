@@ -7,18 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from judged_cases import at, found, said
 
 import seqrl.audit.of_preferences as module
 from seqrl.audit import Audit, audit_preferences
 from seqrl.cli import main
-from seqrl.data.dialogues import Turn
 from seqrl.data.preferences import Preference, write_preferences
 
 Log = list[Preference]
-
-
-def said(text: str, speaker: str = "assistant") -> tuple[Turn, ...]:
-    return (Turn(speaker=speaker, text=text),)
 
 
 def sound(number: int = 60) -> Log:
@@ -42,14 +38,6 @@ def sound(number: int = 60) -> Log:
 def audited(tmp_path: Path, log: Log) -> Audit:
     write_preferences(tmp_path / "p.jsonl", log)
     return audit_preferences(tmp_path / "p.jsonl")
-
-
-def found(result: Audit) -> dict[str, str]:
-    return {finding.kind: finding.severity for finding in result.findings if finding.severity != "ok"}
-
-
-def at(place: int, **changes: object) -> Callable[[Log], Log]:
-    return lambda log: [replace(each, **changes) if k == place else each for k, each in enumerate(log)]  # type: ignore[arg-type]
 
 
 CASES: dict[str, tuple[str, Callable[[Log], Log]]] = {

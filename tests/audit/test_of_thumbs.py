@@ -7,18 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from judged_cases import at, found, said
 
 import seqrl.audit.of_thumbs as module
 from seqrl.audit import Audit, audit_thumbs
 from seqrl.cli import main
-from seqrl.data.dialogues import Turn
 from seqrl.data.preferences import Thumb, write_thumbs
 
 Log = list[Thumb]
-
-
-def said(text: str, speaker: str = "assistant") -> tuple[Turn, ...]:
-    return (Turn(speaker=speaker, text=text),)
 
 
 def sound(number: int = 120) -> Log:
@@ -36,14 +32,6 @@ def sound(number: int = 120) -> Log:
 def audited(tmp_path: Path, log: Log) -> Audit:
     write_thumbs(tmp_path / "t.jsonl", log)
     return audit_thumbs(tmp_path / "t.jsonl")
-
-
-def found(result: Audit) -> dict[str, str]:
-    return {finding.kind: finding.severity for finding in result.findings if finding.severity != "ok"}
-
-
-def at(place: int, **changes: object) -> Callable[[Log], Log]:
-    return lambda log: [replace(each, **changes) if k == place else each for k, each in enumerate(log)]  # type: ignore[arg-type]
 
 
 CASES: dict[str, tuple[str, Callable[[Log], Log]]] = {
