@@ -30,18 +30,16 @@ from seqrl.distributed import Group
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.preferences import PreferenceDataset, PreferencePairs
 from seqrl.language_runs.config import make_model
-from seqrl.language_runs.learners import check_learners, learn_together, of_one
+from seqrl.language_runs.learners import learn_together, of_one
 from seqrl.language_runs.preferences import (
     PreferenceConfig,
     Referenced,
     check_preference,
     log_prob,
     tune,
-    with_model_of,
+    tuned_together,
 )
-from seqrl.language_runs.run import read_tokenizer
 from seqrl.objectives import dpo_error, ipo_error
-from seqrl.run import load_weights
 from seqrl.text import Tokenizer
 
 Objective = Literal["dpo", "ipo"]
@@ -57,8 +55,6 @@ class Config(PreferenceConfig):
     """ε, the share of the choices that are taken to be wrong; for dpo."""
     objective: Objective = "dpo"
     """dpo, or ipo."""
-    num_learners: int = 1
-    """Processes that learn together, each from its share of every batch; on cuda, each on its own GPU."""
 
 
 def loss(agent: LanguageAgent, windows: Referenced, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
@@ -91,7 +87,6 @@ def check(config: Config) -> None:
     known = get_args(Objective)
     require(config.objective in known, f"--objective '{config.objective}': choose one of {', '.join(known)}")
     require(bool(config.preferences), "no preferences given: name a file with --preferences (seqrl label)")
-    check_learners(config)
     smoothing = config.label_smoothing
     require(0 <= smoothing < 0.5, f"--label-smoothing is {smoothing}: it must be from 0 to below 0.5")
     require(
@@ -114,11 +109,7 @@ def train(config: Config, resume: bool = False) -> LanguageAgent:
     """
     check(config)
     alone = learn_together(train_share, config, resume)
-    if alone is not None:
-        return alone
-    agent = build(with_model_of(config, config.run_dir), read_tokenizer(config.run_dir))
-    load_weights(agent, config.run_dir)
-    return agent.eval()
+    return alone if alone is not None else tuned_together(config)
 
 
 def train_share(group: Group, config: Config, resume: bool) -> LanguageAgent:

@@ -10,10 +10,13 @@ gave to x, so that z does not follow from what is learnt about x. Where one kind
 raised: the paper asks for λ_D n_D / (λ_U n_U) from 1 to 4/3.
 
 Source: Ethayarajh et al. 2024, arXiv 2402.01306. Differs: which answer y' stands behind x is drawn once for the whole
-data set, not from the batch, so that the reference is asked once (`seqrl.language_runs.preferences`).
+data set, not from the batch, so that the reference is asked once (`seqrl.language_runs.preferences`). Several learners
+(`--num-learners`) are data-parallel: each has a share of every batch, z is a mean over the whole one, which they ask
+each other for, and a gradient is that of the whole one.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,11 +24,20 @@ from torch import Tensor
 
 from seqrl.config import require, require_above_zero
 from seqrl.data.preferences import read_preferences, read_thumbs, thumbs_of
+from seqrl.distributed import ALONE, Group
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.preferences import JudgedAnswers, ThumbDataset
 from seqrl.language_runs.config import make_model
-from seqrl.language_runs.preferences import PreferenceConfig, Referenced, check_preference, log_prob, tune
-from seqrl.objectives import kto_error, masked_mean
+from seqrl.language_runs.learners import learn_together, of_one
+from seqrl.language_runs.preferences import (
+    PreferenceConfig,
+    Referenced,
+    check_preference,
+    log_prob,
+    tune,
+    tuned_together,
+)
+from seqrl.objectives import kto_error
 from seqrl.text import Tokenizer
 
 
@@ -43,21 +55,31 @@ class Config(PreferenceConfig):
     """λ_U, of thumbs down."""
 
 
-def loss(agent: LanguageAgent, windows: Referenced, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
-    """The mean error of the answers. The metrics are detached; rewards are β log π/π_ref, means over answers."""
+def loss(
+    agent: LanguageAgent, windows: Referenced, config: Config, group: Group = ALONE
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The mean error of the answers. The metrics are detached; rewards are β log π/π_ref, means over answers.
+
+    Of a `group` each learner has a share of the batch: the error is its share's, z and the rewards are the whole one's.
+    """
     answers: JudgedAnswers = windows.batch
     reference, mismatched = windows.reference
     ratio = log_prob(agent, answers.answer) - reference
+    desirable = answers.desirable.to(ratio.dtype)
     with torch.no_grad():
-        kl = (log_prob(agent, answers.mismatched) - mismatched).mean().clamp(min=0)
-    desirable = answers.desirable
-    total = kto_error(ratio, desirable, kl, config.beta, config.desirable_weight, config.undesirable_weight).mean()
-    reward = config.beta * ratio.detach()
+        moved = log_prob(agent, answers.mismatched) - mismatched
+        means = torch.stack([moved, desirable, desirable * ratio, (1 - desirable) * ratio]).mean(1)
+        group.average([means], len(ratio))
+        kl, share, up, down = means.unbind()
+    kl = kl.clamp(min=0)
+    weights = (config.desirable_weight, config.undesirable_weight)
+    total = kto_error(ratio, answers.desirable, kl, config.beta, *weights).mean()
+    least = torch.finfo(share.dtype).tiny  # of a kind of thumbs that there is none of, the reward is 0
     return total, {
         "loss": total.detach(),
         "kl": kl,
-        "desirable_reward": masked_mean(reward, desirable),
-        "undesirable_reward": masked_mean(reward, ~desirable),
+        "desirable_reward": config.beta * up / share.clamp(min=least),
+        "undesirable_reward": config.beta * down / (1 - share).clamp(min=least),
     }
 
 
@@ -84,14 +106,23 @@ def build(config: Config, tokenizer: Tokenizer, run: Any = None) -> LanguageAgen
 def train(config: Config, resume: bool = False) -> LanguageAgent:
     """Train on the answers in `config.thumbs`, and return the agent. With `resume`, continue the run, bit for bit.
 
+    With several learners a script needs `if __name__ == "__main__":`.
+
     Raises UserError for bad settings, answers or a policy that cannot be read, an existing run folder, or a loss that
     is not finite.
     """
     check(config)
+    alone = learn_together(train_share, config, resume)
+    return alone if alone is not None else tuned_together(config)
+
+
+def train_share(group: Group, config: Config, resume: bool) -> LanguageAgent:
+    """What one learner of `group` does of `train`."""
 
     def dataset(tokenizer: Tokenizer) -> ThumbDataset:
         if config.thumbs:
             return ThumbDataset.of(read_thumbs(config.thumbs), tokenizer)
         return ThumbDataset.of(thumbs_of(read_preferences(config.preferences)), tokenizer)
 
-    return tune("kto", config, dataset, loss, log_probs, resume)
+    shared = partial(loss, group=group)
+    return tune("kto", of_one(group, config), dataset, shared, log_probs, resume, group, held_out_loss=loss)

@@ -13,11 +13,11 @@ C = TypeVar("C")
 
 
 def check_learners(config: Any) -> None:
-    """Raise UserError where the learners of `config` cannot each have a pair of every batch, or a GPU of its own."""
+    """Raise UserError where the learners of `config` cannot each have a part of every batch, or a GPU of its own."""
     require_at_least_one(config, "num_learners")
     require(
         config.num_learners <= config.batch_size,
-        f"--num-learners {config.num_learners} have less than one pair each of --batch-size {config.batch_size}: "
+        f"--num-learners {config.num_learners} have less than one each of --batch-size {config.batch_size}: "
         "enlarge the batch",
     )
     require(

@@ -23,6 +23,7 @@ from seqrl.language.generation import sayable
 from seqrl.language.preferences import answer_log_prob, split_numbers
 from seqrl.language.rows import TokenBatch
 from seqrl.language_runs.config import LanguageConfig, check_shared, make_model
+from seqrl.language_runs.learners import check_learners
 from seqrl.language_runs.run import open_run, read_tokenizer
 from seqrl.offline.training import Loss, fit
 from seqrl.run import CHECKPOINT, Run, load_weights, read_json
@@ -51,6 +52,8 @@ class PreferenceConfig(LanguageConfig):
     """Adam's largest step size; it falls linearly to 0 at the last update. Large models need a far smaller one."""
     held_out: float = 0.1
     """Share of the prompts whose answers are not learnt from: the log shows the loss on them; 0 for none."""
+    num_learners: int = 1
+    """Processes that learn together, each from its share of every batch; on cuda, each on its own GPU."""
 
 
 C = TypeVar("C", bound=PreferenceConfig)
@@ -110,6 +113,7 @@ def check_preference(config: PreferenceConfig) -> None:
     """Raise UserError for settings of `PreferenceConfig` that make no sense."""
     check_shared(replace(config, lora_rank=0), needs_log=False)
     require_above_zero(config, "beta")
+    check_learners(config)
     require(bool(config.policy), "no policy to begin as: name a run of bc with --policy (seqrl train bc)")
 
 
@@ -151,10 +155,12 @@ def tune(
     log_probs: LogProbs,
     resume: bool,
     learners: Group = ALONE,
+    held_out_loss: Loss | None = None,
 ) -> LanguageAgent:
     """Train the policy of `config.policy` on judged answers, and return it. With `resume`, continue, bit for bit.
 
-    This is one of the `learners`, if there are several: its loss must be a mean over the entries of a batch.
+    This is one of the `learners`, if there are several: its loss must be a mean over the entries of a batch. Where it
+    asks the other learners, `held_out_loss` is the one that does not, for what the first alone looks at.
     """
     if not resume:
         config = with_model_of(config, config.policy)
@@ -169,7 +175,18 @@ def tune(
     run = Follower(Path(config.run_dir)) if learners.rank else open_run(name, config, tokenizer, resume)
     with run:
         _ask_reference(agent, run, config, {"learnt": learnt, "held_out": held_out}, log_probs, learners)
-        fit(config, agent, learnt, held_out, run, loss, _nothing, _draw, group=learners, rows=_count)
+        fit(
+            config, agent, learnt, held_out, run, loss, _nothing, _draw, group=learners, rows=_count,
+            held_out_loss=held_out_loss,
+        )  # fmt: skip
+    return agent.eval()
+
+
+def tuned_together(config: PreferenceConfig) -> LanguageAgent:
+    """The agent in the run folder that several learners have written."""
+    tokenizer = read_tokenizer(config.run_dir)
+    agent = LanguageAgent(tokenizer, make_model(with_model_of(config, config.run_dir), tokenizer))
+    load_weights(agent, config.run_dir)
     return agent.eval()
 
 

@@ -68,12 +68,14 @@ def fit(
     after_update: Callable[[A], None] | None = None,
     group: Group = ALONE,
     rows: Callable[[Any], float] = lambda windows: 1.0,
+    held_out_loss: Loss | None = None,
 ) -> None:
     """Train `agent` on windows of `dataset` to the run's last update, or from where its checkpoint stands.
 
     A run that begins first has `describe` give the agent what the log says of itself, such as its statistics.
     `after_update` is called after every update, as for target networks. In a `group` each learner draws windows of its
-    own, with as many `rows`, and all take the step of the mean over all rows; they end with the same weights.
+    own, with as many `rows`, and all take the step of the mean over all rows; they end with the same weights. The first
+    alone looks at what is held out: by `held_out_loss`, if `loss` asks the others.
     """
     device = next(agent.parameters()).device
     average = group.average if group.size > 1 else None
@@ -100,7 +102,7 @@ def fit(
             after_update(agent)
         step += 1
         if step % config.log_every == 0 or step == config.num_steps:
-            run.log(step, means.take() | held_out_metrics(agent, held_out, config, loss, draw))
+            run.log(step, means.take() | held_out_metrics(agent, held_out, config, held_out_loss or loss, draw))
         if step % config.checkpoint_every == 0 or step == config.num_steps or interrupted:
             run.save(parts, {"step": step})
 

@@ -1,11 +1,12 @@
-"""Several learners of DPO or of reward models are one: the same batches, gradients and reference, one end for all."""
+"""Several learners of DPO, KTO or reward models are one: the same batches, gradients and reference, one end for all."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from seqrl.algorithms import bc, dpo, resume, reward_model, train
+from seqrl.algorithms import bc, dpo, kto, resume, reward_model, train
 from seqrl.checkpoint import load_checkpoint
 from seqrl.data.dialogues import Dialogue, Turn, write_dialogues
 from seqrl.data.preferences import Preference, write_preferences
@@ -56,7 +57,29 @@ def lines_of(run):
     return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in read_metrics(run)]
 
 
-def crashing_share(group, config, resume):
+def check_that_two_are_one(config, folder):
+    """Train alone and in two; weights and logs are the same but for rounding."""
+    one = train(replace(config, run_dir=str(folder / "one")))
+    two = train(replace(config, run_dir=str(folder / "two"), num_learners=2))
+    for name, weight in two.state_dict().items():
+        torch.testing.assert_close(weight, one.state_dict()[name], rtol=1e-3, atol=1e-4)
+    for line, expected in zip(lines_of(folder / "two"), lines_of(folder / "one"), strict=True):
+        assert line == pytest.approx(expected, rel=2e-3, abs=2e-4)
+
+
+def check_that_one_may_die(work, config, folder):
+    """A run of two learners of which one dies, once resumed, ends as folder/two did, bit for bit."""
+    part = replace(config, run_dir=str(folder / "part"), num_learners=2)
+    with pytest.raises(UserError, match="learner 0 crashed"):
+        spawn(work, 2, part, False)
+    resume(folder / "part")
+    ends = [tree_flatten(load_checkpoint(folder / name / CHECKPOINT)[0]) for name in ("two", "part")]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert lines_of(folder / "part") == lines_of(folder / "two")
+
+
+def crashing_share(group, config, resume, share=dpo.train_share):
     """The first learner dies once it has logged step 3."""
     log_line = Run.log
 
@@ -66,27 +89,26 @@ def crashing_share(group, config, resume):
             raise OSError("the end")
 
     Run.log = crashing
-    dpo.train_share(group, config, resume)
+    share(group, config, resume)
 
 
 # Broken by a gradient that is a mean over learners, not over their pairs (shares have 3 and 2), by a reference that was
 # asked about whole batches, or by another learner's draws; and by a resumed learner whose reference is 0.
 def test_two_learners_are_one_also_when_one_dies(config, tmp_path):
-    one = train(replace(config, run_dir=str(tmp_path / "one")))
-    two = train(replace(config, run_dir=str(tmp_path / "two"), num_learners=2))
-    for name, weight in two.state_dict().items():
-        torch.testing.assert_close(weight, one.state_dict()[name], rtol=1e-3, atol=1e-4)
-    for line, expected in zip(lines_of(tmp_path / "two"), lines_of(tmp_path / "one"), strict=True):
-        assert line == pytest.approx(expected, rel=2e-3, abs=2e-4)
+    check_that_two_are_one(config, tmp_path)
     assert lines_of(tmp_path / "two")[0]["chosen_reward"] == 0.0  # to the last bit
-    part = replace(config, run_dir=str(tmp_path / "part"), num_learners=2)
-    with pytest.raises(UserError, match="learner 0 crashed"):
-        spawn(crashing_share, 2, part, False)
-    resume(tmp_path / "part")
-    ends = [tree_flatten(load_checkpoint(tmp_path / name / CHECKPOINT)[0]) for name in ("two", "part")]
-    assert ends[0].keys() == ends[1].keys()
-    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
-    assert lines_of(tmp_path / "part") == lines_of(tmp_path / "two")
+    check_that_one_may_die(crashing_share, config, tmp_path)
+
+
+# Broken by a z, or by rewards of the log, that are of a learner's own share; and by a z that the held-out loss asks for.
+def test_two_learners_of_kto_are_one_also_when_one_dies(config, tmp_path):
+    judged = kto.Config(
+        policy=config.policy, preferences=config.preferences, num_steps=6, batch_size=5, warmup=0, learning_rate=1e-2,
+        log_every=1, checkpoint_every=2, held_out=0.2, beta=1.0,
+    )  # fmt: skip
+    check_that_two_are_one(judged, tmp_path)
+    assert max(line["kl"] for line in lines_of(tmp_path / "two")) > 1e-3
+    check_that_one_may_die(partial(crashing_share, share=kto.train_share), judged, tmp_path)
 
 
 # Broken by shares of which some pairs are in two, or in none.
@@ -95,17 +117,12 @@ def test_two_learners_of_reward_models_are_one(config, tmp_path):
         preferences=config.preferences, hidden_size=8, num_models=2, num_steps=4, batch_size=5, warmup=0, log_every=1,
         learning_rate=1e-2, held_out=0.2,
     )  # fmt: skip
-    one = train(replace(shared, run_dir=str(tmp_path / "one")))
-    two = train(replace(shared, run_dir=str(tmp_path / "two"), num_learners=2))
-    for name, weight in two.state_dict().items():
-        torch.testing.assert_close(weight, one.state_dict()[name], rtol=1e-3, atol=1e-4)
-    for line, expected in zip(lines_of(tmp_path / "two"), lines_of(tmp_path / "one"), strict=True):
-        assert line == pytest.approx(expected, rel=2e-3, abs=2e-4)
+    check_that_two_are_one(shared, tmp_path)
     assert (tmp_path / "two" / "held_out.json").exists()
 
 
 def test_mistakes_are_named(config, tmp_path):
     with pytest.raises(UserError, match="--num-learners is 0"):
         train(replace(config, num_learners=0, run_dir=str(tmp_path / "a")))
-    with pytest.raises(UserError, match="--num-learners 6 have less than one pair each of --batch-size 5"):
+    with pytest.raises(UserError, match="--num-learners 6 have less than one each of --batch-size 5"):
         train(replace(config, num_learners=6, run_dir=str(tmp_path / "b")))
