@@ -26,15 +26,14 @@ from seqrl.config import require, require_at_least_one
 from seqrl.data.dialogues import Dialogue
 from seqrl.data.preferences import Preference, read_preferences
 from seqrl.distributed import ALONE, Group
-from seqrl.distributed.learners import Follower
 from seqrl.language.preferences import PreferenceDataset, PreferencePairs, split_numbers
 from seqrl.language.reward_model import RewardAgent, turn_ends
 from seqrl.language.reward_report import answers, reward_report
 from seqrl.language_runs.config import LanguageConfig, check_shared, make_tokenizer
-from seqrl.language_runs.learners import check_learners, learn_together, of_one
+from seqrl.language_runs.learners import check_learners, learn_together, of_one, open_shared
 from seqrl.language_runs.preferences import with_model_of
 from seqrl.language_runs.rewards import REPORT, TYPE, load_reward_model, make_reward_agent
-from seqrl.language_runs.run import open_run, read_tokenizer
+from seqrl.language_runs.run import read_tokenizer
 from seqrl.objectives.preference import bradley_terry_error
 from seqrl.offline.training import fit
 from seqrl.run import CHECKPOINT, Run
@@ -142,8 +141,7 @@ def train_share(group: Group, config: Config, resume: bool) -> RewardAgent:
     begun = (Path(config.run_dir) / CHECKPOINT).exists()  # else the weights come from the policy
     agent = make_reward_agent(config, tokenizer, config.num_models, "" if begun else config.policy)
     first = group.rank == 0
-    run = open_run(TYPE, config, tokenizer, resume) if first else Follower(Path(config.run_dir))
-    with run:
+    with open_shared(group, TYPE, config, tokenizer, resume) as run:
         pairs, kept_out = _Bootstraps(dataset, config, group), held_out if first else None
         fit(config, agent, pairs, kept_out, run, loss, _nothing, _draw, group=group, rows=_count)
         if not first:

@@ -37,22 +37,26 @@ Source: V-trace, Espeholt et al. 2018 (arXiv 1802.01561); the two policies, Hilt
 language Fu et al. 2025 (AReaL, arXiv 2505.24298). Differs: ratios of the loss are truncated, of a token each; the KL
 and its gradient are π's where μ went; a rollout of the newest weights is not corrected at all, since what differs then
 is the last digits.
+
+Several learners (`--num-learners`) are data-parallel: each speaks a share of every rollout, of whole groups, and learns
+from it in as many minibatches as the others; what is standardised, budgeted or watched is so over the whole rollout.
+A minibatch is then the learners' together, and its gradient the mean over all of its tokens.
 """
 
 import contextlib
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from seqrl.distributed import ALONE, Group
 from seqrl.engine_config import learner_threads, make_engine
 from seqrl.language.likelihood import kl_divergence
 from seqrl.language.play import Played
-from seqrl.language.spoken import Spoken, of_tree
 from seqrl.language.tuned import TunedAgent, TunedSpeaker, spread
 from seqrl.language.tuning import (
     ESTIMATORS,
@@ -66,17 +70,18 @@ from seqrl.language.tuning import (
     with_vtrace,
 )
 from seqrl.language_runs.config import make_model
+from seqrl.language_runs.learners import learn_together, of_all, of_one, open_shared
 from seqrl.language_runs.preferences import with_model_of
-from seqrl.language_runs.rlhf import Tuning, make_scorer, problem
-from seqrl.language_runs.rlhf_actor import SPEAKS, SpeakingActor, converse, minibatches
+from seqrl.language_runs.rlhf import Tuning, hear, make_scorer, problem, speak, watch
+from seqrl.language_runs.rlhf_actor import SpeakingActor, minibatches
 from seqrl.language_runs.rlhf_config import Config, check
-from seqrl.language_runs.run import open_run, read_tokenizer
+from seqrl.language_runs.run import read_tokenizer
 from seqrl.objectives import approximate_kl, clipped_surrogate, masked_mean, squared_error
 from seqrl.run import CHECKPOINT, load_weights
 from seqrl.seeds import derived_seed
 from seqrl.text import Tokenizer
 
-__all__ = ["Config", "build", "check", "loss", "problem", "train"]
+__all__ = ["Config", "build", "check", "loss", "problem", "speak", "train"]
 
 
 def loss(agent: TunedAgent, batch: Experience, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
@@ -140,20 +145,39 @@ def make_actor(config: Config, index: int, start: int) -> SpeakingActor:
 def train(config: Config, resume: bool = False) -> TunedAgent:
     """Fine-tune in `config.run_dir`, and return the agent. With `resume`, continue what the folder holds, bit for bit.
 
+    With several learners a script needs `if __name__ == "__main__":`.
+
     Raises UserError for bad settings, a policy, task or log that cannot be read, an existing folder, or a loss that is
     not finite.
     """
     check(config)
+    alone = learn_together(train_share, config, resume)
+    if alone is not None:
+        return alone
+    agent = build(with_model_of(config, config.run_dir), read_tokenizer(config.run_dir))
+    load_weights(agent, config.run_dir)
+    return agent.eval()
+
+
+def share(config: Config, group: Group) -> Config:
+    """What one learner of `config` has of each rollout, and its device."""
+    number, size = config.num_conversations // group.size, config.batch_size // group.size
+    return replace(of_one(group, config), num_conversations=number, batch_size=size)
+
+
+def train_share(group: Group, config: Config, resume: bool) -> TunedAgent:
+    """What one learner of `group` does of `train`."""
     if not resume:
         taken = with_model_of(config, config.policy)
         config = replace(taken, task="", task_kwargs=()) if config.prompts else taken
     tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
-    agent = build(config, tokenizer)
+    own = share(config, group)
+    agent = build(own, tokenizer)
     if not (Path(config.run_dir) / CHECKPOINT).exists():  # else the policy is there
         load_weights(agent.policy, config.policy, "policy")
         agent.begin()
-    tuning = Tuning.of(config, agent)
-    with open_run("rlhf", config, tokenizer, resume) as run, contextlib.ExitStack() as until_the_end:
+    tuning = Tuning.of(own, agent, group)
+    with open_shared(group, "rlhf", config, tokenizer, resume) as run, contextlib.ExitStack() as until_the_end:
         if config.num_actors:
             until_the_end.enter_context(learner_threads(config))
             tuning.engine = until_the_end.enter_context(contextlib.closing(make_engine(config, make_actor)))
@@ -162,14 +186,15 @@ def train(config: Config, resume: bool = False) -> TunedAgent:
             run.restore(tuning.parts())
         run.begin(step)
         tuning.publish(step)
-        stopped = False
-        while step < config.num_steps and not run.interrupted and not stopped:
+        interrupted = stopped = False
+        while step < config.num_steps and not interrupted and not stopped:
             metrics = update(tuning, step)
             step += 1
             tuning.publish(step)  # before the checkpoint, which holds all weights but these
             run.log(step, metrics)
             stopped = config.monitor == "stop" and tuning.verdict.level == "stop"
-            if step % config.checkpoint_every == 0 or step == config.num_steps or run.interrupted or stopped:
+            interrupted = any(group.gather(run.interrupted))
+            if step % config.checkpoint_every == 0 or step == config.num_steps or interrupted or stopped:
                 run.save(tuning.parts(), {"step": step})
     return agent.eval()
 
@@ -180,13 +205,13 @@ def update(tuning: Tuning, step: int) -> dict[str, float]:
     With a budget, a rollout may find that the update before has led beyond it, which is then taken back: the log has
     once more what was measured of the policy that is gone back to.
     """
-    config, control = tuning.config, tuning.control
+    config, control, group = tuning.config, tuning.control, tuning.group
     learning = config.learning_rate * min((step + 1) / (config.warmup + 1), 1 - step / config.num_steps)
     for learner in tuning.learners.values():
         learner.learning_rate = learning
     spoken = hear(tuning, step)
     batches, metrics = experience(
-        tuning.agent, spoken.played, spoken.scores, control.weight, config, spoken.log_prob, spoken.lag
+        tuning.agent, spoken.played, spoken.scores, control.weight, config, spoken.log_prob, spoken.lag, group
     )
     if not control.allows(metrics["kl"], metrics["kl_error"]):
         assert tuning.kept is not None
@@ -198,7 +223,7 @@ def update(tuning: Tuning, step: int) -> dict[str, float]:
     if tuning.kept is not None:
         tuning.kept.keep(metrics)
     metrics |= learn(tuning, batches, step)
-    control.follow(metrics["kl"], config.num_conversations)
+    control.follow(metrics["kl"], config.num_conversations * group.size)
     if tuning.kept is not None and step + 1 == config.num_steps:
         metrics |= confirm(tuning, step + 1)
     if tuning.engine is not None and config.engine != "sync":  # who takes turns waits for nobody
@@ -211,47 +236,13 @@ def confirm(tuning: Tuning, step: int) -> dict[str, float]:
     assert tuning.kept is not None
     tuning.publish(step)
     spoken = hear(tuning, step)
-    _, metrics = experience(tuning.agent, spoken.played, spoken.scores, tuning.control.weight, tuning.config)
+    _, metrics = experience(
+        tuning.agent, spoken.played, spoken.scores, tuning.control.weight, tuning.config, group=tuning.group
+    )
     if tuning.control.allows(metrics["kl"], metrics["kl_error"]):
         return {"final_kl": metrics["kl"]}
     tuning.kept.restore()
     return {"final_kl": tuning.kept.metrics["kl"], "taken_back": 1.0}
-
-
-def hear(tuning: Tuning, step: int) -> Spoken:
-    """The next rollout: of the policy as it is after `step` updates, or the next that an actor has said."""
-    if tuning.engine is None:
-        played, scores = speak(tuning, step)
-        return Spoken(played=played, scores=scores, disagreement=tuning.scorer.disagreement)
-    shipment = tuning.engine.receive()
-    return of_tree(shipment.spoken, step - shipment.version)
-
-
-def speak(tuning: Tuning, step: int) -> tuple[list[Played], list[list[float]]]:
-    """A rollout: conversations that depend on the run's seed and the update alone, and what they are worth."""
-    config = tuning.config
-    played = converse(tuning.agent, tuning.task, config, derived_seed(config.seed, SPEAKS, step))
-    return played, tuning.scorer(played)
-
-
-def watch(tuning: Tuning, spoken: Spoken, entropy: float) -> dict[str, float]:
-    """What the monitor measures; its verdict is said where it is another than before."""
-    played = spoken.played
-    gold = tuning.gold(played) if tuning.gold is not None else None
-    metrics = {"gold_return": sum(map(sum, gold)) / len(gold)} if gold is not None else {}
-    if tuning.config.monitor == "off":
-        return metrics
-    verdict = tuning.monitor.update(played, spoken.scores, entropy=entropy, disagreement=spoken.disagreement, gold=gold)
-    if verdict.level != "ok" and verdict.level != tuning.verdict.level:
-        print(f"seqrl: {verdict.level}: {verdict.line}", file=sys.stderr)
-    tuning.verdict = verdict
-    measured = {name: verdict.measures[name] for name in WATCHED if name in verdict.measures}
-    return metrics | measured | {"monitor": float(LEVELS.index(verdict.level))}
-
-
-WATCHED = ("repetition", "distinct", "identical", "disagreement", "gold_lost")
-LEVELS = ("ok", "warn", "stop")
-"""In the log, as 0, 1 and 2."""
 
 
 def experience(
@@ -262,12 +253,14 @@ def experience(
     config: Config,
     behaviour: Sequence[Tensor] = (),
     lag: int = 0,
+    group: Group = ALONE,
 ) -> tuple[list[Experience], dict[str, float]]:
     """The rollout in minibatches, with advantages, and what is logged of it.
 
-    `behaviour` is log μ of each minibatch where actors spoke, with weights that are `lag` updates old.
+    `behaviour` is log μ of each minibatch where actors spoke, with weights that are `lag` updates old. Of a `group`
+    each learner has its share of the rollout; what is logged is of all.
     """
-    returns = torch.tensor([sum(each) for each in scores], dtype=torch.float64)
+    returns = of_all(group, torch.tensor([sum(each) for each in scores], dtype=torch.float64))
     if config.normalize_rewards:
         size = float(returns.std(correction=0).clamp(min=1e-3))
         scores = [[score / size for score in each] for each in scores]
@@ -279,26 +272,35 @@ def experience(
     rewards = [batch.said.reward - in_reward * batch.estimate for batch in batches]
     behaviour = [each.to(agent.device) for each in behaviour]
     batches = with_advantages(batches, rewards, behaviour if lag and config.correction != "none" else [], config)
-    own = [turn for each in played for turn in each.turns if turn.agent and not turn.given]
-    tokens = sum(float(batch.said.valid.sum()) for batch in batches)
-
-    kl, error = mean_and_error(torch.cat([batch.kl.sum(0) for batch in batches]))
-
-    def a_conversation(name: str) -> float:
-        return sum(float(getattr(batch, name).sum()) for batch in batches) / len(played)
-
+    table = of_all(group, conversation_numbers(batches, played))
+    kl, error = mean_and_error(table[:, 0])
+    mean = dict(
+        zip(("kl", "estimate", "entropy", "tokens", "turns", "unfinished"), table.mean(0).tolist(), strict=True)
+    )
     return batches, {
         "episode_return": float(returns.mean()),
         "kl": kl,
         "kl_error": error,
-        "kl_estimate": a_conversation("estimate"),
+        "kl_estimate": mean["estimate"],
         "kl_weight": kl_weight,
-        "entropy": a_conversation("entropy") * len(played) / tokens,
-        "tokens": tokens / len(played),
-        "turns": len(own) / len(played),
-        "unfinished": sum(not turn.ended for turn in own) / len(own),
+        "entropy": mean["entropy"] / mean["tokens"],
+        "tokens": mean["tokens"],
+        "turns": mean["turns"],
+        "unfinished": mean["unfinished"] / mean["turns"],
         **(aged(batches, behaviour, lag, config) if behaviour else {}),
     }
+
+
+def conversation_numbers(batches: Sequence[Experience], played: Sequence[Played]) -> Float[Tensor, "B 6"]:
+    """Of each conversation: KL, its estimate, entropy and number of the agent's tokens; its turns, and how many were
+    cut off."""
+    sums = [
+        torch.stack([leaf.sum(0) for leaf in (batch.kl, batch.estimate, batch.entropy, batch.said.valid.float())], 1)
+        for batch in batches
+    ]
+    turns = [[turn for turn in each.turns if turn.agent and not turn.given] for each in played]
+    counts = torch.tensor([[len(own), sum(not turn.ended for turn in own)] for own in turns])
+    return torch.cat([torch.cat(sums).cpu(), counts], 1).double()
 
 
 def with_advantages(
@@ -335,31 +337,33 @@ def learn(tuning: Tuning, batches: Sequence[Experience], step: int) -> dict[str,
 
     With a budget the KL is measured after each epoch; one that leads beyond is taken back, and is the last.
     """
-    agent, control, kept = tuning.agent, tuning.control, tuning.kept
+    agent, control, kept, group = tuning.agent, tuning.control, tuning.kept, tuning.group
     scale = 1.0
     if tuning.config.method == "ppo":
-        batches, scale = standardized(batches)
+        batches, scale = standardized(batches, group)
     config = replace(tuning.config, kl_weight=control.weight / scale)
     order = torch.Generator().manual_seed(derived_seed(config.seed, 7, step))
-    history: list[dict[str, Tensor]] = []
+    metrics: dict[str, Tensor] = {}
+    history: list[Tensor] = []
     budget = {"taken_back": 0.0} if kept else {}
     for _ in range(config.num_epochs):
         before = kept.copy() if kept else []
         for number in torch.randperm(len(batches), generator=order).tolist():
             total, metrics = loss(agent, batches[number], config)
-            metrics["grad_norm"] = tuning.learners["policy_learner"].update(total)
+            tokens = batches[number].said.valid.sum()
+            metrics["grad_norm"] = tuning.learners["policy_learner"].update(total, tokens)
             if agent.values is not None:
                 error = value_loss(agent, batches[number])
-                tuning.learners["value_learner"].update(error)
+                tuning.learners["value_learner"].update(error, tokens)
                 metrics["value_loss"] = error.detach()
-            history.append(metrics)
-        if kept and not control.allows(*mean_and_error(conversation_kl(agent, batches))):
+            history.append(torch.stack(list(metrics.values())))
+            group.average(history[-1:], tokens)
+        if kept and not control.allows(*mean_and_error(of_all(group, conversation_kl(agent, batches)))):
             kept.put(before)
             control.refuse()
             budget = {"taken_back": 1.0}
             break
-    means = torch.stack([torch.stack(list(metrics.values())) for metrics in history]).mean(0).tolist()
-    return dict(zip(history[0], means, strict=True)) | budget
+    return dict(zip(metrics, torch.stack(history).mean(0).tolist(), strict=True)) | budget
 
 
 @torch.no_grad()
@@ -378,9 +382,9 @@ def mean_and_error(x: Tensor) -> tuple[float, float]:
     return float(x.mean()), float(x.std(correction=1)) / len(x) ** 0.5 if len(x) > 1 else 0.0
 
 
-def standardized(batches: Sequence[Experience]) -> tuple[list[Experience], float]:
-    """The batches with advantages standardised over all their tokens, and by what they were divided."""
-    every = torch.cat([batch.advantage[batch.said.valid] for batch in batches])
+def standardized(batches: Sequence[Experience], group: Group = ALONE) -> tuple[list[Experience], float]:
+    """The batches with advantages standardised over all tokens of all learners, and by what they were divided."""
+    every = of_all(group, torch.cat([batch.advantage[batch.said.valid] for batch in batches]))
     mean, scale = every.mean(), float(every.std(correction=0)) + 1e-8
     return [
         batch._replace(advantage=((batch.advantage - mean) / scale).masked_fill(~batch.said.valid, 0.0))

@@ -31,26 +31,28 @@ class Spoken:
     """Updates that the learner has made since the weights that spoke."""
 
 
+def to_json(spoken: Spoken) -> dict[str, Any]:
+    """Words and scores, which JSON can hold; neither log-probabilities nor the lag."""
+    played = [dataclasses.asdict(each) for each in spoken.played]
+    return {"played": played, "scores": spoken.scores, "disagreement": spoken.disagreement}
+
+
+def of_json(content: dict[str, Any], **others: Any) -> Spoken:
+    """What `to_json` was made of, and the `others` of its fields."""
+    played = [_played(each) for each in content["played"]]
+    return Spoken(played=played, scores=content["scores"], disagreement=content["disagreement"], **others)
+
+
 def to_tree(spoken: Spoken) -> Tree:
     """Words and numbers as the bytes of JSON, log-probabilities as they are. The lag is the shipment's to say."""
-    played = [dataclasses.asdict(each) for each in spoken.played]
-    content = {"played": played, "scores": spoken.scores, "disagreement": spoken.disagreement}
-    return {
-        "content": torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8),
-        "log_prob": spoken.log_prob,
-    }
+    content = json.dumps(to_json(spoken)).encode()
+    return {"content": torch.frombuffer(bytearray(content), dtype=torch.uint8), "log_prob": spoken.log_prob}
 
 
 def of_tree(tree: Tree, lag: int) -> Spoken:
     """What `to_tree` was made of."""
     content = json.loads(tree["content"].numpy().tobytes())
-    return Spoken(
-        played=[_played(each) for each in content["played"]],
-        scores=content["scores"],
-        disagreement=content["disagreement"],
-        log_prob=tuple(tree["log_prob"]),
-        lag=lag,
-    )
+    return of_json(content, log_prob=tuple(tree["log_prob"]), lag=lag)
 
 
 def _played(content: dict[str, Any]) -> Played:

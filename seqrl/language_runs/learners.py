@@ -1,13 +1,20 @@
-"""What runs share that learn from judged answers in several processes at once."""
+"""What runs of speakers share that learn in several processes at once."""
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from seqrl.config import require, require_at_least_one
 from seqrl.distributed import ALONE, Group, spawn
+from seqrl.distributed.learners import Follower
+from seqrl.language_runs.config import LanguageConfig
+from seqrl.language_runs.run import open_run
+from seqrl.run import Run
+from seqrl.text import Tokenizer
 
 C = TypeVar("C")
 
@@ -42,3 +49,21 @@ def of_one(group: Group, config: C) -> C:
     torch.set_num_threads(max(1, torch.get_num_threads() // group.size))
     device = config.device  # type: ignore[attr-defined]
     return replace(config, device=f"cuda:{group.rank}" if device == "cuda" else device)  # type: ignore[type-var]
+
+
+def open_shared(group: Group, algorithm: str, config: LanguageConfig, tokenizer: Tokenizer, resume: bool) -> Run:
+    """`open_run` by the first learner; the others read the folder, and write nothing.
+
+    What is written down is the device that was asked for, cuda, and not the first learner's: the run is resumed by all.
+    """
+    if group.rank:
+        return Follower(Path(config.run_dir))
+    several = group.size > 1 and config.device.startswith("cuda")
+    return open_run(algorithm, replace(config, device="cuda") if several else config, tokenizer, resume)
+
+
+def of_all(group: Group, numbers: Tensor) -> Tensor:
+    """The rows of all learners, the first one's first."""
+    if group.size == 1:
+        return numbers
+    return torch.cat([numbers.new_tensor(part) for part in group.gather(numbers.tolist())])

@@ -17,14 +17,13 @@ from torch import Tensor
 from seqrl.checkpoint import load_checkpoint, save_checkpoint
 from seqrl.config import require, require_above_zero
 from seqrl.distributed import ALONE, Group
-from seqrl.distributed.learners import Follower
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.generation import sayable
 from seqrl.language.preferences import answer_log_prob, split_numbers
 from seqrl.language.rows import TokenBatch
 from seqrl.language_runs.config import LanguageConfig, check_shared, make_model
-from seqrl.language_runs.learners import check_learners
-from seqrl.language_runs.run import open_run, read_tokenizer
+from seqrl.language_runs.learners import check_learners, open_shared
+from seqrl.language_runs.run import read_tokenizer
 from seqrl.offline.training import Loss, fit
 from seqrl.run import CHECKPOINT, Run, load_weights, read_json
 from seqrl.text import Tokenizer
@@ -172,8 +171,7 @@ def tune(
         held_out = Groups(dataset.subset(left_out), 256, 0) if learners.rank == 0 else None  # the first tells of it
         dataset = dataset.subset(kept)
     learnt = Groups(dataset, config.batch_size, config.seed, learners)
-    run = Follower(Path(config.run_dir)) if learners.rank else open_run(name, config, tokenizer, resume)
-    with run:
+    with open_shared(learners, name, config, tokenizer, resume) as run:
         _ask_reference(agent, run, config, {"learnt": learnt, "held_out": held_out}, log_probs, learners)
         fit(
             config, agent, learnt, held_out, run, loss, _nothing, _draw, group=learners, rows=_count,

@@ -1,5 +1,6 @@
 """What a fine-tuning run is made of: what the policy speaks in, what scores it, what a budget goes back to."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,20 +10,23 @@ import torch
 from torch import Tensor
 
 from seqrl.data.dialogues import read_dialogues
-from seqrl.distributed import Engine
+from seqrl.distributed import ALONE, Engine, Group
 from seqrl.language.monitor import Monitor, Verdict
 from seqrl.language.play import Played
 from seqrl.language.prompted import Prompted, prompts_of
 from seqrl.language.rewards import combined
 from seqrl.language.scoring import Scorer, Weighted, by_task, of_reward, weights_of
+from seqrl.language.spoken import Spoken, of_json, of_tree, to_json
 from seqrl.language.tuned import TunedAgent
 from seqrl.language_runs.config import configured_task
 from seqrl.language_runs.kl_control import KlControl
 from seqrl.language_runs.rewards import load_reward_model
+from seqrl.language_runs.rlhf_actor import SPEAKS, converse
 from seqrl.language_runs.rlhf_config import Config
 from seqrl.language_runs.run import check_reads
 from seqrl.learner import Learner
 from seqrl.run import Stateful
+from seqrl.seeds import derived_seed
 from seqrl.text import TextTask, Tokenizer
 
 
@@ -119,14 +123,16 @@ class Tuning:
     verdict: Verdict = field(default_factory=lambda: Verdict("ok", ""))
     engine: Engine | None = None
     """Runs the actors, where the learner does not speak itself."""
+    group: Group = ALONE
+    """The learners of which this is one; `config` is then its share."""
 
     @classmethod
-    def of(cls, config: Config, agent: TunedAgent) -> "Tuning":
+    def of(cls, config: Config, agent: TunedAgent, group: Group = ALONE) -> "Tuning":
         """As `config` says."""
         tokenizer = agent.tokenizer
-        learners = {"policy_learner": Learner(agent.policy, config.learning_rate, config.max_grad_norm)}
+        learners = {"policy_learner": Learner(agent.policy, config.learning_rate, config.max_grad_norm, group.average)}
         if agent.values is not None:
-            learners["value_learner"] = Learner(agent.values, config.learning_rate, config.max_grad_norm)
+            learners["value_learner"] = Learner(agent.values, config.learning_rate, config.max_grad_norm, group.average)
         return cls(
             config,
             agent,
@@ -137,6 +143,7 @@ class Tuning:
             KlControl(config.kl_control, config.kl_weight, config.kl_target, config.kl_horizon, config.kl_budget),
             Kept(agent, list(learners.values())) if config.kl_budget else None,
             Monitor(),
+            group=group,
         )
 
     def publish(self, version: int) -> None:
@@ -154,4 +161,52 @@ class Tuning:
         }
         if self.engine is not None:
             parts["actors"] = self.engine.acting
-        return parts | {"kept": self.kept} if self.kept is not None else parts
+        if self.kept is not None:
+            parts["kept"] = self.kept
+        self.group.add_others(parts, common=tuple(parts))
+        return parts
+
+
+def hear(tuning: Tuning, step: int) -> Spoken:
+    """The next rollout: of the policy as it is after `step` updates, or the next that an actor has said."""
+    if tuning.engine is None:
+        played, scores = speak(tuning, step)
+        return Spoken(played=played, scores=scores, disagreement=tuning.scorer.disagreement)
+    shipment = tuning.engine.receive()
+    return of_tree(shipment.spoken, step - shipment.version)
+
+
+def speak(tuning: Tuning, step: int) -> tuple[list[Played], list[list[float]]]:
+    """A rollout, and what its conversations are worth: they depend on the run's seed, the update and which learner this
+    is alone."""
+    config, rank = tuning.config, tuning.group.rank
+    seed = derived_seed(config.seed, SPEAKS, step, *((rank,) if rank else ()))
+    played = converse(tuning.agent, tuning.task, config, seed)
+    return played, tuning.scorer(played)
+
+
+def watch(tuning: Tuning, spoken: Spoken, entropy: float) -> dict[str, float]:
+    """What the monitor measures, of what all learners heard; its verdict is said where it is another than before."""
+    group = tuning.group
+    gold = [each for part in group.gather(tuning.gold(spoken.played)) for each in part] if tuning.gold else None
+    metrics = {"gold_return": sum(map(sum, gold)) / len(gold)} if gold is not None else {}
+    if tuning.config.monitor == "off":
+        return metrics
+    parts = [of_json(each) for each in group.gather(to_json(spoken))] if group.size > 1 else [spoken]
+    verdict = tuning.monitor.update(
+        [each for part in parts for each in part.played],
+        [each for part in parts for each in part.scores],
+        entropy=entropy,
+        disagreement=None if spoken.disagreement is None else [x for part in parts for x in part.disagreement or ()],
+        gold=gold,
+    )
+    if verdict.level != "ok" and verdict.level != tuning.verdict.level and group.rank == 0:
+        print(f"seqrl: {verdict.level}: {verdict.line}", file=sys.stderr)
+    tuning.verdict = verdict
+    measured = {name: verdict.measures[name] for name in WATCHED if name in verdict.measures}
+    return metrics | measured | {"monitor": float(LEVELS.index(verdict.level))}
+
+
+WATCHED = ("repetition", "distinct", "identical", "disagreement", "gold_lost")
+LEVELS = ("ok", "warn", "stop")
+"""In the log, as 0, 1 and 2."""

@@ -8,6 +8,7 @@ from seqrl.engine_config import ActorsConfig, check_engine
 from seqrl.language.scoring import weights_of
 from seqrl.language_runs.config import LanguageConfig, check_shared
 from seqrl.language_runs.kl_control import Control
+from seqrl.language_runs.learners import check_learners
 
 Method = Literal["ppo", "rloo", "grpo"]
 Kl = Literal["exact", "k1", "k3"]
@@ -48,6 +49,9 @@ class Config(ActorsConfig, LanguageConfig):
     clip_c: float = 1.0
     """c̄: importance weights of V-trace's traces are clipped to it."""
 
+    num_learners: int = 1
+    """Processes that learn together, each of which says and learns from its share of every rollout; on cuda, each on
+    its own GPU."""
     num_conversations: int = 64
     """Conversations of a rollout, of which each update learns."""
     group_size: int = 8
@@ -125,6 +129,7 @@ def check(config: Config) -> None:
     require(not (config.task and config.prompts), "give either a --task to speak in or a log of --prompts, not both")
     require(bool(config.policy), "no policy to fine-tune: name a run of bc with --policy (seqrl train bc)")
     check_actors(config)
+    check_shares(config)
     weights_of(config.reward)
     weights_of(config.gold or ("task",), "--gold")
 
@@ -141,4 +146,24 @@ def check_actors(config: Config) -> None:
         config.kl_budget == 0 or not lags,
         f"--kl-budget {config.kl_budget} with --engine {config.engine} --forced-lag {config.forced_lag}: what older "
         "policies said does not tell how far the newest has gone: use --kl-control adaptive, or no lag",
+    )
+
+
+def check_shares(config: Config) -> None:
+    """Raise UserError where several learners could not have equal shares of a rollout, of whole groups, or would have
+    actors besides."""
+    check_learners(config)
+    number = config.num_learners
+    if number == 1:
+        return
+    require(
+        config.num_actors == 0,
+        f"--num-actors {config.num_actors} with --num-learners {number}: several learners speak themselves: "
+        "leave out one of the two",
+    )
+    size = 1 if config.method == "ppo" else config.group_size
+    require(
+        config.num_conversations % (number * size) == 0 and config.batch_size % number == 0,
+        f"--num-learners {number} cannot share --num-conversations {config.num_conversations} and --batch-size "
+        f"{config.batch_size} equally: choose multiples of {number * size} (whole groups) and {number}",
     )

@@ -1,0 +1,85 @@
+"""Several learners that fine-tune a speaker by rewards are one that says what they say, and learns from it together."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from seqrl.algorithms import rlhf, train
+from seqrl.distributed import Group, launch
+from seqrl.errors import UserError
+from seqrl.language.spoken import Spoken
+from tests.distributed.two_learners import check_that_one_may_die, check_that_two_are_one, crashing, lines_of
+from tests.rated import WORDLE, cloned
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_start(forked_context):
+    """Processes that are forked from one that has imported everything, and done nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "START", "forkserver")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run of bc."""
+    return cloned(tmp_path_factory.mktemp("rlhf"), 10)
+
+
+def settings(folder, **others):
+    return rlhf.Config(**{
+        "policy": str(folder / "bc"), "num_conversations": 16, "batch_size": 8, "num_steps": 5, "checkpoint_every": 2,
+        "warmup": 0, "num_epochs": 2, "group_size": 2, "learning_rate": 1e-2, "reward": ("length=0.1",),
+        **WORDLE, **others,
+    })  # fmt: skip
+
+
+def hear_both(tuning, step):
+    """What two learners say, in minibatches of half from each."""
+    own, size = rlhf.share(tuning.config, Group(0, 2)), tuning.config.batch_size // 2
+    halves = [rlhf.speak(replace(tuning, config=own, group=Group(rank, 2)), step) for rank in range(2)]
+    assert halves[0] != halves[1]
+    played, scores = (
+        [each for first in range(0, 8, size) for half in halves for each in half[k][first : first + size]]
+        for k in range(2)
+    )
+    return Spoken(played=played, scores=scores)
+
+
+# Broken by a gradient that is a mean over learners, not over their tokens, by advantages that each standardises alone,
+# by a KL, a monitor's measure or a spread of rewards that is of a share, or by a seed that all learners have.
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kl_budget": 0.05, "gold": ("length=-1",)},
+        {"method": "grpo", "normalize_rewards": True, "kl_control": "adaptive", "kl_target": 0.01},
+    ],
+)
+def test_two_learners_are_one_also_when_one_dies(folder, tmp_path, monkeypatch, changes):
+    config = settings(folder, **changes)
+    with monkeypatch.context() as patch:
+        hear = rlhf.hear
+        patch.setattr(rlhf, "hear", lambda t, step: hear_both(t, step) if t.group.size == 1 else hear(t, step))
+        check_that_two_are_one(config, tmp_path)
+    lines = lines_of(tmp_path / "two")
+    assert lines[0]["kl"] == 0.0  # to the last bit
+    assert lines[-1]["kl"] > 1e-3
+    if config.kl_budget:
+        assert any(line["taken_back"] for line in lines)
+    check_that_one_may_die(partial(crashing, rlhf.train_share), config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_actors": 2}, "--num-actors 2 with --num-learners 2: several learners speak themselves"),
+        ({"method": "rloo", "group_size": 16}, "cannot share --num-conversations 16 and --batch-size 8 equally"),
+        ({"batch_size": 7}, "choose multiples of 2 .whole groups. and 2"),
+        ({"device": "cuda:1"}, "--device cuda:1 with several learners"),
+    ],
+)
+def test_mistakes_are_named(folder, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        train(settings(folder, run_dir=str(tmp_path / "run"), **{"num_learners": 2, **changes}))

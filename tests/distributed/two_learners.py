@@ -1,0 +1,53 @@
+"""Runs of two learners: what they end with is compared with one learner's, and with that of a run that was cut off."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from seqrl.algorithms import resume, train
+from seqrl.checkpoint import load_checkpoint
+from seqrl.distributed import spawn
+from seqrl.errors import UserError
+from seqrl.run import CHECKPOINT, Run, read_metrics
+from seqrl.trajectory import tree_flatten
+
+
+def lines_of(run):
+    """A run's log, but for what the clock says."""
+    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in read_metrics(run)]
+
+
+def check_that_two_are_one(config, folder):
+    """Train alone and in two; weights and logs are the same but for rounding."""
+    one = train(replace(config, run_dir=str(folder / "one")))
+    two = train(replace(config, run_dir=str(folder / "two"), num_learners=2))
+    for name, weight in two.state_dict().items():
+        torch.testing.assert_close(weight, one.state_dict()[name], rtol=1e-3, atol=1e-4)
+    for line, expected in zip(lines_of(folder / "two"), lines_of(folder / "one"), strict=True):
+        assert line == pytest.approx(expected, rel=2e-3, abs=2e-4)
+
+
+def check_that_one_may_die(work, config, folder):
+    """A run of two learners of which one dies, once resumed, ends as folder/two did, bit for bit."""
+    part = replace(config, run_dir=str(folder / "part"), num_learners=2)
+    with pytest.raises(UserError, match="learner 0 crashed"):
+        spawn(work, 2, part, False)
+    resume(folder / "part")
+    ends = [tree_flatten(load_checkpoint(folder / name / CHECKPOINT)[0]) for name in ("two", "part")]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert lines_of(folder / "part") == lines_of(folder / "two")
+
+
+def crashing(share, group, config, resume):
+    """What a learner does in an algorithm's `share`, but the first one dies once it has logged step 3."""
+    log_line = Run.log
+
+    def crash(self, step, metrics):
+        log_line(self, step, metrics)
+        if step == 3:
+            raise OSError("the end")
+
+    Run.log = crash
+    share(group, config, resume)
