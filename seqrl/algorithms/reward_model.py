@@ -26,11 +26,19 @@ from seqrl.config import require, require_at_least_one
 from seqrl.data.dialogues import Dialogue
 from seqrl.data.preferences import Preference, read_preferences
 from seqrl.distributed import ALONE, Group
+from seqrl.distributed.sharding import Whole
 from seqrl.language.preferences import PreferenceDataset, PreferencePairs, split_numbers
 from seqrl.language.reward_model import RewardAgent, turn_ends
 from seqrl.language.reward_report import answers, reward_report
 from seqrl.language_runs.config import LanguageConfig, check_shared, make_tokenizer
-from seqrl.language_runs.learners import check_learners, learn_together, of_one, open_shared
+from seqrl.language_runs.learners import (
+    before_sharing,
+    check_learners,
+    learn_together,
+    of_one,
+    open_shared,
+    share_weights,
+)
 from seqrl.language_runs.preferences import with_model_of
 from seqrl.language_runs.rewards import REPORT, TYPE, load_reward_model, make_reward_agent
 from seqrl.language_runs.run import read_tokenizer
@@ -60,6 +68,9 @@ class Config(LanguageConfig):
     """Pairs of a batch, of each model's own."""
     num_learners: int = 1
     """Processes that learn together, each from its share of every batch; on cuda, each on its own GPU."""
+    shard: bool = False
+    """Whether several learners keep a part of each weight only, and put a transformer's blocks together while they are
+    computed (FSDP): for models that are too large for one."""
     held_out: float = 0.1
     """Share of the pairs that are not learnt from: they say how far the model can be trusted; 0 for none."""
 
@@ -122,7 +133,7 @@ def train(config: Config, resume: bool = False) -> RewardAgent:
     """
     check(config)
     alone = learn_together(train_share, config, resume)
-    return load_reward_model(config.run_dir, config.device) if alone is None else alone
+    return load_reward_model(config.run_dir, before_sharing(config).device) if alone is None else alone
 
 
 def train_share(group: Group, config: Config, resume: bool) -> RewardAgent:
@@ -139,19 +150,40 @@ def train_share(group: Group, config: Config, resume: bool) -> RewardAgent:
     learnt, kept = _split([each.id for each in preferences], config)
     dataset, held_out = dataset.subset(learnt), dataset.subset(kept) if kept else None
     begun = (Path(config.run_dir) / CHECKPOINT).exists()  # else the weights come from the policy
-    agent = make_reward_agent(config, tokenizer, config.num_models, "" if begun else config.policy)
+    agent = make_reward_agent(before_sharing(config), tokenizer, config.num_models, "" if begun else config.policy)
+    if config.shard:
+        _share(agent, config)
     first = group.rank == 0
     with open_shared(group, TYPE, config, tokenizer, resume) as run:
-        pairs, kept_out = _Bootstraps(dataset, config, group), held_out if first else None
-        fit(config, agent, pairs, kept_out, run, loss, _nothing, _draw, group=group, rows=_count)
-        if not first:
-            return agent
-        _describe(agent, dataset)
-        _keep(agent, run)
-        if held_out is not None:
-            report = reward_report(agent, held_out).to_json()
-            write_atomically(run.folder / REPORT, (json.dumps(report, indent=2) + "\n").encode())
+        pairs, kept_out = _Bootstraps(dataset, config, group), held_out if first or config.shard else None
+        fit(config, agent, pairs, kept_out, run, loss, _nothing, _draw, group=group, rows=_count, sharded=config.shard)
+        if first or config.shard:  # it takes all to read with weights of which each has a part
+            _finish(agent, dataset, held_out, run, first)
     return agent.eval()
+
+
+def _share(agent: RewardAgent, config: Config) -> None:
+    """Leave this learner a part of each model's weights, on its device, and what is centred and scaled by."""
+    members: list[Any] = list(agent.ensemble.members)
+    for member in members:
+        share_weights(member, member.model, config)
+    for name, buffer in agent.ensemble.named_buffers(recurse=False):
+        setattr(agent.ensemble, name, buffer.to(config.device))
+
+
+def _finish(
+    agent: RewardAgent, dataset: PreferenceDataset, held_out: PreferenceDataset | None, run: Run, writes: bool
+) -> None:
+    """Centre and scale by what was learnt from, and write that, and what the held-out pairs say."""
+    _describe(agent, dataset)
+    state = Whole(agent).state_dict()
+    report = reward_report(agent, held_out).to_json() if held_out is not None else None
+    if writes:
+        path = run.folder / CHECKPOINT
+        tree, counters = load_checkpoint(path)
+        save_checkpoint(path, {**tree, "agent": state}, counters)
+    if writes and report is not None:
+        write_atomically(run.folder / REPORT, (json.dumps(report, indent=2) + "\n").encode())
 
 
 def _split(names: Sequence[str], config: Config) -> tuple[list[int], list[int]]:
@@ -202,10 +234,3 @@ def _describe(agent: RewardAgent, dataset: PreferenceDataset, batch_size: int = 
             member(batch.tokens, ends).masked_fill(~ends.valid, 0.0).sum(0) for member in ensemble.members
         ]))  # fmt: skip
     ensemble.describe(torch.cat(returns, 1), several)
-
-
-def _keep(agent: RewardAgent, run: Run) -> None:
-    """Put the agent as it is now into the run's checkpoint."""
-    path = run.folder / CHECKPOINT
-    tree, counters = load_checkpoint(path)
-    save_checkpoint(path, {**tree, "agent": dict(agent.state_dict())}, counters)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from seqrl.checkpoint import from_bytes, to_bytes
 from seqrl.data import Episodes
 from seqrl.distributed.actor import Shipment
+from seqrl.distributed.sharding import Whole
 from seqrl.errors import UserError
 from seqrl.nets import RunningNorm
 from seqrl.run import Run, Stateful
@@ -63,6 +64,16 @@ class Group:
         mean = flat[:-1] / flat[-1].clamp(min=torch.finfo(flat.dtype).tiny)
         for tensor, part in zip(tensors, mean.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
+
+    def share(self, weight: float) -> float:
+        """What this learner's loss is multiplied by, where gradients are plain means over learners, so that they become
+        those of a mean by weight: n w / Σ_i w_i."""
+        if self.size == 1:
+            return 1.0
+        total = torch.tensor([weight], dtype=torch.float64)
+        with _together():
+            dist.all_reduce(total)
+        return self.size * weight / float(total)
 
     def join(self, *modules: nn.Module) -> None:
         """Let every running statistic in `modules` take in the rows of all learners, the first learner's first."""
@@ -201,6 +212,9 @@ class Follower(Run):
 
     def save(self, parts: dict[str, Stateful], counters: dict[str, Any]) -> None:
         """Give the first learner what it is to write."""
+        for part in parts.values():
+            if isinstance(part, Whole):  # the first learner puts it together for itself, which takes all
+                part.state_dict()
         parts["others"].state_dict()
 
     def log(self, step: int, metrics: dict[str, float]) -> None:

@@ -123,6 +123,9 @@ class GPT2(LanguageModel):
         shared = u[: len(u) - B * (T - P)].view(B // G, P, -1).repeat_interleave(G, 0)
         return torch.cat([shared, u[len(u) - B * (T - P) :].view(B, T - P, -1)], 1).transpose(0, 1)
 
+    def blocks(self) -> list[nn.Module]:
+        return list(self.layers)
+
     def enable_gradient_checkpointing(self) -> None:
         self.gradient_checkpointing = True
 

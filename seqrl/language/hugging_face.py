@@ -106,6 +106,12 @@ class HuggingFaceModel(LanguageModel):
             y = self.body(inputs_embeds=self._embed(tokens.T), position_ids=place, use_cache=False)
         return y.last_hidden_state.transpose(0, 1)
 
+    def blocks(self) -> list[nn.Module]:
+        """Those that the model itself says are not to be taken apart."""
+        body: Any = self.body
+        kinds = set(body._no_split_modules or ())
+        return [module for module in body.modules() if type(module).__name__ in kinds]
+
     def enable_gradient_checkpointing(self) -> None:
         """By the model's own method. Its layers do so only while they themselves, not what is in them, are said to be
         trained; dropout of a layer's own would then begin, so there is none."""

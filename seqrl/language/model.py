@@ -55,6 +55,10 @@ class LanguageModel(nn.Module, ABC):
         """
         return chosen.of(self(tokens))
 
+    def blocks(self) -> list[nn.Module]:
+        """What the model is a stack of, each of which is called as a module by `forward`; empty where it is none."""
+        return []
+
     def forward_alike(self, tokens: Int[Tensor, "T B"], group_size: int) -> Float[Tensor, "T B H"]:
         """`forward` of conversations of which `group_size` in a row may begin alike: what they share need be read once
         only, where a model can."""
@@ -131,6 +135,9 @@ class MemoryModel(LanguageModel):
         is_first[0] = True
         y, _ = self.memory.unroll(self.embedding(tokens), self.memory.initial_state(tokens.shape[1]), is_first)
         return y
+
+    def blocks(self) -> list[nn.Module]:
+        return list(self.memory.layers) if isinstance(self.memory, Transformer) else []
 
     def enable_gradient_checkpointing(self) -> None:
         memory = self.memory

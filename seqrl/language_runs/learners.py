@@ -1,16 +1,18 @@
 """What runs of speakers share that learn in several processes at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqrl.config import require, require_at_least_one
 from seqrl.distributed import ALONE, Group, spawn
 from seqrl.distributed.learners import Follower
+from seqrl.distributed.sharding import shard
+from seqrl.language.model import LanguageModel
 from seqrl.language_runs.config import LanguageConfig
 from seqrl.language_runs.run import open_run
 from seqrl.run import Run
@@ -22,6 +24,10 @@ C = TypeVar("C")
 def check_learners(config: Any) -> None:
     """Raise UserError where the learners of `config` cannot each have a part of every batch, or a GPU of its own."""
     require_at_least_one(config, "num_learners")
+    require(
+        config.num_learners > 1 or not getattr(config, "shard", False),
+        "--shard with --num-learners 1: there is nobody to share weights with: give several learners",
+    )
     require(
         config.num_learners <= config.batch_size,
         f"--num-learners {config.num_learners} have less than one each of --batch-size {config.batch_size}: "
@@ -60,6 +66,26 @@ def open_shared(group: Group, algorithm: str, config: LanguageConfig, tokenizer:
         return Follower(Path(config.run_dir))
     several = group.size > 1 and config.device.startswith("cuda")
     return open_run(algorithm, replace(config, device="cuda") if several else config, tokenizer, resume)
+
+
+def share_weights(root: nn.Module, model: LanguageModel, config: LanguageConfig, methods: Sequence[str] = ()) -> None:
+    """Leave this learner a part of each weight of `root`, which has `model` in it, on its device, if `config` says so.
+
+    Raises UserError for a model that is no stack of blocks.
+    """
+    if not config.shard:  # type: ignore[attr-defined]
+        return
+    blocks = model.blocks()
+    require(
+        bool(blocks),
+        f"--shard with --model {config.model}: only transformers have blocks to put together: leave it out",
+    )
+    shard(root, blocks, config.device, methods)
+
+
+def before_sharing(config: C) -> C:
+    """The settings of a model as it is made: a learner that keeps a part of it has the whole on the CPU, at first."""
+    return replace(config, device="cpu") if config.shard else config  # type: ignore[attr-defined, type-var]
 
 
 def of_all(group: Group, numbers: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from seqrl.language.generation import sayable
 from seqrl.language.preferences import answer_log_prob, split_numbers
 from seqrl.language.rows import TokenBatch
 from seqrl.language_runs.config import LanguageConfig, check_shared, make_model
-from seqrl.language_runs.learners import check_learners, open_shared
+from seqrl.language_runs.learners import before_sharing, check_learners, open_shared, share_weights
 from seqrl.language_runs.run import read_tokenizer
 from seqrl.offline.training import Loss, fit
 from seqrl.run import CHECKPOINT, Run, load_weights, read_json
@@ -53,6 +53,9 @@ class PreferenceConfig(LanguageConfig):
     """Share of the prompts whose answers are not learnt from: the log shows the loss on them; 0 for none."""
     num_learners: int = 1
     """Processes that learn together, each from its share of every batch; on cuda, each on its own GPU."""
+    shard: bool = False
+    """Whether several learners keep a part of each weight only, and put a transformer's blocks together while they are
+    computed (FSDP): for models that are too large for one."""
 
 
 C = TypeVar("C", bound=PreferenceConfig)
@@ -164,18 +167,22 @@ def tune(
     if not resume:
         config = with_model_of(config, config.policy)
     tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
-    agent = LanguageAgent(tokenizer, make_model(config, tokenizer))
+    agent = LanguageAgent(tokenizer, make_model(before_sharing(config), tokenizer))
     dataset, held_out = dataset_of(tokenizer), None
     if config.held_out > 0 and len(dataset) > 1:
         kept, left_out = _split(dataset.prompts(), config)
-        held_out = Groups(dataset.subset(left_out), 256, 0) if learners.rank == 0 else None  # the first tells of it
+        looks = learners.rank == 0 or config.shard  # the first tells of it
+        held_out = Groups(dataset.subset(left_out), 256, 0) if looks else None
         dataset = dataset.subset(kept)
     learnt = Groups(dataset, config.batch_size, config.seed, learners)
     with open_shared(learners, name, config, tokenizer, resume) as run:
+        if not (run.folder / CHECKPOINT).exists():
+            load_weights(agent.policy, config.policy, "policy")
+        share_weights(agent.policy, agent.policy, config, methods=["logits"])
         _ask_reference(agent, run, config, {"learnt": learnt, "held_out": held_out}, log_probs, learners)
         fit(
             config, agent, learnt, held_out, run, loss, _nothing, _draw, group=learners, rows=_count,
-            held_out_loss=held_out_loss,
+            held_out_loss=held_out_loss, sharded=config.shard,
         )  # fmt: skip
     return agent.eval()
 
@@ -183,7 +190,7 @@ def tune(
 def tuned_together(config: PreferenceConfig) -> LanguageAgent:
     """The agent in the run folder that several learners have written."""
     tokenizer = read_tokenizer(config.run_dir)
-    agent = LanguageAgent(tokenizer, make_model(with_model_of(config, config.run_dir), tokenizer))
+    agent = LanguageAgent(tokenizer, make_model(before_sharing(with_model_of(config, config.run_dir)), tokenizer))
     load_weights(agent, config.run_dir)
     return agent.eval()
 
@@ -209,14 +216,13 @@ def _ask_reference(
     log_probs: LogProbs,
     learners: Group,
 ) -> None:
-    """Give every group the reference's log-probabilities: from the run's file, or of the policy that `agent` becomes.
+    """Give every group the reference's log-probabilities: from the run's file, or of the policy that `agent` is.
 
     A run that has no checkpoint yet begins as the policy, also when it is resumed.
     """
     path, begun = run.folder / REFERENCE, (run.folder / CHECKPOINT).exists()
     groups = {key: part for key, part in parts.items() if part is not None}
     if not begun:
-        load_weights(agent.policy, config.policy, "policy")
         for part in groups.values():
             part.ask(agent, log_probs)
         learnt = groups["learnt"]

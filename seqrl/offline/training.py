@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from seqrl.data import EpisodeDataset
 from seqrl.distributed import ALONE, Group
+from seqrl.distributed.sharding import Whole, whole
 from seqrl.learner import Learner
 from seqrl.offline.config import OfflineConfig
 from seqrl.run import Run, Stateful
@@ -69,19 +70,23 @@ def fit(
     group: Group = ALONE,
     rows: Callable[[Any], float] = lambda windows: 1.0,
     held_out_loss: Loss | None = None,
+    sharded: bool = False,
 ) -> None:
     """Train `agent` on windows of `dataset` to the run's last update, or from where its checkpoint stands.
 
     A run that begins first has `describe` give the agent what the log says of itself, such as its statistics.
     `after_update` is called after every update, as for target networks. In a `group` each learner draws windows of its
     own, with as many `rows`, and all take the step of the mean over all rows; they end with the same weights. The first
-    alone looks at what is held out: by `held_out_loss`, if `loss` asks the others.
+    alone looks at what is held out: by `held_out_loss`, if `loss` asks the others. Where the agent's weights are
+    `sharded`, all have to look.
     """
     device = next(agent.parameters()).device
-    average = group.average if group.size > 1 else None
+    average = group.average if group.size > 1 and not sharded else None
     learner = Learner(agent, config.learning_rate, config.max_grad_norm, average, config.weight_decay)
     draws, means = Draws(config.seed), Means()
     parts: dict[str, Stateful] = {"agent": agent, "learner": learner, "draws": draws, "means": means}
+    if sharded:
+        parts |= {"agent": Whole(agent), "learner": Whole(learner)}
     group.add_others(parts, common=tuple(parts))
     step, interrupted = run.restore({}).get("step", 0), False
     if step:
@@ -95,9 +100,9 @@ def fit(
         )
         windows = draw(dataset, config.batch_size, config, draws.generator)
         total, metrics = loss(agent, to_device(windows, device), config)
-        norm = learner.update(total, rows(windows))
+        norm = learner.update(total * group.share(rows(windows)) if sharded else total, rows(windows))
         metrics, interrupted = _of_all(group, metrics, rows(windows), run.interrupted)
-        means.add({**metrics, "grad_norm": norm})
+        means.add({**metrics, "grad_norm": whole(norm)})
         if after_update:
             after_update(agent)
         step += 1

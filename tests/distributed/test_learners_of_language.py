@@ -5,15 +5,13 @@ from functools import partial
 
 import pytest
 
-from seqrl.algorithms import bc, dpo, kto, reward_model, train
-from seqrl.data.dialogues import Dialogue, Turn, write_dialogues
-from seqrl.data.preferences import Preference, write_preferences
+from seqrl.algorithms import dpo, kto, reward_model, train
 from seqrl.distributed import Group, launch
 from seqrl.errors import UserError
 from seqrl.language_runs.learners import open_shared
 from seqrl.language_runs.run import read_tokenizer
 from seqrl.run import read_json
-from tests.distributed.two_learners import check_that_one_may_die, check_that_two_are_one, crashing, lines_of
+from tests.distributed.two_learners import check_that_one_may_die, check_that_two_are_one, crashing, judged, lines_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -25,32 +23,10 @@ def quick_start(forked_context):
         yield
 
 
-def turn(text, speaker="assistant"):
-    return (Turn(speaker=speaker, text=text),)
-
-
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     """Thirteen pairs of answers of different lengths, and a clone that says either."""
-    folder, words = tmp_path_factory.mktemp("dpo"), ["yes", "no", "maybe not", "well yes and no", "no no"]
-    pairs = [
-        Preference(
-            id=str(k), prompt=turn(f"is it {words[k % 4]}", "user"), chosen=turn(words[k % 5]),
-            rejected=turn(words[(k + 1 + k // 5) % 5]),
-        )
-        for k in range(13)
-    ]  # fmt: skip
-    write_preferences(folder / "pairs.jsonl", pairs)
-    logged = [Dialogue(id=each.id, turns=each.prompt + each.chosen, agent="assistant") for each in pairs]
-    write_dialogues(folder / "log.jsonl", logged)
-    bc.train(bc.Config(
-        dialogues=str(folder / "log.jsonl"), run_dir=str(folder / "bc"), hidden_size=8, num_steps=5, held_out=0.0,
-        batch_size=4, warmup=0,
-    ))  # fmt: skip
-    return dpo.Config(
-        policy=str(folder / "bc"), preferences=str(folder / "pairs.jsonl"), num_steps=6, batch_size=5, warmup=0,
-        learning_rate=1e-2, log_every=1, checkpoint_every=2, held_out=0.2,
-    )  # fmt: skip
+    return judged(tmp_path_factory.mktemp("dpo"))
 
 
 # Broken by a gradient that is a mean over learners, not over their pairs (shares have 3 and 2), by a reference that was
@@ -63,13 +39,13 @@ def test_two_learners_are_one_also_when_one_dies(config, tmp_path):
 
 # Broken by a z, or by rewards of the log, of a learner's own share; and by a held-out loss that asks for z.
 def test_two_learners_of_kto_are_one_also_when_one_dies(config, tmp_path):
-    judged = kto.Config(
+    thumbs = kto.Config(
         policy=config.policy, preferences=config.preferences, num_steps=6, batch_size=5, warmup=0, learning_rate=1e-2,
         log_every=1, checkpoint_every=2, held_out=0.2, beta=1.0,
     )  # fmt: skip
-    check_that_two_are_one(judged, tmp_path)
+    check_that_two_are_one(thumbs, tmp_path)
     assert max(line["kl"] for line in lines_of(tmp_path / "two")) > 1e-3
-    check_that_one_may_die(partial(crashing, kto.train_share), judged, tmp_path)
+    check_that_one_may_die(partial(crashing, kto.train_share), thumbs, tmp_path)
 
 
 # Broken by shares of which some pairs are in two, or in none.

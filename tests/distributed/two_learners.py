@@ -5,12 +5,41 @@ from dataclasses import replace
 import pytest
 import torch
 
-from seqrl.algorithms import resume, train
+from seqrl.algorithms import bc, dpo, resume, train
 from seqrl.checkpoint import load_checkpoint
+from seqrl.data.dialogues import Dialogue, Turn, write_dialogues
+from seqrl.data.preferences import Preference, write_preferences
 from seqrl.distributed import spawn
 from seqrl.errors import UserError
 from seqrl.run import CHECKPOINT, Run, read_metrics
 from seqrl.trajectory import tree_flatten
+
+
+def turn(text, speaker="assistant"):
+    return (Turn(speaker=speaker, text=text),)
+
+
+def judged(folder, **clone):
+    """How DPO learns of thirteen pairs of answers of different lengths, from a clone that says either."""
+    words = ["yes", "no", "maybe not", "well yes and no", "no no"]
+    pairs = [
+        Preference(
+            id=str(k), prompt=turn(f"is it {words[k % 4]}", "user"), chosen=turn(words[k % 5]),
+            rejected=turn(words[(k + 1 + k // 5) % 5]),
+        )
+        for k in range(13)
+    ]  # fmt: skip
+    write_preferences(folder / "pairs.jsonl", pairs)
+    logged = [Dialogue(id=each.id, turns=each.prompt + each.chosen, agent="assistant") for each in pairs]
+    write_dialogues(folder / "log.jsonl", logged)
+    bc.train(bc.Config(
+        dialogues=str(folder / "log.jsonl"), run_dir=str(folder / "bc"), hidden_size=8, num_steps=5, held_out=0.0,
+        batch_size=4, warmup=0, **clone,
+    ))  # fmt: skip
+    return dpo.Config(
+        policy=str(folder / "bc"), preferences=str(folder / "pairs.jsonl"), num_steps=6, batch_size=5, warmup=0,
+        learning_rate=1e-2, log_every=1, checkpoint_every=2, held_out=0.2,
+    )  # fmt: skip
 
 
 def lines_of(run):
@@ -18,10 +47,10 @@ def lines_of(run):
     return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in read_metrics(run)]
 
 
-def check_that_two_are_one(config, folder):
-    """Train alone and in two; weights and logs are the same but for rounding."""
+def check_that_two_are_one(config, folder, **settings):
+    """Train alone, and in two with these settings; weights and logs are the same but for rounding."""
     one = train(replace(config, run_dir=str(folder / "one")))
-    two = train(replace(config, run_dir=str(folder / "two"), num_learners=2))
+    two = train(replace(config, run_dir=str(folder / "two"), num_learners=2, **settings))
     for name, weight in two.state_dict().items():
         torch.testing.assert_close(weight, one.state_dict()[name], rtol=1e-3, atol=1e-4)
     for line, expected in zip(lines_of(folder / "two"), lines_of(folder / "one"), strict=True):

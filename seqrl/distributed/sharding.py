@@ -1,0 +1,69 @@
+"""Weights in shards: each learner keeps a part of every weight, and a block is put together only while it is computed.
+
+Gradients are summed where they are needed: a learner gets those of its own part, averaged over all. So weights,
+gradients and the optimiser's moments take the memory of one model over all learners, not of one on each.
+
+Source: Rajbhandari et al. 2020, ZeRO stage 3 (arXiv 1910.02054); Zhao et al. 2023, FSDP (arXiv 2304.11277). It is
+PyTorch's `fully_shard`, which `accelerate` calls too, but never for processes on the CPU: there it quietly makes whole
+copies (1.15.0), and what is not tried here would be tried nowhere.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from seqrl.run import Stateful
+from seqrl.trajectory import Tree, tree_map
+
+
+def shard(root: nn.Module, blocks: Sequence[nn.Module], device: str, methods: Sequence[str] = ()) -> None:
+    """Leave this learner its parts of all weights in `root`, on `device`. All learners call it, with the same weights.
+
+    `blocks`, modules in `root`, are put together one at a time, and what is in none of them for each call of `root` or
+    of its `methods`. From now on all learners have to call these together, also where no gradient is wanted.
+    """
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # into which nobody writes here
+    mesh = init_device_mesh(device.partition(":")[0], (dist.get_world_size(),))
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(root, mesh=mesh, reshard_after_forward=True)  # else weights are whole after a call without a gradient
+    for name in methods:
+        register_fsdp_forward_method(root, name)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor of which each learner has a part, put together, on the CPU; any other as it is."""
+    return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
+
+
+class Whole:
+    """A part of a checkpoint whose tensors are in shards: it is written and read whole, as that of one learner alone.
+
+    All learners have to ask for its state together.
+    """
+
+    def __init__(self, part: Stateful) -> None:
+        self.part = part
+
+    def state_dict(self) -> dict[str, Tree]:
+        return tree_map(whole, dict(self.part.state_dict()))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Each learner takes its parts of tensors that all have read whole."""
+        own = dict(self.part.state_dict())
+        self.part.load_state_dict({name: _like(own.get(name), value) for name, value in state.items()})
+
+
+def _like(own: Tree, value: Tree) -> Tree:
+    """`value` in shards where `own` is."""
+    if isinstance(value, tuple) and isinstance(own, tuple):
+        return tuple(_like(mine, each) for mine, each in zip(own, value, strict=True))
+    if isinstance(own, DTensor) and own.shape == value.shape:  # of other shapes whoever loads it will complain
+        return distribute_tensor(value.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
+    return value
