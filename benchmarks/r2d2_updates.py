@@ -34,6 +34,7 @@ from benchmarks.learning import machine
 from seqrl.agent import Agent
 from seqrl.algorithms import r2d2
 from seqrl.data import Replay, ReplayBatch
+from seqrl.data.storage import unpack
 from seqrl.learner import Learner
 from seqrl.trajectory import AgentInput, Trajectory
 
@@ -106,7 +107,7 @@ class PlainLoop:
         self.updates = 0
         slot = replay.tree.leaves.nonzero().view(-1)
         assert replay.storage is not None
-        rows = replay.storage.read_sequences(slot % replay.num_envs, slot // replay.num_envs * replay.stride)
+        rows = unpack(replay.storage.fields, replay.storage.read_sequences(slot, replay.stride))
         self.sequences = {name: leaf.transpose(0, 1).numpy().copy() for name, leaf in named(rows).items()}
         self.states = replay.states.flatten(0, 1)[slot].numpy()
 

@@ -30,7 +30,10 @@ def tree_map(function: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     if isinstance(tree, dict):
         return {key: tree_map(function, value, *(other[key] for other in rest)) for key, value in tree.items()}
     if isinstance(tree, tuple):
-        children = [tree_map(function, *values) for values in zip(tree, *rest, strict=True)]
+        if rest:
+            children = [tree_map(function, *values) for values in zip(tree, *rest, strict=True)]
+        else:
+            children = [tree_map(function, value) for value in tree]
         return type(tree)(*children) if hasattr(tree, "_fields") else tuple(children)
     return function(tree, *rest)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seqrl.agent import Agent
-from seqrl.data.storage import Storage, Where, gather
+from seqrl.data.storage import Storage, Where, gather, unpack
 from seqrl.data.sum_tree import SumTree
 from seqrl.errors import UserError
 from seqrl.trajectory import AgentInput, Trajectory, Tree, to_device, tree_like, tree_map
@@ -202,9 +202,9 @@ class Replay:
         assert self.storage is not None
         assert self.num_sequences > 0
         slot, probability = self.tree.sample(batch_size, self.generator)
-        row, column = slot // self.num_envs, slot % self.num_envs
-        rows: Rows = self.storage.read_sequences(column, row * self.stride, device)
-        rows.mask[: self.burn_in] = False
+        records = self.storage.read_sequences(slot, self.stride, device)
+        fields: Rows = self.storage.fields
+        inputs, decisions = unpack(fields.inputs, records), unpack(fields[1:], records[:-1])
         beta = self.importance_exponent
         rest = (
             tree_map(lambda leaf: gather(leaf.flatten(0, 1), slot, 1)[0], self.states),
@@ -212,7 +212,10 @@ class Replay:
             (probability / probability.min()).pow(-beta).float() if beta else torch.ones(batch_size),
             version - self.version.view(-1).index_select(0, slot) if self.stores_states else torch.zeros_like(slot),
         )
-        return ReplayBatch(rows.inputs, *(leaf[:-1] for leaf in rows[1:]), *to_device(rest, device))
+        batch = ReplayBatch(inputs, *decisions, *to_device(rest, device))
+        if self.burn_in:
+            batch.mask[: self.burn_in] = False
+        return batch
 
     def _start(self, slot: Tensor) -> tuple[Tensor, Tensor]:
         """The first row of each sequence [N], counted from the run's start, and its column [N]."""

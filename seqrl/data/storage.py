@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,8 +38,8 @@ class Storage:
             raise ValueError("storage on disk needs a folder")
         self.num_rows, self.length = num_rows, length
         self.row = tree_map(torch.zeros_like, row)
-        self._fields, record_size = _fields(self.row)
-        self._dtypes = {leaf.dtype for leaf in tree_leaves(row)}
+        self.fields, record_size = _fields(self.row)
+        """A tree like a row, of what tells `unpack` where its leaves are."""
         shape = torch.Size((len(next(tree_leaves(row))), num_rows + length - 1, record_size))
         self._path = None if folder is None else folder / "rows.bin"
         self._file = None if self._path is None else _mapped(self._path, shape, restore)
@@ -54,17 +54,12 @@ class Storage:
     @property
     def leaves(self) -> Tree:
         """The rows, leaves [B, num_rows, ...]; views."""
-        return self._unpack(self._records[:, : self.num_rows])
-
-    def _unpack(self, records: Tensor) -> Tree:
-        """The leaves [..., *leaf] of `records` [..., record_size]; views."""
-        typed = {dtype: records.view(dtype) for dtype in self._dtypes}
-        return tree_map(lambda field: field.of(typed[field.dtype]), self._fields)
+        return unpack(self.fields, self._records[:, : self.num_rows])
 
     def write(self, rows: Tree, positions: Tensor) -> None:
         """Write `rows`, leaves [T, B, ...], to the `positions` [T] of the ring."""
         records = self._records.new_zeros(len(positions), *self._records[:, 0].shape)
-        tree_map(torch.Tensor.copy_, self._unpack(records), rows)
+        tree_map(torch.Tensor.copy_, unpack(self.fields, records), rows)
         again = positions < self.length - 1
         for place, part in ((positions, records), (positions[again] + self.num_rows, records[again])):
             self._records.index_copy_(1, place, part.transpose(0, 1))
@@ -75,15 +70,16 @@ class Storage:
         """Rows `positions` [T, N] of `columns` [N]: leaves [T, N, ...]."""
         index = (columns * self._records.shape[1] + positions).view(-1)
         records = self._records.flatten(0, 1).index_select(0, index)
-        return self._unpack(records.unflatten(0, positions.shape))
+        return unpack(self.fields, records.unflatten(0, positions.shape))
 
-    def read_sequences(self, columns: Tensor, first: Tensor, device: torch.device | str = "cpu") -> Tree:
-        """The sequences of `columns` [N] from the positions `first` [N] on: leaves [length, N, ...] on `device`.
+    def read_sequences(self, slot: Tensor, stride: int = 1, device: torch.device | str = "cpu") -> Tensor:
+        """The sequences `slot` [N], for `unpack`: records [length, N, record_size] of bytes on `device`.
 
-        The leaves are views of one block of records, and nobody else's.
+        Slot k·B + b begins at position k·`stride` of column b. The bytes are one block, and nobody else's.
         """
-        index = columns * self._records.shape[1] + first
-        return self._unpack(gather(self._records.flatten(0, 1), index, self.length).to(device))
+        columns, column_rows = self._records.shape[:2]
+        blocks = gather(self._records.flatten(0, 1), slot, self.length, columns, column_rows, stride)
+        return blocks.to(device)
 
     def save(self) -> None:
         """Bring the file up to date, and to the disk."""
@@ -97,21 +93,25 @@ class Storage:
             os.fsync(file.fileno())
 
 
-def gather(rows: Tensor, first: Tensor, length: int) -> Tensor:
-    """Blocks of `length` of the rows [R, ...], which begin at the rows `first` [N]: [length, N, ...], bytes of its own.
+def gather(rows: Tensor, slot: Tensor, length: int, columns: int = 1, column_rows: int = 0, stride: int = 1) -> Tensor:
+    """Blocks of `length` of the rows [R, ...], at `slot` [N]: [length, N, ...], bytes of its own.
 
-    `rows` is contiguous. In C++ the next rows of all blocks are on their way from main memory while one is copied.
+    Slot n begins at the row n; where rows are those of `columns`, one behind the other, of `column_rows` each, slot
+    k · columns + b begins at the row k · `stride` of column b. `rows` is contiguous. In C++ the next rows of all blocks
+    are on their way from main memory while one is copied.
     """
-    out = rows.new_empty(length, len(first), *rows.shape[1:])
+    out = rows.new_empty(length, len(slot), *rows.shape[1:])
     if library() is None:
+        first = slot % columns * column_rows + slot // columns * stride
         blocks = rows.unfold(0, length, 1).movedim(-1, 1)  # [R − length + 1, length, ...], which overlap in memory
         torch.index_select(blocks, 0, first, out=out.transpose(0, 1))
     else:
-        call("gather_blocks", (len(first), length, rows.nbytes // len(rows)), rows, first, out)
+        sizes = (len(slot), length, rows.nbytes // len(rows), columns, column_rows, stride)
+        call("gather_blocks", sizes, rows, slot, out)
     return out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Field:
     """Where a leaf of `shape` stands in a record: from `offset` on, counted in numbers of its type."""
 
@@ -120,10 +120,20 @@ class _Field:
     strides: tuple[int, ...]
     offset: int
 
-    def of(self, records: Tensor) -> Tensor:
-        """The leaf [..., *shape] of records [..., numbers], seen as of its type."""
-        size, strides = records.shape[:-1] + self.shape, records.stride()[:-1] + self.strides
-        return records.as_strided(size, strides, records.storage_offset() + self.offset)
+
+def unpack(fields: Tree, records: Tensor) -> Tree:
+    """The leaves [..., *leaf] that `fields` tell of, out of `records` [..., record_size]; views."""
+    outer = tuple(records.shape[:-1])
+    typed: dict[torch.dtype, Any] = {}
+
+    def leaf(field: _Field) -> Tensor:
+        if (known := typed.get(field.dtype)) is None:
+            numbers = records.view(field.dtype)
+            known = typed[field.dtype] = numbers, numbers.stride()[:-1], numbers.storage_offset()
+        numbers, strides, start = known
+        return numbers.as_strided(outer + field.shape, strides + field.strides, start + field.offset)
+
+    return tree_map(leaf, fields)
 
 
 def _fields(row: Tree) -> tuple[Tree, int]:

@@ -55,16 +55,21 @@ extern "C" {
 
 int64_t sum_tree_width() { return WIDTH; }
 
-// out[t, n] = source[first[n] + t], rows of `row_bytes` bytes: [length, count] of them. Time is the outer loop: what is
-// written is one stream, and what is read are `count` streams, each asked for some rows ahead.
-void gather_blocks(int64_t count, int64_t length, int64_t row_bytes, const char* source, const int64_t* first,
-                   char* out) {
+// out[t, n] = source[first(n) + t], rows of `row_bytes` bytes: [length, count] of them. Block b begins at the row
+// b % columns * column_rows + b / columns * stride. Time is the outer loop: what is written is one stream, and what is
+// read are `count` streams, each asked for some rows ahead.
+void gather_blocks(int64_t count, int64_t length, int64_t row_bytes, int64_t columns, int64_t column_rows,
+                   int64_t stride, const char* source, const int64_t* blocks, char* out) {
   const int64_t block = length * row_bytes, ahead = block < AHEAD ? block : AHEAD;
-  for (int64_t n = 0; n < count; n++) prefetch(source + first[n] * row_bytes, ahead);
+  std::vector<const char*> first(count);
+  for (int64_t n = 0; n < count; n++) {
+    first[n] = source + (blocks[n] % columns * column_rows + blocks[n] / columns * stride) * row_bytes;
+    prefetch(first[n], ahead);
+  }
   for (int64_t t = 0; t < length; t++) {
     const int64_t left = block - t * row_bytes - ahead, next = left < row_bytes ? left : row_bytes;
     for (int64_t n = 0; n < count; n++, out += row_bytes) {
-      const char* row = source + (first[n] + t) * row_bytes;
+      const char* row = first[n] + t * row_bytes;
       prefetch(row + ahead, next);
       copy(out, row, row_bytes);
     }
