@@ -4,7 +4,9 @@
     python -m benchmarks.rl2 --settings bandit_10_5 --seeds 0     # two minutes
 
 Each setting is trained from nothing, on one thread, and plays 10,000 trials of other tasks, by drawn actions, as the
-paper's do, and by its likeliest ones. Runs are added to the JSON file as they end, and those in it are not run again.
+paper's do, and by its likeliest ones. Runs are added to the JSON file as they end, and those in it are not run again;
+runs of a setting that has changed since stay, and have a row of their own. `training_seconds` are a clock's;
+`training_cpu_seconds` leave out what others took.
 
 Source: Duan et al. 2016 (RL², arXiv 1611.02779), tables 1 and 2: a GRU of 256 units, trained by TRPO. Here it is
 recurrent PPO, which a teacher that knows the task helps in the first half: with a GRU of 64 to 128 units on bandits,
@@ -61,25 +63,38 @@ SETTINGS: dict[str, tuple[ppo.Config, float, float, float]] = {
     ),
     "mdp_10": (tabular_mdp(10), 156.0, 156.2, 150.2),
     "mdp_25": (
-        tabular_mdp(25, num_envs=1024, num_steps=36_000_000, gamma=0.998, num_minibatches=8),
+        tabular_mdp(25, num_envs=1024, num_steps=40_000_000, gamma=0.998, num_minibatches=8, weight_average=0.2),
         440.0, 445.7, 427.8,
     ),
     "mdp_75": (
-        tabular_mdp(75, num_envs=512, num_steps=18_000_000, gamma=0.998, num_minibatches=16),
+        tabular_mdp(75, num_envs=512, num_steps=18_000_000, gamma=0.998, num_minibatches=16, weight_average=0.2),
         1449.2, 1428.8, 1449.2,
     ),
 }  # fmt: skip
+
+
+def version(run: Answer) -> tuple[str, int, float]:
+    """What tells the runs of a setting from those it had before: its name, its steps, its averaging of weights."""
+    return run["setting"], run["num_steps"], run.get("weight_average", 0.0)
+
+
+def present(setting: str) -> tuple[str, int, float]:
+    """The version of a setting that would be trained now."""
+    config = SETTINGS[setting][0]
+    return setting, config.num_steps, config.weight_average
 
 
 def measure(setting: str, seed: int, device: str) -> Answer:
     """Train one agent and play it: mean total reward of a trial with half its 95 % interval, in both ways to act."""
     torch.set_num_threads(1)
     config = replace(SETTINGS[setting][0], device=device)
-    answer: Answer = {"setting": setting, "seed": seed, "num_steps": config.num_steps, **machine(device)}
+    answer: Answer = {"setting": setting, "seed": seed, "num_steps": config.num_steps}
+    answer |= {"weight_average": config.weight_average, **machine(device)}
     with tempfile.TemporaryDirectory() as folder:
-        begin = time.monotonic()
+        begin, cpu_begin = time.monotonic(), time.process_time()
         agent = seqrl.train(replace(config, seed=seed, run_dir=f"{folder}/run"))
         answer["training_seconds"] = round(time.monotonic() - begin, 1)
+        answer["training_cpu_seconds"] = round(time.process_time() - cpu_begin, 1)
     environment = make_environment(config, 1_000)
     for way, sample in (("likeliest", False), ("drawn", True)):
         total = trial_returns(agent, environment, NUM_TRIALS, EVALUATION_SEED, sample).sum(1)
@@ -87,17 +102,30 @@ def measure(setting: str, seed: int, device: str) -> Answer:
     return answer
 
 
+def minutes(runs: list[Answer]) -> str:
+    """Of training, the longest of `runs`: of the core that did it, where that was noted, else by the clock."""
+    longest: dict[str, float] = {}
+    for run in runs:
+        place = "GPU" if "gpu" in run else "core"
+        longest[place] = max(longest.get(place, 0.0), run.get("training_cpu_seconds", run["training_seconds"]) / 60)
+    return ", ".join(f"{place} {longest[place]:.1f}" for place in sorted(longest))
+
+
 def show(runs: list[Answer]) -> None:
-    """A row for each setting: each seed's score, beside the goal and the published ones."""
-    table = Table("setting", "goal", "RL² published", "best reference", "drawn, by seed", "likeliest", "±", "minutes")
-    for setting, (_, goal, published, reference) in SETTINGS.items():
-        mine = sorted((run for run in runs if run["setting"] == setting), key=lambda run: run["seed"])
-        if mine:
-            scores = [" ".join(f"{run[way]['mean']:.5g}" for run in mine) for way in ("drawn", "likeliest")]
-            width, minutes = mine[0]["drawn"]["half_width"], max(run["training_seconds"] for run in mine) / 60
-            table.add_row(
-                setting, f"{goal:g}", f"{published:g}", f"{reference:g}", *scores, f"{width:.2g}", f"{minutes:.1f}"
-            )
+    """A row for each version of each setting: each seed's score and their mean, beside the goal and published ones."""
+    names = ("setting", "M steps", "averaged", "goal", "published", "reference", "drawn, by seed", "mean", "±")
+    table = Table(*names, "likeliest", "minutes")
+    versions = sorted({version(run) for run in runs}, key=lambda one: (list(SETTINGS).index(one[0]), *one[1:]))
+    for setting, num_steps, averaged in versions:
+        mine = [run for run in runs if version(run) == (setting, num_steps, averaged)]
+        mine.sort(key=lambda run: int(run["seed"]))
+        drawn, likeliest = ([run[way]["mean"] for run in mine] for way in ("drawn", "likeliest"))
+        table.add_row(
+            *(setting, f"{num_steps / 1e6:g}", f"{averaged:g}", *(f"{score:g}" for score in SETTINGS[setting][1:])),
+            *(" ".join(f"{score:.5g}" for score in drawn), f"{sum(drawn) / len(drawn):.5g}"),
+            f"{mine[0]['drawn']['half_width']:.2g}",
+            *(" ".join(f"{score:.5g}" for score in likeliest), minutes(mine)),
+        )
     Console(width=150).print(table)
 
 
@@ -112,7 +140,7 @@ def main() -> None:
     runs = json.loads(args.output.read_text())["runs"] if args.output.exists() else []
     for seed in args.seeds:
         for setting in args.settings:
-            if any((run["setting"], run["seed"]) == (setting, seed) for run in runs):
+            if any((version(run), run["seed"]) == (present(setting), seed) for run in runs):
                 continue
             command = f"python -m benchmarks.rl2 {' '.join(sys.argv[1:])}".strip()
             runs.append(measure(setting, seed, args.device) | {"command": command})

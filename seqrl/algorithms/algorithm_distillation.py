@@ -192,8 +192,10 @@ def train(config: Config, resume: bool = False) -> Agent | WithinEpisode:
     config = replace(config, env_kwargs=kwargs)
     agent = build(config, unrevealed_space(dataset.observation_space), dataset.action_space)
     run = Run.open("algorithm_distillation", config, agent.observation_space, agent.action_space, resume)
+    histories, held_out = prepared(dataset, config)
+    histories.warm()
     with run:
-        fit(config, agent, *prepared(dataset, config), run, loss, describe)
+        fit(config, agent, histories, held_out, run, loss, describe)
     return agent
 
 

@@ -199,6 +199,18 @@ def test_interrupted_and_resumed_ends_bit_for_bit_the_same(tmp_path, monkeypatch
     )
 
 
+# Breaks if `train` leaves `histories.warm()` out, or has it after `fit`.
+def test_the_log_is_mapped_before_the_first_window_is_drawn(log, tmp_path, monkeypatch):
+    warm, windows, calls = EpisodeDataset.warm, EpisodeDataset.windows, []
+    monkeypatch.setattr(EpisodeDataset, "warm", lambda self: (calls.append("warm"), warm(self))[1])
+    monkeypatch.setattr(
+        EpisodeDataset, "windows", lambda self, *args: (calls.append("windows"), windows(self, *args))[1]
+    )
+    train(config(dataset=str(log.folder), run_dir=str(tmp_path / "run"), num_steps=1))
+    assert calls[0] == "warm"
+    assert calls.count("warm") == 1
+
+
 def test_the_ablations_are_of_what_is_learnt_from(log):
     learnt, held_out = prepared(log, config(episode_stride=2, shuffle_episodes=True, held_out=0.2))
     assert (learnt.num_episodes, held_out.num_episodes) == (10, 2)
