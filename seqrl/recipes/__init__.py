@@ -19,10 +19,10 @@ def masked_cartpole() -> ppo.Config:
 
 def masked_cartpole_r2d2() -> r2d2.Config:
     """CartPole without velocities by R2D2. Values of 100 steps need a target network that is copied often; with little
-    exploration and without priorities the greedy policy stays good once it is (docs/log.md)."""
+    exploration and without priorities the greedy policy stays good once it is, given time (docs/log.md)."""
     return r2d2.Config(
         env="seqrl/MaskedCartPole-v0",
-        num_steps=120_000,
+        num_steps=180_000,
         length=20,
         overlap=10,
         burn_in=10,
