@@ -11,12 +11,16 @@ It speaks by log π_b + β min_i Q̄_i, where π_b is a run of `bc` and stays as
 With `level` "utterance" an action is a whole turn u of n tokens: V(s) is read before it and Q_i(s, u) behind it, with
 γⁿ⁻¹ (r + γ V(s')) to learn from and no CQL term; of several u drawn from π_b one is said, by exp(β min_i Q̄_i)
 (`seqrl.language.utterance_steering`). With `target` "return" Q_i are regressed on the return-to-go instead, and V on
-its mean: Monte Carlo returns ("MC" in LMRL-Gym), steered by in the same way.
+its mean: Monte Carlo returns ("MC" in LMRL-Gym), steered by in the same way. With `horizon` "turn" Q of a token is
+regressed on the rest of its logged turn and V behind it, γⁿ (r + γ V(s')) with n tokens to the turn's last: as the
+other's turn comes no earlier, only what V would choose inside the turn is lost, and values have as far to spread as
+there are turns, not tokens.
 
 Source: Snell et al. 2022, arXiv 2206.11871, per token and, by choosing among proposals, per utterance; MC: Abdulhai et
 al. 2023, arXiv 2311.18232. Differs:
 
 - Values have a model of their own, and the target heads read its features: only heads are averaged, not the model.
+  With `heads_only` it stays a copy of the policy's, and only V and Q learn.
 - s_{d+1} of a turn's last token is where the agent speaks next, after the other's turn: γ counts its own tokens.
 - Values are centred and scaled by the log's returns, and the squared errors measured in that scale.
 - π_b is trained before, not beside: no term of its likelihood stands in this loss.
@@ -35,7 +39,7 @@ from seqrl.errors import UserError
 from seqrl.language.logged import DialogueDataset, DialogueWindows
 from seqrl.language.rows import decisions
 from seqrl.language.steering import SteeredAgent, TokenValues
-from seqrl.language.utterance_steering import UtteranceAgent, utterance_rows
+from seqrl.language.utterance_steering import UtteranceAgent, last_of_turns, utterance_rows
 from seqrl.language_runs.config import LanguageConfig, check_shared, configured_task, make_model
 from seqrl.language_runs.preferences import settings_of_policy
 from seqrl.language_runs.run import (
@@ -53,6 +57,7 @@ from seqrl.text import Tokenizer
 
 Target = Literal["bootstrap", "return"]
 Level = Literal["token", "utterance"]
+Horizon = Literal["token", "turn"]
 Initial = Literal["policy", "fresh"]
 
 
@@ -65,12 +70,17 @@ class Config(LanguageConfig):
     as RUN_policy."""
     target: Target = "bootstrap"
     """What Q is learnt from: bootstrap, or return, the Monte Carlo return-to-go."""
+    horizon: Horizon = "token"
+    """Where Q of a token bootstraps: at the next token, or behind the turn, whose later tokens count as logged."""
     level: Level = "token"
     """What an action is: a token, or an utterance, of which `num_proposals` are drawn and one is chosen."""
     num_proposals: int = 8
     """Utterances that are drawn where they are actions."""
     initial: Initial = "policy"
     """What the values' model begins as: a copy of the policy's, which has to be of the same sizes, or fresh."""
+    heads_only: bool = False
+    """Whether the values' model stays as the policy's, and V and Q alone learn: far quicker where the policy has learnt
+    to read what matters."""
     gamma: float = 0.99
     """Discount of one of the agent's tokens."""
     expectile: float = 0.8
@@ -100,7 +110,10 @@ def _token_loss(values: TokenValues, windows: DialogueWindows, config: Config) -
     if config.target == "return":
         target = expected = chosen.of(windows.return_to_go)
     else:
-        target = chosen.of(windows.reward) + config.gamma * _next(v, chosen.valid)
+        reward = chosen.of(windows.reward)
+        target = reward + config.gamma * _next(v, chosen.valid)
+        if config.horizon == "turn":
+            target = _from_turns_ends(target, reward, chosen.of(last_of_turns(windows.mask)), config.gamma)
         expected = values.least(y).gather(-1, action)[..., 0]
     total, metrics = _errors(v, said, target, expected, learnt, values, config)
     cql = torch.stack([masked_mean(conservative_error(q, action[..., 0]), learnt) for q in both]).sum()
@@ -132,6 +145,14 @@ def _next(v: Tensor, valid: Tensor) -> Tensor:
     return torch.cat([v.masked_fill(~follows, 0.0), torch.zeros_like(valid[:1], dtype=v.dtype)])
 
 
+def _from_turns_ends(target: Tensor, reward: Tensor, last: Tensor, gamma: float) -> Tensor:
+    """G_d = r_d + γ G_{d+1} inside a turn, and the `target` at its last token: all [D, B]."""
+    rows = [target[-1]]
+    for d in range(len(target) - 2, -1, -1):
+        rows.append(torch.where(last[d], target[d], reward[d] + gamma * rows[-1]))
+    return torch.stack(rows[::-1])
+
+
 def _errors(
     v: Tensor, said: list[Tensor], target: Tensor, expected: Tensor, learnt: Tensor, values: TokenValues, config: Config
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -148,7 +169,7 @@ def _errors(
 def check(config: Config) -> None:
     """Raise UserError for settings that make no sense."""
     check_shared(config)
-    for name, kind in {"target": Target, "level": Level, "initial": Initial}.items():
+    for name, kind in {"target": Target, "horizon": Horizon, "level": Level, "initial": Initial}.items():
         value, known = getattr(config, name), get_args(kind)
         require(value in known, f"--{name} '{value}': choose one of {', '.join(known)}")
     require_at_least_one(config, "num_proposals")
@@ -156,6 +177,10 @@ def check(config: Config) -> None:
     require(0 < config.gamma <= 1, f"--gamma is {config.gamma}: it must be above 0, and at most 1")
     require(0 < config.expectile < 1, f"--expectile is {config.expectile}: choose between 0 and 1")
     require(0 < config.polyak <= 1, f"--polyak is {config.polyak}: it must be above 0, and at most 1")
+    require(
+        config.initial == "policy" or not config.heads_only,
+        f"--heads-only with --initial {config.initial}: the model would never learn to read; leave one of them out",
+    )
     require(bool(config.policy), "no policy to steer: name a run of bc with --policy (seqrl train bc)")
 
 
@@ -172,6 +197,7 @@ def build(config: Config, tokenizer: Tokenizer, run: Any = None) -> SteeredAgent
         torch.manual_seed(config.seed)
         values = TokenValues(make_model(config, tokenizer), 1 if config.level == "utterance" else None)
     values = values.to(policy.device)
+    values.model.requires_grad_(not config.heads_only)
     if config.level == "utterance":
         return UtteranceAgent(tokenizer, policy, values, config.beta, config.num_proposals)
     return SteeredAgent(tokenizer, policy, values, config.beta)

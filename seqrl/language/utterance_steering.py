@@ -25,10 +25,14 @@ class UtteranceRows(NamedTuple):
 
 def utterance_rows(mask: Bool[Tensor, "T B"]) -> UtteranceRows:
     """A turn is a run of rows whose actions are the agent's: between two of its own <agent> is shown."""
-    none = torch.zeros_like(mask[:1])
-    first = decisions(mask & ~torch.cat([none, mask[:-1]]))
-    last = decisions(mask & ~torch.cat([mask[1:], none]))
+    first = decisions(mask & ~torch.cat([torch.zeros_like(mask[:1]), mask[:-1]]))
+    last = decisions(last_of_turns(mask))
     return UtteranceRows(first, last, last.row - first.row + 1, first.valid)
+
+
+def last_of_turns(mask: Bool[Tensor, "T B"]) -> Bool[Tensor, "T B"]:
+    """Which rows' actions are the last of one of the agent's turns."""
+    return mask & ~torch.cat([mask[1:], torch.zeros_like(mask[:1])])
 
 
 class UtteranceAgent(LanguageAgent):

@@ -209,6 +209,8 @@ MEAN = {"a": 0.9 * 0.9 * 0.9 * 2, "b": 0.9 * (1 + 0.9 * 0.9 * 0.5)}
     [
         ({"expectile": 0.99}, BEST),
         ({"expectile": 0.5}, MEAN),
+        ({"horizon": "turn", "expectile": 0.99}, BEST),
+        ({"horizon": "turn", "expectile": 0.5}, MEAN),
         ({"target": "return"}, MEAN),
         ({"level": "utterance", "expectile": 0.99}, BEST),
         ({"level": "utterance", "expectile": 0.5}, MEAN),
@@ -238,6 +240,16 @@ def test_exact_values_on_a_tiny_graph(changes, expected):
         least = values.least(values.model(torch.tensor([before]).T)[-1, 0])
     assert least[6].item() == pytest.approx(expected["a"], abs=0.06)
     assert least[7].item() == pytest.approx(expected["b"], abs=0.06)
+
+
+# Broken by `last[d + 1]` for `last[d]`, or the target of a turn's first token in place of its last's.
+def test_targets_of_turns_are_discounted_from_their_ends():
+    last = torch.tensor([[False, True], [True, False], [False, True], [True, False]])
+    target = torch.tensor([[9.0, 2.0], [3.0, 9.0], [9.0, 5.0], [4.0, 9.0]])
+    reward = torch.tensor([[1.0, 9.0], [9.0, 0.0], [0.0, 9.0], [9.0, 9.0]])
+    found = ilql._from_turns_ends(target, reward, last, 0.5)
+    expected = torch.tensor([[2.5, 2.0], [3.0, 2.5], [2.0, 5.0], [4.0, 9.0]])
+    torch.testing.assert_close(found, expected)
 
 
 # Broken by β in a power of two that is added even at 0, or a policy that learns.
@@ -325,19 +337,41 @@ def test_values_follow_and_start_as_the_policy(folder):
         torch.testing.assert_close(target, old + 0.25 * (now - old))
 
 
-# Break for "begun", which dies before its first checkpoint: load the policy only where nothing is resumed.
-@pytest.mark.parametrize("algorithm", ["bc", "filtered", "ilql", "begun", "return", "utterance"])
+# Broken by `load_weights` left out of `_begin_as`.
+def test_cloning_begins_as_the_run_that_is_named(folder):
+    first = train(bc.Config(**settings(folder, run_dir=str(folder / "first"), best_share=0.5)))
+    others = {"initial": str(folder / "first"), "learning_rate": 1e-9, "num_steps": 1, "seed": 1}
+    second = train(bc.Config(**settings(folder, run_dir=str(folder / "second")) | others))
+    torch.testing.assert_close(second.state_dict(), first.state_dict())
+
+
+# Broken by `requires_grad_` left out of `ilql.build`.
+def test_heads_alone_learn_where_that_is_asked_for(folder):
+    policy = train(bc.Config(**settings(folder, run_dir=str(folder / "bc"), num_steps=1)))
+    others = {"policy": str(folder / "bc"), "heads_only": True}
+    agent = train(ilql.Config(**settings(folder, run_dir=str(folder / "ilql")) | others))
+    torch.testing.assert_close(agent.values.model.state_dict(), policy.policy.state_dict(), atol=0, rtol=0)
+    begun = ilql.build(ilql.Config(**settings(folder) | others), agent.tokenizer)
+    assert not torch.equal(begun.values.v[0].weight, agent.values.v[0].weight)
+
+
+# Break for those that die before their first checkpoint, "begun" and "initial": load weights only where nothing is
+# resumed.
+@pytest.mark.parametrize("algorithm", ["bc", "filtered", "initial", "ilql", "begun", "return", "utterance"])
 def test_interrupted_and_resumed_ends_bit_for_bit_the_same(folder, monkeypatch, algorithm):
     whole = bc.Config(
         **settings(folder, run_dir=str(folder / "whole"), best_share=0.5 if algorithm == "filtered" else 1)
     )
+    if algorithm == "initial":
+        train(dataclasses.replace(whole, run_dir=str(folder / "first")))
+        whole = dataclasses.replace(whole, initial=str(folder / "first"), checkpoint_every=6, seed=1)
     if algorithm in ("ilql", "begun", "return", "utterance"):
         train(dataclasses.replace(whole, run_dir=str(folder / "policy")))
         others: dict[str, Any] = {"target": "return"} if algorithm == "return" else {}
         others |= {"level": "utterance"} if algorithm == "utterance" else {}
         others |= {"checkpoint_every": 6} if algorithm == "begun" else {}
         whole = ilql.Config(**settings(folder, run_dir=whole.run_dir, policy=str(folder / "policy"), **others))
-    lines = ends_the_same(whole, folder, monkeypatch, at=4 if algorithm == "begun" else 8)
+    lines = ends_the_same(whole, folder, monkeypatch, at=4 if algorithm in ("begun", "initial") else 8)
     assert "held_out_loss" in lines[0]
 
 

@@ -32,12 +32,30 @@ def test_bad_settings_of_cloning(folder, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"initial": "nowhere"}, "nowhere is not a run folder"),
+        ({"hidden_size": 16}, "the model of .* is another one: give --hidden-size 8, as there"),
+        ({"task_kwargs": (), "task": "twenty_questions"}, "was trained in another vocabulary"),
+    ],
+)
+def test_bad_runs_to_begin_as(folder, changes, message):
+    first = settings(folder, run_dir=str(folder / "first"), num_steps=1)
+    train(bc.Config(**first))
+    with pytest.raises(UserError, match=message):
+        train(bc.Config(**first | {"run_dir": str(folder / "run"), "initial": str(folder / "first")} | changes))
+    assert not (folder / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
         ({"level": "turn"}, "--level 'turn': choose one of token, utterance"),
+        ({"horizon": "word"}, "--horizon 'word': choose one of token, turn"),
         ({"target": "returns"}, "--target 'returns': choose one of bootstrap, return"),
         ({"expectile": 1.0}, "--expectile is 1.0"),
         ({"polyak": 0.0}, "--polyak is 0.0"),
         ({"gamma": 0.0}, "--gamma is 0.0"),
         ({"beta": -1.0}, "--beta is -1.0"),
+        ({"heads_only": True, "initial": "fresh"}, "--heads-only with --initial fresh"),
         ({"policy": "nowhere"}, "nowhere is not a run folder"),
         ({"hidden_size": 16}, "give --model and its sizes as there, or --initial fresh"),
         ({"task_kwargs": ("num_words=7",), "task": "twenty_questions"}, "takes no 'num_words'"),
