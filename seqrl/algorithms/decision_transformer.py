@@ -116,6 +116,10 @@ def check(config: Config) -> None:
         value, known = getattr(config, name), get_args(kind)
         require(value in known, f"--{name.replace('_', '-')} '{value}': choose one of {', '.join(known)}")
     check_shared(config)
+    require(
+        config.memory == "transformer",
+        f"--memory {config.memory}: a Decision Transformer remembers with its transformer; leave --memory out",
+    )
     require_at_least_one(config, "hidden_size", "num_layers", "num_heads", "value_updates", "return_bins")
     require(0 < config.gamma <= 1, f"--gamma is {config.gamma}: it must be above 0, and at most 1")
     require(0 < config.best_share <= 1, f"--best-share is {config.best_share}: it must be above 0, and at most 1")
@@ -159,15 +163,15 @@ def build(config: Config, observation_space: Any, action_space: Any) -> Decision
 def train(config: Config, resume: bool = False) -> DecisionAgent:
     """Train on the log in `config.dataset`, and return the agent. With `resume`, continue the run folder, bit for bit.
 
-    Raises UserError for bad settings, a folder that holds no episodes, an existing run folder, or a loss that is not
-    finite.
+    Raises UserError for bad settings, a folder that holds no episodes, an existing run folder, relabelled returns that
+    are not this log's, or a loss that is not finite.
     """
     check(config)
     require(bool(config.dataset), "no dataset given: name a folder of logged episodes with --dataset (seqrl collect)")
     dataset = EpisodeDataset.open(config.dataset, config.gamma)
     config = problem_of(config, dataset)
-    if config.timestep == "learned" and config.max_timestep == 0:
-        config = replace(config, max_timestep=int(dataset.lengths.max()))
+    if config.timestep == "learned":
+        config = replace(config, max_timestep=last_timestep(config, dataset))
     agent = build(config, dataset.observation_space, dataset.action_space)
     run = Run.open("decision_transformer", config, agent.observation_space, agent.action_space, resume)
     dataset, held_out = chosen_episodes(dataset, config)
@@ -179,6 +183,17 @@ def train(config: Config, resume: bool = False) -> DecisionAgent:
     with run:
         fit(config, agent, dataset, held_out, run, loss, describe)
     return agent
+
+
+def last_timestep(config: Config, dataset: EpisodeDataset) -> int:
+    """The last timestep that is learnt: `config`'s, or if it names none, that of the longest episode's end."""
+    longest = int(dataset.lengths.max())
+    require(
+        config.max_timestep == 0 or config.max_timestep >= longest,
+        f"--max-timestep is {config.max_timestep}, and the longest episode of {dataset.folder} has {longest} "
+        f"decisions: give at least {longest}, or 0 for just that",
+    )
+    return config.max_timestep or longest
 
 
 def chosen_episodes(dataset: EpisodeDataset, config: Config) -> tuple[EpisodeDataset, EpisodeDataset | None]:

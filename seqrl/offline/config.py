@@ -49,7 +49,7 @@ def check_shared(config: OfflineConfig) -> None:
     """Raise UserError for settings of `OfflineConfig` that make no sense."""
     require_at_least_one(config, "num_steps", "context_length", "batch_size", "log_every", "checkpoint_every")
     require_above_zero(config, "learning_rate", "max_grad_norm")
-    require_not_negative(config, "warmup", "weight_decay")
+    require_not_negative(config, "warmup", "weight_decay", "max_timestep")
     require(
         config.learning_rate * config.weight_decay < 1,
         f"--weight-decay {config.weight_decay} with --learning-rate {config.learning_rate}: "

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from seqrl.checkpoint import write_atomically
 from seqrl.data import EpisodeDataset, Windows
+from seqrl.errors import UserError
 from seqrl.learner import Learner
 from seqrl.nets import Encoder
 from seqrl.objectives import expectile_error, masked_mean, squared_error
@@ -136,13 +137,13 @@ def relabelled_returns(dataset: EpisodeDataset, config: ValueConfig, path: Path 
     elsewhere in the log promises goes up the episode: a return can then be asked for that no single episode brought.
     V is no more than an episode as long as the log's longest could bring from there (`bounds`). Rows of episodes that
     are not in `dataset` are 0. With `path` they are kept in that file, and read from it if there; the seconds that it
-    took to learn them stand beside it.
+    took to learn them stand beside it. Raises UserError for a file there that is damaged, or of another log.
 
     Source: Yamagata et al. 2023, arXiv 2209.03993, section 3. Differs: V of implicit Q-learning in place of CQL's, and
     no cut of the relabelling at a window's end.
     """
     if path is not None and path.exists():
-        return np.load(path, allow_pickle=False)
+        return _kept(path, dataset)
     begin = time.monotonic()
     result = scan(dataset, state_values(dataset, learn_values(dataset, config)), config.gamma)
     if path is not None:
@@ -152,6 +153,21 @@ def relabelled_returns(dataset: EpisodeDataset, config: ValueConfig, path: Path 
         np.save(buffer, result, allow_pickle=False)
         write_atomically(path, buffer.getvalue())
     return result
+
+
+def _kept(path: Path, dataset: EpisodeDataset) -> np.ndarray:
+    """The returns-to-go in `path`, one for each row of `dataset`'s files."""
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} is damaged ({reason}): delete it, and the same are learnt again") from None
+    if found.shape != dataset.reward.shape:
+        raise UserError(
+            f"{path} holds {found.size:,} returns-to-go, and {dataset.folder} {len(dataset.reward):,} rows: the log is "
+            "not the one that the run began with; train on this one in a new folder"
+        )
+    return found
 
 
 def seconds_of(path: Path) -> float:

@@ -1,5 +1,7 @@
 """Decision Transformer: what its loss may depend on, that acting is training, and that it learns and resumes."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import torch
 from interrupted import ends_the_same
 
 from seqrl.algorithms import load, train
-from seqrl.algorithms.decision_transformer import Config, build, check, describe, loss
+from seqrl.algorithms.decision_transformer import Config, build, check, describe, last_timestep, loss
 from seqrl.data import Episode, EpisodeDataset, EpisodeWriter
 from seqrl.errors import UserError
 from seqrl.learner import Learner
@@ -255,6 +257,8 @@ def test_held_out_episodes_are_not_learnt_from(tmp_path):
         ({"context_length": 0}, "--context-length is 0"),
         ({"warmup": -1}, "--warmup is -1"),
         ({"weight_decay": -0.1}, "--weight-decay is -0.1"),
+        ({"max_timestep": -1}, "--max-timestep is -1: it must not be negative"),
+        ({"memory": "gru"}, "--memory gru: a Decision Transformer remembers with its transformer"),
         ({"weight_decay": 1000.0}, r"--weight-decay 1000.0 with --learning-rate 0.001: .* must be below 1"),
         ({"value_expectile": 1.0}, "--value-expectile is 1.0"),
         ({"condition": "none", "relabel": "values"}, "returns that nobody reads"),
@@ -263,6 +267,18 @@ def test_held_out_episodes_are_not_learnt_from(tmp_path):
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         check(config(**settings))
+
+
+# Break: `lengths.min()` for `lengths.max()` in last_timestep.
+def test_learned_timesteps_reach_to_the_end_of_the_longest_episode(tmp_path):
+    log = written(tmp_path / "log", num_episodes=20)
+    longest = int(log.lengths.max())
+    learned = config(dataset=str(log.folder), timestep="learned", num_steps=1, run_dir=str(tmp_path / "run"))
+    assert train(learned).max_timestep == longest
+    with pytest.raises(UserError, match=rf"--max-timestep is {longest - 1}, .* give at least {longest}, or 0"):
+        train(replace(learned, max_timestep=longest - 1, run_dir=str(tmp_path / "other")))
+    assert not (tmp_path / "other").exists()
+    assert last_timestep(replace(learned, max_timestep=longest + 1), log) == longest + 1
 
 
 def test_no_dataset_is_one_line(tmp_path):

@@ -11,6 +11,7 @@ import torch
 from seqrl.collect import Scripted, collect
 from seqrl.data import Episode, EpisodeDataset, EpisodeWriter
 from seqrl.envs import make
+from seqrl.errors import UserError
 from seqrl.offline.relabel import (
     ValueConfig,
     bounds,
@@ -194,6 +195,21 @@ def test_relabelled_returns_of_crossing_corridors_exceed_the_logged_ones(tmp_pat
     assert (relabelled_returns(log, SETTINGS, path) == 7.0).all()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "return_to_go.json", "return_to_go.npy"]
     assert seconds_of(tmp_path / "nothing.npy") == 0.0
+
+
+# Break: `allow_pickle=True`, or the comparison of shapes left out.
+def test_returns_that_are_damaged_or_of_another_log_are_refused(tmp_path):
+    log, path = random_log(tmp_path / "log"), tmp_path / "return_to_go.npy"
+    np.save(path, np.zeros(len(log.reward) - 1, np.float32))
+    with pytest.raises(UserError, match=r"holds \d+ returns-to-go, and .*log \d+ rows: .* in a new folder"):
+        relabelled_returns(log, SETTINGS, path)
+    np.save(path, np.array([{}] * len(log.reward)), allow_pickle=True)
+    with pytest.raises(UserError, match=r"return_to_go.npy is damaged .*: delete it"):
+        relabelled_returns(log, SETTINGS, path)
+    for content in (b"", b"nonsense", b"\x93NUMPY"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"return_to_go.npy is damaged .*: delete it"):
+            relabelled_returns(log, SETTINGS, path)
 
 
 def test_values_are_the_same_each_time_and_leave_the_random_state_alone(tmp_path):
