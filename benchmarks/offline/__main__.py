@@ -4,17 +4,19 @@
     python -m benchmarks.offline corridors gamble              # some of them
     python -m benchmarks.offline shortest_path --seeds 0 1 --methods dt bc --no-store
 
-Each run trains on one thread, from a log of its own seed.
+Each run trains on one thread, from a log of its own seed. Scores are stored after each seed, so that what is stopped
+leaves those it has.
 """
 
+import shlex
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
 
 from benchmarks.offline import control, problems
-from benchmarks.offline.experiment import run, show, store
+from benchmarks.offline.experiment import result_of, run, show, store
 
 EXPERIMENTS = {**problems.EXPERIMENTS, **control.EXPERIMENTS}
 
@@ -30,14 +32,17 @@ def main(
     torch.set_num_threads(1)
     for name in names:
         experiment = EXPERIMENTS[name]
-        chosen = seeds or tuple(range(experiment.num_seeds))
-        result = run(name, experiment, chosen, methods or tuple(experiment.methods))
+        chosen = methods or tuple(experiment.methods)
+        only = ["--seeds", *map(str, seeds)] if seeds else []
+        only += ["--methods", *methods] if methods else []
+        command = shlex.join(["python", "-m", "benchmarks.offline", name, *only])
+        runs: list[dict[str, Any]] = []
+        for seed in seeds or range(experiment.num_seeds):
+            runs += run(name, experiment, seed, chosen)
+            result = result_of(experiment, runs, chosen)
+            if store_results:
+                print(f"-> {store(name, command, result).name}", flush=True)
         show(name, result)
-        if store_results:
-            command = f"python -m benchmarks.offline {name}" + (
-                f" --seeds {' '.join(map(str, seeds))}" if seeds else ""
-            )
-            print(f"-> {store(name, command, result).name}")
 
 
 if __name__ == "__main__":

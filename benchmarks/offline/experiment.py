@@ -60,41 +60,43 @@ class Experiment:
     """Optional packages that the problem comes from: their versions are stored with the scores."""
 
 
-def run(name: str, experiment: Experiment, seeds: Sequence[int], methods: Sequence[str]) -> dict[str, Any]:
-    """All methods on all seeds, and their means."""
-    runs = []
-    for seed in seeds:
-        with tempfile.TemporaryDirectory() as folder:
+def run(name: str, experiment: Experiment, seed: int, methods: Sequence[str]) -> list[dict[str, Any]]:
+    """A line for the log of `seed`, one for each of the others, and one for each method that learns from it."""
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        dataset = experiment.log(Path(folder) / "log", seed)
+        seconds = time.perf_counter() - begin
+        runs = [{"seed": seed, "method": "log", **about_log(dataset), "seconds": round(seconds, 1)}]
+        print(f"{name} seed {seed}: {runs[0]}", flush=True)
+        for other, scores in experiment.others(dataset, seed).items():
+            runs.append({"seed": seed, "method": other, **scores})
+            print(f"  {other}: {scores}", flush=True)
+        for method in methods:
+            settings = {"held_out": 0.0, **experiment.settings, **experiment.methods[method]}
+            learnt = dataset
+            if settings.pop("part", False) and experiment.part is not None:
+                learnt = copied(dataset, experiment.part(dataset), Path(folder) / f"{method} log")
             begin = time.perf_counter()
-            dataset = experiment.log(Path(folder) / "log", seed)
-            seconds = time.perf_counter() - begin
-            log = {"seed": seed, "method": "log", **about_log(dataset), "seconds": round(seconds, 1)}
-            runs.append(log)
-            print(f"{name} seed {seed}: {log}", flush=True)
-            for other, scores in experiment.others(dataset, seed).items():
-                runs.append({"seed": seed, "method": other, **scores})
-                print(f"  {other}: {scores}", flush=True)
-            for method in methods:
-                settings = {"held_out": 0.0, **experiment.settings, **experiment.methods[method]}
-                learnt = dataset
-                if settings.pop("part", False) and experiment.part is not None:
-                    learnt = copied(dataset, experiment.part(dataset), Path(folder) / f"{method} log")
-                begin = time.perf_counter()
-                agent = decision_transformer.train(
-                    decision_transformer.Config(
-                        dataset=str(learnt.folder), seed=seed, run_dir=f"{folder}/{method}", **settings
-                    )
+            agent = decision_transformer.train(
+                decision_transformer.Config(
+                    dataset=str(learnt.folder), seed=seed, run_dir=f"{folder}/{method}", **settings
                 )
-                seconds = time.perf_counter() - begin
-                scores = experiment.score(agent, dataset, seed)
-                runs.append({"seed": seed, "method": method, **scores, "train_seconds": round(seconds, 1)})
-                print(f"  {method}: {scores} in {seconds:.0f} s", flush=True)
-    means = summarize(runs)
+            )
+            seconds = time.perf_counter() - begin
+            scores = experiment.score(agent, dataset, seed)
+            runs.append({"seed": seed, "method": method, **scores, "train_seconds": round(seconds, 1)})
+            print(f"  {method}: {scores} in {seconds:.0f} s", flush=True)
+    return runs
+
+
+def result_of(experiment: Experiment, runs: list[dict[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
+    """What is stored of the runs so far: how they were made, their means over seeds, and the goals."""
+    means, seeds = summarize(runs), list(dict.fromkeys(run["seed"] for run in runs))
     found = [(goal, means[goal.method][goal.score]) for goal in experiment.goals if goal.method in means]
     goals = [{"goal": str(goal), "value": value, "reached": goal.reached(value)} for goal, value in found]
     settings = {"settings": experiment.settings, "methods": {m: experiment.methods[m] for m in methods}}
     settings |= {"packages": {name: version(name) for name in experiment.packages}}
-    return {"about": experiment.about, **settings, "seeds": list(seeds), "means": means, "goals": goals, "runs": runs}
+    return {"about": experiment.about, **settings, "seeds": seeds, "means": means, "goals": goals, "runs": runs}
 
 
 def copied(dataset: EpisodeDataset, episodes: np.ndarray, folder: Path) -> EpisodeDataset:
