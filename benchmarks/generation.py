@@ -25,7 +25,8 @@ from rich.table import Table
 
 from benchmarks.learning import machine
 from seqrl.language.generation import Plain, generate
-from seqrl.language.gpt2 import GPT2, load_gpt2
+from seqrl.language.gpt2 import GPT2
+from seqrl.language.gpt2_folder import load_gpt2
 
 V, H, LAYERS, HEADS, B, PROMPT, NEW = 256, 128, 4, 4, 64, 32, 128
 

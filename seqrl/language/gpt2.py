@@ -1,15 +1,12 @@
-"""GPT-2: a transformer with learned positions, trained from scratch or read from a Hugging Face folder."""
+"""GPT-2: a transformer with learned positions. `gpt2_folder` reads one that Hugging Face has saved."""
 
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from seqrl.errors import UserError
@@ -30,6 +27,12 @@ SMALLEST_CACHE = 32
 """Slots that a cache begins with; it doubles when they are full."""
 WORTH_SORTING = 4
 """Tokens of an utterance from which on it is said in one go."""
+
+PARTS = {
+    "attention_norm": "ln_1", "query_key_value": "attn.c_attn", "attention_out": "attn.c_proj",
+    "inner_norm": "ln_2", "inner": "mlp.c_fc", "inner_out": "mlp.c_proj",
+}  # fmt: skip
+"""A layer's parts, and what Hugging Face calls them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +137,7 @@ class GPT2(LanguageModel):
 
     def start(self, batch_size: int) -> GPT2Cache:
         config, weight = self.config, self.embedding.weight
-        shape = 2, batch_size, config.num_heads, SMALLEST_CACHE, config.hidden_size // config.num_heads
+        shape = 2, batch_size, config.num_heads, 0, config.hidden_size // config.num_heads
         length = torch.zeros(batch_size, dtype=torch.int64, device=weight.device)
         return GPT2Cache([weight.new_zeros(shape) for _ in self.layers], length)
 
@@ -148,13 +151,15 @@ class GPT2(LanguageModel):
         most = cache.most + 1 if T == 1 and cache.most < self.context_length else int(length.max())
         self._check_length(most)
         stop = cache.most + T  # columns that read less leave tokens behind their end, which need slots too
-        if stop > cache.capacity:
-            cache.grow(2 ** math.ceil(math.log2(stop)))
-        cache.settle()
+        slots = max(SMALLEST_CACHE, 2 ** math.ceil(math.log2(stop)))
         if cache.most == 0 and T > 1 and native_attends_whole(self.embedding.weight, self._head_size):
             weights, epsilon = self._weights(), self.config.epsilon
+            cache.renew(slots)
             y = native_gpt2.read_beginnings(weights, cache.layers, tokens, count, epsilon)
             return y, GPT2Cache(cache.layers, length, most)
+        if stop > cache.capacity:
+            cache.grow(slots)
+        cache.settle()
         place = cache.length[:, None] + torch.arange(T, device=tokens.device)  # [B, T], of each token
         u = self.embedding(tokens.T) + self.position(place.clamp(max=self.context_length - 1))
         u = self._read_layers(u, cache, place, stop)
@@ -326,78 +331,3 @@ class _Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.addmm(self.bias, x.flatten(0, -2), self.weight).unflatten(0, x.shape[:-1])
-
-
-def load_gpt2(folder: str | Path, *, new_tokens: int = 0) -> GPT2:
-    """The GPT-2 of a Hugging Face folder: config.json and model.safetensors, as `save_pretrained` writes them.
-
-    `new_tokens` ids are put before those of the folder (our special tokens, which its tokenizer lacks): their vectors
-    begin as the mean of all others. Raises UserError for what is missing, or is no GPT-2 that we can compute.
-    """
-    folder = Path(folder)
-    try:
-        stored = json.loads((folder / "config.json").read_text())
-        config = _config(stored, new_tokens, folder)
-        with safe_open(folder / "model.safetensors", "pt") as file:
-            weights = {name.removeprefix("transformer."): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except OSError as error:
-        raise UserError(f"cannot read a GPT-2 from {folder} ({error}): give a folder of save_pretrained") from None
-    except (json.JSONDecodeError, SafetensorError) as error:
-        raise UserError(f"a file of {folder} is damaged ({error}): copy the folder again") from None
-    model = GPT2(config)
-    try:
-        model.load_state_dict({ours: _weight(weights, theirs, new_tokens) for ours, theirs in _names(config)})
-    except (KeyError, RuntimeError) as error:
-        problem = str(error).strip("'\"").replace("\n", " ")
-        raise UserError(f"model.safetensors of {folder} does not fit its config.json: {problem}") from None
-    return model
-
-
-def _config(stored: Any, new_tokens: int, folder: Path) -> GPT2Config:
-    kind = stored.get("model_type") if isinstance(stored, dict) else None
-    if kind != "gpt2":
-        raise UserError(f"{folder} holds a model of type {kind}, not gpt2: see seqrl.language.hugging_face for others")
-    hidden_size, activation = stored["n_embd"], stored.get("activation_function", "gelu_new")
-    plain = {
-        "activation_function": activation in ("gelu_new", "gelu_pytorch_tanh"),
-        "n_inner": stored.get("n_inner") in (None, 4 * hidden_size),
-        "scale_attn_weights": stored.get("scale_attn_weights", True),
-        "scale_attn_by_inverse_layer_idx": not stored.get("scale_attn_by_inverse_layer_idx", False),
-        "tie_word_embeddings": stored.get("tie_word_embeddings", True),
-    }
-    if unknown := [name for name, is_plain in plain.items() if not is_plain]:
-        raise UserError(
-            f"{unknown[0]} = {stored[unknown[0]]} in {folder} makes another model than GPT-2: "
-            "see seqrl.language.hugging_face"
-        )
-    return GPT2Config(
-        vocabulary_size=stored["vocab_size"] + new_tokens,
-        hidden_size=hidden_size,
-        num_layers=stored["n_layer"],
-        num_heads=stored["n_head"],
-        context_length=stored["n_positions"],
-        epsilon=stored.get("layer_norm_epsilon", 1e-5),
-    )
-
-
-PARTS = {
-    "attention_norm": "ln_1", "query_key_value": "attn.c_attn", "attention_out": "attn.c_proj",
-    "inner_norm": "ln_2", "inner": "mlp.c_fc", "inner_out": "mlp.c_proj",
-}  # fmt: skip
-"""A layer's parts, and what Hugging Face calls them."""
-
-
-def _names(config: GPT2Config) -> list[tuple[str, str]]:
-    """Pairs of a parameter's name here and there."""
-    names = [("embedding.weight", "wte.weight"), ("position.weight", "wpe.weight")]
-    parts = [(f"layers.{i}.{a}", f"h.{i}.{b}") for i in range(config.num_layers) for a, b in PARTS.items()]
-    for ours, theirs in [*parts, ("norm", "ln_f")]:
-        names += [(f"{ours}.{leaf}", f"{theirs}.{leaf}") for leaf in ("weight", "bias")]
-    return names
-
-
-def _weight(weights: dict[str, Tensor], name: str, new_tokens: int) -> Tensor:
-    weight = weights[name].float()
-    if name == "wte.weight":
-        return torch.cat([weight.mean(0).expand(new_tokens, -1), weight])
-    return weight

@@ -32,6 +32,12 @@ class GPT2Cache:
         if capacity > self.capacity:
             self.layers = [F.pad(layer, (0, 0, 0, capacity - self.capacity)) for layer in self.layers]
 
+    def renew(self, capacity: int) -> None:
+        """Make room for so many slots where nothing has been read: they hold anything."""
+        _, batch_size, num_heads, _, head_size = self.layers[0].shape
+        shape = 2, batch_size, num_heads, capacity, head_size
+        self.layers = [layer.new_empty(shape) for layer in self.layers]
+
     def settle(self) -> None:
         """Let `layers` have all that was read."""
         if self.spoken is not None:

@@ -22,7 +22,7 @@ from seqrl.hugging_face import (
     check_model,
     rope,
 )
-from seqrl.language.gpt2 import load_gpt2
+from seqrl.language.gpt2_folder import load_gpt2
 from seqrl.language.model import LanguageModel
 from seqrl.text import Tokenizer
 from seqrl.text.tokenizer import SPECIALS

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from seqrl.errors import UserError
-from seqrl.language.gpt2 import GPT2, GPT2Config, load_gpt2
+from seqrl.language.gpt2 import GPT2, GPT2Config
+from seqrl.language.gpt2_folder import load_gpt2
 
 SIZES = {"vocab_size": 11, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 16}
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -20,7 +21,9 @@ class Spoken(NamedTuple):
     """What some columns have said, as the kernels keep it: `keep_said` brings it to where others find it."""
 
     memory: "Memory"
-    room: int
+    sizes: tuple[int, int]
+    """The most tokens that one of them had read before, and that it could have said."""
+    weights: list[Tensor]
     columns: Int[Tensor, "M"]
     before: Int[Tensor, "B"]
     """Tokens that each column had read before."""
@@ -81,33 +84,38 @@ def speak(
     (N, B), V = uniform.shape, len(allowed)
     _, _, num_heads, capacity, head_size = kept[0].shape
     columns = speaks.nonzero()[:, 0]
-    room = library().speaking_room(int(length[columns].max()), N)  # type: ignore[union-attr]
-    memory = Memory(len(columns) * len(kept) * 2 * num_heads * head_size * room)
+    read = int(length[columns].max())
+    a_column = library().speaking_size(len(kept), num_heads, head_size, read, N)  # type: ignore[union-attr]
+    memory = Memory(len(columns) * a_column)
     shared = _pointed_at(weights, kept)
-    excluded = torch.zeros(V).masked_fill_(~allowed, -torch.inf)
+    vector = library().vector_length()  # type: ignore[union-attr]
+    excluded = F.pad(torch.zeros(V).masked_fill_(~allowed, -torch.inf), (0, -V % vector))
     ids, said, log_prob = torch.zeros(N, B, dtype=torch.int64), torch.zeros(B, dtype=torch.int64), torch.zeros(N, B)
-    sizes = B, V, len(kept), num_heads, head_size, capacity, N, stop_id, len(columns), room, torch.get_num_threads()
+    sizes = B, V, len(kept), num_heads, head_size, capacity, read, N, stop_id, len(columns), torch.get_num_threads()
     call(
         "speak", sizes, _pointers(shared), torch.tensor([epsilon, temperature]), length, columns, excluded,
         logits.contiguous(), uniform, memory.numbers, ids, said, log_prob,
     )  # fmt: skip
-    return ids, log_prob, Spoken(memory, room, columns, length, said)
+    return ids, log_prob, Spoken(memory, (read, N), list(weights), columns, length, said)
 
 
 def keep_said(spoken: Spoken, kept: Kept) -> None:
-    """Write what was said to `kept`, which has room for it: behind what each column had read."""
+    """Write what was said to `kept`, which has room for it: behind what each column had read.
+
+    Where rows were kept, keys and values are made of them by the weights: these must be what they were."""
     _, B, num_heads, capacity, head_size = kept[0].shape
     count = len(spoken.columns)
-    sizes = B, len(kept), num_heads, head_size, capacity, count, spoken.room, num_threads(count)
-    numbers = spoken.memory.numbers
-    call("keep_said", sizes, _pointers(kept), numbers, spoken.before, spoken.columns, spoken.said)
+    sizes = B, len(kept), num_heads, head_size, capacity, *spoken.sizes, count, num_threads(count)
+    shared = _pointed_at(spoken.weights, kept)
+    call("keep_said", sizes, _pointers(shared), spoken.memory.numbers, spoken.before, spoken.columns, spoken.said)
 
 
 def read_beginnings(
     weights: Sequence[Tensor], kept: Kept, tokens: Int[Tensor, "T B"], count: Int[Tensor, "B"], epsilon: float
 ) -> Float[Tensor, "B H"]:
     """Read the first `count[b]` tokens of column b, which has read nothing before: the features after the last of them,
-    where there is one. Keys and values go to `kept`. `weights` and bits are as in `speak`. No gradient."""
+    where there is one. Keys and values go to `kept`, and zeros to its other slots, whatever these held. `weights` and
+    bits are as in `speak`. No gradient."""
     _, B, num_heads, capacity, head_size = kept[0].shape
     assert 0 <= int(tokens.min()) <= int(tokens.max()) < len(weights[0]), "tokens are of the model's vocabulary"
     shared = _pointed_at(weights, kept)

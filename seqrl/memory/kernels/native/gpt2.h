@@ -12,9 +12,10 @@ struct Product {
   std::vector<Array<float>> memory;
   std::vector<ByColumns<float>> parts;
 
+  Product() = default;
   Product(const float* w, int64_t K, int64_t N) : K(K), N(N), memory((K + PART - 1) / PART) {
     for (int64_t k = 0; k < K; k += PART)
-      parts.emplace_back(w + k * N, std::min(PART, K - k), N, memory[k / PART]);
+      parts.emplace_back(w + k * N, std::min(PART, K - k), N, memory[k / PART]).comes_from_afar = true;
   }
 
   // out += x w, for `count` rows x [K] and out [N]; with `add` false the first part is not added, but written.
@@ -44,17 +45,18 @@ struct Norm {
 };
 
 // A layer's weights, in the order in which `speak` is given them, and its keys and values
-// [2, B, heads, capacity, size].
+// [2, B, heads, capacity, size]. `parts` are sorted if `reads`, which is not needed where `RowWeights` serve.
 struct Layer {
   Norm attention_norm, inner_norm;
-  const float *parts_bias, *out_bias, *inner_bias, *inner_out_bias;
+  const float *parts_weight, *parts_bias, *out_bias, *inner_bias, *inner_out_bias;
   Product parts, out, inner, inner_out;
   float* kept;
 
-  Layer(const float* const* w, int64_t H)
-      : attention_norm{w[0], w[1]}, inner_norm{w[6], w[7]}, parts_bias(w[3]), out_bias(w[5]), inner_bias(w[9]),
-        inner_out_bias(w[11]), parts(w[2], H, 3 * H), out(w[4], H, H), inner(w[8], H, 4 * H),
-        inner_out(w[10], 4 * H, H), kept(const_cast<float*>(w[12])) {}
+  Layer() = default;
+  Layer(const float* const* w, int64_t H, bool reads)
+      : attention_norm{w[0], w[1]}, inner_norm{w[6], w[7]}, parts_weight(w[2]), parts_bias(w[3]), out_bias(w[5]),
+        inner_bias(w[9]), inner_out_bias(w[11]), parts(reads ? Product(w[2], H, 3 * H) : Product()), out(w[4], H, H),
+        inner(w[8], H, 4 * H), inner_out(w[10], 4 * H, H), kept(const_cast<float*>(w[12])) {}
 };
 
 // `weights` are pointers: embedding [V, H], position, the last norm's weight and bias, the head [H, V], then of each
@@ -67,10 +69,11 @@ struct Model {
   std::vector<Layer> layers;
 
   Model(int64_t B, int64_t V, int64_t num_layers, int64_t heads, int64_t size, int64_t capacity, float epsilon,
-        const float* const* weights)
+        const float* const* weights, int64_t threads, bool reads)
       : B(B), V(V), H(heads * size), heads(heads), size(size), capacity(capacity), epsilon(epsilon),
-        embedding(weights[0]), position(weights[1]), norm{weights[2], weights[3]} {
-    for (int64_t l = 0; l < num_layers; l++) layers.emplace_back(weights + 5 + 13 * l, H);
+        embedding(weights[0]), position(weights[1]), norm{weights[2], weights[3]}, layers(num_layers) {
+#pragma omp parallel for num_threads(std::min(threads, num_layers)) schedule(static)
+    for (int64_t l = 0; l < num_layers; l++) layers[l] = Layer(weights + 5 + 13 * l, H, reads);
   }
 
   // Key or value (`part` 0 or 1) of a head of a column, at a slot.
@@ -78,6 +81,11 @@ struct Model {
     return layers[l].kept + (((part * B + b) * heads + h) * capacity + slot) * size;
   }
 };
+
+// Each of the rows, `stride` numbers apart, begins with what is `from` [count].
+inline void fill_rows(float* to, int64_t rows, int64_t stride, const float* from, int64_t count) {
+  for (int64_t row = 0; row < rows; row++) std::memcpy(to + row * stride, from, count * sizeof(float));
+}
 
 // Rows on their way through the layers.
 struct Stream {
@@ -93,14 +101,16 @@ struct Stream {
     for (int64_t i = 0; i < model.H; i += VL) store(x.data() + row * model.H + i, load(e + i) + load(p + i));
   }
 
+  void normalise(const Norm& norm, int64_t rows) {
+    for (int64_t row = 0; row < rows; row++)
+      norm(x.data() + row * model.H, model.H, model.epsilon, normed.data() + row * model.H);
+  }
+
   // `parts` of so many rows: queries, keys and values.
   void before_attention(const Layer& layer, int64_t rows) {
-    const int64_t H = model.H;
-    for (int64_t row = 0; row < rows; row++) {
-      layer.attention_norm(x.data() + row * H, H, model.epsilon, normed.data() + row * H);
-      std::memcpy(parts.data() + row * 3 * H, layer.parts_bias, 3 * H * sizeof(float));
-    }
-    layer.parts.operator()<true>(normed.data(), rows, parts.data(), 3 * H);
+    normalise(layer.attention_norm, rows);
+    fill_rows(parts.data(), rows, 3 * model.H, layer.parts_bias, 3 * model.H);
+    layer.parts.operator()<true>(normed.data(), rows, parts.data(), 3 * model.H);
   }
 
   // The layer's end, from `attended`.
@@ -108,10 +118,8 @@ struct Stream {
     const int64_t H = model.H;
     add_to_rows(layer.out_bias, rows);
     layer.out.operator()<true>(attended.data(), rows, x.data(), H);
-    for (int64_t row = 0; row < rows; row++) {
-      layer.inner_norm(x.data() + row * H, H, model.epsilon, normed.data() + row * H);
-      std::memcpy(inner.data() + row * 4 * H, layer.inner_bias, 4 * H * sizeof(float));
-    }
+    normalise(layer.inner_norm, rows);
+    fill_rows(inner.data(), rows, 4 * H, layer.inner_bias, 4 * H);
     layer.inner.operator()<true>(normed.data(), rows, inner.data(), 4 * H);
     for (int64_t i = 0; i < rows * 4 * H; i += VL) store(inner.data() + i, gelu(load(inner.data() + i)));
     add_to_rows(layer.inner_out_bias, rows);
@@ -124,26 +132,5 @@ struct Stream {
         float* const to = x.data() + row * model.H + i;
         store(to, load(to) + load(bias + i));
       }
-  }
-};
-
-// One column's keys and values in one layer: [room / VL][heads][size][VL] and [room][heads][size]. The first `common`
-// slots, whole vectors of them, are those of another column, which began with the same tokens.
-struct Kept {
-  float *keys, *values;
-  const float *common_keys, *common_values;
-  int64_t common, heads, size;
-
-  void write(int64_t slot, int64_t h, const float* key, const float* value) {
-    float* const block = keys + (slot / VL * heads + h) * size * VL + slot % VL;
-    if (slot % VL == 0) std::memset(block, 0, size * VL * sizeof(float));  // what is hidden must be a number
-    for (int64_t d = 0; d < size; d++) block[d * VL] = key[d];
-    std::memcpy(values + (slot * heads + h) * size, value, size * sizeof(float));
-  }
-
-  void read(int64_t slot, int64_t h, float* key, float* value) const {
-    const float* const block = keys + (slot / VL * heads + h) * size * VL + slot % VL;
-    for (int64_t d = 0; d < size; d++) key[d] = block[d * VL];
-    std::memcpy(value, values + (slot * heads + h) * size, size * sizeof(float));
   }
 };

@@ -36,6 +36,14 @@ struct Reader {
       model.norm(stream.x.data() + row * model.H, model.H, model.epsilon, y + columns[row] * model.H);
   }
 
+  // Zeros stand behind what a column reads.
+  void begin(int64_t b) {
+    for (size_t l = 0; l < model.layers.size(); l++)
+      for (int64_t part = 0; part < 2; part++)
+        for (int64_t h = 0; h < model.heads; h++)
+          std::fill_n(model.kept(l, part, b, h, count[b]), (model.capacity - count[b]) * model.size, 0.0f);
+  }
+
   // Column b, whose rows begin at `row`; its keys and values are kept.
   void attend(int64_t l, int64_t row, int64_t b) {
     const int64_t H = model.H, size = model.size;
@@ -72,6 +80,7 @@ void read_all(const Model& model, int64_t longest, int64_t threads, const int64_
     int64_t rows = 0;
     const int64_t end = model.B * (thread + 1) / all;
     for (int64_t b = model.B * thread / all; b < end; b++) {
+      reader.begin(b);
       if (count[b]) columns.push_back(b);
       rows += count[b];
       if (rows < AT_ONCE && b + 1 < end) continue;
@@ -90,7 +99,7 @@ extern "C" {
 void read_beginnings(int64_t B, int64_t V, int64_t num_layers, int64_t heads, int64_t size, int64_t capacity,
                      int64_t longest, int64_t threads, const float* const* weights, const float* epsilon,
                      const int64_t* tokens, const int64_t* count, float* y) {
-  const Model model(B, V, num_layers, heads, size, capacity, *epsilon, weights);
+  const Model model(B, V, num_layers, heads, size, capacity, *epsilon, weights, threads, true);
   switch (size / VL) {
 #define CASE(PARTS) \
   case PARTS:       \

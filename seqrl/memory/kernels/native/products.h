@@ -14,11 +14,15 @@
 template <int N>
 constexpr int max_rows = std::min((REGISTERS - N - 1) / N, 8);
 
-// c[m] += Σ_k a[m][k] b[k], with K operands in a row a[m], and b [K, N vectors].
+constexpr int LINE = 64;  // bytes of the cache that come together
+
+// c[m] += Σ_k a[m][k] b[k], with K operands in a row a[m], and b [K, N vectors]. Meanwhile K lines of the cache that
+// stand at `next`, if given, come nearer.
 template <int M, int N, typename Operand>
 __attribute__((always_inline)) inline void multiply(Vec (&c)[M][N], const Operand* const* a, int64_t K,
-                                                    const Operand* b) {
+                                                    const Operand* b, const char* next = nullptr) {
   for (int64_t k = 0; k < K; k++, b += N * VL) {
+    if (next) __builtin_prefetch(next + k * LINE, 0, 2);
     Vec b_k[N];
 #pragma GCC unroll 8
     for (int n = 0; n < N; n++) b_k[n] = load_once(b + n * VL);
@@ -72,6 +76,7 @@ template <typename Operand>
 struct ByColumns {
   int64_t K, N;  // K in operands
   const Operand* data;
+  bool comes_from_afar = false;  // so the next columns are asked for while some are multiplied
 
   ByColumns(const float* w, int64_t rows, int64_t N, Array<Operand>& memory) : K(num_operands<Operand>(rows)), N(N) {
     const int64_t width = COLUMNS * VL;
@@ -89,6 +94,9 @@ template <bool add, typename Operand, typename Out>
 void multiply_rows(const Operand* a, int64_t stride, int64_t count, const ByColumns<Operand>& w, const Out& out) {
   for (int64_t n = 0; n < w.N; n += COLUMNS * VL) {
     const int64_t width = std::min<int64_t>(COLUMNS * VL, w.N - n);
+    const Operand *const now = w.data + n * w.K, *const then = now + COLUMNS * VL * w.K;
+    const bool asks = w.comes_from_afar && n + COLUMNS * VL < w.N;
+    const char* next = asks ? reinterpret_cast<const char*>(then) : nullptr;
     in_parts<max_rows<COLUMNS>>(count, [&]<int M>(int64_t start) {
       const Operand* rows[M];
       Vec c[M][COLUMNS];
@@ -99,7 +107,8 @@ void multiply_rows(const Operand* a, int64_t stride, int64_t count, const ByColu
         for (int v = 0; v < COLUMNS; v++)
           c[m][v] = add && v * VL < width ? load(out(start + m) + n + v * VL) : Vec{};
       }
-      multiply(c, rows, w.K, w.data + n * w.K);
+      multiply(c, rows, w.K, now, next);
+      if (next && (next += w.K * LINE) >= reinterpret_cast<const char*>(then + COLUMNS * VL * w.K)) next = nullptr;
 #pragma GCC unroll 8
       for (int m = 0; m < M; m++) {
         float* const to = out(start + m) + n;
