@@ -30,7 +30,7 @@ from rich.table import Table
 import seqrl
 from benchmarks.learning import machine
 from seqrl.adaptation import trial_returns
-from seqrl.algorithms import ppo
+from seqrl.algorithms import ppo, read_config
 from seqrl.config import make_environment
 from seqrl.recipes import RECIPES
 
@@ -84,28 +84,40 @@ def present(setting: str) -> tuple[str, int, float]:
     return setting, config.num_steps, config.weight_average
 
 
-def measure(setting: str, seed: int, device: str) -> Answer:
+def trained(config: ppo.Config) -> tuple[Any, Answer]:
+    """The agent of a run, which goes on where it was interrupted, and its seconds where it was trained in one go."""
+    folder = Path(config.run_dir)
+    resumed, begin, cpu_begin = folder.exists(), time.monotonic(), time.process_time()
+    if resumed and replace(read_config(folder), run_dir=config.run_dir) != config:
+        raise SystemExit(f"{folder} holds a run of other settings: give another --runs")
+    agent = seqrl.resume(folder) if resumed else seqrl.train(config)
+    seconds = {"training_seconds": time.monotonic() - begin, "training_cpu_seconds": time.process_time() - cpu_begin}
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    if last["step"] < config.num_steps:  # Ctrl-C ends training early
+        raise SystemExit(f"{folder} was interrupted at step {last['step']}: with --runs the same command goes on there")
+    return agent, {"resumed": True} if resumed else {name: round(value, 1) for name, value in seconds.items()}
+
+
+def measure(setting: str, seed: int, device: str, runs: Path | None) -> Answer:
     """Train one agent and play it: mean total reward of a trial with half its 95 % interval, in both ways to act."""
     torch.set_num_threads(1)
     config = replace(SETTINGS[setting][0], device=device)
     answer: Answer = {"setting": setting, "seed": seed, "num_steps": config.num_steps}
     answer |= {"weight_average": config.weight_average, **machine(device)}
     with tempfile.TemporaryDirectory() as folder:
-        begin, cpu_begin = time.monotonic(), time.process_time()
-        agent = seqrl.train(replace(config, seed=seed, run_dir=f"{folder}/run"))
-        answer["training_seconds"] = round(time.monotonic() - begin, 1)
-        answer["training_cpu_seconds"] = round(time.process_time() - cpu_begin, 1)
+        run_dir = (runs or Path(folder)) / f"{setting}_{seed}"
+        agent, seconds = trained(replace(config, seed=seed, run_dir=str(run_dir)))
     environment = make_environment(config, 1_000)
     for way, sample in (("likeliest", False), ("drawn", True)):
         total = trial_returns(agent, environment, NUM_TRIALS, EVALUATION_SEED, sample).sum(1)
         answer[way] = {"mean": float(total.mean()), "half_width": float(1.96 * total.std(ddof=1) / len(total) ** 0.5)}
-    return answer
+    return answer | seconds
 
 
 def minutes(runs: list[Answer]) -> str:
     """Of training, the longest of `runs`: of the core that did it, where that was noted, else by the clock."""
     longest: dict[str, float] = {}
-    for run in runs:
+    for run in [run for run in runs if "training_seconds" in run]:
         place = "GPU" if "gpu" in run else "core"
         longest[place] = max(longest.get(place, 0.0), run.get("training_cpu_seconds", run["training_seconds"]) / 60)
     return ", ".join(f"{place} {longest[place]:.1f}" for place in sorted(longest))
@@ -134,6 +146,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--runs", type=Path, help="a folder that keeps what is trained: interrupted runs go on there")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/rl2.json"))
     args = parser.parse_args()
 
@@ -143,7 +156,7 @@ def main() -> None:
             if any((version(run), run["seed"]) == (present(setting), seed) for run in runs):
                 continue
             command = f"python -m benchmarks.rl2 {' '.join(sys.argv[1:])}".strip()
-            runs.append(measure(setting, seed, args.device) | {"command": command})
+            runs.append(measure(setting, seed, args.device, args.runs) | {"command": command})
             print(json.dumps(runs[-1]), flush=True)
             # Read again: another process may have added its own in the meantime.
             kept = json.loads(args.output.read_text())["runs"] if args.output.exists() else []
