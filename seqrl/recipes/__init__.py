@@ -89,7 +89,7 @@ def tmaze_r2d2() -> r2d2.Config:
     return r2d2.Config(
         env="seqrl/TMaze-v0",
         env_kwargs=("length=30",),
-        num_steps=300_000,
+        num_steps=400_000,
         replay_ratio=16.0,
         gamma=0.95,
         n_step=3,
