@@ -46,10 +46,9 @@ import seqrl
 from benchmarks.learning import machine
 from seqrl.agent import Agent
 from seqrl.algorithms import r2d2
-from seqrl.data import Replay, ReplayBatch
+from seqrl.data import ReplayBatch
 from seqrl.data.replay import StartState
 from seqrl.data.sharded_replay import ShardedReplay
-from seqrl.replay_config import make_replay
 from seqrl.run import read_metrics
 from seqrl.trajectory import Tree, tree_like, tree_map
 
@@ -144,9 +143,9 @@ class Comparison(list[Measurement]):
         return {}
 
 
-def keep_states(config: r2d2.Config, **changes: Any) -> Replay:
-    """The replay that `config` describes, with the states that acting had, whether or not it learns from them."""
-    return make_replay(config, **{**changes, "stores_states": True})
+def always(config: r2d2.Config) -> bool:
+    """Whether the states that acting had are kept: they are, whether or not `config` learns from them."""
+    return True
 
 
 def measure(strategy: str, capacity: int, length: int, num_steps: int, seed: int) -> Answer:
@@ -156,7 +155,7 @@ def measure(strategy: str, capacity: int, length: int, num_steps: int, seed: int
     with (
         tempfile.TemporaryDirectory() as folder,
         patch.object(r2d2, "discrepancy", comparison),
-        patch.object(r2d2, "make_replay", keep_states),
+        patch.object(r2d2, "stores_states", always),
     ):
         seqrl.train(settings(strategy, capacity, length, num_steps, seed, f"{folder}/run"))
         lines = list(read_metrics(Path(folder) / "run"))
