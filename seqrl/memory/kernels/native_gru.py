@@ -18,10 +18,10 @@ def gru(x: Tensor, h0: Tensor, is_first: Tensor, *weights: Tensor) -> tuple[Tens
     return _forward(None, x, h0, is_first, *(w.contiguous() for w in weights))
 
 
-def _forward(gates: Tensor | None, x: Tensor, h0: Tensor, is_first: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+def _forward(saved: Tensor | None, x: Tensor, h0: Tensor, is_first: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
     (T, B, D), H = x.shape, h0.shape[1]
     y = x.new_empty(T, B, H)
-    call("gru_forward", (T, B, D, H, num_threads(B), in_bfloat16()), x, h0, is_first, *weights, gates, y)
+    call("gru_forward", (T, B, D, H, num_threads(B), in_bfloat16()), x, h0, is_first, *weights, saved, y)
     return y, y[-1].clone()
 
 
@@ -30,8 +30,8 @@ class _GRU(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, h0: Tensor, is_first: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
         T, B, H = *x.shape[:2], h0.shape[1]
         ctx.in_bfloat16 = in_bfloat16()
-        ctx.gates = Workspace(x, T, B, 4 * H)
-        y, h = _forward(ctx.gates.tensor, x, h0, is_first, *weights)
+        ctx.saved = Workspace(x, T, B, 4 * H)
+        y, h = _forward(ctx.saved.tensor, x, h0, is_first, *weights)
         ctx.save_for_backward(x, h0, is_first, y, *weights[:2])
         return y, h
 
@@ -40,21 +40,12 @@ class _GRU(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor, dh: Tensor) -> tuple[Tensor | None, ...]:
         x, h0, is_first, y, w_ih, w_hh = ctx.saved_tensors
         (T, B, D), H = x.shape, h0.shape[1]
-        threads = num_threads(B)
         dh, dx = dh.clone(memory_format=torch.contiguous_format), torch.empty_like(x)
-        dw_x, dw_h, db = (x.new_zeros(threads, *shape) for shape in ((D, 3 * H), (H, 3 * H), (4 * H,)))
-        gradients = dy.contiguous(), dh, dx, dw_x, dw_h, db
+        sums = x.new_empty((D + H) * 3 * H + 4 * H)
+        sizes = T, B, D, H, num_threads(B), ctx.in_bfloat16
         weights = w_ih, w_hh.roll(H, 0)  # stacked (n, r, z), so that the products find what they read side by side
-        call(
-            "gru_backward",
-            (T, B, D, H, threads, ctx.in_bfloat16),
-            x,
-            h0,
-            is_first,
-            *weights,
-            ctx.gates.tensor,
-            y,
-            *gradients,
-        )
-        dw_x, dw_h, db = (d.sum(0) for d in (dw_x, dw_h, db))
-        return dx, dh, None, dw_x.t(), dw_h.roll(-H, 1).t(), db[H:], db[: 3 * H].roll(-H)
+        inputs = x, h0, is_first, *weights, ctx.saved.tensor, y, dy.contiguous()
+        call("gru_backward", sizes, *inputs, dh, dx, sums)
+        dw_x, dw_h, db = sums.split([D * 3 * H, H * 3 * H, 4 * H])
+        dw_x, dw_h = dw_x.view(D, -1).t(), dw_h.view(H, -1).t()
+        return dx, dh, None, dw_x, dw_h.roll(-H, 0), db[H:], db[: 3 * H].roll(-H)

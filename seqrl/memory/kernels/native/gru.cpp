@@ -4,10 +4,10 @@
 
 extern "C" int vector_length() { return VL; }
 
-// y [T, B, H], and unless it is null `gates` [T, B, 4H]: (W_hn h + b_hn, r, z, n).
+// y [T, B, H], and unless it is null, `saved` gets (W_hn h + b_hn, r, z, n) of each step: see `saved_at`.
 extern "C" void gru_forward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t threads, int64_t bfloat16,
                             const float* x, const float* h0, const uint8_t* is_first, const float* w_ih,
-                            const float* w_hh, const float* b_ih, const float* b_hh, float* gates, float* y) {
+                            const float* w_hh, const float* b_ih, const float* b_hh, float* saved, float* y) {
   with_operands(bfloat16, [&]<typename Operand>() {
     thread_local Array<Operand> x_memory, h_memory;  // kept, as fresh pages take longer than what is done with them
     const Operand *w_x = by_units(w_ih, 3, H, D, x_memory), *w_h = by_units(w_hh, 3, H, H, h_memory);
@@ -43,11 +43,11 @@ extern "C" void gru_forward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t 
               const int64_t b = share.begin + start + m, row = t * B + b;
               const Vec r = sigmoid(sum[m][0]), z = sigmoid(sum[m][1]), hn = sum[m][2], n = tangent(n_x[m] + r * hn);
               store(y + row * H + unit, n + z * (load(before(t, b) + unit) - n));
-              if (!gates) continue;
-              float* gate = gates + row * 4 * H + unit;
+              if (!saved) continue;
+              float* to = saved + saved_at<4>({T, B, D, H}, t, unit, b);
               for (Vec value : {hn, r, z, n}) {
-                store(gate, value);
-                gate += H;
+                store(to, value);
+                to += VL;
               }
             }
           });
@@ -56,22 +56,25 @@ extern "C" void gru_forward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t 
   });
 }
 
-// From dy [T, B, H] and dh, the last state's gradient [B, H], which becomes the first one's: dx [T, B, D] and, for each
-// thread a sum of its own that begins at 0, dw_x [threads, D, 3H] of (r, z, n), dw_h [threads, H, 3H] of (hn, r, z) and
-// db [threads, 4H] of (hn, r, z, n). `w_hh` is stacked (hn, r, z) too.
+// From dy [T, B, H] and dh, the last state's gradient [B, H], which becomes the first one's: dx [T, B, D] and
+// `weights`, dw_x [D, 3H] of (r, z, n), dw_h [H, 3H] of (hn, r, z) and db [4H] of (hn, r, z, n) one after another. `w_hh`
+// is stacked (hn, r, z) too.
 extern "C" void gru_backward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t threads, int64_t bfloat16,
                              const float* x, const float* h0, const uint8_t* is_first, const float* w_ih,
-                             const float* w_hh, const float* gates, const float* y, const float* dy, float* dh,
-                             float* dx, float* dw_x, float* dw_h, float* db) {
+                             const float* w_hh, const float* saved, const float* y, const float* dy, float* dh,
+                             float* dx, float* weights) {
   with_operands(bfloat16, [&]<typename Operand>() {
     thread_local Array<Operand> x_memory, h_memory;
     const ByColumns<Operand> w_x(w_ih, 3 * H, D, x_memory), w_h(w_hh, 3 * H, H, h_memory);
     const Before before{y, h0, is_first, B, H};
+    thread_local Array<float> sums_memory;
+    const Sums sums(weights, (D + H) * 3 * H + 4 * H, threads, sums_memory);
 #pragma omp parallel num_threads(threads)
     {
       const Share share(B);
+      float *const dw_x = sums.begin(share.thread), *const dw_h = dw_x + D * 3 * H, *const db = dw_h + H * 3 * H;
       const int64_t block = block_steps(T, share.count);
-      thread_local Array<float> d;  // the gates' gradients, as `gates`
+      thread_local Array<float> d;  // the gates' gradients, [block, B, 4H] of (hn, r, z, n)
       thread_local Array<Operand> copies;
       d.resize(block * share.count * 4 * H);
       if (!std::is_same_v<Operand, float>) copies.resize(num_operands<Operand>(d.size()));
@@ -87,10 +90,10 @@ extern "C" void gru_backward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t
             const int64_t b = share.begin + i, row = t * B + b;
             const float* h = states[first + i] = before(t, b);
             inputs[first + i] = x + row * D;
-            const float *gate = gates + row * 4 * H, *dy_t = dy + row * H;
+            const float *kept = saved + saved_at<4>({T, B, D, H}, t, 0, b), *dy_t = dy + row * H;
             float *d_i = d_t + i * 4 * H, *dh_i = dh + b * H;
-            for (int64_t unit = 0; unit < H; unit += VL, gate += VL, d_i += VL) {
-              const Vec hn = load(gate), r = load(gate + H), z = load(gate + 2 * H), n = load(gate + 3 * H);
+            for (int64_t unit = 0; unit < H; unit += VL, kept += B * 4 * VL, d_i += VL) {
+              const Vec hn = load(kept), r = load(kept + VL), z = load(kept + 2 * VL), n = load(kept + 3 * VL);
               const Vec dh_t = load(dh_i + unit) + load(dy_t + unit), dn = dh_t * (1.0f - z) * (1.0f - n * n);
               store(d_i, dn * r);
               store(d_i + H, dn * hn * r * (1.0f - r));
@@ -107,10 +110,11 @@ extern "C" void gru_backward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t
         }
         const auto dx_row = [&](int64_t i) { return dx + (inputs[i] - x); };
         multiply_rows<false>(operands + num_operands<Operand>(H), stride, count, w_x, dx_row);
-        add_outer_products(inputs.data(), D, d.data() + H, 4 * H, 3 * H, count, dw_x + share.thread * D * 3 * H);
-        add_outer_products(states.data(), H, d.data(), 4 * H, 3 * H, count, dw_h + share.thread * H * 3 * H);
-        add_rows(d.data(), 4 * H, count, db + share.thread * 4 * H);
+        add_outer_products(inputs.data(), D, d.data() + H, 4 * H, 3 * H, count, dw_x);
+        add_outer_products(states.data(), H, d.data(), 4 * H, 3 * H, count, dw_h);
+        add_rows(d.data(), 4 * H, count, db);
       }
+      sums.end(share.thread);
     }
   });
 }

@@ -2,16 +2,17 @@
 // with `bfloat16` the products with weights are of numbers rounded to that, their gradients' are not.
 #include "sequence.h"
 
-// y and cells [T, B, H], and unless it is null `gates` [T, B, 4H]: (i, f, g, o).
+// y [T, B, H], and c [B, H], which is the first cell and becomes the last. Unless it is null, `saved` gets (i, f, g, o, c)
+// of each step: see `saved_at`.
 extern "C" void lstm_forward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t threads, int64_t bfloat16,
-                             const float* x, const float* h0, const float* c0, const uint8_t* is_first,
-                             const float* w_ih, const float* w_hh, const float* b_ih, const float* b_hh,
-                             float* gates, float* cells, float* y) {
+                             const float* x, const float* h0, const uint8_t* is_first, const float* w_ih,
+                             const float* w_hh, const float* b_ih, const float* b_hh, float* saved, float* c,
+                             float* y) {
   with_operands(bfloat16, [&]<typename Operand>() {
     thread_local Array<Operand> x_memory, h_memory;  // kept, as fresh pages take longer than what is done with them
     const Operand *w_x = by_units(w_ih, 4, H, D, x_memory), *w_h = by_units(w_hh, 4, H, H, h_memory);
     const int64_t length_x = num_operands<Operand>(D), length_h = num_operands<Operand>(H);
-    const Before before{y, h0, is_first, B, H}, cell_before{cells, c0, is_first, B, H};
+    const Before before{y, h0, is_first, B, H};
 #pragma omp parallel num_threads(threads)
     {
       const Share share(B);
@@ -39,14 +40,15 @@ extern "C" void lstm_forward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t
               const int64_t b = share.begin + start + m, row = t * B + b;
               const Vec i = sigmoid(sums[m][0]), f = sigmoid(sums[m][1]);
               const Vec g = tangent(sums[m][2]), o = sigmoid(sums[m][3]);
-              const Vec c = f * load(cell_before(t, b) + unit) + i * g;
-              store(cells + row * H + unit, c);
-              store(y + row * H + unit, o * tangent(c));
-              if (!gates) continue;
-              float* gate = gates + row * 4 * H + unit;
-              for (Vec value : {i, f, g, o}) {
-                store(gate, value);
-                gate += H;
+              float* const cell = c + b * H + unit;
+              const Vec c_t = f * (is_first[row] ? Vec{} : load(cell)) + i * g;
+              store(cell, c_t);
+              store(y + row * H + unit, o * tangent(c_t));
+              if (!saved) continue;
+              float* to = saved + saved_at<5>({T, B, D, H}, t, unit, b);
+              for (Vec value : {i, f, g, o, c_t}) {
+                store(to, value);
+                to += VL;
               }
             }
           });
@@ -55,22 +57,24 @@ extern "C" void lstm_forward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t
   });
 }
 
-// From dy [T, B, H] and dh and dc, the last states' gradients [B, H], which become the first ones': dx [T, B, D] and,
-// for each thread a sum of its own that begins at 0, dw_x [threads, D, 4H], dw_h [threads, H, 4H] and db [threads, 4H].
+// From dy [T, B, H] and dh and dc, the last states' gradients [B, H], which become the first ones': dx [T, B, D] and
+// `weights`, dw_x [D, 4H], dw_h [H, 4H] and db [4H] one after another.
 extern "C" void lstm_backward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t threads, int64_t bfloat16,
                               const float* x, const float* h0, const float* c0, const uint8_t* is_first,
-                              const float* w_ih, const float* w_hh, const float* gates, const float* cells,
-                              const float* y, const float* dy, float* dh, float* dc, float* dx, float* dw_x,
-                              float* dw_h, float* db) {
+                              const float* w_ih, const float* w_hh, const float* saved, const float* y,
+                              const float* dy, float* dh, float* dc, float* dx, float* weights) {
   with_operands(bfloat16, [&]<typename Operand>() {
     thread_local Array<Operand> x_memory, h_memory;
     const ByColumns<Operand> w_x(w_ih, 4 * H, D, x_memory), w_h(w_hh, 4 * H, H, h_memory);
-    const Before before{y, h0, is_first, B, H}, cell_before{cells, c0, is_first, B, H};
+    const Before before{y, h0, is_first, B, H};
+    thread_local Array<float> sums_memory;
+    const Sums sums(weights, (D + H + 1) * 4 * H, threads, sums_memory);
 #pragma omp parallel num_threads(threads)
     {
       const Share share(B);
+      float *const dw_x = sums.begin(share.thread), *const dw_h = dw_x + D * 4 * H, *const db = dw_h + H * 4 * H;
       const int64_t block = block_steps(T, share.count);
-      thread_local Array<float> d;  // the gates' gradients, as `gates`
+      thread_local Array<float> d;  // the gates' gradients, [block, B, 4H] of (i, f, g, o)
       thread_local Array<Operand> copies;
       d.resize(block * share.count * 4 * H);
       if (!std::is_same_v<Operand, float>) copies.resize(num_operands<Operand>(d.size()));
@@ -86,16 +90,16 @@ extern "C" void lstm_backward(int64_t T, int64_t B, int64_t D, int64_t H, int64_
             const int64_t b = share.begin + j, row = t * B + b;
             states[first + j] = before(t, b);
             inputs[first + j] = x + row * D;
-            const float *gate = gates + row * 4 * H, *dy_t = dy + row * H;
-            const float *c_t = cells + row * H, *c_tm1 = cell_before(t, b);
+            const float* kept = saved + saved_at<5>({T, B, D, H}, t, 0, b);
             float *d_j = d_t + j * 4 * H, *dh_j = dh + b * H, *dc_j = dc + b * H;
             const float keep = is_first[row] ? 0.0f : 1.0f;
-            for (int64_t unit = 0; unit < H; unit += VL, gate += VL, d_j += VL) {
-              const Vec i = load(gate), f = load(gate + H), g = load(gate + 2 * H), o = load(gate + 3 * H);
-              const Vec tanh_c = tangent(load(c_t + unit)), dh_t = load(dh_j + unit) + load(dy_t + unit);
+            for (int64_t unit = 0; unit < H; unit += VL, kept += B * 5 * VL, d_j += VL) {
+              const Vec i = load(kept), f = load(kept + VL), g = load(kept + 2 * VL), o = load(kept + 3 * VL);
+              const Vec tanh_c = tangent(load(kept + 4 * VL)), dh_t = load(dh_j + unit) + load(dy + row * H + unit);
+              const Vec c_tm1 = is_first[row] ? Vec{} : load(t ? kept - B * H * 5 + 4 * VL : c0 + b * H + unit);
               const Vec dc_t = load(dc_j + unit) + dh_t * o * (1.0f - tanh_c * tanh_c);
               store(d_j, dc_t * g * i * (1.0f - i));
-              store(d_j + H, dc_t * load(c_tm1 + unit) * f * (1.0f - f));
+              store(d_j + H, dc_t * c_tm1 * f * (1.0f - f));
               store(d_j + 2 * H, dc_t * i * (1.0f - g * g));
               store(d_j + 3 * H, dh_t * tanh_c * o * (1.0f - o));
               store(dc_j + unit, keep * dc_t * f);
@@ -109,10 +113,11 @@ extern "C" void lstm_backward(int64_t T, int64_t B, int64_t D, int64_t H, int64_
         }
         const auto dx_row = [&](int64_t j) { return dx + (inputs[j] - x); };
         multiply_rows<false>(operands, stride, count, w_x, dx_row);
-        add_outer_products(inputs.data(), D, d.data(), 4 * H, 4 * H, count, dw_x + share.thread * D * 4 * H);
-        add_outer_products(states.data(), H, d.data(), 4 * H, 4 * H, count, dw_h + share.thread * H * 4 * H);
-        add_rows(d.data(), 4 * H, count, db + share.thread * 4 * H);
+        add_outer_products(inputs.data(), D, d.data(), 4 * H, 4 * H, count, dw_x);
+        add_outer_products(states.data(), H, d.data(), 4 * H, 4 * H, count, dw_h);
+        add_rows(d.data(), 4 * H, count, db);
       }
+      sums.end(share.thread);
     }
   });
 }

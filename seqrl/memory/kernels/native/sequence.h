@@ -20,6 +20,41 @@ struct Share {
   }
 };
 
+// Where the PARTS vectors stand that step t keeps for backward of row b's units from `unit` on. They lie in the order in
+// which they are written, [T, H / VL, B, PARTS, VL]: one stream, which the processor fetches and writes ahead of us.
+template <int PARTS>
+inline int64_t saved_at(const Sizes& sizes, int64_t t, int64_t unit, int64_t b) {
+  return ((t * sizes.H + unit) * sizes.B + b * VL) * PARTS;
+}
+
+// Sums over all rows, of which each thread begins its own at zero: the first one's is the result, and those of the
+// others lie in `others`, where they stay for the next call, as fresh pages take longer than what is done with them.
+struct Sums {
+  float *result, *others;
+  int64_t size;  // whole vectors
+
+  Sums(float* result, int64_t size, int64_t threads, Array<float>& memory) : result(result), size(size) {
+    memory.resize((threads - 1) * size);
+    others = memory.data();
+  }
+  float* begin(int64_t thread) const {
+    float* const own = thread ? others + (thread - 1) * size : result;
+    std::fill_n(own, size, 0.0f);
+    return own;
+  }
+  // result += others, once all threads have come here; each adds a part of it.
+  void end(int64_t thread) const {
+    const int64_t threads = omp_get_num_threads(), vectors = size / VL;
+    if (threads == 1) return;
+#pragma omp barrier
+    for (int64_t i = vectors * thread / threads * VL; i < vectors * (thread + 1) / threads * VL; i += VL) {
+      Vec sum = load(result + i);
+      for (int64_t other = 0; other < threads - 1; other++) sum += load(others + other * size + i);
+      store(result + i, sum);
+    }
+  }
+};
+
 // Steps whose gradients are kept in the cache until those of the weights are taken from them.
 inline int64_t block_steps(int64_t T, int64_t rows) {
   const int64_t in_cache = 256;
