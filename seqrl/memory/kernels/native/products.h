@@ -126,39 +126,38 @@ void multiply_rows(const Operand* a, int64_t stride, int64_t count, const ByColu
   }
 }
 
-// out [K, N] += Σ_r a[r]ᵀ d_r for rows d_r = d + r · stride of N numbers, whole vectors.
+// out [K, N] += Σ_r a[r]ᵀ d_r for rows d_r = d + r · stride of N numbers, whole vectors. Four rows a turn, and no branches
+// in between: what counts and jumps would take its turn in the ports that multiply.
 inline void add_outer_products(const float* const* a, int64_t K, const float* d, int64_t stride, int64_t N,
                                int64_t count, float* out) {
-  for (int64_t n = 0; n < N; n += COLUMNS * VL) {
-    const int vectors = std::min<int64_t>(COLUMNS, (N - n) / VL);
+  const auto columns_from = [&]<int V>(int64_t n) {
     in_parts<max_rows<COLUMNS>>(K, [&]<int M>(int64_t k) {
-      Vec c[M][COLUMNS];
+      Vec c[M][V] = {};
+      const float* d_r = d + n;
+#pragma GCC unroll 4
+      for (int64_t r = 0; r < count; r++, d_r += stride) {
+        const float* const a_r = a[r] + k;
+        Vec columns[V];
 #pragma GCC unroll 8
-      for (int m = 0; m < M; m++)
-#pragma GCC unroll 8
-        for (int v = 0; v < COLUMNS; v++) c[m][v] = Vec{};
-      for (int64_t r = 0; r < count; r++) {
-        const float *a_r = a[r] + k, *d_r = d + r * stride + n;
-        Vec columns[COLUMNS];
-#pragma GCC unroll 8
-        for (int v = 0; v < COLUMNS; v++) columns[v] = v < vectors ? load_once(d_r + v * VL) : Vec{};
+        for (int v = 0; v < V; v++) columns[v] = load_once(d_r + v * VL);
 #pragma GCC unroll 8
         for (int m = 0; m < M; m++) {
           const Vec a_rm = all(a_r[m]);
 #pragma GCC unroll 8
-          for (int v = 0; v < COLUMNS; v++) c[m][v] += a_rm * columns[v];
+          for (int v = 0; v < V; v++) c[m][v] += a_rm * columns[v];
         }
       }
 #pragma GCC unroll 8
       for (int m = 0; m < M; m++)
 #pragma GCC unroll 8
-        for (int v = 0; v < COLUMNS; v++) {
-          if (v >= vectors) break;
-          float* to = out + (k + m) * N + n + v * VL;
+        for (int v = 0; v < V; v++) {
+          float* const to = out + (k + m) * N + n + v * VL;
           store(to, load(to) + c[m][v]);
         }
     });
-  }
+  };
+  for (int64_t n = 0; n < N; n += COLUMNS * VL)
+    call_for<COLUMNS>(std::min<int64_t>(COLUMNS, (N - n) / VL), n, columns_from);
 }
 
 // out [N] += Σ_r d_r for rows d_r = d + r · N of whole vectors.
