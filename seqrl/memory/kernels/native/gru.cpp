@@ -10,7 +10,8 @@ extern "C" void gru_forward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t 
                             const float* w_hh, const float* b_ih, const float* b_hh, float* saved, float* y) {
   with_operands(bfloat16, [&]<typename Operand>() {
     thread_local Array<Operand> x_memory, h_memory;  // kept, as fresh pages take longer than what is done with them
-    const Operand *w_x = by_units(w_ih, 3, H, D, x_memory), *w_h = by_units(w_hh, 3, H, H, h_memory);
+    const Operand* const w_x = by_units(w_ih, 3, H, D, threads, x_memory);
+    const Operand* const w_h = by_units(w_hh, 3, H, H, threads, h_memory);
     const int64_t length_x = num_operands<Operand>(D), length_h = num_operands<Operand>(H);
     const Before before{y, h0, is_first, B, H};
 #pragma omp parallel num_threads(threads)
@@ -65,7 +66,7 @@ extern "C" void gru_backward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t
                              float* dx, float* weights) {
   with_operands(bfloat16, [&]<typename Operand>() {
     thread_local Array<Operand> x_memory, h_memory;
-    const ByColumns<Operand> w_x(w_ih, 3 * H, D, x_memory), w_h(w_hh, 3 * H, H, h_memory);
+    const ByColumns<Operand> w_x(w_ih, 3 * H, D, x_memory, threads), w_h(w_hh, 3 * H, H, h_memory, threads);
     const Before before{y, h0, is_first, B, H};
     thread_local Array<float> sums_memory;
     const Sums sums(weights, (D + H) * 3 * H + 4 * H, threads, sums_memory);

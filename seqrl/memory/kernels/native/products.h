@@ -57,9 +57,10 @@ inline void in_parts(int64_t count, const F& f) {
 // w [num_gates · H, K] as [H / VL][K][num_gates][VL], in `out`: for each vector of units, what its gates read one after
 // another.
 template <typename Operand>
-const Operand* by_units(const float* w, int num_gates, int64_t H, int64_t K, Array<Operand>& out) {
+const Operand* by_units(const float* w, int num_gates, int64_t H, int64_t K, int64_t threads, Array<Operand>& out) {
   const int64_t length = num_operands<Operand>(K);
   out.resize(num_gates * H * length);
+#pragma omp parallel for num_threads(threads)
   for (int64_t row = 0; row < num_gates * H; row += VL) {
     const int64_t gate = row / H, unit = row % H;
     Operand* to = out.data() + unit * length * num_gates + gate * VL;
@@ -78,14 +79,18 @@ struct ByColumns {
   const Operand* data;
   bool comes_from_afar = false;  // so the next columns are asked for while some are multiplied
 
-  ByColumns(const float* w, int64_t rows, int64_t N, Array<Operand>& memory) : K(num_operands<Operand>(rows)), N(N) {
-    const int64_t width = COLUMNS * VL;
-    memory.resize((N + width - 1) / width * width * K);
-    Operand* to = memory.data();
+  ByColumns(const float* w, int64_t rows, int64_t N, Array<Operand>& memory, int64_t threads = 1)
+      : K(num_operands<Operand>(rows)), N(N) {
+    const int64_t width = COLUMNS * VL, blocks = (N + width - 1) / width;
+    memory.resize(blocks * width * K);
+    Operand* const to = memory.data();
     data = to;
-    for (int64_t n = 0; n < N; n += width)
-      for (int64_t k = 0; k < K; k++, to += width)
-        for (int64_t i = 0; i < width; i++) to[i] = n + i < N ? operand<Operand>(w + n + i, N, rows, k) : Operand{};
+#pragma omp parallel for num_threads(threads)
+    for (int64_t row = 0; row < blocks * K; row++) {
+      const int64_t n = row / K * width, k = row % K;
+      for (int64_t i = 0; i < width; i++)
+        to[row * width + i] = n + i < N ? operand<Operand>(w + n + i, N, rows, k) : Operand{};
+    }
   }
 };
 
