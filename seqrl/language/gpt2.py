@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from seqrl.errors import UserError
-from seqrl.language.gpt2_cache import GPT2Cache
+from seqrl.language.gpt2_cache import GPT2Cache, room_for
 from seqrl.language.model import LanguageModel, Said
 from seqrl.memory.checkpointing import checkpointed
 from seqrl.memory.kernels import native_gpt2
@@ -23,8 +23,6 @@ from seqrl.memory.kernels.native_attention import (
     native_attends_whole,
 )
 
-SMALLEST_CACHE = 32
-"""Slots that a cache begins with; it doubles when they are full."""
 WORTH_SORTING = 4
 """Tokens of an utterance from which on it is said in one go."""
 
@@ -136,10 +134,8 @@ class GPT2(LanguageModel):
         return F.linear(y, self.embedding.weight)
 
     def start(self, batch_size: int) -> GPT2Cache:
-        config, weight = self.config, self.embedding.weight
-        shape = 2, batch_size, config.num_heads, 0, config.hidden_size // config.num_heads
-        length = torch.zeros(batch_size, dtype=torch.int64, device=weight.device)
-        return GPT2Cache([weight.new_zeros(shape) for _ in self.layers], length)
+        sizes = len(self.layers), batch_size, self.config.num_heads, self._head_size
+        return GPT2Cache.empty(self.embedding.weight, *sizes)
 
     @torch.no_grad()
     def read(
@@ -151,14 +147,13 @@ class GPT2(LanguageModel):
         most = cache.most + 1 if T == 1 and cache.most < self.context_length else int(length.max())
         self._check_length(most)
         stop = cache.most + T  # columns that read less leave tokens behind their end, which need slots too
-        slots = max(SMALLEST_CACHE, 2 ** math.ceil(math.log2(stop)))
         if cache.most == 0 and T > 1 and native_attends_whole(self.embedding.weight, self._head_size):
             weights, epsilon = self._weights(), self.config.epsilon
-            cache.renew(slots)
+            cache.renew(room_for(stop))
             y = native_gpt2.read_beginnings(weights, cache.layers, tokens, count, epsilon)
             return y, GPT2Cache(cache.layers, length, most)
         if stop > cache.capacity:
-            cache.grow(slots)
+            cache.grow(room_for(stop))
         cache.settle()
         place = cache.length[:, None] + torch.arange(T, device=tokens.device)  # [B, T], of each token
         u = self.embedding(tokens.T) + self.position(place.clamp(max=self.context_length - 1))
@@ -218,9 +213,7 @@ class GPT2(LanguageModel):
         ]  # fmt: skip
 
     def take(self, context: GPT2Cache, index: Int[Tensor, "N"]) -> GPT2Cache:
-        context.settle()
-        layers = [layer.index_select(1, index) for layer in context.layers]
-        return GPT2Cache(layers, context.length[index], context.most)
+        return context.take(index)
 
     def _check_length(self, length: int) -> None:
         if length > self.context_length:

@@ -1,12 +1,22 @@
-"""What a GPT-2 has read: keys and values."""
+"""What a transformer has read: keys and values."""
 
+import math
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
 from seqrl.memory.kernels.native_gpt2 import Spoken, keep_said
+
+SMALLEST_CACHE = 32
+"""Slots that a cache begins with; it doubles when they are full."""
+
+
+def room_for(num_tokens: int) -> int:
+    """Slots of a cache that holds so many tokens."""
+    return max(SMALLEST_CACHE, 2 ** math.ceil(math.log2(num_tokens)))
 
 
 @dataclass
@@ -23,6 +33,12 @@ class GPT2Cache:
     most: int = 0
     spoken: Spoken | None = None
 
+    @classmethod
+    def empty(cls, weight: Tensor, num_layers: int, batch_size: int, num_heads: int, head_size: int) -> "GPT2Cache":
+        """One without slots, of the type and device of `weight`."""
+        layers = [weight.new_zeros(2, batch_size, num_heads, 0, head_size) for _ in range(num_layers)]
+        return cls(layers, torch.zeros(batch_size, dtype=torch.int64, device=weight.device))
+
     @property
     def capacity(self) -> int:
         return self.layers[0].shape[3]
@@ -31,6 +47,11 @@ class GPT2Cache:
         """Make room for so many slots, at least."""
         if capacity > self.capacity:
             self.layers = [F.pad(layer, (0, 0, 0, capacity - self.capacity)) for layer in self.layers]
+
+    def take(self, index: Int[Tensor, "N"]) -> "GPT2Cache":
+        """A copy of these columns."""
+        self.settle()
+        return GPT2Cache([layer.index_select(1, index) for layer in self.layers], self.length[index], self.most)
 
     def renew(self, capacity: int) -> None:
         """Make room for so many slots where nothing has been read: they hold anything."""

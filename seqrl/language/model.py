@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from seqrl.errors import UserError
+from seqrl.language.gpt2_cache import GPT2Cache, room_for
 from seqrl.language.rows import Decisions
 from seqrl.memory.base import Memory
 from seqrl.memory.kernels.native_episodes import Episodes
@@ -122,6 +123,8 @@ class MemoryModel(LanguageModel):
     """A language model of any memory: embedded tokens are its rows.
 
     y_t = memory(e_{token_0}, …, e_{token_t}),   logits_t = W y_t + b
+
+    A context is the memory's state, but for a transformer's: that is a cache of all that was read, written in place.
     """
 
     def __init__(self, vocabulary_size: int, memory: Memory) -> None:
@@ -166,9 +169,18 @@ class MemoryModel(LanguageModel):
         return self.head(y)
 
     def start(self, batch_size: int) -> Context:
-        return self.memory.initial_state(batch_size)
+        memory = self.memory
+        if not isinstance(memory, Transformer) or memory.tokens_per_row > 1:
+            return memory.initial_state(batch_size)
+        sizes = len(memory.layers), batch_size, memory.num_heads, self.output_size // memory.num_heads
+        return GPT2Cache.empty(self.embedding.weight, *sizes)
+
+    def take(self, context: Context, index: Tensor) -> Context:
+        return context.take(index) if isinstance(context, GPT2Cache) else super().take(context, index)
 
     def read(self, tokens: Tensor, count: Tensor, context: Context) -> tuple[Tensor, Context]:
+        if isinstance(context, GPT2Cache):
+            return self._append(tokens, count, context)
         going_on = torch.zeros_like(tokens, dtype=torch.bool)
         x = self.embedding(tokens)
         if bool((count == len(tokens)).all()):
@@ -181,3 +193,15 @@ class MemoryModel(LanguageModel):
             last = torch.where(reads[:, None], y[0], last)
             context = where_rows(reads, state, context)
         return last, context
+
+    @torch.no_grad()
+    def _append(self, tokens: Tensor, count: Tensor, cache: GPT2Cache) -> tuple[Tensor, GPT2Cache]:
+        memory, stop = self.memory, cache.most + len(tokens)
+        assert isinstance(memory, Transformer), "only a transformer's context is such a cache"
+        if stop > cache.capacity:
+            cache.grow(room_for(stop))
+        place = cache.length[:, None] + torch.arange(len(tokens), device=tokens.device)
+        y = memory.append(self.embedding(tokens.T), [layer[:, :, :, :stop] for layer in cache.layers], place)
+        last = y[torch.arange(len(y), device=y.device), (count - 1).clamp(min=0)]
+        length = cache.length + count
+        return last, GPT2Cache(cache.layers, length, int(length.max()))

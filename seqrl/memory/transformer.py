@@ -130,6 +130,26 @@ class Transformer(Memory):
             u = checkpointed(layer.read_episodes, self.gradient_checkpointing, u, these, rotation)
         return self.norm(u)
 
+    def append(
+        self, x: Float[Tensor, "B T D"], kept: Sequence[Float[Tensor, "2 B num_heads S head_size"]], place: Tensor
+    ) -> Float[Tensor, "B T H"]:
+        """Rows at `place` [B, T] of episodes whose earlier rows are `kept`: what `unroll` gives, which keeps a window.
+
+        A layer keeps keys, turned by their place, and values; those of these rows are added in place. So nothing is
+        copied, and nothing turned twice. What stands behind a row is not seen, but must be numbers. No gradient flows
+        through what is kept.
+        """
+        age = place[..., None] - torch.arange(kept[0].shape[3], device=x.device)  # [B, T, S]
+        visible = ((age >= 0) & (age < self.window))[:, None]
+        rotation = None
+        if self.rotary:
+            rotation = _rotation(kept[0].shape[3], self.output_size // self.num_heads, x)[:, place][:, :, None]
+        u = self.input(x)
+        layers: list[Any] = list(self.layers)
+        for layer, past in zip(layers, kept, strict=True):
+            u = layer.append(u, past, place, visible, rotation)
+        return self.norm(u)
+
     def _unroll_block(self, x: Tensor, cache: SlidingCache, is_first: Tensor) -> tuple[Tensor, SlidingCache]:
         T, n = len(x), self.tokens_per_row
         u = self.input(x.transpose(0, 1).reshape(x.shape[1], T * n, -1))  # [B, tokens, hidden_size]
@@ -209,6 +229,18 @@ class _Layer(nn.Module):
         )
         u = u[:, every - 1 :: every] + self.attention_output(attended.transpose(1, 2).flatten(2))
         return u + self.mlp(self.mlp_norm(u)), keys, values
+
+    def append(self, u: Tensor, past: Tensor, place: Tensor, visible: Tensor, rotation: Tensor | None) -> Tensor:
+        """Rows u [B, T, H]; their keys and values go to `past` [2, B, num_heads, S, head_size]."""
+        query, key, value = self._heads(self.attention_norm(u), 1)
+        if rotation is not None:
+            query, key = _rotate(query, rotation), _rotate(key, rotation)
+        column = torch.arange(len(u), device=u.device)[:, None]
+        # Indices on either side of a slice put [B, T] first.
+        past[:, column, :, place] = torch.stack([key, value]).permute(1, 3, 0, 2, 4).to(past.dtype)
+        attended = F.scaled_dot_product_attention(query, *past.to(query.dtype), attn_mask=visible)
+        u = u + self.attention_output(attended.transpose(1, 2).flatten(2))
+        return u + self.mlp(self.mlp_norm(u))
 
     def read_episodes(self, u: Tensor, episodes: Episodes, rotation: Tensor | None) -> Tensor:
         """The rows that ask of u [N, H] go on."""

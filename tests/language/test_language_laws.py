@@ -27,6 +27,8 @@ def gpt2(context_length: int = 16) -> GPT2:
     return model
 
 
+# Must break, of a transformer's cache: `& (age < self.window)` left out; `_rotate(key, rotation)` replaced by key; `take`
+# without `self.length[index]`.
 @pytest.mark.parametrize(
     "build",
     [
@@ -54,8 +56,9 @@ def test_laws_of_a_gpt2_in_cpp() -> None:
 
 # Broken by `F.pad(layer, (0, 0, more, 0))` where the cache grows.
 def test_laws_where_the_cache_grows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seqrl.language.gpt2.SMALLEST_CACHE", 2)
+    monkeypatch.setattr("seqrl.language.gpt2_cache.SMALLEST_CACHE", 2)
     check_language_model(gpt2())
+    check_language_model(MemoryModel(V, Transformer(8, 16, num_layers=2, num_heads=2, window=4)))
 
 
 # Broken by `place` without `clamp`: tokens that are not to be read lie behind the last position.
