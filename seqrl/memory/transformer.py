@@ -238,7 +238,8 @@ class _Layer(nn.Module):
         column = torch.arange(len(u), device=u.device)[:, None]
         # Indices on either side of a slice put [B, T] first.
         past[:, column, :, place] = torch.stack([key, value]).permute(1, 3, 0, 2, 4).to(past.dtype)
-        attended = F.scaled_dot_product_attention(query, *past.to(query.dtype), attn_mask=visible)
+        keys, values = past.to(query.dtype)
+        attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=visible)
         u = u + self.attention_output(attended.transpose(1, 2).flatten(2))
         return u + self.mlp(self.mlp_norm(u))
 

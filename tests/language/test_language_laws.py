@@ -27,8 +27,8 @@ def gpt2(context_length: int = 16) -> GPT2:
     return model
 
 
-# Must break, of a transformer's cache: `& (age < self.window)` left out; `_rotate(key, rotation)` replaced by key; `take`
-# without `self.length[index]`.
+# Must break, of a transformer's cache: `& (age < self.window)` left out; `_rotate(key, rotation)` replaced by key;
+# `self.length[index]` in `take` replaced by `self.length[:1].expand(len(index))`.
 @pytest.mark.parametrize(
     "build",
     [
