@@ -12,6 +12,8 @@ never see. Then each answers prompts of negotiations that nobody has learnt from
 
 import argparse
 import json
+import math
+import shlex
 import shutil
 import sys
 import tempfile
@@ -55,6 +57,7 @@ METHODS: dict[str, tuple[Any, Answer]] = {
     "ipo β 0.5": (dpo, {"beta": 0.5, "objective": "ipo"}),
     "kto β 0.1": (kto, {"beta": 0.1}),
     "kto β 0.3": (kto, {"beta": 0.3}),
+    "kto β 1": (kto, {"beta": 1.0}),
 }
 
 
@@ -186,8 +189,15 @@ def write(args: argparse.Namespace, answers: dict[str, Answer], rows: Answer) ->
         "shared": SHARED, "methods": {name: METHODS[name][1] for name in args.methods},
     }  # fmt: skip
     command = f"python -m benchmarks.preference_algorithms --seeds {' '.join(map(str, args.seeds))}"
+    if args.methods != list(METHODS):
+        command += f" --methods {' '.join(map(shlex.quote, args.methods))}"
     content = {"command": command, **machine(), "threads": args.threads, "settings": settings}
-    content |= {"speakers": rows, "seeds": answers}
+    # Of one seed there is no interval, and JSON has no NaN.
+    told = {
+        name: {key: [mean, None if math.isnan(width) else width] for key, (mean, width) in row.items()}
+        for name, row in rows.items()
+    }
+    content |= {"speakers": told, "seeds": answers}
     args.output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
