@@ -89,10 +89,10 @@ WORDLE = Problem(
         "held_out": 0.02, "log_every": 250,
     },
     filtered={"best_share": 0.3, "num_steps": 1_800, "learning_rate": 2e-3},
-    policy={"num_steps": 2_000, "learning_rate": 1e-3},
+    policy={"num_steps": 1_000, "learning_rate": 1e-3},
     values=VALUES
-    | {"num_steps": 2_000, "learning_rate": 1e-3, "polyak": 0.05, "heads_only": True, "horizon": "turn"},
-    betas=(4.0, 8.0),
+    | {"num_steps": 1_500, "learning_rate": 1e-3, "polyak": 0.05, "heads_only": True, "horizon": "turn"},
+    betas=(4.0,),
     num_played=250,
 )  # fmt: skip
 PROBLEMS = {
@@ -176,20 +176,15 @@ def learn(problem: Problem, seed: int, name: str, folder: Path) -> Answer:
     What stands in `folder` already, from the same settings, is not done again.
     """
     config = configs_of(problem, seed, folder)[name]
-    known = {
-        "config": json.loads(json.dumps(asdict(config))),
-        "betas": list(problem.betas),
-        "num_played": problem.num_played,
-    }
+    betas = list(problem.betas) if name in ("ilql", "mc") else []
+    known = {"config": json.loads(json.dumps(asdict(config))), "betas": betas, "num_played": problem.num_played}
     path = folder / f"{name}.json"
     if path.exists() and (kept := json.loads(path.read_text()))["settings"] == known:
         return kept["answer"]
     task, run, start = problem.make(), config.run_dir, time.process_time()
     agent = (resume(run) if Path(run).exists() and read_config(run) == config else train(config)).cpu()
     trained = time.process_time()
-    voices = {"": agent.voice()}
-    if name in ("ilql", "mc"):
-        voices = {f" β={beta:g}": agent.voice(beta) for beta in problem.betas}
+    voices = {f" β={beta:g}": agent.voice(beta) for beta in betas} or {"": agent.voice()}
     returns = {
         f"{name} {mode}{steering}": mean_return(task, voice, problem.num_played, seed, sampling)
         for steering, voice in voices.items()
@@ -253,6 +248,7 @@ def summary(problem: Problem, seeds: dict[str, Answer]) -> Answer:
     for name in names:
         values = [answer["returns"][name] for answer in seeds.values()]
         mean, half_width = mean_and_half_width(values)
+        half_width = half_width if len(values) > 1 else None  # one seed has no interval
         cloned = [answer["returns"][f"bc {name.split()[1]}"] for answer in seeds.values()]
         gap = [(v - b) / (optimum - b) for v, b in zip(values, cloned, strict=True)]
         rows[name] = {"mean": mean, "half_width": half_width, "gap_closed": sum(gap) / len(gap), "seeds": values}
@@ -265,7 +261,8 @@ def show(name: str, result: Answer) -> None:
     for column in ("", "return (95 %)", "of the way from BC to the optimum"):
         table.add_column(column, justify="left" if not column else "right")
     for row, answer in result["rows"].items():
-        table.add_row(row, f"{answer['mean']:.2f} ± {answer['half_width']:.2f}", f"{answer['gap_closed']:.0%}")
+        interval = "" if answer["half_width"] is None else f" ± {answer['half_width']:.2f}"
+        table.add_row(row, f"{answer['mean']:.2f}{interval}", f"{answer['gap_closed']:.0%}")
     Console(width=100).print(table)
 
 
