@@ -18,7 +18,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # As "spawn", but processes are forked from one that has imported everything and done nothing: each need not import it.
 forked = multiprocessing.get_context("forkserver")
-forked.set_forkserver_preload(["seqrl.cli", "pytest", "torch._dynamo"])
+forked.set_forkserver_preload(["seqrl.cli", "pytest", "torch._dynamo", "torch.distributed.fsdp"])
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,6 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from seqrl.run import Stateful
 from seqrl.trajectory import Tree, tree_map
@@ -28,6 +25,10 @@ def shard(root: nn.Module, blocks: Sequence[nn.Module], device: str, methods: Se
     `blocks`, modules in `root`, are put together one at a time, and what is in none of them for each call of `root` or
     of its `methods`. From now on all learners have to call these together, also where no gradient is wanted.
     """
+    # More than half a second, which nobody else is to wait for.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # into which nobody writes here
     mesh = init_device_mesh(device.partition(":")[0], (dist.get_world_size(),))
     for block in blocks:
@@ -37,9 +38,14 @@ def shard(root: nn.Module, blocks: Sequence[nn.Module], device: str, methods: Se
         register_fsdp_forward_method(root, name)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Any) -> Tensor:
     """A tensor of which each learner has a part, put together, on the CPU; any other as it is."""
-    return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor().cpu() if _is_in_shards(tensor) else tensor
+
+
+def _is_in_shards(tensor: Any) -> bool:
+    """Whether it is a `DTensor`, which is imported where there are some."""
+    return hasattr(tensor, "full_tensor")
 
 
 class Whole:
@@ -64,6 +70,8 @@ def _like(own: Tree, value: Tree) -> Tree:
     """`value` in shards where `own` is."""
     if isinstance(value, tuple) and isinstance(own, tuple):
         return tuple(_like(mine, each) for mine, each in zip(own, value, strict=True))
-    if isinstance(own, DTensor) and own.shape == value.shape:  # of other shapes whoever loads it will complain
+    if _is_in_shards(own) and own.shape == value.shape:  # of other shapes whoever loads it will complain
+        from torch.distributed.tensor import distribute_tensor
+
         return distribute_tensor(value.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
     return value

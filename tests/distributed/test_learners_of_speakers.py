@@ -54,7 +54,10 @@ def hear_both(tuning, step):
     "changes",
     [
         {"kl_budget": 0.05, "gold": ("length=-1",)},
-        {"method": "grpo", "normalize_rewards": True, "kl_control": "adaptive", "kl_target": 0.01},
+        pytest.param(
+            {"method": "grpo", "normalize_rewards": True, "kl_control": "adaptive", "kl_target": 0.01},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_two_learners_are_one_also_when_one_dies(folder, tmp_path, monkeypatch, changes):

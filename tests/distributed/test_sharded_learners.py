@@ -53,11 +53,13 @@ def forms_of(run):
 # Broken by gradients that are means over learners, not over their pairs; by weights that the reference's question left
 # whole, so that the optimiser would hold others; by a checkpoint of shards, or moments that resuming does not cut.
 def test_sharded_learners_of_dpo_are_one_also_when_one_dies(config, tmp_path):
+    config = replace(config, num_steps=4)
     check_that_two_are_one(config, tmp_path, shard=True)
     assert forms_of(tmp_path / "two") == forms_of(tmp_path / "one")
     check_that_one_may_die(partial(crashing, dpo.train_share), replace(config, shard=True), tmp_path)
 
 
+@pytest.mark.slow
 def test_blocks_that_are_computed_again_are_put_together_again(config, tmp_path):
     thumbs = kto.Config(
         policy=config.policy, preferences=config.preferences, num_steps=3, batch_size=5, warmup=0, log_every=1,
