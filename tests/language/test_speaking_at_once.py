@@ -52,7 +52,7 @@ def spoken(
 # speech.excluded[i]` left out; `read` left out of `keep_said`; `1 / speech.temperature` replaced by 1. Of
 # rows in place of keys and values (1, 2 and 4 heads): `+ shift`, `mass[column * step] * load(…)` or `LANES < left` left
 # out in gpt2_rows.h; `i ^ STEP` replaced by i; `bias(bias + H)` by `bias(bias)`; `said + 1` by `said` in rows.add_up.
-@pytest.mark.parametrize("sizes", [(1, 1), (3, 2), (2, 3), (1, 8), (4, 2), (8, 1)])
+@pytest.mark.parametrize("sizes", [(1, 1), (2, 2), (3, 2), (2, 3), (1, 8), (4, 2), (8, 1)])
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 0.0])
 def test_as_one_after_the_other(sizes: tuple[int, int], temperature: float) -> None:
     gpt2, sampling = model(*sizes), Sampling(temperature=temperature)
