@@ -29,8 +29,9 @@ def threads():
     torch.set_num_threads(before)
 
 
-# Must break, each by itself: in gru.cpp the fill with 0 after a reset left out; in lstm.cpp `keep *` left out; in
-# sequence.h `is_first` not asked; in products.h parts that start at p * (count / parts).
+# Must break, each by itself: in gru.cpp the fill with 0 after a reset left out; in lstm.cpp `keep *` or a cell's
+# `is_first[row] ?` left out; in sequence.h `is_first` not asked, or the last of the `others` not added; in
+# products.h parts that start at p * (count / parts).
 @needs_native
 @pytest.mark.parametrize("num_threads", [1, 3])
 @pytest.mark.parametrize("resets", [0.0, 0.3, 1.0])

@@ -58,8 +58,8 @@ extern "C" void gru_forward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t 
 }
 
 // From dy [T, B, H] and dh, the last state's gradient [B, H], which becomes the first one's: dx [T, B, D] and
-// `weights`, dw_x [D, 3H] of (r, z, n), dw_h [H, 3H] of (hn, r, z) and db [4H] of (hn, r, z, n) one after another. `w_hh`
-// is stacked (hn, r, z) too.
+// `weights`, dw_x [D, 3H] of (r, z, n), dw_h [H, 3H] of (hn, r, z) and db [4H] of (hn, r, z, n) one after another.
+// `w_hh` is stacked (hn, r, z) too.
 extern "C" void gru_backward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t threads, int64_t bfloat16,
                              const float* x, const float* h0, const uint8_t* is_first, const float* w_ih,
                              const float* w_hh, const float* saved, const float* y, const float* dy, float* dh,

@@ -2,8 +2,8 @@
 // with `bfloat16` the products with weights are of numbers rounded to that, their gradients' are not.
 #include "sequence.h"
 
-// y [T, B, H], and c [B, H], which is the first cell and becomes the last. Unless it is null, `saved` gets (i, f, g, o, c)
-// of each step: see `saved_at`.
+// y [T, B, H], and c [B, H], which is the first cell and becomes the last. Unless it is null, `saved` gets
+// (i, f, g, o, c) of each step: see `saved_at`.
 extern "C" void lstm_forward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t threads, int64_t bfloat16,
                              const float* x, const float* h0, const uint8_t* is_first, const float* w_ih,
                              const float* w_hh, const float* b_ih, const float* b_hh, float* saved, float* c,

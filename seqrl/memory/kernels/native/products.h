@@ -131,8 +131,8 @@ void multiply_rows(const Operand* a, int64_t stride, int64_t count, const ByColu
   }
 }
 
-// out [K, N] += Σ_r a[r]ᵀ d_r for rows d_r = d + r · stride of N numbers, whole vectors. Four rows a turn, and no branches
-// in between: what counts and jumps would take its turn in the ports that multiply.
+// out [K, N] += Σ_r a[r]ᵀ d_r for rows d_r = d + r · stride of N numbers, whole vectors. Four rows a turn and no branches
+// in between: counting and jumping go through ports that multiply, too.
 inline void add_outer_products(const float* const* a, int64_t K, const float* d, int64_t stride, int64_t N,
                                int64_t count, float* out) {
   const auto columns_from = [&]<int V>(int64_t n) {

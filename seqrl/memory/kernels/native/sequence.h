@@ -20,8 +20,8 @@ struct Share {
   }
 };
 
-// Where the PARTS vectors stand that step t keeps for backward of row b's units from `unit` on. They lie in the order in
-// which they are written, [T, H / VL, B, PARTS, VL]: one stream, which the processor fetches and writes ahead of us.
+// Where the PARTS vectors stand that step t keeps for backward of row b's units from `unit` on. They lie in the order
+// in which they are written, [T, H / VL, B, PARTS, VL]: one stream a thread, at which the caches are quickest.
 template <int PARTS>
 inline int64_t saved_at(const Sizes& sizes, int64_t t, int64_t unit, int64_t b) {
   return ((t * sizes.H + unit) * sizes.B + b * VL) * PARTS;
