@@ -86,13 +86,11 @@ extern "C" void lstm_backward(int64_t T, int64_t B, int64_t D, int64_t H, int64_
         const int64_t begin = std::max<int64_t>(0, end - block), count = (end - begin) * share.count;
         for (int64_t t = end - 1; t >= begin; t--) {
           const int64_t first = (t - begin) * share.count;
-          float* const d_t = d.data() + first * 4 * H;
           for (int64_t j = 0; j < share.count; j++) {
             const int64_t b = share.begin + j, row = t * B + b;
-            states[first + j] = before(t, b);
-            inputs[first + j] = x + row * D;
+            states[first + j] = before(t, b), inputs[first + j] = x + row * D;
             const float* kept = saved + saved_at<5>({T, B, D, H}, t, 0, b);
-            float *d_j = d_t + j * 4 * H, *dh_j = dh + b * H, *dc_j = dc + b * H;
+            float *d_j = d.data() + (first + j) * 4 * H, *dh_j = dh + b * H, *dc_j = dc + b * H;
             const float keep = is_first[row] ? 0.0f : 1.0f;
             for (int64_t unit = 0; unit < H; unit += VL, kept += B * 5 * VL, d_j += VL) {
               const Vec i = load(kept), f = load(kept + VL), g = load(kept + 2 * VL), o = load(kept + 3 * VL);
