@@ -92,7 +92,7 @@ WORDLE = Problem(
     policy={"num_steps": 1_000, "learning_rate": 1e-3},
     values=VALUES
     | {"num_steps": 1_500, "learning_rate": 1e-3, "polyak": 0.05, "heads_only": True, "horizon": "turn"},
-    betas=(4.0,),
+    betas=(4.0, 10.0),
     num_played=250,
 )  # fmt: skip
 PROBLEMS = {
