@@ -1,8 +1,19 @@
-"""One Ray for all tests in a row that need it: it takes ten seconds to start."""
+"""What starts slowly is started once: one Ray for all tests in a row that need it, and learners from one server."""
 
 import os
 
 import pytest
+
+from seqrl.distributed import launch
+
+
+@pytest.fixture(scope="module")
+def quick_start(forked_context):
+    """Learners are forked from a process that has imported everything, and done nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "START", "forkserver")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture

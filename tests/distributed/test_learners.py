@@ -25,6 +25,8 @@ from seqrl.objectives import masked_mean
 from seqrl.run import CHECKPOINT, Run, read_metrics
 from seqrl.trajectory import tree_flatten
 
+pytestmark = pytest.mark.usefixtures("quick_start")
+
 NUM_UPDATES = 8
 ROWS = (11, 4)  # of the two learners: their batches do not have equally many
 
@@ -36,15 +38,6 @@ def rows_of(rank, update):
     mask = torch.rand(ROWS[rank], generator=generator) < 0.7
     reward = torch.randn(ROWS[rank], 2, generator=generator) * 3
     return x, mask, reward, torch.rand(ROWS[rank], 2, generator=generator) < 0.3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_start(forked_context):
-    """Processes that are forked from one that has imported everything, and done nothing."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "START", "forkserver")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
 
 
 class Parts:

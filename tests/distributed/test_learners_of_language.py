@@ -6,21 +6,14 @@ from functools import partial
 import pytest
 
 from seqrl.algorithms import dpo, kto, reward_model, train
-from seqrl.distributed import Group, launch
+from seqrl.distributed import Group
 from seqrl.errors import UserError
 from seqrl.language_runs.learners import open_shared
 from seqrl.language_runs.run import read_tokenizer
 from seqrl.run import read_json
 from tests.distributed.two_learners import check_that_one_may_die, check_that_two_are_one, crashing, judged, lines_of
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_start(forked_context):
-    """Processes that are forked from one that has imported everything, and done nothing."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "START", "forkserver")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
+pytestmark = pytest.mark.usefixtures("quick_start")
 
 
 @pytest.fixture(scope="module")

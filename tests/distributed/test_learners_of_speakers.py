@@ -6,20 +6,13 @@ from functools import partial
 import pytest
 
 from seqrl.algorithms import rlhf, train
-from seqrl.distributed import Group, launch
+from seqrl.distributed import Group
 from seqrl.errors import UserError
 from seqrl.language.spoken import Spoken
 from tests.distributed.two_learners import check_that_one_may_die, check_that_two_are_one, crashing, lines_of
 from tests.rated import WORDLE, cloned
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_start(forked_context):
-    """Processes that are forked from one that has imported everything, and done nothing."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "START", "forkserver")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
+pytestmark = pytest.mark.usefixtures("quick_start")
 
 
 @pytest.fixture(scope="module")

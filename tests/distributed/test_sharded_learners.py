@@ -8,7 +8,7 @@ import torch
 
 from seqrl.algorithms import dpo, kto, reward_model, train
 from seqrl.checkpoint import load_checkpoint
-from seqrl.distributed import launch, spawn
+from seqrl.distributed import spawn
 from seqrl.distributed.sharding import Whole, shard
 from seqrl.errors import UserError
 from seqrl.language.gpt2 import GPT2, GPT2Config
@@ -18,14 +18,7 @@ from seqrl.trajectory import tree_flatten
 from tests.distributed.two_learners import check_that_one_may_die, check_that_two_are_one, crashing, judged
 from tests.language.test_hugging_face_models import fast_tokenizer
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_start(forked_context):
-    """Processes that are forked from one that has imported everything, and done nothing."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "START", "forkserver")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
+pytestmark = pytest.mark.usefixtures("quick_start")
 
 
 @pytest.fixture(scope="module")
