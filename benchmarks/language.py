@@ -89,9 +89,9 @@ WORDLE = Problem(
         "held_out": 0.02, "log_every": 250,
     },
     filtered={"best_share": 0.3, "num_steps": 1_800, "learning_rate": 2e-3},
-    policy={"num_steps": 1_000, "learning_rate": 1e-3},
+    policy={"num_steps": 4_000, "learning_rate": 1e-3},
     values=VALUES
-    | {"num_steps": 1_500, "learning_rate": 1e-3, "polyak": 0.05, "heads_only": True, "horizon": "turn"},
+    | {"num_steps": 4_000, "learning_rate": 1e-3, "polyak": 0.05, "heads_only": True, "horizon": "turn"},
     betas=(4.0, 10.0),
     num_played=250,
 )  # fmt: skip
