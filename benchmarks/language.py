@@ -7,7 +7,7 @@ Problems: maze and maze_partly (LMRL-Gym's double T, fully and partly observed),
 dialogues, trains each method on them, and talks to the task with conversations of its own. Two ways to decode are
 shown: `sampled` draws from the policy, steered or not; `greedy` takes the likeliest token. Values steer by β, and every
 β tried is shown. How much of the way from BC to the optimum a method goes is counted from BC decoded in the same way.
-The numbers are written after every seed, and seeds that the file has already are kept.
+The numbers are written after every seed, and seeds that the file has already are not run again.
 """
 
 import argparse
@@ -283,7 +283,8 @@ def main() -> None:
     if any(str(WORDS) in pair for pair in problem.task_kwargs) and not WORDS.is_dir():
         sys.exit("the word lists are not here: put LMRL-Gym's into ../shared/data/wordle (one word a line)")
     answers = earlier(problem, args)
-    for seed, answer in all_seeds(problem, args.seeds, args.methods, args.processes, args.folder):
+    missing = [seed for seed in args.seeds if str(seed) not in answers]
+    for seed, answer in all_seeds(problem, missing, args.methods, args.processes, args.folder):
         answers[str(seed)] = answer
         if args.output:
             write(problem, args, answers)
