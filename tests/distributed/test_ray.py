@@ -40,7 +40,7 @@ def started(make_actor, num_actors=2, timeout=300.0):
 def test_a_counting_memory_through_the_object_store():
     """Each trajectory's start state is the count of the frame before it. A slow learner starves no actor."""
     last, received = {}, [0, 0, 0]
-    with started(make_counting_actor, 3, timeout=4.0) as engine:
+    with started(make_counting_actor, 3, timeout=6.0) as engine:
         while min(received) < 8:
             trajectory, _episodes, version, actor, seconds = engine.receive()[:5]
             observation, is_first = trajectory.inputs.observation, trajectory.inputs.is_first
@@ -55,16 +55,20 @@ def test_a_counting_memory_through_the_object_store():
             assert (version, seconds > 0) == (0, True)
             trajectory.reward.zero_()  # the learner's own memory, not the object store's
         engine.publish(counting_agent().state_dict(), 5)
-        versions = [engine.receive().version for _ in range(18)]
-        time.sleep(5.0)
+        versions = {actor: [] for actor in range(3)}
+        while max(map(len, versions.values())) < 8:
+            shipment = engine.receive()
+            versions[shipment.actor].append(shipment.version)
+        time.sleep(7.0)
         late = Counter()
         for _ in range(30):
             time.sleep(0.03)
             late[engine.receive().actor] += 1
         assert engine.metrics()["actors_restarted"] == 0
-    assert versions[-1] == 5
-    assert sum(version == 0 for version in versions) <= 6  # asked for before: two of each actor
-    assert min(late[actor] for actor in range(3)) >= 6
+    for found in versions.values():
+        asked_before = min(2, len(found))  # a crowded machine may keep an actor's first two back
+        assert found == [0] * asked_before + [5] * (len(found) - asked_before)
+    assert min(late[actor] for actor in range(3)) >= 3
 
 
 def test_an_actor_that_is_killed_comes_back(caplog):
