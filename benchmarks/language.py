@@ -159,7 +159,7 @@ def configs_of(problem: Problem, seed: int, folder: Path) -> dict[str, LanguageC
     }  # fmt: skip
     filtered, whole = {"run_dir": str(folder / "filtered"), "best_share": 0.1}, {"run_dir": str(folder / "bc")}
     if problem.filtered:
-        filtered, whole = filtered | problem.filtered, whole | {"initial": str(folder / "filtered")}
+        filtered, whole = filtered | problem.filtered, whole | {"policy": str(folder / "filtered")}
     configs: dict[str, LanguageConfig] = {
         "bc": bc.Config(**shared | problem.policy | whole),
         "filtered_bc": bc.Config(**shared | problem.policy | filtered),

@@ -36,6 +36,7 @@ from rich.table import Table
 
 from benchmarks.learning import machine
 from seqrl.algorithms import bc, reward_model, rlhf, train
+from seqrl.checkpoint import write_atomically
 from seqrl.data.dialogues import read_dialogues, write_dialogues
 from seqrl.data.preferences import Preference, write_preferences
 from seqrl.language.agent import LanguageAgent
@@ -320,7 +321,7 @@ def write(name: str, settings: Answer, seeds: dict[str, Answer], path: Path) -> 
         curve = [{"pairs": int(n), "reward": result["after"][n]["mean"]} for n in result["after"] if n != "hidden"]
         content |= {"curve": curve, "before": result["before"]["mean"], "before_by_seed": result["before"]}
         plot(result, path.with_suffix(".png"))
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":

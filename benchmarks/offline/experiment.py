@@ -16,6 +16,7 @@ from rich.table import Table
 
 from benchmarks.learning import RESULTS, machine
 from seqrl.algorithms import decision_transformer
+from seqrl.checkpoint import write_atomically
 from seqrl.data import EpisodeDataset, EpisodeWriter
 from seqrl.decision_agent import DecisionAgent
 from seqrl.envs import Environment
@@ -161,7 +162,7 @@ def by_target(
 def store(name: str, command: str, result: dict[str, Any]) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"offline_{name}.json"
-    path.write_text(json.dumps({"command": command, **machine(), **result}, indent=2) + "\n")
+    write_atomically(path, (json.dumps({"command": command, **machine(), **result}, indent=2) + "\n").encode())
     return path
 
 

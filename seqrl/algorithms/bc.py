@@ -4,7 +4,7 @@
 
 The other speaker's tokens are read and not predicted, unless `reading_weight` asks for their likelihood too: to know
 what will be said teaches a model to read, before its features are used for values. With a `best_share` below 1 only the
-dialogues with the highest returns are learnt from: filtered BC. `initial` names a run as whose policy training begins:
+dialogues with the highest returns are learnt from: filtered BC. `policy` names a run as whose policy training begins:
 a clone of the best dialogues, say, which knows what good ones have in common before it meets all.
 
 Source: Pomerleau 1989; as baselines for language, Snell et al. 2022 (ILQL, arXiv 2206.11871) and LMRL-Gym (Abdulhai et
@@ -22,7 +22,7 @@ from seqrl.language.agent import LanguageAgent
 from seqrl.language.logged import DialogueDataset, DialogueWindows
 from seqrl.language.rows import decisions
 from seqrl.language_runs.config import LanguageConfig, check_shared, configured_task, make_model
-from seqrl.language_runs.preferences import OF_THE_MODEL, settings_of_policy
+from seqrl.language_runs.preferences import with_model_of
 from seqrl.language_runs.run import check_reads, dialogue_windows, open_run, read_dataset, read_tokenizer, split
 from seqrl.objectives import masked_mean
 from seqrl.offline.training import fit
@@ -38,8 +38,9 @@ class Config(LanguageConfig):
     """Share of the dialogues, those with the highest returns, that are learnt from."""
     reading_weight: float = 0.0
     """Weight of −log π of the other speaker's tokens, besides the agent's."""
-    initial: str = ""
-    """Run of bc, dpo, kto or rlhf, of the same model, as whose policy training begins; by default with new weights."""
+    policy: str = ""
+    """Run of bc, dpo, kto or rlhf as whose policy training begins, of its model and vocabulary; by default it begins
+    with new weights."""
 
 
 def loss(agent: LanguageAgent, windows: DialogueWindows, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
@@ -81,28 +82,21 @@ def train(config: Config, resume: bool = False) -> LanguageAgent:
     Raises UserError for bad settings, a log that cannot be read, an existing run folder, or a loss that is not finite.
     """
     check(config)
-    known = config.run_dir if resume else config.initial  # whose vocabulary is kept
+    if config.policy and not resume:
+        config = with_model_of(config, config.policy)
+    known = config.run_dir if resume else config.policy  # whose vocabulary is kept
     dataset, tokenizer = read_dataset(config, read_tokenizer(known) if known else None, gamma=1.0)
     agent = build(config, tokenizer)
-    if config.initial and not (Path(config.run_dir) / CHECKPOINT).exists():
-        _begin_as(agent, config)
+    if config.policy and not (Path(config.run_dir) / CHECKPOINT).exists():
+        if config.task:
+            check_reads(tokenizer, configured_task(config), config.policy)
+        load_weights(agent.policy, config.policy, "policy")
     dataset, held_out = split(dataset, config)
     if config.best_share < 1:
         dataset = dataset.best(config.best_share)
     with open_run("bc", config, tokenizer, resume) as run:
         fit(config, agent, dataset, held_out, run, loss, _nothing, dialogue_windows)
     return agent.eval()
-
-
-def _begin_as(agent: LanguageAgent, config: Config) -> None:
-    """Give `agent` the weights of the run that it begins as. UserError for one of another model or vocabulary."""
-    settings = settings_of_policy(config.initial)
-    differ = [name for name in OF_THE_MODEL if settings.get(name, getattr(config, name)) != getattr(config, name)]
-    there = " ".join(f"--{name.replace('_', '-')} {settings[name]}" for name in differ)
-    require(not differ, f"the model of {config.initial} (--initial) is another one: give {there}, as there")
-    if config.task:
-        check_reads(agent.tokenizer, configured_task(config), config.initial)
-    load_weights(agent.policy, config.initial, "policy")
 
 
 def _nothing(agent: LanguageAgent, dataset: DialogueDataset) -> None:

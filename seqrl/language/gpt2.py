@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from seqrl.errors import UserError
-from seqrl.language.gpt2_cache import GPT2Cache, room_for
+from seqrl.language.key_value_cache import KeyValueCache, room_for
 from seqrl.language.model import LanguageModel, Said
 from seqrl.memory.checkpointing import checkpointed
 from seqrl.memory.kernels import native_gpt2
@@ -67,7 +67,7 @@ class GPT2(LanguageModel):
     GELU is its tanh form, the inner layer four times as wide. There is no dropout: speaking and training compute the
     same function. Weights begin normal, 0.02 wide, those that end in the residual sum by √(2 · num_layers) narrower.
 
-    A context holds `GPT2Cache`, which is written in place.
+    A context holds `KeyValueCache`, which is written in place.
 
     Shapes: tokens [T, B] -> y [T, B, hidden_size] -> logits [T, B, vocabulary_size].
     Raises UserError for a conversation that outgrows `context_length`.
@@ -133,14 +133,14 @@ class GPT2(LanguageModel):
     def logits(self, y: Float[Tensor, "*shape H"]) -> Float[Tensor, "*shape V"]:
         return F.linear(y, self.embedding.weight)
 
-    def start(self, batch_size: int) -> GPT2Cache:
+    def start(self, batch_size: int) -> KeyValueCache:
         sizes = len(self.layers), batch_size, self.config.num_heads, self._head_size
-        return GPT2Cache.empty(self.embedding.weight, *sizes)
+        return KeyValueCache.empty(self.embedding.weight, *sizes)
 
     @torch.no_grad()
     def read(
-        self, tokens: Int[Tensor, "T B"], count: Int[Tensor, "B"], context: GPT2Cache
-    ) -> tuple[Float[Tensor, "B H"], GPT2Cache]:
+        self, tokens: Int[Tensor, "T B"], count: Int[Tensor, "B"], context: KeyValueCache
+    ) -> tuple[Float[Tensor, "B H"], KeyValueCache]:
         T, cache = len(tokens), context
         length = cache.length + count
         # A single token a column, as in speaking, needs no exact number until the bound says that it might not fit.
@@ -151,7 +151,7 @@ class GPT2(LanguageModel):
             weights, epsilon = self._weights(), self.config.epsilon
             cache.renew(room_for(stop))
             y = native_gpt2.read_beginnings(weights, cache.layers, tokens, count, epsilon)
-            return y, GPT2Cache(cache.layers, length, most)
+            return y, KeyValueCache(cache.layers, length, most)
         if stop > cache.capacity:
             cache.grow(room_for(stop))
         cache.settle()
@@ -159,9 +159,9 @@ class GPT2(LanguageModel):
         u = self.embedding(tokens.T) + self.position(place.clamp(max=self.context_length - 1))
         u = self._read_layers(u, cache, place, stop)
         last = u[:, 0] if T == 1 else u[torch.arange(len(u), device=u.device), (count - 1).clamp(min=0)]
-        return self.norm(last), GPT2Cache(cache.layers, length, most)
+        return self.norm(last), KeyValueCache(cache.layers, length, most)
 
-    def _read_layers(self, u: Tensor, cache: GPT2Cache, place: Int[Tensor, "B T"], stop: int) -> Tensor:
+    def _read_layers(self, u: Tensor, cache: KeyValueCache, place: Int[Tensor, "B T"], stop: int) -> Tensor:
         T = u.shape[1]
         layers: list[Any] = list(self.layers)
         if T == 1 and native_attends(u, self._head_size):
@@ -182,13 +182,13 @@ class GPT2(LanguageModel):
     def say(
         self,
         logits: Float[Tensor, "B V"],
-        context: GPT2Cache,
+        context: KeyValueCache,
         uniform: Float[Tensor, "N B"],
         speaks: Bool[Tensor, "B"],
         allowed: Bool[Tensor, "V"],
         stop_id: int,
         temperature: float,
-    ) -> tuple[Said, GPT2Cache] | None:
+    ) -> tuple[Said, KeyValueCache] | None:
         cache, N = context, len(uniform)
         longest = int(cache.length.masked_fill(~speaks, 0).max())
         # Who stops in time may have room yet: `read` sees to each token. To sort the weights takes as long as a step.
@@ -202,7 +202,7 @@ class GPT2(LanguageModel):
             stop_id=stop_id, temperature=temperature, epsilon=self.config.epsilon,
         )  # fmt: skip
         length = cache.length + spoken.said
-        return Said(ids, spoken.said, log_prob), GPT2Cache(cache.layers, length, int(length.max()), spoken)
+        return Said(ids, spoken.said, log_prob), KeyValueCache(cache.layers, length, int(length.max()), spoken)
 
     def _weights(self) -> list[Tensor]:
         """All weights, in the order of the C++ kernels."""
@@ -212,7 +212,7 @@ class GPT2(LanguageModel):
             *(getattr(getattr(layer, part), leaf) for layer in layers for part in PARTS for leaf in ("weight", "bias")),
         ]  # fmt: skip
 
-    def take(self, context: GPT2Cache, index: Int[Tensor, "N"]) -> GPT2Cache:
+    def take(self, context: KeyValueCache, index: Int[Tensor, "N"]) -> KeyValueCache:
         return context.take(index)
 
     def _check_length(self, length: int) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from seqrl.errors import UserError
-from seqrl.language.gpt2_cache import GPT2Cache, room_for
+from seqrl.language.key_value_cache import KeyValueCache, room_for
 from seqrl.language.rows import Decisions
 from seqrl.memory.base import Memory
 from seqrl.memory.kernels.native_episodes import Episodes
@@ -173,13 +173,13 @@ class MemoryModel(LanguageModel):
         if not isinstance(memory, Transformer) or memory.tokens_per_row > 1:
             return memory.initial_state(batch_size)
         sizes = len(memory.layers), batch_size, memory.num_heads, self.output_size // memory.num_heads
-        return GPT2Cache.empty(self.embedding.weight, *sizes)
+        return KeyValueCache.empty(self.embedding.weight, *sizes)
 
     def take(self, context: Context, index: Tensor) -> Context:
-        return context.take(index) if isinstance(context, GPT2Cache) else super().take(context, index)
+        return context.take(index) if isinstance(context, KeyValueCache) else super().take(context, index)
 
     def read(self, tokens: Tensor, count: Tensor, context: Context) -> tuple[Tensor, Context]:
-        if isinstance(context, GPT2Cache):
+        if isinstance(context, KeyValueCache):
             return self._append(tokens, count, context)
         going_on = torch.zeros_like(tokens, dtype=torch.bool)
         x = self.embedding(tokens)
@@ -195,7 +195,7 @@ class MemoryModel(LanguageModel):
         return last, context
 
     @torch.no_grad()
-    def _append(self, tokens: Tensor, count: Tensor, cache: GPT2Cache) -> tuple[Tensor, GPT2Cache]:
+    def _append(self, tokens: Tensor, count: Tensor, cache: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
         memory, stop = self.memory, cache.most + len(tokens)
         assert isinstance(memory, Transformer), "only a transformer's context is such a cache"
         if stop > cache.capacity:
@@ -204,4 +204,4 @@ class MemoryModel(LanguageModel):
         y = memory.append(self.embedding(tokens.T), [layer[:, :, :, :stop] for layer in cache.layers], place)
         last = y[torch.arange(len(y), device=y.device), (count - 1).clamp(min=0)]
         length = cache.length + count
-        return last, GPT2Cache(cache.layers, length, int(length.max()))
+        return last, KeyValueCache(cache.layers, length, int(length.max()))

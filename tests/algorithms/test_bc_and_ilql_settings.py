@@ -32,8 +32,7 @@ def test_bad_settings_of_cloning(folder, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"initial": "nowhere"}, "nowhere is not a run folder"),
-        ({"hidden_size": 16}, "the model of .* is another one: give --hidden-size 8, as there"),
+        ({"policy": "nowhere"}, "nowhere is not a run folder"),
         ({"task_kwargs": (), "task": "twenty_questions"}, "was trained in another vocabulary"),
     ],
 )
@@ -41,7 +40,7 @@ def test_bad_runs_to_begin_as(folder, changes, message):
     first = settings(folder, run_dir=str(folder / "first"), num_steps=1)
     train(bc.Config(**first))
     with pytest.raises(UserError, match=message):
-        train(bc.Config(**first | {"run_dir": str(folder / "run"), "initial": str(folder / "first")} | changes))
+        train(bc.Config(**first | {"run_dir": str(folder / "run"), "policy": str(folder / "first")} | changes))
     assert not (folder / "run").exists()
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seqrl.language.gpt2 import GPT2, GPT2Config
-from seqrl.language.gpt2_cache import GPT2Cache
+from seqrl.language.key_value_cache import KeyValueCache
 from seqrl.language.model import LanguageModel, MemoryModel
 from seqrl.language.rows import Decisions
 from seqrl.memory import GRU, Transformer
@@ -56,7 +56,7 @@ def test_laws_of_a_gpt2_in_cpp() -> None:
 
 # Broken by `F.pad(layer, (0, 0, more, 0))` where the cache grows.
 def test_laws_where_the_cache_grows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seqrl.language.gpt2_cache.SMALLEST_CACHE", 2)
+    monkeypatch.setattr("seqrl.language.key_value_cache.SMALLEST_CACHE", 2)
     check_language_model(gpt2())
     check_language_model(MemoryModel(V, Transformer(8, 16, num_layers=2, num_heads=2, window=4)))
 
@@ -85,7 +85,7 @@ class ReadsBehind(GPT2):
 class Forgets(GPT2):
     def read(self, tokens: Tensor, count: Tensor, context: Any) -> Any:
         y, context = super().read(tokens, count, context)
-        return y, GPT2Cache(context.layers, context.length * (context.length != 5), context.most)
+        return y, KeyValueCache(context.layers, context.length * (context.length != 5), context.most)
 
 
 class Asks(GPT2):

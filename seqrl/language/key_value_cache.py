@@ -20,7 +20,7 @@ def room_for(num_tokens: int) -> int:
 
 
 @dataclass
-class GPT2Cache:
+class KeyValueCache:
     """Keys and values of each layer in one tensor [2, B, num_heads, capacity, head_size], and how much has been read.
 
     Column b's next token goes to slot `length[b]`. What stands in slots from there on is hidden: zeros, or what tokens
@@ -34,7 +34,7 @@ class GPT2Cache:
     spoken: Spoken | None = None
 
     @classmethod
-    def empty(cls, weight: Tensor, num_layers: int, batch_size: int, num_heads: int, head_size: int) -> "GPT2Cache":
+    def empty(cls, weight: Tensor, num_layers: int, batch_size: int, num_heads: int, head_size: int) -> "KeyValueCache":
         """One without slots, of the type and device of `weight`."""
         layers = [weight.new_zeros(2, batch_size, num_heads, 0, head_size) for _ in range(num_layers)]
         return cls(layers, torch.zeros(batch_size, dtype=torch.int64, device=weight.device))
@@ -48,10 +48,10 @@ class GPT2Cache:
         if capacity > self.capacity:
             self.layers = [F.pad(layer, (0, 0, 0, capacity - self.capacity)) for layer in self.layers]
 
-    def take(self, index: Int[Tensor, "N"]) -> "GPT2Cache":
+    def take(self, index: Int[Tensor, "N"]) -> "KeyValueCache":
         """A copy of these columns."""
         self.settle()
-        return GPT2Cache([layer.index_select(1, index) for layer in self.layers], self.length[index], self.most)
+        return KeyValueCache([layer.index_select(1, index) for layer in self.layers], self.length[index], self.most)
 
     def renew(self, capacity: int) -> None:
         """Make room for so many slots where nothing has been read: they hold anything."""
