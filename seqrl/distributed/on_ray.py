@@ -138,7 +138,8 @@ class RayEngine(Engine):
             if getattr(error, "actor_init_failed", False):
                 reason = str(error).strip().splitlines()[-1]
                 raise UserError(f"actor {index} could not begin ({reason}): mend it on every machine") from None
-            self._replace(index, f"is lost ({type(error).__name__})")
+            # Ray does not say what ended a process. Where all end by themselves nobody sends, and the run does end.
+            self._replace(index, f"is lost ({type(error).__name__})", from_outside=True)
             return None
         if isinstance(message, UserError):
             raise message
@@ -151,9 +152,9 @@ class RayEngine(Engine):
             return message._replace(elsewhere=message.elsewhere._replace(reference=self.elsewhere.pop(reference)))
         return message._replace(trajectory=to_tensors(message.trajectory), spoken=to_tensors(message.spoken))
 
-    def _replace(self, index: int, why: str) -> None:
+    def _replace(self, index: int, why: str, *, from_outside: bool = False) -> None:
         self._end(index)
-        self.deaths.died(index, why)
+        self.deaths.died(index, why, from_outside=from_outside)
         self._begin(index)
 
     def _end(self, index: int) -> None:
