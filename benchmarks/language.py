@@ -79,6 +79,7 @@ MAZE = Problem(
     num_played=250,
 )  # fmt: skip
 VALUES = {"gamma": 0.99, "expectile": 0.8, "cql_weight": 0.03}
+FILTERED = {"best_share": 0.3, "num_steps": 1_800, "learning_rate": 2e-3}
 WORDLE = Problem(
     task="wordle",
     task_kwargs=(f"words={WORDS / 'wordle_official_200.txt'}",),
@@ -88,7 +89,7 @@ WORDLE = Problem(
         "model": "transformer", "num_layers": 2, "hidden_size": 128, "context_length": 80, "batch_size": 32,
         "held_out": 0.02, "log_every": 250,
     },
-    filtered={"best_share": 0.3, "num_steps": 1_800, "learning_rate": 2e-3},
+    filtered=FILTERED,
     policy={"num_steps": 4_000, "learning_rate": 1e-3},
     values=VALUES
     | {"num_steps": 4_000, "learning_rate": 1e-3, "polyak": 0.05, "heads_only": True, "horizon": "turn"},
@@ -122,12 +123,12 @@ PROBLEMS = {
         task="twenty_questions",
         task_kwargs=(),
         speakers=("random", "random_consistent:0.5", "random_consistent", "random_consistent:0.2"),
-        num_dialogues=4_000,
-        filtered=None,
-        shared={"hidden_size": 128, "batch_size": 32, "held_out": 0.0, "log_every": 500},
-        policy={"num_steps": 800, "learning_rate": 3e-3},
-        values=VALUES | {"num_steps": 1_500, "learning_rate": 3e-3, "polyak": 0.02},
-        betas=(1.0, 2.0, 4.0, 8.0),
+        num_dialogues=40_000,
+        shared=WORDLE.shared | {"context_length": 400, "batch_size": 16},
+        filtered=FILTERED | {"num_steps": 2_500},
+        policy=WORDLE.policy | {"num_steps": 2_000},
+        values=WORDLE.values | {"num_steps": 1_500},
+        num_played=500,
     ),
 }
 OPTIMA = {"text_maze": MazeOptimum, "wordle": WordleOptimum, "twenty_questions": QuestionsOptimum}
