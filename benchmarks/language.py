@@ -117,7 +117,13 @@ PROBLEMS = {
         betas=(4.0, 16.0),
         num_played=500,
     ),
-    "wordle_430": replace(WORDLE, task_kwargs=(f"words={WORDS / 'wordle_official_400.txt'}",)),
+    "wordle_430": replace(
+        WORDLE,
+        task_kwargs=(f"words={WORDS / 'wordle_official_400.txt'}",),
+        num_dialogues=40_000,  # of a word as many as of one of the 236
+        filtered=FILTERED | {"num_steps": 3_600},
+        policy=WORDLE.policy | {"num_steps": 8_000},
+    ),
     "twenty_questions": replace(
         WORDLE,
         task="twenty_questions",

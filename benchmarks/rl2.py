@@ -63,11 +63,11 @@ SETTINGS: dict[str, tuple[ppo.Config, float, float, float]] = {
     ),
     "mdp_10": (tabular_mdp(10), 156.0, 156.2, 150.2),
     "mdp_25": (
-        tabular_mdp(25, num_envs=1024, num_steps=40_000_000, gamma=0.998, num_minibatches=8, weight_average=0.2),
+        tabular_mdp(25, num_envs=1024, num_steps=36_000_000, gamma=0.998, num_minibatches=8),
         440.0, 445.7, 427.8,
     ),
     "mdp_75": (
-        tabular_mdp(75, num_envs=512, num_steps=18_000_000, gamma=0.998, num_minibatches=16, weight_average=0.2),
+        tabular_mdp(75, num_envs=512, num_steps=18_000_000, gamma=0.998, num_minibatches=16),
         1449.2, 1428.8, 1449.2,
     ),
 }  # fmt: skip
