@@ -235,7 +235,7 @@ def summary(problem: Problem, seeds: dict[str, Answer]) -> Answer:
 
     def mean(values: Sequence[float]) -> Answer:
         middle, half_width = mean_and_half_width(list(values))
-        return {"mean": middle, "half_width": half_width, "seeds": list(values)}
+        return {"mean": middle, "half_width": half_width if len(values) > 1 else None, "seeds": list(values)}
 
     every = list(seeds.values())
     return {
@@ -251,17 +251,22 @@ def summary(problem: Problem, seeds: dict[str, Answer]) -> Answer:
     }
 
 
+def spread(found: Answer) -> str:
+    """A mean, and half of its 95 % interval where there are several seeds."""
+    return f"{found['mean']:.3f}" + (f" ± {found['half_width']:.3f}" if found["half_width"] is not None else "")
+
+
 def show(name: str, result: Answer) -> None:
     table = Table(title=f"{name}: hidden reward {result['before']['mean']:.3f} before")
     for column in ("pairs", "foretold", "Bayes rate", "short of it", "hidden reward after"):
         table.add_column(column, justify="right")
     for count, each in result["accuracy"].items():
         after = result["after"].get(count)
-        told = "" if after is None else f"{after['mean']:.3f} ± {after['half_width']:.3f}"
+        told = "" if after is None else spread(after)
         rates = (f"{each[key]['mean']:.1%}" for key in ("expected_accuracy", "bayes_rate", "short_of_it"))
         table.add_row(count, *rates, told)
     hidden = result["after"]["hidden"]
-    table.add_row("the hidden reward itself", "", "", "", f"{hidden['mean']:.3f} ± {hidden['half_width']:.3f}")
+    table.add_row("the hidden reward itself", "", "", "", spread(hidden))
     Console(width=110).print(table)
 
 
@@ -272,7 +277,8 @@ def plot(result: Answer, path: Path) -> None:
     counts = [int(count) for count in result["after"] if count != "hidden"]
     figure, axes = pyplot.subplots(figsize=(6, 4))
     means = [result["after"][str(count)]["mean"] for count in counts]
-    axes.errorbar(counts, means, [result["after"][str(count)]["half_width"] for count in counts], marker="o", capsize=3)
+    widths = [result["after"][str(count)]["half_width"] or 0.0 for count in counts]
+    axes.errorbar(counts, means, widths, marker="o", capsize=3)
     for place, count in enumerate(counts):
         values = result["after"][str(count)]["seeds"]
         axes.plot([count] * len(values), values, ".", color="grey", label="seeds" if place == 0 else None)
