@@ -62,13 +62,14 @@ def test_a_counting_memory_through_the_object_store():
         time.sleep(7.0)
         late = Counter()
         for _ in range(30):
-            time.sleep(0.03)
+            while {engine.asked[reference] for reference in engine._ready(engine.asked)} != {0, 1, 2}:
+                time.sleep(0.01)  # all have something there, however crowded the machine: whose turn it is counts alone
             late[engine.receive().actor] += 1
         assert engine.metrics()["actors_restarted"] == 0
     for found in versions.values():
         asked_before = min(2, len(found))  # a crowded machine may keep an actor's first two back
         assert found == [0] * asked_before + [5] * (len(found) - asked_before)
-    assert min(late[actor] for actor in range(3)) >= 3
+    assert late == {0: 10, 1: 10, 2: 10}
 
 
 # Breaks if `from_outside` is left out where Ray has lost an actor: three kills before it sends anything end a run then.
