@@ -2,7 +2,7 @@
 
 import functools
 import os
-import pickle
+import pickletools
 import signal
 import time
 from contextlib import closing
@@ -125,8 +125,8 @@ def test_a_shipment_through_bytes():
     assert received.episodes.returns
     losses = [impala.loss(actor.rollout.agent, s.trajectory, config)[0] for s in (sent, received)]
     assert torch.equal(*losses)
-    with pytest.raises(pickle.UnpicklingError):
-        pickle.loads(data)
+    with pytest.raises(ValueError, match="opcode"):
+        list(pickletools.genops(data))  # reads a pickle's opcodes, and runs none
 
 
 def weights_of(version):
