@@ -10,6 +10,8 @@ from seqrl.trajectory import Tree
 
 Average = Callable[[Sequence[Tensor], Tensor | float], None]
 """Sets gradients to their means over several learners, by weight: `seqrl.distributed.Group.average`."""
+Share = Callable[[float], float]
+"""What a loss of this weight is multiplied by among those of several learners: `seqrl.distributed.Group.share`."""
 
 
 class Learner:
@@ -29,9 +31,11 @@ class Learner:
         max_grad_norm: float,
         average: Average | None = None,
         weight_decay: float = 0.0,
+        share: Share | None = None,
     ):
-        """With `average`, gradients are those of several learners, which all take the same step."""
-        self.average = average
+        """With `average`, gradients are those of several learners, which all take the same step; with `share` in its
+        place, of weights in shards, whose gradients are plain means already."""
+        self.average, self.share = average, share
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.learning_rate, self.max_grad_norm, self.weight_decay = learning_rate, max_grad_norm, weight_decay
         self.step = [torch.zeros((), device=p.device) for p in self.parameters]
@@ -45,7 +49,7 @@ class Learner:
         """
         for parameter in self.parameters:
             parameter.grad = None
-        loss.backward()
+        (loss if self.share is None else loss * self.share(float(weight))).backward()
         if self.average is not None:
             self.average([p.grad for p in self.parameters if p.grad is not None], weight)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)

@@ -54,6 +54,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seqrl.distributed import ALONE, Group
+from seqrl.distributed.sharding import whole
 from seqrl.engine_config import learner_threads, make_engine
 from seqrl.language.likelihood import kl_divergence
 from seqrl.language.play import Played
@@ -70,9 +71,9 @@ from seqrl.language.tuning import (
     with_vtrace,
 )
 from seqrl.language_runs.config import make_model
-from seqrl.language_runs.learners import learn_together, of_all, of_one, open_shared
+from seqrl.language_runs.learners import before_sharing, learn_together, of_all, of_one, open_shared
 from seqrl.language_runs.preferences import with_model_of
-from seqrl.language_runs.rlhf import Tuning, hear, make_scorer, problem, speak, watch
+from seqrl.language_runs.rlhf import Tuning, hear, make_scorer, problem, share_models, speak, watch
 from seqrl.language_runs.rlhf_actor import SpeakingActor, minibatches
 from seqrl.language_runs.rlhf_config import Config, check
 from seqrl.language_runs.run import read_tokenizer
@@ -172,10 +173,11 @@ def train_share(group: Group, config: Config, resume: bool) -> TunedAgent:
         config = replace(taken, task="", task_kwargs=()) if config.prompts else taken
     tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
     own = share(config, group)
-    agent = build(own, tokenizer)
+    agent = build(before_sharing(own), tokenizer)
     if not (Path(config.run_dir) / CHECKPOINT).exists():  # else the policy is there
         load_weights(agent.policy, config.policy, "policy")
         agent.begin()
+    share_models(agent, own)
     tuning = Tuning.of(own, agent, group)
     with open_shared(group, "rlhf", config, tokenizer, resume) as run, contextlib.ExitStack() as until_the_end:
         if config.num_actors:
@@ -351,7 +353,7 @@ def learn(tuning: Tuning, batches: Sequence[Experience], step: int) -> dict[str,
         for number in torch.randperm(len(batches), generator=order).tolist():
             total, metrics = loss(agent, batches[number], config)
             tokens = batches[number].said.valid.sum()
-            metrics["grad_norm"] = tuning.learners["policy_learner"].update(total, tokens)
+            metrics["grad_norm"] = whole(tuning.learners["policy_learner"].update(total, tokens)).to(total.device)
             if agent.values is not None:
                 error = value_loss(agent, batches[number])
                 tuning.learners["value_learner"].update(error, tokens)

@@ -8,8 +8,9 @@ PyTorch's `fully_shard`, which `accelerate` calls too, but never for processes o
 copies (1.15.0), and what is not tried here would be tried nowhere.
 """
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch.distributed as dist
@@ -23,7 +24,8 @@ def shard(root: nn.Module, blocks: Sequence[nn.Module], device: str, methods: Se
     """Leave this learner its parts of all weights in `root`, on `device`. All learners call it, with the same weights.
 
     `blocks`, modules in `root`, are put together one at a time, and what is in none of them for each call of `root` or
-    of its `methods`. From now on all learners have to call these together, also where no gradient is wanted.
+    of its `methods`; a block for those of these that it has. From now on all learners have to call them together, also
+    where no gradient is wanted.
     """
     # More than half a second, which nobody else is to wait for.
     from torch.distributed.device_mesh import init_device_mesh
@@ -35,7 +37,30 @@ def shard(root: nn.Module, blocks: Sequence[nn.Module], device: str, methods: Se
         fully_shard(block, mesh=mesh)
     fully_shard(root, mesh=mesh, reshard_after_forward=True)  # else weights are whole after a call without a gradient
     for name in methods:
-        register_fsdp_forward_method(root, name)
+        for module in (root, *blocks):
+            if hasattr(module, name):
+                register_fsdp_forward_method(module, name)
+
+
+@contextlib.contextmanager
+def put_together(root: Any) -> Iterator[None]:
+    """Meanwhile each learner has all weights of `root`, and calls it when it likes, without a gradient. All learners
+    begin together. A `root` that is not in shards is left alone.
+
+    The first call of `root` has to be one of those that `shard` was told of, which know which parts are its own.
+    """
+    parts = [module for module in root.modules() if hasattr(module, "unshard")]
+    if parts:
+        root.set_reshard_after_forward(False)
+    for part in parts:
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+        if parts:
+            root.set_reshard_after_forward(True)
 
 
 def whole(tensor: Any) -> Tensor:

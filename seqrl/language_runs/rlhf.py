@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seqrl.data.dialogues import read_dialogues
 from seqrl.distributed import ALONE, Engine, Group
+from seqrl.distributed.sharding import Whole, put_together
 from seqrl.language.monitor import Monitor, Verdict
 from seqrl.language.play import Played
 from seqrl.language.prompted import Prompted, prompts_of
@@ -20,6 +21,7 @@ from seqrl.language.spoken import Spoken, of_json, of_tree, to_json
 from seqrl.language.tuned import TunedAgent
 from seqrl.language_runs.config import configured_task
 from seqrl.language_runs.kl_control import KlControl
+from seqrl.language_runs.learners import share_weights
 from seqrl.language_runs.rewards import load_reward_model
 from seqrl.language_runs.rlhf_actor import SPEAKS, converse
 from seqrl.language_runs.rlhf_config import Config
@@ -98,6 +100,19 @@ class Kept:
         self.metrics = {name: float(value) for name, value in state["metrics"].items()}
 
 
+def share_models(agent: TunedAgent, config: Config) -> None:
+    """Leave this learner a part of each weight of the policy, its reference and its values, if `config` says so.
+
+    Raises UserError for a model that is no stack of blocks.
+    """
+    read = ["logits", "forward_alike"]
+    share_weights(agent.policy, agent.policy, config, [*read, "read"])
+    share_weights(agent.reference, agent.reference, config, read)
+    if agent.values is not None:
+        share_weights(agent.values, agent.values.model, config)
+    agent.to(config.device)  # what is no weight
+
+
 def problem(config: Config, tokenizer: Tokenizer) -> TextTask[Any]:
     """What the policy speaks in. Raises UserError where it has no tokens for what is said there."""
     if config.prompts:
@@ -130,9 +145,13 @@ class Tuning:
     def of(cls, config: Config, agent: TunedAgent, group: Group = ALONE) -> "Tuning":
         """As `config` says."""
         tokenizer = agent.tokenizer
-        learners = {"policy_learner": Learner(agent.policy, config.learning_rate, config.max_grad_norm, group.average)}
-        if agent.values is not None:
-            learners["value_learner"] = Learner(agent.values, config.learning_rate, config.max_grad_norm, group.average)
+        together: dict[str, Any] = {"share": group.share} if config.shard else {"average": group.average}
+        models = {"policy_learner": agent.policy, "value_learner": agent.values}
+        learners = {
+            name: Learner(model, config.learning_rate, config.max_grad_norm, **together)
+            for name, model in models.items()
+            if model is not None
+        }
         return cls(
             config,
             agent,
@@ -153,16 +172,14 @@ class Tuning:
 
     def parts(self) -> dict[str, Stateful]:
         """What a checkpoint holds."""
-        parts: dict[str, Stateful] = {
-            "agent": self.agent,
-            "control": self.control,
-            "monitor": self.monitor,
-            **self.learners,
-        }
-        if self.engine is not None:
-            parts["actors"] = self.engine.acting
+        parts: dict[str, Stateful] = {"agent": self.agent, **self.learners}
         if self.kept is not None:
             parts["kept"] = self.kept
+        if self.config.shard:
+            parts = {name: Whole(part) for name, part in parts.items()}
+        parts |= {"control": self.control, "monitor": self.monitor}
+        if self.engine is not None:
+            parts["actors"] = self.engine.acting
         self.group.add_others(parts, common=tuple(parts))
         return parts
 
@@ -181,7 +198,8 @@ def speak(tuning: Tuning, step: int) -> tuple[list[Played], list[list[float]]]:
     is alone."""
     config, rank = tuning.config, tuning.group.rank
     seed = derived_seed(config.seed, SPEAKS, step, *((rank,) if rank else ()))
-    played = converse(tuning.agent, tuning.task, config, seed)
+    with put_together(tuning.agent.policy):
+        played = converse(tuning.agent, tuning.task, config, seed)
     return played, tuning.scorer(played)
 
 

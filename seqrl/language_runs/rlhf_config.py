@@ -52,6 +52,9 @@ class Config(ActorsConfig, LanguageConfig):
     num_learners: int = 1
     """Processes that learn together, each of which says and learns from its share of every rollout; on cuda, each on
     its own GPU."""
+    shard: bool = False
+    """Whether several learners keep a part of each weight only, and put a transformer's blocks together while they are
+    computed (FSDP); to speak, each has all of the policy for a while."""
     num_conversations: int = 64
     """Conversations of a rollout, of which each update learns."""
     group_size: int = 8

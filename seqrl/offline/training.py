@@ -81,8 +81,8 @@ def fit(
     `sharded`, all have to look.
     """
     device = next(agent.parameters()).device
-    average = group.average if group.size > 1 and not sharded else None
-    learner = Learner(agent, config.learning_rate, config.max_grad_norm, average, config.weight_decay)
+    average, share = (None, group.share) if sharded else (group.average if group.size > 1 else None, None)
+    learner = Learner(agent, config.learning_rate, config.max_grad_norm, average, config.weight_decay, share)
     draws, means = Draws(config.seed), Means()
     parts: dict[str, Stateful] = {"agent": agent, "learner": learner, "draws": draws, "means": means}
     if sharded:
@@ -100,7 +100,7 @@ def fit(
         )
         windows = draw(dataset, config.batch_size, config, draws.generator)
         total, metrics = loss(agent, to_device(windows, device), config)
-        norm = learner.update(total * group.share(rows(windows)) if sharded else total, rows(windows))
+        norm = learner.update(total, rows(windows))
         metrics, interrupted = _of_all(group, metrics, rows(windows), run.interrupted)
         means.add({**metrics, "grad_norm": whole(norm)})
         if after_update:

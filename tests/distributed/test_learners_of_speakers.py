@@ -9,7 +9,7 @@ from seqrl.algorithms import rlhf, train
 from seqrl.distributed import Group
 from seqrl.errors import UserError
 from seqrl.language.spoken import Spoken
-from tests.distributed.two_learners import check_that_one_may_die, check_that_two_are_one, crashing, lines_of
+from tests.distributed.two_learners import a_llama, check_that_one_may_die, check_that_two_are_one, crashing, lines_of
 from tests.rated import WORDLE, cloned
 
 pytestmark = pytest.mark.usefixtures("quick_start")
@@ -59,6 +59,33 @@ def test_two_learners_are_one_also_when_one_dies(folder, tmp_path, monkeypatch, 
         hear = rlhf.hear
         patch.setattr(rlhf, "hear", lambda t, step: hear_both(t, step) if t.group.size == 1 else hear(t, step))
         check_that_two_are_one(config, tmp_path)
+    lines = lines_of(tmp_path / "two")
+    assert lines[0]["kl"] == 0.0  # to the last bit
+    assert lines[-1]["kl"] > 1e-3
+    if config.kl_budget:
+        assert any(line["taken_back"] for line in lines)
+    check_that_one_may_die(partial(crashing, rlhf.train_share), config, tmp_path)
+
+
+# Broken by `put_together` that leaves blocks as they are, by a gradient that is a mean over learners, not their tokens,
+# by a checkpoint of shards, or by weights to go back to that resuming does not cut.
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("gpt2", {"kl_budget": 0.3}),
+        pytest.param("gpt2", {"method": "rloo", "gradient_checkpointing": True}, marks=pytest.mark.slow),
+        pytest.param("transformer", {"method": "grpo", "num_epochs": 1, "batch_size": 16}, marks=pytest.mark.slow),
+        pytest.param("a folder's", {"method": "grpo"}, marks=pytest.mark.slow),
+    ],
+)
+def test_learners_who_share_weights_are_one_also_when_one_dies(tmp_path, monkeypatch, model, changes):
+    sizes = {"lora_rank": 2} if model == "a folder's" else {"num_heads": 2}
+    cloned(tmp_path, 10, model=str(a_llama(tmp_path / "llama")) if model == "a folder's" else model, **sizes)
+    config = settings(tmp_path, shard=True, **changes)
+    with monkeypatch.context() as patch:
+        hear = rlhf.hear
+        patch.setattr(rlhf, "hear", lambda t, step: hear_both(t, step) if t.group.size == 1 else hear(t, step))
+        check_that_two_are_one(replace(config, shard=False), tmp_path, shard=True)
     lines = lines_of(tmp_path / "two")
     assert lines[0]["kl"] == 0.0  # to the last bit
     assert lines[-1]["kl"] > 1e-3

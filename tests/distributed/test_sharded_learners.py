@@ -9,14 +9,13 @@ import torch
 from seqrl.algorithms import dpo, kto, reward_model, train
 from seqrl.checkpoint import load_checkpoint
 from seqrl.distributed import spawn
-from seqrl.distributed.sharding import Whole, shard
+from seqrl.distributed.sharding import Whole, put_together, shard
 from seqrl.errors import UserError
 from seqrl.language.gpt2 import GPT2, GPT2Config
 from seqrl.learner import Learner
 from seqrl.run import CHECKPOINT, read_json
 from seqrl.trajectory import tree_flatten
-from tests.distributed.two_learners import check_that_one_may_die, check_that_two_are_one, crashing, judged
-from tests.language.test_hugging_face_models import fast_tokenizer
+from tests.distributed.two_learners import a_llama, check_that_one_may_die, check_that_two_are_one, crashing, judged
 
 pytestmark = pytest.mark.usefixtures("quick_start")
 
@@ -25,16 +24,6 @@ pytestmark = pytest.mark.usefixtures("quick_start")
 def config(tmp_path_factory):
     """A clone that is a GPT-2 of two blocks, and pairs."""
     return judged(tmp_path_factory.mktemp("sharded"), model="gpt2", num_heads=2)
-
-
-def a_llama(folder):
-    """A folder with a Hugging Face model and its tokenizer."""
-    transformers = pytest.importorskip("transformers")
-    fast_tokenizer().save_pretrained(folder)
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 320, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, intermediate_size=32)).save_pretrained(folder)
-    return folder
 
 
 def forms_of(run):
@@ -86,8 +75,12 @@ def look_at_shares(group):
     model = GPT2(GPT2Config(vocabulary_size=10, hidden_size=8, num_layers=2, num_heads=2))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     number = sum(value.numel() for value in before.values())
-    shard(model, model.blocks(), "cpu", ["logits"])
+    shard(model, model.blocks(), "cpu", ["logits", "read"])
     tokens = torch.arange(12).view(6, 2) % 10
+    with torch.no_grad(), put_together(model):
+        assert sum(p.numel() for p in model.parameters() if not hasattr(p, "full_tensor")) == number
+        for _ in range(1 + group.rank):  # each as often as it likes
+            model.read(tokens, torch.full((2,), 6), model.start(2))
     with torch.no_grad():
         model.logits(model(tokens))
     learner = Learner(model, 0.1, 1.0)
@@ -100,7 +93,8 @@ def look_at_shares(group):
     assert all(torch.equal(value, before[name]) for name, value in Whole(model).state_dict().items())
 
 
-# Broken by `reshard_after_forward` left out: the learner would then be made of whole weights.
+# Broken by `reshard_after_forward` left out: the learner would then be made of whole weights; by `put_together` that
+# does not let go again, or leaves parts as they are.
 def test_each_learner_holds_its_part():
     spawn(look_at_shares, 2)
 

@@ -42,6 +42,18 @@ def judged(folder, **clone):
     )  # fmt: skip
 
 
+def a_llama(folder):
+    """A folder with a Hugging Face model and its tokenizer."""
+    transformers = pytest.importorskip("transformers")
+    from tests.language.test_hugging_face_models import fast_tokenizer
+
+    fast_tokenizer().save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 320, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, intermediate_size=32)).save_pretrained(folder)
+    return folder
+
+
 def lines_of(run):
     """A run's log, but for what the clock says."""
     return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in read_metrics(run)]
