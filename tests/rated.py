@@ -103,7 +103,7 @@ def cloned(path: Path, num_steps: int, **model) -> Path:
     """A folder with a log of Wordle, `log.jsonl`, and `bc`, a run that cloned it by this model."""
     write_dialogues(path / "log.jsonl", scripted_dialogues(make_task("wordle", num_words=6), ["random"], 20))
     bc.train(bc.Config(
-        dialogues=str(path / "log.jsonl"), run_dir=str(path / "bc"), hidden_size=8, num_steps=num_steps, batch_size=8,
-        learning_rate=1e-2, warmup=2, held_out=0.0, **WORDLE, **model,
+        dialogues=str(path / "log.jsonl"), run_dir=str(path / "bc"), num_steps=num_steps, batch_size=8,
+        learning_rate=1e-2, warmup=2, held_out=0.0, **{"hidden_size": 8, **WORDLE, **model},
     ))  # fmt: skip
     return path

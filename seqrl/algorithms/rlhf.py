@@ -73,7 +73,7 @@ from seqrl.language.tuning import (
 from seqrl.language_runs.config import make_model
 from seqrl.language_runs.learners import before_sharing, learn_together, of_all, of_one, open_shared
 from seqrl.language_runs.preferences import with_model_of
-from seqrl.language_runs.rlhf import Tuning, hear, make_scorer, problem, share_models, speak, watch
+from seqrl.language_runs.rlhf import Tuning, hear, make_generator, make_scorer, problem, share_models, speak, watch
 from seqrl.language_runs.rlhf_actor import SpeakingActor, minibatches
 from seqrl.language_runs.rlhf_config import Config, check
 from seqrl.language_runs.run import read_tokenizer
@@ -139,6 +139,7 @@ def make_actor(config: Config, index: int, start: int) -> SpeakingActor:
     tokenizer = read_tokenizer(config.run_dir)
     policy = make_model(config, tokenizer)
     speaker = TunedSpeaker(tokenizer, policy, **speaking(config)).to(policy.device)
+    speaker.generator = make_generator(config)
     scorer = make_scorer(config.reward, tokenizer, config.device)
     return SpeakingActor(index, start, config, speaker, problem(config, tokenizer), scorer)
 
@@ -178,8 +179,10 @@ def train_share(group: Group, config: Config, resume: bool) -> TunedAgent:
         load_weights(agent.policy, config.policy, "policy")
         agent.begin()
     share_models(agent, own)
+    agent.generator = make_generator(own)
     tuning = Tuning.of(own, agent, group)
     with open_shared(group, "rlhf", config, tokenizer, resume) as run, contextlib.ExitStack() as until_the_end:
+        until_the_end.callback(agent.speak_itself)
         if config.num_actors:
             until_the_end.enter_context(learner_threads(config))
             tuning.engine = until_the_end.enter_context(contextlib.closing(make_engine(config, make_actor)))

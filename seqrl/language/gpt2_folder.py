@@ -1,4 +1,4 @@
-"""A GPT-2 is read from a Hugging Face folder."""
+"""A GPT-2 is read from a Hugging Face folder, and written as one."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from seqrl.errors import UserError
@@ -35,6 +36,33 @@ def load_gpt2(folder: str | Path, *, new_tokens: int = 0) -> GPT2:
         problem = str(error).strip("'\"").replace("\n", " ")
         raise UserError(f"model.safetensors of {folder} does not fit its config.json: {problem}") from None
     return model
+
+
+def save_gpt2(model: GPT2, folder: str | Path, *, tied: bool = True) -> None:
+    """Write config.json and model.safetensors, as Hugging Face's `GPT2LMHeadModel` reads them, into a folder that is
+    there. Its vocabulary is the model's: all of our tokens, the special ones first. If not `tied`, the table by which
+    it speaks is written a second time."""
+    sizes, folder = model.config, Path(folder)
+    stored = {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": sizes.vocabulary_size,
+        "n_embd": sizes.hidden_size,
+        "n_layer": sizes.num_layers,
+        "n_head": sizes.num_heads,
+        "n_positions": sizes.context_length,
+        "layer_norm_epsilon": sizes.epsilon,
+        "activation_function": "gelu_new",
+        "tie_word_embeddings": tied,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    weights = dict(model.named_parameters())
+    named = {f"transformer.{theirs}": weights[ours].detach().cpu().contiguous() for ours, theirs in _names(sizes)}
+    if not tied:
+        named["lm_head.weight"] = named["transformer.wte.weight"].clone()
+    save_file(named, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(stored))
 
 
 def _config(stored: Any, new_tokens: int, folder: Path) -> GPT2Config:

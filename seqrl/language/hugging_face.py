@@ -1,5 +1,6 @@
 """Any causal language model of Hugging Face, and its tokenizer, as ours."""
 
+import copy
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from seqrl.errors import UserError
@@ -245,6 +247,42 @@ def load_hugging_face(folder: str | Path, *, own: bool = True) -> tuple[Language
     if own and model.config.model_type == "gpt2" and (Path(folder) / "model.safetensors").exists():
         return load_gpt2(folder, new_tokens=NUM_SPECIALS), HuggingFaceTokenizer(fast, size)
     return HuggingFaceModel(model), HuggingFaceTokenizer(fast, size)
+
+
+def save_hugging_face(model: HuggingFaceModel, folder: str | Path) -> None:
+    """Write config.json and model.safetensors into a folder that is there, of a model of the same kind that has all of
+    our tokens for its own: the special ones first, with what they are read as and said by, and adapters added in."""
+    body: Any = model.body
+    config = copy.deepcopy(body.config)
+    config.vocab_size, config.tie_word_embeddings = model.vocabulary_size, False
+    config.bos_token_id = config.eos_token_id = config.pad_token_id = None
+    with torch.device("meta"):
+        whole = AutoModelForCausalLM.from_config(config)
+    config.architectures = [type(whole).__name__]
+    config.save_pretrained(folder)
+    names = {module: name for name, module in whole.named_modules()}
+    table, head = names[whole.get_input_embeddings()], names[whole.get_output_embeddings()]
+    weights = {f"{whole.base_model_prefix}.{name}": value for name, value in added_in(body)}
+    scale = getattr(model.table, "embed_scale", 1.0)  # Gemma multiplies what it reads in its table
+    weights[f"{table}.weight"] = torch.cat([model.special_table / scale, weights[f"{table}.weight"]])
+    for leaf, value in added_in(model.head):
+        special = model.special_head if leaf == "weight" else value.new_zeros(NUM_SPECIALS)
+        weights[f"{head}.{leaf}"] = torch.cat([special, value])
+    named = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    save_file(named, Path(folder) / "model.safetensors", {"format": "pt"})
+
+
+def added_in(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of a module, by the names that they have without adapters, whose products are added in."""
+    adapted = {name: each for name, each in module.named_modules() if hasattr(each, "get_delta_weight")}
+    for name, value in module.named_parameters(remove_duplicate=False):
+        parent, _, leaf = name.rpartition(".")
+        owner = parent.removesuffix(".base_layer")
+        if owner != parent:
+            layer: Any = adapted[owner]
+            yield f"{owner}.{leaf}", value + layer.get_delta_weight("default") if leaf == "weight" else value
+        elif not any(parent.startswith(f"{each}.lora_") for each in adapted):
+            yield name, value
 
 
 def read_fast_tokenizer(folder: str | Path) -> FastTokenizer:

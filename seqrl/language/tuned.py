@@ -1,7 +1,7 @@
 """What is fine-tuned by rewards: a policy that learns, the one it began as, and, for PPO, values."""
 
 import copy
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -56,6 +56,16 @@ class Tempered:
         return logits / self.temperature, context
 
 
+class Generator(Protocol):
+    """Speaks for a policy, by its probabilities at the temperature that it was made with."""
+
+    def speaking_for(self, model: LanguageModel) -> Voice:
+        """A voice with the weights that `model` has now."""
+
+    def close(self) -> None:
+        """It is not needed any more."""
+
+
 class TunedSpeaker(LanguageAgent):
     """A policy that is fine-tuned, as far as it speaks. An actor needs no more.
 
@@ -76,12 +86,22 @@ class TunedSpeaker(LanguageAgent):
     ) -> None:
         super().__init__(tokenizer, policy)
         self.temperature, self.precision, self.group_size = temperature, precision, group_size
+        self.generator: Generator | None = None
+        """What speaks for the policy, where it does not speak itself."""
         self.register_buffer("allowed", sayable(tokenizer), persistent=False)
 
     def voice(self) -> Voice:
         """Speaks by the policy's probabilities at its temperature."""
+        if self.generator is not None:
+            return self.generator.speaking_for(self.policy)
         plain = Plain(self.policy)
         return plain if self.temperature == 1 else Tempered(plain, self.temperature)
+
+    def speak_itself(self) -> None:
+        """From now on the policy speaks, and nothing for it."""
+        if self.generator is not None:
+            self.generator.close()
+        self.generator = None
 
     def autocast(self) -> torch.autocast:
         """The precision of the models' products in training; speaking, logarithms and losses stay in float32."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqrl.config import require
 from seqrl.data.dialogues import read_dialogues
 from seqrl.distributed import ALONE, Engine, Group
 from seqrl.distributed.sharding import Whole, put_together
@@ -18,7 +19,7 @@ from seqrl.language.prompted import Prompted, prompts_of
 from seqrl.language.rewards import combined
 from seqrl.language.scoring import Scorer, Weighted, by_task, of_reward, weights_of
 from seqrl.language.spoken import Spoken, of_json, of_tree, to_json
-from seqrl.language.tuned import TunedAgent
+from seqrl.language.tuned import Generator, TunedAgent
 from seqrl.language_runs.config import configured_task
 from seqrl.language_runs.kl_control import KlControl
 from seqrl.language_runs.learners import share_weights
@@ -59,6 +60,20 @@ def make_scorer(specs: Sequence[str], tokenizer: Tokenizer, device: str = "cpu",
         else:
             parts.append((of_reward(combined({name: 1.0})), weight))
     return Weighted(parts)
+
+
+def make_generator(config: Config) -> Generator | None:
+    """What speaks for the policy, if it does not itself. Raises UserError for a model for which vLLM cannot."""
+    if config.generator == "own":
+        return None
+    require(
+        config.model == "gpt2" or Path(config.model).is_dir(),
+        f"--generator vllm with --model {config.model}: vLLM speaks for a gpt2 or a folder's model: clone one of these "
+        "with --model, or leave it out",
+    )
+    from seqrl.language.vllm_voice import VllmVoice  # needs vllm
+
+    return VllmVoice(config.temperature)
 
 
 class Kept:

@@ -90,4 +90,4 @@ class SpeakingActor:
         self.count = int(state["count"])
 
     def close(self) -> None:
-        """It holds nothing open."""
+        self.speaker.speak_itself()

@@ -14,6 +14,7 @@ Method = Literal["ppo", "rloo", "grpo"]
 Kl = Literal["exact", "k1", "k3"]
 KlIn = Literal["reward", "loss"]
 Watch = Literal["off", "warn", "stop"]
+SpeaksBy = Literal["own", "vllm"]
 Correction = Literal["importance", "none"]
 SENSIBLE = {("exact", "reward"), ("exact", "loss"), ("k1", "reward"), ("k3", "loss")}
 
@@ -41,6 +42,9 @@ class Config(ActorsConfig, LanguageConfig):
 
     num_actors: int = 0
     """Actors that speak while the learner learns, a whole rollout each, by --engine; 0: the learner speaks itself."""
+    generator: SpeaksBy = "own"
+    """What speaks: own, or vllm, with a copy of the weights, for a gpt2 or a folder's model (pip install
+    'seqrl[vllm]')."""
     correction: Correction = "importance"
     """How learning allows for the age of the policy that spoke: importance (V-trace for ppo, a truncated ratio of each
     token for rloo and grpo) or none."""
@@ -108,6 +112,7 @@ def check(config: Config) -> None:
     check_shared(replace(config, lora_rank=0), needs_log=False)
     choices = {
         "method": Method, "kl": Kl, "kl_in": KlIn, "kl_control": Control, "monitor": Watch, "correction": Correction,
+        "generator": SpeaksBy,
     }  # fmt: skip
     for name, kind in choices.items():
         value, known = getattr(config, name), get_args(kind)

@@ -9,7 +9,7 @@ import torch
 
 from seqrl.errors import UserError
 from seqrl.language.gpt2 import GPT2, GPT2Config
-from seqrl.language.gpt2_folder import load_gpt2
+from seqrl.language.gpt2_folder import load_gpt2, save_gpt2
 
 SIZES = {"vocab_size": 11, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 16}
 
@@ -47,6 +47,27 @@ def test_new_tokens_stand_before_the_old(tmp_path: Path) -> None:
         expected = model(tokens.T).logits.transpose(0, 1)
     torch.testing.assert_close(logits[..., 6:], expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(logits[..., :6], expected.mean(-1, keepdim=True).expand(-1, -1, 6))
+
+
+# Broken by a `save_gpt2` that transposes what is multiplied from the right, or leaves the epsilon out.
+@pytest.mark.parametrize("tied", [True, False])
+def test_saved_is_what_was_loaded(tmp_path: Path, tied: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = GPT2Config(vocabulary_size=30, hidden_size=16, num_layers=2, num_heads=2, context_length=9, epsilon=0.1)
+    ours = GPT2(sizes)
+    save_gpt2(ours, tmp_path, tied=tied)
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
+    tokens = torch.randint(30, (9, 3))
+    with torch.no_grad():
+        logits = theirs(tokens.T).logits.transpose(0, 1)
+        torch.testing.assert_close(ours.logits(ours(tokens)), logits, atol=1e-5, rtol=1e-4)
+    assert (theirs.lm_head.weight is theirs.transformer.wte.weight) is tied
+    if not tied:
+        return
+    again = load_gpt2(tmp_path)
+    assert again.config == sizes
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in ours.state_dict().items())
 
 
 def test_a_conversation_that_outgrows_the_context() -> None:

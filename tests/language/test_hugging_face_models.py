@@ -20,6 +20,7 @@ from seqrl.language.hugging_face import (  # noqa: E402
     HuggingFaceModel,
     HuggingFaceTokenizer,
     load_hugging_face,
+    save_hugging_face,
 )
 
 SIZES = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -36,8 +37,8 @@ def large(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
 
 
 def llama(**config: object) -> transformers.PreTrainedModel:
-    config = transformers.LlamaConfig(**SIZES, **TOKENS, num_key_value_heads=1, intermediate_size=32, **config)
-    return large(transformers.LlamaForCausalLM(config))
+    sizes = SIZES | TOKENS | {"num_key_value_heads": 1, "intermediate_size": 32} | config
+    return large(transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)))
 
 
 def gpt2() -> transformers.PreTrainedModel:
@@ -69,6 +70,36 @@ def test_logits_are_the_models_own_behind_six(build) -> None:
         logits = ours.logits(ours(tokens + 6))
     torch.testing.assert_close(logits[..., 6:], expected, atol=1e-4, rtol=1e-4)
     assert logits.shape[-1] == ours.vocabulary_size == 306
+
+
+def neox() -> transformers.PreTrainedModel:
+    """Its head has a name of its own."""
+    return large(transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**SIZES, **TOKENS, intermediate_size=32)))
+
+
+def gemma() -> transformers.PreTrainedModel:
+    """Its table multiplies what it gives."""
+    sizes = transformers.Gemma3TextConfig(**SIZES, **TOKENS, intermediate_size=32, num_key_value_heads=1, head_dim=8)
+    return large(transformers.Gemma3ForCausalLM(sizes))
+
+
+# Broken by special tokens put behind the model's own, by `embed_scale` or adapters left out.
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("build", [gpt2, llama, neox, gemma, lambda: llama(tie_word_embeddings=True)])
+def test_saved_models_have_all_tokens_for_their_own(build, rank, tmp_path) -> None:
+    ours = HuggingFaceModel(build())
+    if rank:
+        ours = pytest.importorskip("seqrl.language.adapters").add_lora(ours, rank)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            if parameter.requires_grad:
+                parameter += 0.2 * torch.randn_like(parameter)
+    save_hugging_face(ours, tmp_path)
+    saved = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    tokens = torch.randint(306, (9, 3))
+    with torch.no_grad():
+        logits = saved(input_ids=tokens.T).logits.transpose(0, 1)
+        torch.testing.assert_close(ours.logits(ours(tokens)), logits, atol=1e-3, rtol=1e-3)
 
 
 def test_special_tokens_learn() -> None:
