@@ -169,6 +169,11 @@ def check_shares(config: Config) -> None:
         f"--num-actors {config.num_actors} with --num-learners {number}: several learners speak themselves: "
         "leave out one of the two",
     )
+    require(
+        config.generator == "own",
+        f"--generator {config.generator} with --num-learners {number}: vLLM does not begin among learners: "
+        "leave out one of the two",
+    )
     size = 1 if config.method == "ppo" else config.group_size
     require(
         config.num_conversations % (number * size) == 0 and config.batch_size % number == 0,

@@ -282,6 +282,8 @@ def test_rollouts_depend_on_the_update_and_on_nothing_before(folder):
     ("changes", "message"),
     [
         ({"policy": ""}, "no policy to fine-tune"),
+        ({"generator": "vllm"}, "--generator vllm with --model gru: vLLM speaks for a gpt2 or a folder's model"),
+        ({"generator": "TGI"}, "--generator 'TGI': choose one of own, vllm"),
         ({"method": "dpo"}, "--method 'dpo': choose one of ppo, rloo, grpo"),
         ({"kl": "k1", "kl_in": "loss"}, "--kl k1 with --kl-in loss has not the gradient of a KL"),
         ({"method": "rloo", "group_size": 3}, "--num-conversations 8 does not part into groups of --group-size 3"),

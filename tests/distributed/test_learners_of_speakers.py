@@ -98,6 +98,7 @@ def test_learners_who_share_weights_are_one_also_when_one_dies(tmp_path, monkeyp
     ("changes", "message"),
     [
         ({"num_actors": 2}, "--num-actors 2 with --num-learners 2: several learners speak themselves"),
+        ({"generator": "vllm"}, "--generator vllm with --num-learners 2: vLLM does not begin among learners"),
         ({"method": "rloo", "group_size": 16}, "cannot share --num-conversations 16 and --batch-size 8 equally"),
         ({"batch_size": 7}, "choose multiples of 2 .whole groups. and 2"),
         ({"device": "cuda:1"}, "--device cuda:1 with several learners"),
