@@ -94,6 +94,7 @@ def train(config: Config, resume: bool = False) -> LanguageAgent:
     dataset, held_out = split(dataset, config)
     if config.best_share < 1:
         dataset = dataset.best(config.best_share)
+        held_out = None if held_out is None else held_out.best(config.best_share)  # of what is cloned
     with open_run("bc", config, tokenizer, resume) as run:
         fit(config, agent, dataset, held_out, run, loss, _nothing, dialogue_windows)
     return agent.eval()

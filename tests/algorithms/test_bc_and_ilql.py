@@ -21,7 +21,7 @@ from seqrl.language.utterance_steering import UtteranceAgent
 from seqrl.learner import Learner
 from seqrl.memory import Transformer
 from seqrl.memory.kernels.native_library import library
-from seqrl.run import read_json
+from seqrl.run import read_json, read_metrics
 from seqrl.text import Tokenizer, make_task
 
 TOKENIZER = Tokenizer(list("abxy"))  # 6 … 9
@@ -343,6 +343,17 @@ def test_cloning_begins_as_the_run_that_is_named(folder):
     others = {"policy": str(folder / "first"), "learning_rate": 1e-9, "num_steps": 1, "seed": 1, "hidden_size": 16}
     second = train(bc.Config(**settings(folder, run_dir=str(folder / "second")) | others))
     torch.testing.assert_close(second.state_dict(), first.state_dict())
+
+
+# Broken by what is held out being that of all dialogues.
+def test_filtered_cloning_is_held_against_the_best_of_what_is_held_out(tmp_path):
+    good = [dialogue("ab", rewards=(1.0,)) for _ in range(20)]
+    bad = [dialogue("ba", rewards=(0.0,)) for _ in range(20)]
+    log = [dataclasses.replace(each, id=str(k)) for k, each in enumerate(good + bad)]
+    write_dialogues(tmp_path / "log.jsonl", log)
+    changes = {"task": "", "task_kwargs": (), "num_steps": 100, "learning_rate": 3e-2, "held_out": 0.5}
+    train(bc.Config(**settings(tmp_path, run_dir=str(tmp_path / "run")) | changes, best_share=0.4))
+    assert list(read_metrics(tmp_path / "run"))[-1]["held_out_loss"] < 0.3
 
 
 # Broken by `requires_grad_` left out of `ilql.build`.
