@@ -41,6 +41,20 @@ def hear_both(tuning, step):
     return Spoken(played=played, scores=scores)
 
 
+def check_that_two_who_speak_are_one(config, folder, monkeypatch, **changes):
+    """Alone, and in two with these changes, of whom one may die."""
+    with monkeypatch.context() as patch:
+        hear = rlhf.hear
+        patch.setattr(rlhf, "hear", lambda t, step: hear_both(t, step) if t.group.size == 1 else hear(t, step))
+        check_that_two_are_one(config, folder, **changes)
+    lines = lines_of(folder / "two")
+    assert lines[0]["kl"] == 0.0  # to the last bit
+    assert lines[-1]["kl"] > 1e-3
+    if config.kl_budget:
+        assert any(line["taken_back"] for line in lines)
+    check_that_one_may_die(partial(crashing, rlhf.train_share), replace(config, **changes), folder)
+
+
 # Broken by a gradient that is a mean over learners, not over their tokens, by advantages that each standardises alone,
 # by a KL, a monitor's measure or a spread of rewards that is of a share, or by a seed that all learners have.
 @pytest.mark.parametrize(
@@ -54,17 +68,7 @@ def hear_both(tuning, step):
     ],
 )
 def test_two_learners_are_one_also_when_one_dies(folder, tmp_path, monkeypatch, changes):
-    config = settings(folder, **changes)
-    with monkeypatch.context() as patch:
-        hear = rlhf.hear
-        patch.setattr(rlhf, "hear", lambda t, step: hear_both(t, step) if t.group.size == 1 else hear(t, step))
-        check_that_two_are_one(config, tmp_path)
-    lines = lines_of(tmp_path / "two")
-    assert lines[0]["kl"] == 0.0  # to the last bit
-    assert lines[-1]["kl"] > 1e-3
-    if config.kl_budget:
-        assert any(line["taken_back"] for line in lines)
-    check_that_one_may_die(partial(crashing, rlhf.train_share), config, tmp_path)
+    check_that_two_who_speak_are_one(settings(folder, **changes), tmp_path, monkeypatch)
 
 
 # Broken by `put_together` that leaves blocks as they are, by a gradient that is a mean over learners, not their tokens,
@@ -81,17 +85,7 @@ def test_two_learners_are_one_also_when_one_dies(folder, tmp_path, monkeypatch, 
 def test_learners_who_share_weights_are_one_also_when_one_dies(tmp_path, monkeypatch, model, changes):
     sizes = {"lora_rank": 2} if model == "a folder's" else {"num_heads": 2}
     cloned(tmp_path, 10, model=str(a_llama(tmp_path / "llama")) if model == "a folder's" else model, **sizes)
-    config = settings(tmp_path, shard=True, **changes)
-    with monkeypatch.context() as patch:
-        hear = rlhf.hear
-        patch.setattr(rlhf, "hear", lambda t, step: hear_both(t, step) if t.group.size == 1 else hear(t, step))
-        check_that_two_are_one(replace(config, shard=False), tmp_path, shard=True)
-    lines = lines_of(tmp_path / "two")
-    assert lines[0]["kl"] == 0.0  # to the last bit
-    assert lines[-1]["kl"] > 1e-3
-    if config.kl_budget:
-        assert any(line["taken_back"] for line in lines)
-    check_that_one_may_die(partial(crashing, rlhf.train_share), config, tmp_path)
+    check_that_two_who_speak_are_one(settings(tmp_path, **changes), tmp_path, monkeypatch, shard=True)
 
 
 @pytest.mark.parametrize(
