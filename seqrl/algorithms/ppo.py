@@ -13,6 +13,10 @@ paper leaves open. Where this differs:
 - On trials, a teacher that knows the task may help at first (`teacher_weight`): the cross-entropy to the task's best
   action makes of the policy a draw from what the history leaves open, as Thompson sampling is (Lee et al. 2023, arXiv
   2306.14892), and rewards make more of that. Fading it out follows Schmitt et al. 2018 (arXiv 1803.03835).
+- On trials whose task tells it, learning may take each action's expected regret for the reward (`learn_from_regret`).
+  By the performance difference lemma (Kakade & Langford 2002) their sums differ by the optimum, which is no policy's
+  doing, so the best policy is the same; but the chance of rewards and transitions, and how rich the task is, are gone
+  from the advantages. The agent reads the rewards it is paid.
 - The agent may end with the mean of its last weights (`weight_average`).
 """
 
@@ -36,7 +40,7 @@ from seqrl.config import (
 from seqrl.data import Batch, Rollout, Sequences
 from seqrl.data.recorder import HistoryRecorder
 from seqrl.envs import ENVIRONMENTS, Environment, TrialVectorEnv
-from seqrl.envs.trials import OPTIMAL_ACTION, unrevealed_space
+from seqrl.envs.trials import OPTIMAL_ACTION, REGRET, unrevealed_space
 from seqrl.learner import Learner, WeightAverage
 from seqrl.nets import PolicyHead, RewardScale, ValueHead
 from seqrl.objectives import approximate_kl, clipped_surrogate, gae, masked_mean, masked_standardize, squared_error
@@ -77,7 +81,11 @@ class Config(RunConfig):
     entropy_weight: float = 0.005
     """Weight of the policy's entropy."""
     teacher_weight: float = 0.0
-    """Weight, at the start, of the cross-entropy to the best action that trials reveal; 0 at half of the steps."""
+    """Weight, at the start, of the cross-entropy to the best action that trials reveal."""
+    teacher_share: float = 0.5
+    """Share of the steps in which the teacher's weight falls to 0."""
+    learn_from_regret: bool = False
+    """Whether to learn from what actions cost in expectation, as trials reveal it, in place of the rewards played."""
     max_grad_norm: float = 0.5
     """Gradients are clipped to this norm."""
     weight_average: float = 0.0
@@ -135,6 +143,18 @@ def loss(agent: Agent, batch: Batch, config: Config) -> tuple[Tensor, dict[str, 
             "clipped_fraction": masked_mean(clipped.float(), mask),
         }
     return total, metrics
+
+
+def needs_reveal(config: Config) -> bool:
+    """Whether the environment has to show what the agent is not to read."""
+    return config.teacher_weight > 0 or config.learn_from_regret
+
+
+def rewards(trajectory: Trajectory, config: Config) -> Tensor:
+    """What is learnt from, [T, B]: what was paid, or what each action cost in expectation, with its sign turned."""
+    if not config.learn_from_regret:
+        return trajectory.reward
+    return -trajectory.inputs.observation[REGRET][:-1].gather(-1, trajectory.action[..., None])[..., 0]
 
 
 def advantages(trajectory: Trajectory, reward: Tensor, config: Config) -> tuple[Tensor, Tensor]:
@@ -211,6 +231,14 @@ def check(config: Config) -> None:
         f"--teacher-weight for '{config.env}': only trials, such as seqrl/Bandit-v0, know their best action",
     )
     require(
+        not config.learn_from_regret or getattr(kind, "tells_regret", False),
+        f"--learn-from-regret for '{config.env}': only trials of seqrl/Bandit-v0 and seqrl/TabularMDP-v0 tell it",
+    )
+    require(
+        0 < config.teacher_share <= 1,
+        f"--teacher-share is {config.teacher_share}: it is a share of the steps, choose above 0 to 1",
+    )
+    require(
         0 <= config.weight_average <= 1,
         f"--weight-average is {config.weight_average}: it is a share of the steps, choose 0 to 1",
     )
@@ -243,15 +271,16 @@ def train(config: Config, resume: bool = False) -> Agent:
         f"{config.run_dir} records what it plays (--record {config.record}), and what it played before it stopped is "
         "lost: train it again from the start",
     )
-    # The best action is shown to the loss alone; the run's folder names the environment that acting needs.
-    revealing = replace(config, env_kwargs=(*config.env_kwargs, "reveal=true")) if config.teacher_weight > 0 else config
+    # What is revealed is shown to the loss alone; the run's folder names the environment that acting needs.
+    kwargs = (*config.env_kwargs, "reveal=true") if needs_reveal(config) else config.env_kwargs
+    revealing = replace(config, env_kwargs=kwargs)
     with contextlib.closing(make_environment(revealing)) as environment:
         return _train(config, environment, resume)
 
 
 def _train(config: Config, environment: Environment, resume: bool) -> Agent:
     observation_space = environment.single_observation_space
-    if config.teacher_weight > 0:
+    if needs_reveal(config):
         observation_space = unrevealed_space(observation_space)
     agent = build(config, observation_space, environment.single_action_space)
     length = config.bptt_length or config.rollout_length
@@ -279,9 +308,10 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
             trajectory, episodes = rollout.collect(config.rollout_length, sequences.state_rows)
             if recorder is not None:
                 recorder.add(trajectory)
-            scaled = scale(trajectory.reward, trajectory.inputs.is_first[:-1], trajectory.mask)
-            reward = scaled if config.normalize_rewards else trajectory.reward
-            weight = config.teacher_weight * max(0.0, 1 - 2 * step / config.num_steps)
+            reward = rewards(trajectory, config)
+            scaled = scale(reward, trajectory.inputs.is_first[:-1], trajectory.mask)
+            reward = scaled if config.normalize_rewards else reward
+            weight = config.teacher_weight * max(0.0, 1 - step / (config.teacher_share * config.num_steps))
             metrics = learn(agent, learner, sequences, trajectory, reward, replace(config, teacher_weight=weight))
             agent.update_statistics(trajectory)
             step += config.rollout_length * config.num_envs

@@ -24,6 +24,8 @@ class Bandit(TrialVectorEnv):
     Raises: UserError unless `kind` is bernoulli or gaussian, num_arms ≥ 2 and num_episodes ≥ 1.
     """
 
+    tells_regret = True
+
     def __init__(
         self,
         num_envs: int = 1,
@@ -61,3 +63,6 @@ class Bandit(TrialVectorEnv):
 
     def _optimal_action(self, state: State) -> Tensor:
         return state["mean"].argmax(1)
+
+    def _regret(self, state: State) -> Tensor:
+        return state["mean"].amax(1, keepdim=True) - state["mean"]

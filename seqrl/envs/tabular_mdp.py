@@ -14,12 +14,14 @@ class TabularMDP(TrialVectorEnv):
     P(· | s, a) ~ Dirichlet(1, …, 1); the reward of (s, a) is N(R(s, a), 1), with R(s, a) ~ N(1, 1). An inner episode
     has `horizon` decisions. Observation: the state, Discrete(num_states). Action: Discrete(num_actions). End:
     `terminated` after the last inner episode. A random policy earns `horizon` an episode. For who knows the MDP,
-    backward induction is optimal: that is what `reveal` shows and `optimal_action` gives.
+    backward induction is optimal: that is what `reveal` shows, regrets included, and `optimal_action` gives.
 
     Source: Duan et al. 2016 (RL², arXiv 1611.02779), section 3.2; after Osband et al. 2013 (arXiv 1306.0940).
 
     Raises: UserError unless num_states, num_actions ≥ 2, horizon and num_episodes ≥ 1.
     """
+
+    tells_regret = True
 
     def __init__(
         self,
@@ -46,7 +48,7 @@ class TabularMDP(TrialVectorEnv):
         share = torch.empty(*shape, self.num_states, device=self.device).exponential_(generator=self.generator)
         task = {"mean": mean, "cumulative": share.cumsum(-1) / share.sum(-1, keepdim=True)}
         # Planning costs much more than a step: once a trial, where each step shows its outcome.
-        return task | ({"plan": self.optimal_actions(task).movedim(0, 1)} if self.reveal else {})
+        return task | ({"plan": self.action_values(task).movedim(0, 1)} if self.reveal else {})
 
     def _begin(self, task: State) -> State:
         return {"place": torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)}
@@ -63,15 +65,22 @@ class TabularMDP(TrialVectorEnv):
         return state["place"].clone()
 
     def _optimal_action(self, state: State) -> Tensor:
-        plan = state["plan"] if "plan" in state else self.optimal_actions(state).movedim(0, 1)
+        return self._values(state).argmax(-1)
+
+    def _regret(self, state: State) -> Tensor:
+        values = self._values(state)
+        return values.amax(-1, keepdim=True) - values
+
+    def _values(self, state: State) -> Tensor:
+        plan = state["plan"] if "plan" in state else self.action_values(state).movedim(0, 1)
         return plan[self._rows, self.horizon - state["inner_steps"] - 1, state["place"]]
 
-    def optimal_actions(self, state: State) -> Tensor:
-        """The best action with 1 … `horizon` decisions to go, [horizon, B, num_states] int64, by backward induction."""
+    def action_values(self, state: State) -> Tensor:
+        """Q* with 1 … `horizon` decisions to go, [horizon, B, num_states, num_actions], by backward induction."""
         transition = state["cumulative"].diff(dim=-1, prepend=torch.zeros_like(state["cumulative"][..., :1]))
         value = torch.zeros(self.num_envs, self.num_states, device=self.device)
-        actions = []
+        values = []
         for _ in range(self.horizon):
-            value, action = (state["mean"] + torch.einsum("bsan,bn->bsa", transition, value)).max(-1)
-            actions.append(action)
-        return torch.stack(actions)
+            values.append(state["mean"] + torch.einsum("bsan,bn->bsa", transition, value))
+            value = values[-1].amax(-1)
+        return torch.stack(values)

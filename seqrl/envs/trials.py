@@ -3,9 +3,10 @@
 from abc import abstractmethod
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import Space
-from gymnasium.spaces import Dict, Discrete
+from gymnasium.spaces import Box, Dict, Discrete
 from torch import Tensor
 
 from seqrl.envs.base import State, TorchVectorEnv, Transition, require_at_least
@@ -15,11 +16,14 @@ EPISODE_START = "episode_start"
 """The key of a trial's observation that is 1 on the first row of each inner episode, else 0 (on the masked row too)."""
 OPTIMAL_ACTION = "optimal_action"
 """The key of a trial's observation that tells the task's best action. Only with `reveal`: for logs, not for agents."""
+REGRET = "regret"
+"""The key of a trial's observation that tells what each action is expected to cost against the best one, for who knows
+the task. Only with `reveal`, and only where the class `tells_regret`."""
 
 
 def unrevealed_space(space: Any) -> Dict:
     """The observation space of the same environment without `reveal`. An agent reads nothing but what its space has."""
-    return Dict({name: child for name, child in space.spaces.items() if name != OPTIMAL_ACTION})
+    return Dict({name: child for name, child in space.spaces.items() if name not in (OPTIMAL_ACTION, REGRET)})
 
 
 InnerStep = tuple[State, Tensor, Tensor]
@@ -35,11 +39,15 @@ class TrialVectorEnv(TorchVectorEnv):
     What an agent needs besides, its previous action and reward, every agent can read (`--previous-action
     --previous-reward`).
 
-    Observation: {"observation": the task's own, "episode_start": Discrete(2)}; with `reveal` also "optimal_action".
+    Observation: {"observation": the task's own, "episode_start": Discrete(2)}; with `reveal` also "optimal_action",
+    and "regret" where the class `tells_regret`.
+
+    A regret is Q*(s, best) − Q*(s, a) ≥ 0 of the inner episode. Summed over a trial it is, in expectation and for any
+    policy, what the optimum would have brought more (the performance difference lemma: Kakade & Langford 2002).
 
     A subclass gives `_draw_task` (what stays for the trial), `_begin` (what an inner episode begins with), `_act` and
-    `_look`, all by the rules of `TorchVectorEnv`, and `_optimal_action` for who knows the task. Its class attribute
-    `held_out` holds the arguments that make tasks which training did not see.
+    `_look`, all by the rules of `TorchVectorEnv`, and `_optimal_action` for who knows the task, `_regret` too where it
+    `tells_regret`. Its class attribute `held_out` holds the arguments that make tasks which training did not see.
 
     For trials of any Gymnasium environment, see `seqrl.envs.trial_wrapper.Trials`.
 
@@ -51,6 +59,7 @@ class TrialVectorEnv(TorchVectorEnv):
 
     held_out: dict[str, Any] = {}  # noqa: RUF012
     draws_only_at_starts = True
+    tells_regret = False
 
     def __init__(
         self,
@@ -66,6 +75,8 @@ class TrialVectorEnv(TorchVectorEnv):
         spaces: dict[str, Space] = {"observation": observation_space, EPISODE_START: Discrete(2)}
         if reveal:
             spaces[OPTIMAL_ACTION] = action_space
+            if self.tells_regret:
+                spaces[REGRET] = Box(0, float("inf"), (int(action_space.n),), np.float32)
         super().__init__(Dict(spaces), action_space, num_envs, device, max_episode_steps)
         self.num_episodes, self.reveal = num_episodes, reveal
 
@@ -92,6 +103,10 @@ class TrialVectorEnv(TorchVectorEnv):
     def _optimal_action(self, state: State) -> Tensor:
         """An action [B] int64 that is best for who knows the task."""
 
+    def _regret(self, state: State) -> Tensor:
+        """[B, number of actions]: what each action is expected to cost against the best one; for who knows the task."""
+        raise NotImplementedError
+
     def optimal_action(self) -> Tensor:
         """An action [B] int64 that is best now for who knows the task: what oracles play."""
         return self._optimal_action(self.state)
@@ -113,4 +128,8 @@ class TrialVectorEnv(TorchVectorEnv):
 
     def _observe(self, state: State) -> dict[str, Tree]:
         observation = {"observation": self._look(state), EPISODE_START: state[EPISODE_START].long()}
-        return observation | ({OPTIMAL_ACTION: self._optimal_action(state)} if self.reveal else {})
+        if self.reveal:
+            observation[OPTIMAL_ACTION] = self._optimal_action(state)
+            if self.tells_regret:
+                observation[REGRET] = self._regret(state)
+        return observation

@@ -69,12 +69,17 @@ def test_the_agent_does_not_read_what_is_revealed(played):
     assert torch.equal(*outputs)
 
 
-def test_it_fades_out_by_half_of_the_steps(tmp_path, monkeypatch):
-    """Breaks without the factor 2 in `ppo._train`."""
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [({}, [0.5, 0.375, 0.25, 0.125, 0, 0, 0, 0]), ({"teacher_share": 0.25}, [0.5, 0.25, 0, 0, 0, 0, 0, 0])],
+)
+def test_it_fades_out_over_its_share_of_the_steps(tmp_path, monkeypatch, changes, expected):
+    """By default half of them. Breaks without `teacher_share` in `ppo._train`."""
     weights, loss = [], ppo.loss
     monkeypatch.setattr(ppo, "loss", lambda a, b, c: (weights.append(c.teacher_weight), loss(a, b, c))[1])
-    train(config(num_steps=8 * 5 * 8, num_epochs=1, num_minibatches=1, run_dir=str(tmp_path / "run")))
-    assert weights == pytest.approx([0.5, 0.375, 0.25, 0.125, 0, 0, 0, 0])
+    run = str(tmp_path / "run")
+    train(config(num_steps=8 * 5 * 8, num_epochs=1, num_minibatches=1, run_dir=run, **changes))
+    assert weights == pytest.approx(expected)
 
 
 def test_the_trained_agent_plays_without_it(tmp_path, capsys):
@@ -87,7 +92,7 @@ def test_the_trained_agent_plays_without_it(tmp_path, capsys):
 
 
 def test_resuming_is_bit_for_bit(tmp_path):
-    whole = config(num_steps=400, checkpoint_every=5, run_dir=str(tmp_path / "whole"))
+    whole = config(num_steps=400, checkpoint_every=5, learn_from_regret=True, run_dir=str(tmp_path / "whole"))
     agent = train(whole)
     parts = replace(whole, run_dir=str(tmp_path / "parts"))
     with pytest.MonkeyPatch.context() as patch:
@@ -105,6 +110,45 @@ def test_resuming_is_bit_for_bit(tmp_path):
     resumed = resume(tmp_path / "parts")
     for mine, theirs in zip(agent.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_it_learns_from_the_regret_of_what_was_played(tmp_path, monkeypatch):
+    """Breaks with `trajectory.reward` in `ppo.rewards`."""
+    seen, learn = [], ppo.learn
+
+    def watching(agent, learner, sequences, trajectory, reward, config):
+        seen.append((trajectory, reward))
+        return learn(agent, learner, sequences, trajectory, reward, config)
+
+    monkeypatch.setattr(ppo, "learn", watching)
+    changes = {"learn_from_regret": True, "teacher_weight": 0.0, "normalize_rewards": False}
+    agent = train(config(num_steps=80, run_dir=str(tmp_path / "run"), **changes))
+    for trajectory, reward in seen:
+        regret = trajectory.inputs.observation["regret"]
+        for row in range(4):  # the fifth is masked
+            for column in range(8):
+                assert reward[row, column] == -regret[row, column, trajectory.action[row, column]]
+        assert set(trajectory.reward.unique().tolist()) <= {0.0, 1.0}  # what the agent reads is what was paid
+    assert set(agent.observation_space.spaces) == {"observation", "episode_start"}
+
+
+def test_only_where_it_is_told(tmp_path, capsys):
+    flags = ["train", "ppo", "--env", "seqrl/DarkRoom-v0", "--learn-from-regret", "--run-dir", str(tmp_path / "run")]
+    assert main(flags) == 2
+    assert capsys.readouterr().err == (
+        "seqrl: --learn-from-regret for 'seqrl/DarkRoom-v0': only trials of seqrl/Bandit-v0 and seqrl/TabularMDP-v0 "
+        "tell it\n"
+    )
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "-1"])
+def test_a_share_of_the_steps_lies_above_0_to_1(tmp_path, capsys, share):
+    flags = ["train", "ppo", "--env", "seqrl/Bandit-v0", "--teacher-share", share, "--run-dir", str(tmp_path / "run")]
+    assert main(flags) == 2
+    assert capsys.readouterr().err == (
+        f"seqrl: --teacher-share is {float(share)}: it is a share of the steps, choose above 0 to 1\n"
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_only_trials_have_a_teacher(tmp_path, capsys):

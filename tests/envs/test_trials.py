@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from seqrl.envs import ENVIRONMENTS, Bandit, DarkKeyToDoor, DarkRoom, TabularMDP, TrialVectorEnv, make
+from seqrl.envs.trials import unrevealed_space
 from seqrl.errors import UserError
 from seqrl.testing.environment import check_environment
 from seqrl.trajectory import tree_leaves
@@ -145,6 +146,40 @@ def test_reveal_shows_the_oracles_action_and_changes_nothing_else(family):
         assert other.keys() == {"observation", "episode_start"}
         assert torch.equal(observation["observation"], other["observation"])
         assert torch.equal(reward, other_reward)
+
+
+TELLING = [family for family in FAMILIES if family.tells_regret]
+
+
+@pytest.mark.parametrize("family", TELLING)
+def test_regrets_are_what_the_optimum_would_have_brought_more(family):
+    """In expectation, of any policy. Breaks with the reward's regret in place of the value's in `TabularMDP._regret`:
+    of an MDP, `state["mean"]` for `self._values(state)`."""
+    env = family(4_000, reveal=True, **{"num_episodes": 3})
+    generator = torch.Generator().manual_seed(1)
+    gaps = []
+    for play_best in (True, False):
+        observation, _ = env.reset(seed=0)
+        paid = torch.zeros(4_000)
+        regret, ended = paid.clone(), torch.zeros(4_000, dtype=torch.bool)
+        while not ended.any():
+            action = torch.randint(int(env.single_action_space.n), (4_000,), generator=generator)
+            action = observation["optimal_action"] if play_best else action
+            regret += observation["regret"].gather(1, action[:, None])[:, 0]
+            observation, reward, ended, *_ = env.step(action)
+            paid += reward
+        assert ended.all()
+        assert (regret == 0).all() if play_best else (regret >= 0).all() and regret.mean() > 0.1
+        gaps.append(paid + regret)
+    error = (gaps[0].var() / 4_000 + gaps[1].var() / 4_000).sqrt()  # the same tasks, other rewards
+    assert abs(gaps[0].mean() - gaps[1].mean()) < 3 * error
+
+
+@pytest.mark.parametrize("family", TELLING)
+def test_no_agent_reads_regrets(family):
+    env = family(2, reveal=True)
+    assert env.single_observation_space["regret"].shape == (env.single_action_space.n,)
+    assert unrevealed_space(env.single_observation_space) == family(2).single_observation_space
 
 
 @pytest.mark.parametrize("family", FAMILIES)
