@@ -14,9 +14,9 @@ paper leaves open. Where this differs:
   action makes of the policy a draw from what the history leaves open, as Thompson sampling is (Lee et al. 2023, arXiv
   2306.14892), and rewards make more of that. Fading it out follows Schmitt et al. 2018 (arXiv 1803.03835).
 - On trials whose task tells it, learning may take each action's expected regret for the reward (`learn_from_regret`).
-  By the performance difference lemma (Kakade & Langford 2002) their sums differ by the optimum, which is no policy's
-  doing, so the best policy is the same; but the chance of rewards and transitions, and how rich the task is, are gone
-  from the advantages. The agent reads the rewards it is paid.
+  By the performance difference lemma (Kakade & Langford 2002) the undiscounted sums of both differ, in expectation, by
+  what the optimum brings, which is no policy's doing: at γ = 1 the best policy is the same. What chance paid and how
+  rich the task is are gone from what is learnt from. The agent reads the rewards it is paid.
 - The agent may end with the mean of its last weights (`weight_average`).
 """
 
@@ -226,13 +226,14 @@ def check(config: Config) -> None:
     )
     require_not_negative(config, "teacher_weight")
     kind = ENVIRONMENTS.get(config.env)
+    telling = [name for name, one in ENVIRONMENTS.items() if getattr(one, "tells_regret", False)]
     require(
         config.teacher_weight == 0 or (kind is not None and issubclass(kind, TrialVectorEnv)),
         f"--teacher-weight for '{config.env}': only trials, such as seqrl/Bandit-v0, know their best action",
     )
     require(
-        not config.learn_from_regret or getattr(kind, "tells_regret", False),
-        f"--learn-from-regret for '{config.env}': only trials of seqrl/Bandit-v0 and seqrl/TabularMDP-v0 tell it",
+        not config.learn_from_regret or config.env in telling,
+        f"--learn-from-regret for '{config.env}': only trials of {' and '.join(telling)} tell it",
     )
     require(
         0 < config.teacher_share <= 1,
@@ -292,7 +293,7 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
     rollout = Rollout(environment, agent, config.seed, config.noise_correlation)
     sequences = Sequences(config.rollout_length, length, config.burn_in, config.seed)
     scale = RewardScale(config.num_envs, config.gamma).to(agent.device)
-    recorder = HistoryRecorder.of(config, environment) if config.record else None
+    recorder = HistoryRecorder.of(config, agent) if config.record else None
     run = Run.open("ppo", config, agent.observation_space, agent.action_space, resume)
     parts: dict[str, Stateful] = {"learner": learner, "sequences": sequences, "scale": scale}
     average = WeightAverage(agent) if config.weight_average > 0 else None

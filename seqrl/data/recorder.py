@@ -7,9 +7,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from seqrl.agent import Agent
 from seqrl.data.episode_writer import EpisodeWriter
 from seqrl.data.episodes import Episode
-from seqrl.envs import Environment
 from seqrl.envs.trials import EPISODE_START
 from seqrl.trajectory import Trajectory, tree_map
 
@@ -21,7 +21,8 @@ class HistoryRecorder:
     observation is {"observation": the environment's own, "episode_start": 1 on the first row of each of its episodes};
     final observations, rows without a decision, are left out, as trials have none between their inner episodes. Its
     actions are what the environment took. It ends truncated, with the observation behind the last decision, where its
-    last episode has not ended by itself.
+    last episode has not ended by itself. Of an observed dict, what `observation_space` does not name is left out: what an
+    environment reveals to its learner alone must not reach who learns from the log.
 
     Rows are kept in memory until then: about what a replay of all the run's steps would take. Raises UserError where
     `folder` exists.
@@ -32,27 +33,30 @@ class HistoryRecorder:
     ):
         spaces = {"observation": observation_space, EPISODE_START: gym.spaces.Discrete(2)}
         self.writer = EpisodeWriter(folder, gym.spaces.Dict(spaces), action_space, about=about)
+        self.observation_space = observation_space
         self.parts: list[tuple[Any, ...]] = []
         self.last: Any = None
 
     @classmethod
-    def of(cls, config: Any, environment: Environment) -> "HistoryRecorder":
+    def of(cls, config: Any, agent: Agent) -> "HistoryRecorder":
         """The recorder of a run, to the folder `config.record`; the dataset tells the run's settings."""
-        spaces = environment.single_observation_space, environment.single_action_space
+        spaces = agent.observation_space, agent.action_space
         return cls(config.record, *spaces, {"source": "seqrl train --record", "config": dataclasses.asdict(config)})
 
     def add(self, trajectory: Trajectory) -> None:
         """Take the rows of the next rollout of the same environments."""
-        inputs = trajectory.inputs
+        inputs, observation = trajectory.inputs, trajectory.inputs.observation
+        if isinstance(self.observation_space, gym.spaces.Dict):
+            observation = {name: observation[name] for name in self.observation_space.spaces}
         # A decision's next row tells its action as the environment took it: no first row follows one directly.
         rows = (
-            tree_map(lambda leaf: leaf[:-1], inputs.observation),
+            tree_map(lambda leaf: leaf[:-1], observation),
             inputs.is_first[:-1],
             inputs.previous_action[1:],
             *(trajectory.reward, trajectory.terminated, trajectory.mask),
         )
         self.parts.append(tree_map(lambda leaf: leaf.cpu().numpy(), rows))
-        self.last = tree_map(lambda leaf: leaf[-1:].cpu().numpy(), inputs.observation)
+        self.last = tree_map(lambda leaf: leaf[-1:].cpu().numpy(), observation)
 
     def write(self) -> Path:
         """Write the histories, and give their folder."""

@@ -123,6 +123,7 @@ def test_it_learns_from_the_regret_of_what_was_played(tmp_path, monkeypatch):
     monkeypatch.setattr(ppo, "learn", watching)
     changes = {"learn_from_regret": True, "teacher_weight": 0.0, "normalize_rewards": False}
     agent = train(config(num_steps=80, run_dir=str(tmp_path / "run"), **changes))
+    assert len(seen) == 2
     for trajectory, reward in seen:
         regret = trajectory.inputs.observation["regret"]
         for row in range(4):  # the fifth is masked

@@ -71,6 +71,14 @@ def test_recorded_continuous_actions_are_those_that_the_environment_took(tmp_pat
     assert np.abs(log.action).max() > 1.0
 
 
+# Break: the environment's space in place of the agent's in `HistoryRecorder.of`.
+def test_what_is_revealed_to_the_learner_is_not_recorded(tmp_path):
+    trial = {"env": "seqrl/Bandit-v0", "env_kwargs": ("num_episodes=4",), "rollout_length": 5, "num_steps": 40}
+    train(config(tmp_path, teacher_weight=0.5, learn_from_regret=True, **trial))
+    log = EpisodeDataset.open(tmp_path / "log")
+    assert set(log.observation["observation"]) == {"observation", "episode_start"}
+
+
 def test_recording_draws_nothing(tmp_path):
     recorded = train(config(tmp_path))
     plain = train(config(tmp_path, record="", run_dir=str(tmp_path / "plain")))

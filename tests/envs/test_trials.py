@@ -153,9 +153,9 @@ TELLING = [family for family in FAMILIES if family.tells_regret]
 
 @pytest.mark.parametrize("family", TELLING)
 def test_regrets_are_what_the_optimum_would_have_brought_more(family):
-    """In expectation, of any policy. Breaks with the reward's regret in place of the value's in `TabularMDP._regret`:
-    of an MDP, `state["mean"]` for `self._values(state)`."""
-    env = family(4_000, reveal=True, **{"num_episodes": 3})
+    """In expectation, of any policy. Breaks with what is expected of the next reward in `TabularMDP._regret`, in place
+    of `self._values(state)`, and with zeros in `Bandit._regret`."""
+    env = family(4_000, reveal=True, num_episodes=3)
     generator = torch.Generator().manual_seed(1)
     gaps = []
     for play_best in (True, False):
