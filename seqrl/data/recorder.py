@@ -21,8 +21,8 @@ class HistoryRecorder:
     observation is {"observation": the environment's own, "episode_start": 1 on the first row of each of its episodes};
     final observations, rows without a decision, are left out, as trials have none between their inner episodes. Its
     actions are what the environment took. It ends truncated, with the observation behind the last decision, where its
-    last episode has not ended by itself. Of an observed dict, what `observation_space` does not name is left out: what an
-    environment reveals to its learner alone must not reach who learns from the log.
+    last episode has not ended by itself. Of an observed dict, what `observation_space` does not name is left out: what
+    an environment reveals to its learner alone must not reach who learns from the log.
 
     Rows are kept in memory until then: about what a replay of all the run's steps would take. Raises UserError where
     `folder` exists.
