@@ -3,6 +3,8 @@
     python -m benchmarks.memory_length recall --output benchmarks/results/memory_length_recall.json
     python -m benchmarks.memory_length recall --memories gru linear --lengths 1000 2000 --seeds 0 1
     python -m benchmarks.memory_length cost --output benchmarks/results/memory_length_cost.json
+    python -m benchmarks.memory_length cost --device cuda
+    python -m benchmarks.memory_length recall --device cuda --memories gru linear --lengths 1000 --seeds 0
 
 `recall` trains on the passive T-maze, where the only thing to remember is the first observation and the only moment to
 use it comes `length` steps later. A cell of its table is a memory at a length. Training ends when the mean return of
@@ -15,6 +17,10 @@ T^p: linear cost is p = 1. Memory is how far a fresh process's peak (`ru_maxrss`
 backward; the inputs are there before, and do not count.
 
 One process runs at a time. `seconds` are those of a clock; `cpu_seconds` leave out what other processes took.
+
+On a GPU all is measured in one process, which waits for the device before it reads the clock. What CUDA takes to start,
+and kernels to be compiled, does not count. Memory is what PyTorch has allocated on the device, and there are no
+`cpu_seconds`.
 """
 
 import argparse
@@ -40,8 +46,8 @@ from rich.table import Table
 
 import seqrl
 from benchmarks.learning import machine
-from benchmarks.recurrent import quickest
-from benchmarks.training import Answer, Enough, alone
+from benchmarks.recurrent import quickest, wait
+from benchmarks.training import Answer, Enough, measure, warm_up
 from seqrl.algorithms import ppo
 from seqrl.config import make_environment
 from seqrl.data import Rollout
@@ -98,10 +104,12 @@ def budget(length: int) -> int:
     return 10_000 * (length + 2)
 
 
-def recall(memory: str, length: int, seed: int, threads: int) -> Answer:
+def recall(device: str, memory: str, length: int, seed: int, threads: int) -> Answer:
     """One run: whether and when it solved the maze, and how its agent does in evaluation."""
     torch.set_num_threads(threads)
-    config = settings(memory, length, seed)
+    config = dataclasses.replace(settings(memory, length, seed), device=device)
+    if device != "cpu":
+        warm_up(dataclasses.replace(settings(memory, 10, seed), device=device), threads)
     start, cpu_start = time.perf_counter(), time.process_time()
     progress = train_until_solved(config)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
@@ -116,7 +124,7 @@ def recall(memory: str, length: int, seed: int, threads: int) -> Answer:
         "half_width": evaluation.half_width,
         "steps": progress.rollouts * config.num_envs * config.rollout_length,
         "seconds": seconds,
-        "cpu_seconds": cpu_seconds,
+        **({"cpu_seconds": cpu_seconds} if device == "cpu" else {}),
     }
 
 
@@ -158,7 +166,7 @@ def train_until_solved(config: ppo.Config) -> Progress:
 
 
 def show_recall(runs: list[Answer]) -> None:
-    """A row for each memory, a column for each length: seeds that solved it, their median steps and CPU seconds."""
+    """A row for each memory, a column for each length: seeds that solved it, their median steps and seconds."""
     lengths = sorted({run["length"] for run in runs})
     table = Table("memory", *(f"length {length:,}" for length in lengths))
     for memory in dict.fromkeys(run["memory"] for run in runs):
@@ -168,50 +176,61 @@ def show_recall(runs: list[Answer]) -> None:
 
 
 def cell(runs: list[Answer]) -> str:
-    """What the seeds of one memory at one length say."""
+    """What the seeds of one memory at one length say, in CPU seconds where they are known."""
     if not runs:
         return "–"
     solved = [run for run in runs if run["solved"]]
     shown = solved or runs
-    steps, seconds = (statistics.median(run[figure] for run in shown) for figure in ("steps", "cpu_seconds"))
+    kind = "cpu_seconds" if "cpu_seconds" in runs[0] else "seconds"
+    steps, seconds = (statistics.median(run[figure] for run in shown) for figure in ("steps", kind))
     success = statistics.mean(run["success"] for run in runs)
     outcome = f"{len(solved)} of {len(runs)} solved in" if solved else "not solved in"
     return f"{success:.2f}: {outcome} {steps / 1e6:.2f} M steps, {seconds:,.0f} s"
 
 
-def cost(memory: str, threads: int) -> Answer:
+def cost(device: str, memory: str, threads: int) -> Answer:
     """Seconds that `memory` takes to train and to act."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     keep_freed_memory()  # as training does
-    module = make_memory(memory, HIDDEN, HIDDEN)
-    seconds = quickest({str(T): training_call(module, T) for T in UNROLLS}, repeats=5)
+    module = make_memory(memory, HIDDEN, HIDDEN).to(device)
+    seconds = quickest({str(T): training_call(device, module, T) for T in UNROLLS}, repeats=5)
     return {
         "memory": memory,
         "seconds": seconds,
         "exponent": exponent([seconds[str(T)] for T in UNROLLS]),
-        "acting_seconds": acting(module),
+        "acting_seconds": acting(device, module),
     }
 
 
-def training_call(memory: Memory, T: int) -> Callable[[], Any]:
+def training_call(device: str, memory: Memory, T: int) -> Callable[[], None]:
     """Forward and backward over T steps of one episode."""
-    x = torch.randn(T, BATCH, HIDDEN, requires_grad=True)
-    weight = torch.randn(T, BATCH, HIDDEN)
-    state, is_first = memory.initial_state(BATCH), torch.zeros(T, BATCH, dtype=torch.bool)
+    x = torch.randn(T, BATCH, HIDDEN, device=device, requires_grad=True)
+    weight = torch.randn(T, BATCH, HIDDEN, device=device)
+    state, is_first = memory.initial_state(BATCH), torch.zeros(T, BATCH, dtype=torch.bool, device=device)
     inputs = [x, *memory.parameters()]
-    return lambda: torch.autograd.grad(memory.unroll(x, state, is_first)[0], inputs, weight)
+
+    def call() -> None:
+        torch.autograd.grad(memory.unroll(x, state, is_first)[0], inputs, weight)
+        wait(device)
+
+    return call
 
 
-def peak_growth(memory: str, T: int, threads: int) -> int:
-    """Bytes by which the first forward and backward over T steps raise the process's peak: ask it in a fresh one."""
+def peak_growth(device: str, memory: str, T: int, threads: int) -> int:
+    """Bytes by which the first forward and backward over T steps raise the peak; of a CPU ask it in a fresh process."""
     torch.set_num_threads(threads)
-    module = make_memory(memory, HIDDEN, HIDDEN)
-    call = training_call(module, T)
-    training_call(module, 16)()  # what the first call of all loads does not count
-    before = peak_kibibytes()
+    module = make_memory(memory, HIDDEN, HIDDEN).to(device)
+    call = training_call(device, module, T)
+    training_call(device, module, 16)()  # what the first call of all loads does not count
+    if device == "cpu":
+        before = peak_kibibytes()
+        call()
+        return 1024 * (peak_kibibytes() - before)
+    torch.cuda.reset_peak_memory_stats()
+    allocated = torch.cuda.memory_allocated()
     call()
-    return 1024 * (peak_kibibytes() - before)
+    return torch.cuda.max_memory_allocated() - allocated
 
 
 def peak_kibibytes() -> int:
@@ -224,15 +243,20 @@ def exponent(seconds: list[float]) -> float:
     return statistics.linear_regression(*zip(*points, strict=True)).slope
 
 
-def acting(memory: Memory) -> dict[str, float]:
+def acting(device: str, memory: Memory) -> dict[str, float]:
     """Seconds of one step without a gradient, after episodes that have lasted for each of AGES."""
-    x, is_first = torch.randn(1, BATCH, HIDDEN), torch.zeros(1, BATCH, dtype=torch.bool)
+    x, is_first = torch.randn(1, BATCH, HIDDEN, device=device), torch.zeros(1, BATCH, dtype=torch.bool, device=device)
 
-    def call(age: int) -> Callable[[], Any]:
+    def call(age: int) -> Callable[[], None]:
         state = memory.initial_state(BATCH)
         for _ in range(age):
             _, state = memory.unroll(x, state, is_first)
-        return lambda: memory.unroll(x, state, is_first)
+
+        def step() -> None:
+            memory.unroll(x, state, is_first)
+            wait(device)
+
+        return step
 
     with torch.no_grad():
         return quickest({str(age): call(age) for age in AGES}, repeats=300)
@@ -242,7 +266,7 @@ def show_cost(rows: list[Answer]) -> None:
     """A column for each memory: training for each T, the exponent of time, and acting at each age."""
     table = Table("", *(row["memory"] for row in rows))
     for T in map(str, UNROLLS):
-        cells = (f"{1e3 * row['seconds'][T]:,.0f} ms, {row['peak_growth'][T] / 2**20:,.0f} MiB" for row in rows)
+        cells = (f"{1e3 * row['seconds'][T]:,.1f} ms, {row['peak_growth'][T] / 2**20:,.0f} MiB" for row in rows)
         table.add_row(f"train on {T}", *cells)
     table.add_row("exponent", *(f"{row['exponent']:.2f}" for row in rows))
     for age in map(str, AGES):
@@ -250,12 +274,13 @@ def show_cost(rows: list[Answer]) -> None:
     Console().print(table)
 
 
-def write(path: Path | None, threads: int, result: Answer) -> None:
+def write(path: Path | None, device: str, threads: int, result: Answer) -> None:
     """Keep `result` in a JSON file, with what it was measured on."""
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         command = f"python -m benchmarks.memory_length {' '.join(sys.argv[1:])}"
-        path.write_text(json.dumps({"command": command, **machine(), "threads": threads, **result}, indent=2) + "\n")
+        about = {"command": command, **machine(device), "threads": threads}
+        path.write_text(json.dumps({**about, **result}, indent=2) + "\n")
 
 
 def main() -> None:
@@ -264,24 +289,29 @@ def main() -> None:
     parser.add_argument("--memories", nargs="+", choices=MEMORIES, default=MEMORIES)
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="recall: lengths of the corridor")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="recall: a run for each")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="write the numbers to this JSON file")
     args = parser.parse_args()
+    if args.device != "cpu" and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch finds no CUDA device here")
 
     if args.question == "recall":
         runs: list[Answer] = []
         for memory, length, seed in itertools.product(args.memories, args.lengths, args.seeds):
-            runs.append(alone(recall, memory, length, seed, args.threads))
+            runs.append(measure(recall, args.device, memory, length, seed, args.threads))
             print(f"{memory} at {length:,}, seed {seed}: {cell(runs[-1:])}", flush=True)
-            write(args.output, args.threads, {"runs": runs})  # after every run, since all of them take hours
+            # After every run, since all of them take hours.
+            write(args.output, args.device, args.threads, {"runs": runs})
         show_recall(runs)
     else:
-        rows = [alone(cost, memory, args.threads) for memory in args.memories]
+        rows = [measure(cost, args.device, memory, args.threads) for memory in args.memories]
         for row in rows:
-            row["peak_growth"] = {str(T): alone(peak_growth, row["memory"], T, args.threads) for T in UNROLLS}
+            where = args.device, row["memory"]
+            row["peak_growth"] = {str(T): measure(peak_growth, *where, T, args.threads) for T in UNROLLS}
         show_cost(rows)
         sizes = {"batch_size": BATCH, "hidden_size": HIDDEN, "exponent_from": FIT_FROM}
-        write(args.output, args.threads, {**sizes, "rows": rows})
+        write(args.output, args.device, args.threads, {**sizes, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -42,11 +42,24 @@ def quickest(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, flo
     return {name: min(values) for name, values in times.items()}
 
 
-def peak(repeats: int) -> float:
-    """The float32 speed of a large matrix product, in floating-point operations per second."""
-    size = 2048
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    return 2 * size**3 / quickest({"product": lambda: a @ b}, repeats)["product"]
+def wait(device: str) -> None:
+    """Until `device` has done what was asked of it: a GPU runs behind the program, whose clock would stop too early."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def peak(repeats: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> float:
+    """The speed of a large matrix product, in floating-point operations per second; float32 is without TF32."""
+    size = 2048 if device == "cpu" else 8192  # less does not fill a GPU
+    if device != "cpu":
+        torch.set_float32_matmul_precision("highest")
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+
+    def product() -> None:
+        a @ b
+        wait(device)
+
+    return 2 * size**3 / quickest({"product": product}, repeats)["product"]
 
 
 def training(kind: str, batch_size: int, repeats: int, resets: tuple[float, ...]) -> dict[str, float]:

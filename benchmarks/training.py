@@ -3,6 +3,8 @@
     python -m benchmarks.peers.install             # once
     python -m benchmarks.training throughput --output benchmarks/results/training_throughput.json
     python -m benchmarks.training solve --output benchmarks/results/training_solve.json
+    python -m benchmarks.training throughput --device cuda --seconds 5 --num-envs 64 1024 4096 16384
+    python -m benchmarks.training solve --device cuda --seeds 3
 
 Both are about CartPole without velocities. `throughput` gives everyone the same work: 128 units of memory, rollouts of
 128 steps, 4 epochs of 4 minibatches. Its bound is the time that the memory's own matrix products would take, one
@@ -11,6 +13,10 @@ after. `solve` gives everyone the settings that its authors tuned, and counts se
 episodes average 475 of 500.
 
 One process runs at a time, ours and theirs in turn, with as many threads each. Importing does not count.
+
+On a GPU there are no peers, and all is measured in one process. What CUDA takes to start, and kernels to be compiled,
+does not count: `throughput` leaves the first update out, and `solve` trains for one beforehand (`start_seconds`). The
+bound of bfloat16 is there the speed of a product in bfloat16, since tensor cores leave float32's far behind.
 """
 
 import argparse
@@ -21,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from multiprocessing import get_context
@@ -36,10 +42,10 @@ from rich.table import Table
 import seqrl
 from benchmarks.learning import machine
 from benchmarks.peers import ask
-from benchmarks.recurrent import peak
+from benchmarks.recurrent import peak, wait
 from seqrl.algorithms import ppo
 from seqrl.data import Rollout
-from seqrl.recipes import RECIPES
+from seqrl.recipes import masked_cartpole
 
 ROLLOUT, HIDDEN, EPOCHS, MINIBATCHES = 128, 128, 4, 4
 NUM_ENVS = (8, 64, 256, 1024)
@@ -73,6 +79,7 @@ def train_watched(config: ppo.Config, threads: int, watch: Callable[[float, list
 
     def watched(*args: Any) -> Any:
         collected = collect(*args)
+        wait(config.device)
         if watch(time.perf_counter() - start, collected[1].returns):
             raise Enough
         return collected
@@ -86,8 +93,8 @@ def train_watched(config: ppo.Config, threads: int, watch: Callable[[float, list
         seqrl.train(dataclasses.replace(config, run_dir=f"{folder}/run"))
 
 
-def our_throughput(num_envs: int, precision: str, threads: int, seconds: float) -> Answer:
-    """Steps per second from one rollout's end to another's, the first update left out."""
+def our_throughput(device: str, num_envs: int, precision: str, threads: int, seconds: float) -> Answer:
+    """Steps per second from one rollout's end to another's, the first update left out; of a GPU its peak memory too."""
     config = ppo.Config(
         env="seqrl/MaskedCartPole-v0",
         memory="gru",
@@ -98,6 +105,7 @@ def our_throughput(num_envs: int, precision: str, threads: int, seconds: float) 
         num_epochs=EPOCHS,
         num_minibatches=MINIBATCHES,
         precision=precision,
+        device=device,
     )
     moments: list[float] = []
 
@@ -105,6 +113,8 @@ def our_throughput(num_envs: int, precision: str, threads: int, seconds: float) 
         moments.append(now)
         return len(moments) > 2 and now - moments[1] >= seconds
 
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
     train_watched(config, threads, watch)
     updates, measured = len(moments) - 2, moments[-1] - moments[1]
     return {
@@ -112,12 +122,14 @@ def our_throughput(num_envs: int, precision: str, threads: int, seconds: float) 
         "steps_per_second": updates * num_envs * ROLLOUT / measured,
         "updates": updates,
         "seconds": measured,
+        **({} if device == "cpu" else {"peak_memory": torch.cuda.max_memory_allocated()}),
     }
 
 
-def our_solution(seed: int, threads: int) -> Answer:
+def our_solution(device: str, seed: int, threads: int) -> Answer:
     """Seconds and steps of our recipe until the last 20 episodes average 475; a rollout counts when it is complete."""
-    config = dataclasses.replace(RECIPES["masked_cartpole"](), seed=seed)
+    config = dataclasses.replace(masked_cartpole(), seed=seed, device=device)
+    start_seconds = {} if device == "cpu" else {"start_seconds": warm_up(config, threads)}
     last: deque[float] = deque(maxlen=20)
     rollouts, seconds, solved = 0, 0.0, False
 
@@ -131,12 +143,19 @@ def our_solution(seed: int, threads: int) -> Answer:
 
     train_watched(config, threads, watch)
     steps = rollouts * config.num_envs * config.rollout_length
-    return {"seed": seed, "solved": solved, "seconds": seconds, "steps": steps}
+    return {"seed": seed, "solved": solved, "seconds": seconds, "steps": steps, **start_seconds}
 
 
-def our_peak(threads: int) -> float:
+def warm_up(config: ppo.Config, threads: int) -> float:
+    """Train for one update, so that a GPU has started and its kernels are compiled. Returns the seconds it took."""
+    start = time.perf_counter()
+    train_watched(dataclasses.replace(config, num_steps=1), threads, lambda now, returns: False)
+    return time.perf_counter() - start
+
+
+def our_peak(device: str, dtype: str, threads: int) -> float:
     torch.set_num_threads(threads)
-    return peak(repeats=10)
+    return peak(10, device, getattr(torch, dtype))
 
 
 def alone(function: Callable[..., Any], *args: Any) -> Any:
@@ -145,21 +164,28 @@ def alone(function: Callable[..., Any], *args: Any) -> Any:
         return pool.submit(function, *args).result()
 
 
-def throughput(peers: list[str], threads: int, seconds: float) -> Answer:
+def measure(function: Callable[..., Any], device: str, *args: Any) -> Any:
+    """`function(device, *args)`: on a CPU `alone`; on a GPU in this process, since CUDA takes seconds to start."""
+    return alone(function, device, *args) if device == "cpu" else function(device, *args)
+
+
+def throughput(peers: list[str], num_envs: Sequence[int], device: str, threads: int, seconds: float) -> Answer:
     """Everyone's steps per second, as shares of the bound, and ours over each peer's."""
     operations = (1 + 3 * EPOCHS) * 2 * (HIDDEN + HIDDEN) * 3 * HIDDEN  # a GRU's; backward costs two forwards
-    peaks = [alone(our_peak, threads)]
+    bounded_by = {"float32": "float32", "bfloat16": "float32" if device == "cpu" else "bfloat16"}
+    peaks = {dtype: [measure(our_peak, device, dtype, threads)] for dtype in dict.fromkeys(bounded_by.values())}
     rows: list[Answer] = []
 
-    def note(name: str, answer: Answer) -> None:
-        peaks.append(alone(our_peak, threads))  # other work on the machine comes and goes
-        bound = max(peaks[-2:]) / operations
+    def note(name: str, answer: Answer, precision: str = "float32") -> None:
+        dtype = bounded_by[precision]
+        peaks[dtype].append(measure(our_peak, device, dtype, threads))  # other work on the machine comes and goes
+        bound = max(peaks[dtype][-2:]) / operations
         rows.append({"name": name, **answer, "share_of_bound": answer["steps_per_second"] / bound})
         print(f"{name} {answer['num_envs']} environments: {answer['steps_per_second']:,.0f} steps/s", flush=True)
 
-    for precision in ("float32", "bfloat16"):
-        for num_envs in NUM_ENVS:
-            note(OURS[precision], alone(our_throughput, num_envs, precision, threads, seconds))
+    for precision, name in OURS.items():
+        for count in num_envs:
+            note(name, measure(our_throughput, device, count, precision, threads, seconds), precision)
     for peer in peers:
         for arguments in SETTINGS[peer]:
             note(peer, ask(peer, "throughput", *arguments, "--seconds", seconds, threads=threads))
@@ -171,7 +197,8 @@ def throughput(peers: list[str], threads: int, seconds: float) -> Answer:
         return max(speeds)
 
     return {
-        "peak_gflops": [speed / 1e9 for speed in peaks],
+        "peak_gflops": [speed / 1e9 for speed in peaks["float32"]],
+        **({} if device == "cpu" else {"peak_gflops_in_bfloat16": [speed / 1e9 for speed in peaks["bfloat16"]]}),
         "operations_per_step": operations,
         "rows": rows,
         "ratios": {
@@ -185,13 +212,18 @@ def throughput(peers: list[str], threads: int, seconds: float) -> Answer:
 
 
 def show_throughput(result: Answer) -> None:
-    table = Table("library", "environments", "workers", "steps/s", "share of bound")
+    on_gpu = "peak_memory" in result["rows"][0]
+    table = Table("library", "environments", "workers", "steps/s", "share of bound", *["GPU memory"] * on_gpu)
     for row in result["rows"]:
         workers = row.get("num_workers", "–")
-        figures = f"{row['steps_per_second']:,.0f}", f"{row['share_of_bound']:.1%}"
+        figures = [f"{row['steps_per_second']:,.0f}", f"{row['share_of_bound']:.2%}"]
+        if on_gpu:
+            figures.append(f"{row['peak_memory'] / 2**20:,.0f} MiB")
         table.add_row(row["name"], str(row["num_envs"]), str(workers), *figures)
     Console().print(table)
-    print(f"peaks from {min(result['peak_gflops']):.0f} to {max(result['peak_gflops']):.0f} GFLOP/s")
+    for name, speeds in result.items():
+        if name.startswith("peak_gflops"):
+            print(f"{name.replace('_', ' ')} from {min(speeds):,.0f} to {max(speeds):,.0f}")
     for ours, ratios in result["ratios"].items():
         for peer, ratio in ratios.items():
             print(
@@ -200,7 +232,7 @@ def show_throughput(result: Answer) -> None:
             )
 
 
-def solve(peers: list[str], threads: int, num_seeds: int, num_peer_seeds: int, limit: float) -> Answer:
+def solve(peers: list[str], device: str, threads: int, num_seeds: int, num_peer_seeds: int, limit: float) -> Answer:
     """Everyone's seconds to the solution, over seeds."""
     runs: dict[str, list[Answer]] = {}
 
@@ -210,7 +242,7 @@ def solve(peers: list[str], threads: int, num_seeds: int, num_peer_seeds: int, l
         print(f"{name} seed {run['seed']}: {outcome}, {run['seconds']:.1f} s, {run['steps']:,} steps", flush=True)
 
     for seed in range(num_seeds):
-        note("seqrl", alone(our_solution, seed, threads))
+        note("seqrl", measure(our_solution, device, seed, threads))
     for peer in peers:
         for seed in range(num_peer_seeds):
             note(peer, ask(peer, "solve", "--seed", seed, "--limit-seconds", limit, threads=threads))
@@ -252,8 +284,10 @@ def show_solve(result: Answer) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("question", choices=["throughput", "solve"])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--peers", nargs="*", choices=SETTINGS, help="by default all that can answer")
+    parser.add_argument("--peers", nargs="*", choices=SETTINGS, help="by default all that can answer; on a GPU none")
+    parser.add_argument("--num-envs", type=int, nargs="+", default=NUM_ENVS, help="throughput: our environments")
     parser.add_argument("--seconds", type=float, default=20, help="throughput: what each measurement lasts at least")
     parser.add_argument("--seeds", type=int, default=5, help="solve: our number of seeds")
     parser.add_argument("--peer-seeds", type=int, default=3, help="solve: the peers' number of seeds")
@@ -261,19 +295,28 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the numbers to this JSON file")
     args = parser.parse_args()
 
+    if args.device != "cpu":
+        if args.peers:  # their scripts know no other device than the CPU, which is nothing to compare a GPU with
+            parser.error("the peers are measured on the CPU alone: leave --peers out with --device cuda")
+        if not torch.cuda.is_available():
+            parser.error("--device cuda: PyTorch finds no CUDA device here")
+        args.peers = []
     if args.question == "throughput":
-        result = throughput(list(SETTINGS) if args.peers is None else args.peers, args.threads, args.seconds)
+        peers = list(SETTINGS) if args.peers is None else args.peers
+        if peers and 64 not in args.num_envs:
+            parser.error("the peers are compared at 64 environments too: add 64 to --num-envs, or leave the peers out")
+        result = throughput(peers, args.num_envs, args.device, args.threads, args.seconds)
         show_throughput(result)
     else:
         peers = ["sb3_contrib"] if args.peers is None else args.peers
         if "sample_factory" in peers:
             parser.error("sample_factory has no tuned settings for this problem: leave it out of solve")
-        result = solve(peers, args.threads, args.seeds, args.peer_seeds, args.limit_seconds)
+        result = solve(peers, args.device, args.threads, args.seeds, args.peer_seeds, args.limit_seconds)
         show_solve(result)
     if args.output:
         command = f"python -m benchmarks.training {' '.join(sys.argv[1:])}"
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"command": command, **machine(), "threads": args.threads, **result}, indent=2)
+        text = json.dumps({"command": command, **machine(args.device), "threads": args.threads, **result}, indent=2)
         args.output.write_text(text + "\n")
 
 

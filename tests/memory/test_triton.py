@@ -30,11 +30,12 @@ def common():
     return triton_common
 
 
-@pytest.fixture(params=["resident", "tiled"])
+@pytest.fixture(params=["resident", "streamed"])
 def version(request, common, monkeypatch):
-    if request.param == "tiled":  # with the smallest tiles, so that few units fill several
-        for name, value in {"MAX_RESIDENT": 0, "BLOCK_H": 16, "BLOCK_K": 16}.items():
-            monkeypatch.setattr(common, name, value)
+    # With the smallest pieces, so that few units fill several.
+    blocks = {"RESIDENT": request.param == "resident", "BLOCK_B": 16, "BLOCK_K": 16}
+    plan_for = common.plan_for
+    monkeypatch.setattr(common, "plan_for", lambda *args: plan_for(*args) | blocks)
 
 
 @pytest.fixture(params=MODULES)

@@ -1,28 +1,26 @@
 """What both Triton kernels share. Triton comes with PyTorch's CUDA builds; `triton_dispatch` asks whether it is there.
 
 A whole sequence takes one launch. A program of the grid owns BLOCK_B batch rows and walks with them through all T
-steps, so that none waits for another and no step costs a launch (the idea of persistent RNNs, Diamos et al. 2016). What
-does not depend on the step before is left to large matrix products outside: those with `w_ih`, and the gradients of the
-weights. There are two versions of each kernel:
+steps, so that none waits for another and no step costs a launch (the idea of persistent RNNs, Diamos et al. 2016). The
+state stays in registers. What does not depend on the step before is left to large matrix products outside: those with
+`w_ih`, and the gradients of the weights. The recurrent weights take one of two ways to the tensor cores:
 
-- *resident*, for up to MAX_RESIDENT units: the recurrent weights and the state stay in registers and shared memory;
-- *tiled*, for more: at each step the program goes through the units, BLOCK_H at a time, and reads their weights, which
-  the L2 cache holds. Each tile needs all units of the step before, so those go through memory, with a barrier between.
+- *resident*, where they fit: they are read once and stay in registers, and so does the factor before them;
+- *streamed*: at each step they come from the L2 cache through shared memory, BLOCK_K rows of them at a time, some
+  pieces ahead of the product. So does the factor before them, which the step before has left in memory.
 
 States and gates are float32 whatever the type of the weights: only the factors of products are rounded to that type.
+float32 factors are as exact as PyTorch's own products: TF32 where `torch.backends.cuda.matmul.fp32_precision` allows
+it, and else three TF32 products of each number's upper and lower bits, which together have the bits of float32.
 """
 
+import functools
 from typing import Any, no_type_check
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-BLOCK_B = 16  # the fewest rows that the tensor cores take
-MAX_RESIDENT = 64  # four gates' weights in float32 then fill 64 KiB of shared memory
-BLOCK_H = 64
-BLOCK_K = 32
 
 
 # `no_type_check` keeps the tests' type checker from wrapping what Triton reads as source.
@@ -35,16 +33,9 @@ def load(pointer, mask):
 
 @triton.jit
 @no_type_check
-def load_weights(pointer, mask):
-    """As `load`, in the type of the weights."""
-    return tl.load(pointer, mask=mask, other=0.0)
-
-
-@triton.jit
-@no_type_check
-def add_product(total, a, w):
-    """total + a @ w, with `a` rounded to the type of the weights, and in float32 with all of its bits."""
-    return tl.dot(a.to(w.dtype), w, total, input_precision="ieee")
+def kept(is_first, mask):
+    """1 - is_first: what the state before is multiplied by; zeros where `mask` is False."""
+    return 1.0 - tl.load(is_first, mask=mask, other=1).to(tl.float32)
 
 
 @triton.jit
@@ -54,19 +45,55 @@ def tanh(a):
     return 2 * tl.sigmoid(2 * a) - 1
 
 
-def launch(resident: Any, tiled: Any, *args: Any, B: int, H: int, **constants: Any) -> None:
-    """Run the kernel's version for H units over B rows."""
+@triton.jit
+@no_type_check
+def streamed_product(
+    a,
+    w,
+    rows,
+    units,
+    B,
+    H: tl.constexpr,
+    K: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """W A over K, [BLOCK_H, BLOCK_B]; `w` [BLOCK_H, 1] and `a` [1, BLOCK_B] point at rows and columns along K."""
+    total = tl.zeros((BLOCK_H, BLOCK_B), tl.float32)
+    for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
+        k = start + tl.arange(0, BLOCK_K)
+        w_k = tl.load(w + k[None, :], mask=(units < H)[:, None] & (k < K)[None, :], other=0.0)
+        a_k = tl.load(a + k[:, None], mask=(k < K)[:, None] & (rows < B)[None, :], other=0.0)
+        total = tl.dot(w_k, a_k, total, input_precision=PRECISION)
+    return total
+
+
+def launch(kernel: Any, w_hh: Tensor, B: int, *args: Any, **constants: Any) -> None:
+    """Run the kernel over B rows."""
+    H = w_hh.shape[1]
+    plan = plan_for(len(w_hh) // H, H, B, w_hh.dtype, precision())
+    with torch.cuda.device_of(w_hh):
+        kernel[(triton.cdiv(B, plan["BLOCK_B"]),)](*args, B, H, **constants, **plan)
+
+
+def precision() -> str:
+    """How products of float32 factors are taken."""
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
+
+
+@functools.cache
+def plan_for(num_gates: int, H: int, B: int, dtype: torch.dtype, precision: str) -> dict[str, Any]:
+    """The constants of a kernel's blocks that were quickest on an H100."""
     width = max(16, triton.next_power_of_2(H))
-    grid = (triton.cdiv(B, BLOCK_B),)
-    with torch.cuda.device_of(args[0]):
-        if H <= MAX_RESIDENT:
-            resident[grid](*args, B, H, **constants, BLOCK_B=BLOCK_B, BLOCK_H=width, num_warps=4 if width < 64 else 8)
-        else:
-            sizes = {"BLOCK_H": min(width, BLOCK_H), "BLOCK_K": min(width, BLOCK_K)}
-            tiled[grid](*args, B, H, **constants, BLOCK_B=BLOCK_B, **sizes)
-
-
-def weight_gradients(d: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Those of W and b in `inputs` @ W.T + b, from d, the gradient of its result."""
-    d = d.flatten(0, 1)
-    return d.t() @ inputs.flatten(0, 1), d.sum(0)
+    return {
+        "PRECISION": precision,
+        "RESIDENT": H <= 64,
+        "BLOCK_B": 8,
+        "BLOCK_H": width,
+        "BLOCK_K": min(32, width),
+        "STAGES": 3,
+        "num_warps": 8 if width >= 64 else 4,
+    }

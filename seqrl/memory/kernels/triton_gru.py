@@ -8,9 +8,10 @@ import triton.language as tl
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from seqrl.memory.kernels.common import autocast, needs_grad
-from seqrl.memory.kernels.triton_common import add_product, launch, load, load_weights, tanh, weight_gradients
+from seqrl.memory.kernels.triton_common import kept, launch, load, streamed_product, tanh
 
 
 def gru(
@@ -24,63 +25,49 @@ def gru(
 ) -> tuple[Float[Tensor, "T B H"], Float[Tensor, "B H"]]:
     """As `seqrl.memory.kernels.gru`, for x in float32, bfloat16 or float16 on a CUDA device."""
     x, *weights = autocast(x, w_ih, w_hh, b_ih, b_hh)
-    h, keep = h0.float(), (~is_first).float().contiguous()
+    h = h0.float()
     if needs_grad(x, h, *weights):
-        y, h = _GRU.apply(x, h, keep, *weights)
+        y, h = _GRU.apply(x, h, is_first, *weights)
     else:
-        states, *_ = _forward(x, h, keep, *weights, save=False)
-        y, h = states[1:], states[-1].clone()
+        y, h, *_ = _forward(x, h, is_first, *weights, save=False)
     return y.to(h0.dtype), h.to(h0.dtype)
 
 
 def _forward(
-    x: Tensor, h0: Tensor, keep: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, *, save: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """h_0 to h_T, [T + 1, B, H]; if `save`, r, z and n, [T, B, 3H], and W_hn h + b_hn, [T, B, H]."""
+    x: Tensor, h0: Tensor, is_first: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, *, save: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """h_1 to h_T, [T, B, H], and h_T; if `save`, the states read, r, z and n, [T, B, 3H], and W_hn h + b_hn."""
     T, B, H = *x.shape[:2], h0.shape[1]
-    bias = torch.cat([b_ih[: 2 * H] + b_hh[: 2 * H], b_ih[2 * H :]])
-    gates = (x @ w_ih.t()).float().add_(bias)
-    hn = h0.new_empty((T, B, H) if save else 0)
-    h = h0.new_empty(T + 1, B, H)
-    h[0] = h0
-    launch(
-        _forward_resident,
-        _forward_tiled,
-        *(gates, hn, h, keep, w_hh.contiguous(), b_hh[2 * H :].contiguous(), T),
-        B=B,
-        H=H,
-        SAVE=save,
-    )
-    return h, gates, hn
+    gates = F.linear(x, w_ih, b_ih).float().contiguous()
+    y, h_in = h0.new_empty(T, B, H), w_hh.new_empty(T if save else 2, B, H)
+    h, hn = h0.clone(memory_format=torch.contiguous_format), h0.new_empty((T, B, H) if save else 0)
+    args = (gates, hn, h_in, y, h, is_first.contiguous(), w_hh.contiguous(), b_hh, T)
+    launch(_forward_kernel, w_hh, B, *args, SAVE=save)
+    return y, h, h_in, gates, hn
 
 
 class _GRU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, h0: Tensor, keep: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(x.device.type, enabled=False):
-            h, gates, hn = _forward(x, h0, keep, *weights, save=True)
-        ctx.save_for_backward(x, keep, *weights[:2], h, gates, hn)
-        return h[1:].clone(), h[-1].clone()
+    def forward(ctx: Any, x: Tensor, h0: Tensor, is_first: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+        y, h, *saved = _forward(x, h0, is_first, *weights, save=True)
+        ctx.save_for_backward(x, is_first, *weights[:2], *saved)
+        ctx.set_materialize_grads(False)
+        return y, h
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor, dh: Tensor) -> tuple[Tensor | None, ...]:
-        x, keep, w_ih, w_hh, h, gates, hn = ctx.saved_tensors
+    def backward(ctx: Any, dy: Tensor | None, dh: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, is_first, w_ih, w_hh, h_in, gates, hn = ctx.saved_tensors
         T, B, H = hn.shape
-        d, d_hn = (torch.empty_like(sums, dtype=x.dtype) for sums in (gates, hn))
-        dh = dh.clone(memory_format=torch.contiguous_format)
-        launch(
-            _backward_resident,
-            _backward_tiled,
-            *(d, d_hn, dh, dy.contiguous(), gates, hn, h, keep, w_hh.contiguous(), T),
-            B=B,
-            H=H,
-        )
-        h_in = (h[:-1] * keep[:, :, None]).to(x.dtype)
-        dw_ih, db_ih = weight_gradients(d, x)
-        dw_rz, db_rz = weight_gradients(d[:, :, : 2 * H], h_in)
-        dw_n, db_n = weight_gradients(d_hn, h_in)
-        return d @ w_ih, dh, None, dw_ih, torch.cat([dw_rz, dw_n]), db_ih, torch.cat([db_rz, db_n])
+        d, dh0 = x.new_empty(T, B, 4 * H), hn.new_empty(B, H)
+        dy, dh = (None if each is None else each.contiguous() for each in (dy, dh))
+        args = (d, dh0, dh, dy, gates, hn, h_in, is_first.contiguous(), w_hh.t().contiguous(), T)
+        launch(_backward_kernel, w_hh, B, *args)
+        d = d.view(T * B, 4 * H)
+        d_ih, d_hh = d[:, : 3 * H], d[:, H:]  # for n, r, z, and for r, z, hn
+        dw_ih, db = (d_ih.t() @ x.reshape(T * B, -1)).roll(-H, 0), d.sum(0)
+        dx = (d_ih @ w_ih.roll(H, 0)).view_as(x) if ctx.needs_input_grad[0] else None
+        return dx, dh0, None, dw_ih, d_hh.t() @ h_in.view(T * B, H), db[: 3 * H].roll(-H), db[H:]
 
 
 @triton.jit
@@ -102,181 +89,156 @@ def _step_backward(r, z, n, h_n, h, dh):
 
 @triton.jit
 @no_type_check
-def _forward_resident(
-    gates,  # [T, B, 3H], float32: W x + b, without b_hn; if SAVE, r, z and n on return
+def _forward_kernel(
+    gates,  # [T, B, 3H], float32: W x + b; if SAVE, r, z and n on return
     hn,  # [T, B, H], float32: if SAVE, W_hn h + b_hn on return
-    h,  # [T + 1, B, H], float32: h_0, and all that follow on return
-    keep,  # [T, B], float32: 1 - is_first
+    h_in,  # [T, B, H] if SAVE, else [2, B, H], in the weights' type: the states that steps read, on return
+    y,  # [T, B, H], float32: the states that they leave, on return
+    h,  # [B, H], float32: h_0, on return h_T
+    is_first,  # [T, B]
     w_hh,  # [3H, H]
-    b_hn,  # [H]
+    b_hh,  # [3H]
     T,
     B,
     H: tl.constexpr,
     SAVE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    RESIDENT: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_H: tl.constexpr,  # H at least
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    b = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)[:, None]
-    k = tl.arange(0, BLOCK_H)[:, None]
-    unit = tl.arange(0, BLOCK_H)[None, :]
-    in_units = unit < H
-    mask = (b < B) & in_units
-    w_r = load_weights(w_hh + unit * H + k, (k < H) & in_units)
-    w_z = load_weights(w_hh + (H + unit) * H + k, (k < H) & in_units)
-    w_n = load_weights(w_hh + (2 * H + unit) * H + k, (k < H) & in_units)
-    bias = load(b_hn + unit, in_units) + tl.zeros((BLOCK_B, BLOCK_H), tl.float32)
-    h_t = load(h + b * H + unit, mask)
+    units, rows = tl.arange(0, BLOCK_H), tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
+    unit, b = units[:, None, None], rows[None, :, None]
+    in_rows, in_units = b < B, unit < H
+    mask = in_rows & in_units
+    w = w_hh + units[:, None] * H
+    if RESIDENT:
+        all_k = tl.arange(0, BLOCK_H)[None, :]
+        w_mask = (all_k < H) & (units < H)[:, None]
+        w_r = tl.load(w + all_k, mask=w_mask, other=0.0)
+        w_z = tl.load(w + H * H + all_k, mask=w_mask, other=0.0)
+        w_n = tl.load(w + 2 * H * H + all_k, mask=w_mask, other=0.0)
+    b_r, b_z, b_n = load(b_hh + unit, in_units), load(b_hh + H + unit, in_units), load(b_hh + 2 * H + unit, in_units)
+    h_t = kept(is_first + b, in_rows) * load(h + b * H + unit, mask)
+    gate = gates + b * (3 * H) + unit
+    i_r, i_z, i_n = load(gate, mask), load(gate + H, mask), load(gate + 2 * H, mask)
+    if SAVE or not RESIDENT:
+        tl.store(h_in + b * H + unit, h_t.to(h_in.dtype.element_ty), mask=mask)
     for t in tl.range(T, num_stages=1):
         row = tl.cast(t, tl.int64) * B + b
+        goes_on = t + 1 < T
         gate = gates + row * (3 * H) + unit
-        h_in = load(keep + row, b < B) * h_t
-        i_r = add_product(load(gate, mask), h_in, w_r)
-        i_z = add_product(load(gate + H, mask), h_in, w_z)
-        h_n = add_product(bias, h_in, w_n)
-        r, z, n, h_t = _step(i_r, i_z, load(gate + 2 * H, mask), h_n, h_in)
-        tl.store(h + (row + B) * H + unit, h_t, mask=mask)
+        following = gate + B * (3 * H)  # read ahead: the product takes as long as the memory
+        next_r = load(following, mask & goes_on)
+        next_z = load(following + H, mask & goes_on)
+        next_n = load(following + 2 * H, mask & goes_on)
+        keep_t = kept(is_first + row + B, in_rows & goes_on)
+        if RESIDENT:
+            a = tl.reshape(h_t, (BLOCK_H, BLOCK_B)).to(w_r.dtype)
+            h_r = tl.dot(w_r, a, input_precision=PRECISION)
+            h_z = tl.dot(w_z, a, input_precision=PRECISION)
+            h_n = tl.dot(w_n, a, input_precision=PRECISION)
+        else:
+            tl.debug_barrier()  # all of h_in is written before any is read
+            a = h_in + ((tl.cast(t, tl.int64) if SAVE else t % 2) * B + rows[None, :]) * H
+            h_r = tl.zeros((BLOCK_H, BLOCK_B), tl.float32)
+            h_z, h_n = h_r, h_r
+            for start in tl.range(0, H, BLOCK_K, num_stages=STAGES):
+                k = start + tl.arange(0, BLOCK_K)
+                w_k, w_mask = w + k[None, :], (units < H)[:, None] & (k < H)[None, :]
+                a_k = tl.load(a + k[:, None], mask=(k < H)[:, None] & (rows < B)[None, :], other=0.0)
+                h_r = tl.dot(tl.load(w_k, mask=w_mask, other=0.0), a_k, h_r, input_precision=PRECISION)
+                h_z = tl.dot(tl.load(w_k + H * H, mask=w_mask, other=0.0), a_k, h_z, input_precision=PRECISION)
+                h_n = tl.dot(tl.load(w_k + 2 * H * H, mask=w_mask, other=0.0), a_k, h_n, input_precision=PRECISION)
+        h_r, h_z, h_n = h_r[:, :, None] + b_r, h_z[:, :, None] + b_z, h_n[:, :, None] + b_n
+        r, z, n, h_t = _step(i_r + h_r, i_z + h_z, i_n, h_n, h_t)
+        at = row * H + unit
+        next_h = keep_t * h_t
+        if SAVE:
+            tl.store(h_in + at + B * H, next_h.to(h_in.dtype.element_ty), mask=mask & goes_on)
+        elif not RESIDENT:
+            tl.store(h_in + ((t + 1) % 2 * B + b) * H + unit, next_h.to(h_in.dtype.element_ty), mask=mask)
+        tl.store(y + at, h_t, mask=mask)
+        if not goes_on:
+            tl.store(h + b * H + unit, h_t, mask=mask)
         if SAVE:
             tl.store(gate, r, mask=mask)
             tl.store(gate + H, z, mask=mask)
             tl.store(gate + 2 * H, n, mask=mask)
-            tl.store(hn + row * H + unit, h_n, mask=mask)
+            tl.store(hn + at, h_n, mask=mask)
+        h_t, i_r, i_z, i_n = next_h, next_r, next_z, next_n
 
 
 @triton.jit
 @no_type_check
-def _forward_tiled(
+def _backward_kernel(
+    d,  # [T, B, 4H], in the weights' type: on return the gradients of the sums in n, r and z, and of W_hn h + b_hn
+    dh0,  # [B, H], float32: on return dL/dh_0
+    dh,  # [B, H], float32: dL/dh_T beside dy, or None
+    dy,  # [T, B, H], float32, or None
     gates,
     hn,
-    h,
-    keep,
-    w_hh,
-    b_hn,
+    h_in,
+    is_first,
+    w_t,  # [H, 3H], W_hh transposed: what is multiplied lies side by side
     T,
     B,
     H: tl.constexpr,
-    SAVE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    RESIDENT: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    b = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)[:, None]
-    for t in tl.range(T, num_stages=1):  # one stage: no step may read ahead of the barrier
-        row = tl.cast(t, tl.int64) * B + b
-        keep_t = load(keep + row, b < B)
-        for first in range(0, H, BLOCK_H):
-            unit = first + tl.arange(0, BLOCK_H)[None, :]
-            in_units = unit < H
-            mask = (b < B) & in_units
-            gate = gates + row * (3 * H) + unit
-            i_r, i_z = load(gate, mask), load(gate + H, mask)
-            h_n = load(b_hn + unit, in_units) + tl.zeros((BLOCK_B, BLOCK_H), tl.float32)
-            for start in range(0, H, BLOCK_K):
-                k = start + tl.arange(0, BLOCK_K)
-                h_k = keep_t * load(h + row * H + k[None, :], (b < B) & (k < H)[None, :])
-                w, w_mask = w_hh + unit * H + k[:, None], (k < H)[:, None] & in_units
-                i_r = add_product(i_r, h_k, load_weights(w, w_mask))
-                i_z = add_product(i_z, h_k, load_weights(w + H * H, w_mask))
-                h_n = add_product(h_n, h_k, load_weights(w + 2 * H * H, w_mask))
-            h_in = keep_t * load(h + row * H + unit, mask)
-            r, z, n, h_t = _step(i_r, i_z, load(gate + 2 * H, mask), h_n, h_in)
-            tl.store(h + (row + B) * H + unit, h_t, mask=mask)
-            if SAVE:
-                tl.store(gate, r, mask=mask)
-                tl.store(gate + H, z, mask=mask)
-                tl.store(gate + 2 * H, n, mask=mask)
-                tl.store(hn + row * H + unit, h_n, mask=mask)
-        tl.debug_barrier()  # all units of h_t are written before any is read
-
-
-@triton.jit
-@no_type_check
-def _backward_resident(
-    d,  # [T, B, 3H], in the weights' type: on return the gradients of W x + b
-    d_hn,  # [T, B, H], likewise: on return those of W_hn h + b_hn
-    dh,  # [B, H], float32: dL/dh_T, on return dL/dh_0
-    dy,  # [T, B, H], float32
-    gates,
-    hn,
-    h,
-    keep,
-    w_hh,
-    T,
-    B,
-    H: tl.constexpr,
-    BLOCK_B: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-):
-    b = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)[:, None]
-    k = tl.arange(0, BLOCK_H)[:, None]
-    unit = tl.arange(0, BLOCK_H)[None, :]
-    mask = (b < B) & (unit < H)
-    w_r = load_weights(w_hh + k * H + unit, (k < H) & (unit < H))
-    w_z = load_weights(w_hh + (H + k) * H + unit, (k < H) & (unit < H))
-    w_n = load_weights(w_hh + (2 * H + k) * H + unit, (k < H) & (unit < H))
-    dh_t = load(dh + b * H + unit, mask)
-    for step in tl.range(T, num_stages=1):
-        row = tl.cast(T - 1 - step, tl.int64) * B + b
-        keep_t = load(keep + row, b < B)
-        at, gate = row * H + unit, row * (3 * H) + unit
-        r, z, n = load(gates + gate, mask), load(gates + gate + H, mask), load(gates + gate + 2 * H, mask)
+    units, rows = tl.arange(0, BLOCK_H), tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
+    unit, b = units[:, None, None], rows[None, :, None]
+    in_rows, in_units = b < B, unit < H
+    mask = in_rows & in_units
+    w = w_t + units[:, None] * (3 * H)
+    if RESIDENT:
+        all_k = tl.arange(0, BLOCK_H)[None, :]
+        w_mask = (all_k < H) & (units < H)[:, None]
+        w_r = tl.load(w + all_k, mask=w_mask, other=0.0)
+        w_z = tl.load(w + H + all_k, mask=w_mask, other=0.0)
+        w_n = tl.load(w + 2 * H + all_k, mask=w_mask, other=0.0)
+    row = tl.cast(T - 1, tl.int64) * B + b
+    at, gate = row * H + unit, gates + row * (3 * H) + unit
+    r, z, n, h_n = load(gate, mask), load(gate + H, mask), load(gate + 2 * H, mask), load(hn + at, mask)
+    h, keep_t = load(h_in + at, mask), kept(is_first + row, in_rows)
+    dh_t = tl.zeros((BLOCK_H, BLOCK_B, 1), tl.float32)
+    if dh is not None:
+        dh_t += load(dh + b * H + unit, mask)
+    if dy is not None:
         dh_t += load(dy + at, mask)
-        d_r, d_z, d_n, d_h_n = _step_backward(r, z, n, load(hn + at, mask), keep_t * load(h + at, mask), dh_t)
-        tl.store(d + gate, d_r, mask=mask)
-        tl.store(d + gate + H, d_z, mask=mask)
-        tl.store(d + gate + 2 * H, d_n, mask=mask)
-        tl.store(d_hn + at, d_h_n, mask=mask)
-        dh_in = add_product(add_product(add_product(dh_t * z, d_r, w_r), d_z, w_z), d_h_n, w_n)
-        dh_t = keep_t * dh_in
-    tl.store(dh + b * H + unit, dh_t, mask=mask)
-
-
-@triton.jit
-@no_type_check
-def _backward_tiled(
-    d,
-    d_hn,
-    dh,
-    dy,
-    gates,
-    hn,
-    h,
-    keep,
-    w_hh,
-    T,
-    B,
-    H: tl.constexpr,
-    BLOCK_B: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    b = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)[:, None]
     for step in tl.range(T, num_stages=1):
         row = tl.cast(T - 1 - step, tl.int64) * B + b
-        keep_t = load(keep + row, b < B)
-        for first in range(0, H, BLOCK_H):
-            unit = first + tl.arange(0, BLOCK_H)[None, :]
-            mask = (b < B) & (unit < H)
-            at, gate = row * H + unit, row * (3 * H) + unit
-            r, z, n = load(gates + gate, mask), load(gates + gate + H, mask), load(gates + gate + 2 * H, mask)
-            dh_t = load(dh + b * H + unit, mask) + load(dy + at, mask)
-            d_r, d_z, d_n, d_h_n = _step_backward(r, z, n, load(hn + at, mask), keep_t * load(h + at, mask), dh_t)
-            tl.store(d + gate, d_r, mask=mask)
-            tl.store(d + gate + H, d_z, mask=mask)
-            tl.store(d + gate + 2 * H, d_n, mask=mask)
-            tl.store(d_hn + at, d_h_n, mask=mask)
-            tl.store(dh + b * H + unit, dh_t * z, mask=mask)
-        tl.debug_barrier()  # all units' gradients are written before any product with them
-        for first in range(0, H, BLOCK_H):
-            unit = first + tl.arange(0, BLOCK_H)[None, :]
-            mask = (b < B) & (unit < H)
-            dh_in = load(dh + b * H + unit, mask)
-            for start in range(0, H, BLOCK_K):
-                k = start + tl.arange(0, BLOCK_K)
-                d_k, k_mask = d + row * (3 * H) + k[None, :], (b < B) & (k < H)[None, :]
-                w, w_mask = w_hh + k[:, None] * H + unit, (k < H)[:, None] & (unit < H)
-                dh_in = add_product(dh_in, load(d_k, k_mask), load_weights(w, w_mask))
-                dh_in = add_product(dh_in, load(d_k + H, k_mask), load_weights(w + H * H, w_mask))
-                d_hn_k = load(d_hn + row * H + k[None, :], k_mask)
-                dh_in = add_product(dh_in, d_hn_k, load_weights(w + 2 * H * H, w_mask))
-            tl.store(dh + b * H + unit, keep_t * dh_in, mask=mask)
-        tl.debug_barrier()  # and all of dh before the step before
+        d_r, d_z, d_n, d_h_n = _step_backward(r, z, n, h_n, h, dh_t)
+        dtype = d.dtype.element_ty
+        sums = d + row * (4 * H) + unit
+        tl.store(sums + H, d_r.to(dtype), mask=mask)
+        tl.store(sums + 2 * H, d_z.to(dtype), mask=mask)
+        tl.store(sums + 3 * H, d_h_n.to(dtype), mask=mask)
+        tl.store(sums, d_n.to(dtype), mask=mask)
+        before = mask & (step + 1 < T)  # read ahead
+        at, gate = (row - B) * H + unit, gates + (row - B) * (3 * H) + unit
+        dh_t *= z
+        r, z, n, h_n = load(gate, before), load(gate + H, before), load(gate + 2 * H, before), load(hn + at, before)
+        h, next_keep = load(h_in + at, before), kept(is_first + row - B, in_rows & (step + 1 < T))
+        if dy is not None:
+            next_dy = load(dy + at, before)
+        if RESIDENT:
+            dh_t += tl.dot(w_r, tl.reshape(d_r, (BLOCK_H, BLOCK_B)).to(w_r.dtype), input_precision=PRECISION)[:, :, None]
+            dh_t += tl.dot(w_z, tl.reshape(d_z, (BLOCK_H, BLOCK_B)).to(w_r.dtype), input_precision=PRECISION)[:, :, None]
+            dh_t += tl.dot(w_n, tl.reshape(d_h_n, (BLOCK_H, BLOCK_B)).to(w_r.dtype), input_precision=PRECISION)[:, :, None]
+        else:
+            tl.debug_barrier()  # all of d is written before any is read
+            a = d + (tl.cast(T - 1 - step, tl.int64) * B + rows[None, :]) * (4 * H) + H
+            dh_t += streamed_product(a, w, rows, units, B, H, 3 * H, BLOCK_B, BLOCK_H, BLOCK_K, STAGES, PRECISION)[:, :, None]
+        dh_t *= keep_t
+        if dy is not None:
+            dh_t += next_dy
+        keep_t = next_keep
+    tl.store(dh0 + b * H + unit, dh_t, mask=mask)
