@@ -1,5 +1,6 @@
 """The Triton kernels against plain loops: on a CUDA device, or else on the CPU through Triton's interpreter."""
 
+import itertools
 import os
 import sys
 from types import ModuleType
@@ -33,7 +34,7 @@ def common():
 @pytest.fixture(params=["resident", "streamed"])
 def version(request, common, monkeypatch):
     # With the smallest pieces, so that few units fill several.
-    blocks = {"RESIDENT": request.param == "resident", "BLOCK_B": 16, "BLOCK_K": 16}
+    blocks = {"RESIDENT": request.param == "resident", "BLOCK_K": 16}
     plan_for = common.plan_for
     monkeypatch.setattr(common, "plan_for", lambda *args: plan_for(*args) | blocks)
 
@@ -231,6 +232,44 @@ def test_when_the_kernels_serve(units, dtype, device, autocast, serves, monkeypa
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: autocast)  # cannot be, where there is no CUDA
     with FakeTensorMode():
         assert triton_dispatch.triton_serves(torch.empty(3 * units, units, dtype=dtype, device=device)) == serves
+
+
+# Must break: 8 left out of the rows for many; the 32 KiB for all else not taken off; `split` left out of `resident`.
+@pytest.mark.parametrize("precision", ["tf32", "tf32x3"])
+@pytest.mark.parametrize(("processors", "kib"), [(132, 227), (108, 163), (128, 99)])  # H100, A100, RTX 4090
+def test_every_plan_fits_the_memory_of_a_multiprocessor(common, monkeypatch, precision, processors, kib):
+    monkeypatch.setattr(common, "_multiprocessors", lambda device: (processors, 1024 * kib))
+    common.plan_for.cache_clear()
+    for num_gates, H, B, dtype in itertools.product(
+        (3, 4), (1, 20, 64, 128, 256, 512), (1, 512, 4096), (torch.float32, torch.bfloat16)
+    ):
+        for forward in (True, False) if triton_dispatch.MAX_UNITS[dtype] >= H else ():
+            plan = common.plan_for(num_gates, H, B, dtype, precision, torch.device("cuda:0"), forward)
+            weights = num_gates * plan["BLOCK_H"] ** 2 * dtype.itemsize
+            if precision == "tf32x3" and dtype == torch.float32:
+                weights *= 2  # a resident number's upper and lower bits
+            pieces = plan["STAGES"] - (plan["BLOCK_B"] == 8)
+            piece = plan["BLOCK_K"] * plan["BLOCK_H"] * dtype.itemsize * (num_gates if forward else 1)
+            assert (weights if plan["RESIDENT"] else pieces * piece) <= 1024 * (kib - 32)
+            assert plan["BLOCK_K"] <= plan["BLOCK_H"] >= H
+            assert plan["BLOCK_B"] == 8 or processors * 8 < B
+    common.plan_for.cache_clear()
+
+
+# Must break: `precision` that always says "tf32x3".
+def test_tf32_where_pytorch_is_told_so(function, name, common):
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
+    try:
+        assert common.precision() == "tf32"
+        inputs = arguments(name, T=5)
+        outputs = function(*inputs)
+        check(function, name, inputs, 1e-2)
+    finally:
+        matmul.fp32_precision = before
+    assert common.precision() == "tf32x3"
+    if DEVICE == "cuda":  # the interpreter multiplies in float32
+        assert (outputs[0] - function(*inputs)[0]).abs().max() > 1e-6
 
 
 def test_they_do_not_serve_where_triton_is_missing(monkeypatch):

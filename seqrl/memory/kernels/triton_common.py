@@ -15,6 +15,7 @@ it, and else three TF32 products of each number's upper and lower bits, which to
 """
 
 import functools
+import itertools
 from typing import Any, no_type_check
 
 import torch
@@ -74,7 +75,7 @@ def streamed_product(
 def launch(kernel: Any, w_hh: Tensor, B: int, *args: Any, **constants: Any) -> None:
     """Run the kernel over B rows."""
     H = w_hh.shape[1]
-    plan = plan_for(len(w_hh) // H, H, B, w_hh.dtype, precision())
+    plan = plan_for(len(w_hh) // H, H, B, w_hh.dtype, precision(), w_hh.device, "SAVE" in constants)
     with torch.cuda.device_of(w_hh):
         kernel[(triton.cdiv(B, plan["BLOCK_B"]),)](*args, B, H, **constants, **plan)
 
@@ -85,15 +86,40 @@ def precision() -> str:
 
 
 @functools.cache
-def plan_for(num_gates: int, H: int, B: int, dtype: torch.dtype, precision: str) -> dict[str, Any]:
-    """The constants of a kernel's blocks that were quickest on an H100."""
-    width = max(16, triton.next_power_of_2(H))
+def plan_for(
+    num_gates: int, H: int, B: int, dtype: torch.dtype, precision: str, device: torch.device, forward: bool
+) -> dict[str, Any]:
+    """The constants of a kernel's blocks: what was quickest on an H100 (docs/log.md), where it fits.
+
+    A program has 8 rows as long as each program has a multiprocessor of its own, else 16.
+    """
+    width, (processors, memory) = max(16, triton.next_power_of_2(H)), _multiprocessors(device)
+    memory -= 32 * 1024  # for all but the weights
+    split = dtype == torch.float32 and precision == "tf32x3"  # upper and lower bits both have to be somewhere
+    resident = num_gates * width**2 * dtype.itemsize * (2 if split else 1) <= memory
+    column = (num_gates if forward else 1) * width * dtype.itemsize  # bytes of a piece, by what it is summed over
+    widest = 128 // dtype.itemsize if forward else 64
+    rows = (8,) if resident or 8 * processors >= B else (16, 8)
+    for block_b, block_k, stages in itertools.product(rows, (widest, widest // 2, 16), (3, 2)):
+        # With 16 rows Hopper's products read shared memory themselves, which needs one more piece there.
+        if block_k <= width and block_k * column * (stages - (block_b == 8)) <= memory:
+            break
+    num_warps = 4 if width <= 64 or (width <= 128 and block_b == 8 and not forward and not resident) else 8
     return {
         "PRECISION": precision,
-        "RESIDENT": H <= 64,
-        "BLOCK_B": 8,
+        "RESIDENT": resident,
+        "BLOCK_B": block_b,
         "BLOCK_H": width,
-        "BLOCK_K": min(32, width),
-        "STAGES": 3,
-        "num_warps": 8 if width >= 64 else 4,
+        "BLOCK_K": block_k,
+        "STAGES": stages,
+        "num_warps": 16 if width > 256 else num_warps,
     }
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> tuple[int, int]:
+    """How many `device` has, and the bytes of shared memory of each; an H100's where Triton interprets."""
+    if device.type == "cpu":
+        return 132, 227 * 1024
+    properties = torch.cuda.get_device_properties(device)
+    return properties.multi_processor_count, properties.shared_memory_per_block_optin

@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# A step of the Triton kernels takes longer with more units, and beyond these (by estimate: 15 µs) as long as the
-# launches of a plain step. Half the bits go through the tensor cores, and other types are not written for.
+# With more the weights of one piece no longer fit (see `triton_common.plan_for`). Other types are not written for.
 MAX_UNITS = {torch.float32: 256, torch.bfloat16: 512, torch.float16: 512}
 
 

@@ -40,8 +40,8 @@ def _forward(
     T, B, H = *x.shape[:2], h0.shape[1]
     gates = F.linear(x, w_ih, b_ih).float().contiguous()
     y, h_in = h0.new_empty(T, B, H), w_hh.new_empty(T if save else 2, B, H)
-    h, hn = h0.clone(memory_format=torch.contiguous_format), h0.new_empty((T, B, H) if save else 0)
-    args = (gates, hn, h_in, y, h, is_first.contiguous(), w_hh.contiguous(), b_hh, T)
+    h, hn = h0.new_empty(B, H), h0.new_empty((T, B, H) if save else 0)
+    args = (gates, hn, h_in, y, h, h0.contiguous(), is_first.contiguous(), w_hh.contiguous(), b_hh, T)
     launch(_forward_kernel, w_hh, B, *args, SAVE=save)
     return y, h, h_in, gates, hn
 
@@ -94,7 +94,8 @@ def _forward_kernel(
     hn,  # [T, B, H], float32: if SAVE, W_hn h + b_hn on return
     h_in,  # [T, B, H] if SAVE, else [2, B, H], in the weights' type: the states that steps read, on return
     y,  # [T, B, H], float32: the states that they leave, on return
-    h,  # [B, H], float32: h_0, on return h_T
+    h,  # [B, H], float32: h_T on return
+    h0,  # [B, H], float32
     is_first,  # [T, B]
     w_hh,  # [3H, H]
     b_hh,  # [3H]
@@ -121,7 +122,7 @@ def _forward_kernel(
         w_z = tl.load(w + H * H + all_k, mask=w_mask, other=0.0)
         w_n = tl.load(w + 2 * H * H + all_k, mask=w_mask, other=0.0)
     b_r, b_z, b_n = load(b_hh + unit, in_units), load(b_hh + H + unit, in_units), load(b_hh + 2 * H + unit, in_units)
-    h_t = kept(is_first + b, in_rows) * load(h + b * H + unit, mask)
+    h_t = kept(is_first + b, in_rows) * load(h0 + b * H + unit, mask)
     gate = gates + b * (3 * H) + unit
     i_r, i_z, i_n = load(gate, mask), load(gate + H, mask), load(gate + 2 * H, mask)
     if SAVE or not RESIDENT:
@@ -230,13 +231,21 @@ def _backward_kernel(
         if dy is not None:
             next_dy = load(dy + at, before)
         if RESIDENT:
-            dh_t += tl.dot(w_r, tl.reshape(d_r, (BLOCK_H, BLOCK_B)).to(w_r.dtype), input_precision=PRECISION)[:, :, None]
-            dh_t += tl.dot(w_z, tl.reshape(d_z, (BLOCK_H, BLOCK_B)).to(w_r.dtype), input_precision=PRECISION)[:, :, None]
-            dh_t += tl.dot(w_n, tl.reshape(d_h_n, (BLOCK_H, BLOCK_B)).to(w_r.dtype), input_precision=PRECISION)[:, :, None]
+            dh_t += tl.dot(w_r, tl.reshape(d_r, (BLOCK_H, BLOCK_B)).to(w_r.dtype), input_precision=PRECISION)[
+                :, :, None
+            ]
+            dh_t += tl.dot(w_z, tl.reshape(d_z, (BLOCK_H, BLOCK_B)).to(w_r.dtype), input_precision=PRECISION)[
+                :, :, None
+            ]
+            dh_t += tl.dot(w_n, tl.reshape(d_h_n, (BLOCK_H, BLOCK_B)).to(w_r.dtype), input_precision=PRECISION)[
+                :, :, None
+            ]
         else:
             tl.debug_barrier()  # all of d is written before any is read
             a = d + (tl.cast(T - 1 - step, tl.int64) * B + rows[None, :]) * (4 * H) + H
-            dh_t += streamed_product(a, w, rows, units, B, H, 3 * H, BLOCK_B, BLOCK_H, BLOCK_K, STAGES, PRECISION)[:, :, None]
+            dh_t += streamed_product(a, w, rows, units, B, H, 3 * H, BLOCK_B, BLOCK_H, BLOCK_K, STAGES, PRECISION)[
+                :, :, None
+            ]
         dh_t *= keep_t
         if dy is not None:
             dh_t += next_dy

@@ -50,9 +50,22 @@ def _forward(
     T, B, H = *x.shape[:2], h0.shape[1]
     gates = F.linear(x, w_ih, b_ih).float().contiguous()
     y, h_in = h0.new_empty(T, B, H), w_hh.new_empty(T if save else 2, B, H)
-    h, c = (state.clone(memory_format=torch.contiguous_format) for state in (h0, c0))
+    h, c = h0.new_empty(B, H), c0.new_empty(B, H)
     c_in = c0.new_empty((T, B, H) if save else 0)
-    args = (gates, c_in, h_in, y, h, c, is_first.contiguous(), w_hh.contiguous(), b_hh, T)
+    args = (
+        gates,
+        c_in,
+        h_in,
+        y,
+        h,
+        c,
+        h0.contiguous(),
+        c0.contiguous(),
+        is_first.contiguous(),
+        w_hh.contiguous(),
+        b_hh,
+        T,
+    )
     launch(_forward_kernel, w_hh, B, *args, SAVE=save)
     return y, h, c, h_in, c_in, gates
 
@@ -69,9 +82,7 @@ class _LSTM(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, dy: Tensor | None, dh: Tensor | None, dc: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None, dh: Tensor | None, dc: Tensor | None) -> tuple[Tensor | None, ...]:
         x, is_first, w_ih, w_hh, h_in, c_in, gates = ctx.saved_tensors
         T, B, H = c_in.shape
         d, dh0, dc0 = torch.empty_like(gates, dtype=x.dtype), c_in.new_empty(B, H), c_in.new_empty(B, H)
@@ -110,8 +121,10 @@ def _forward_kernel(
     c_in,  # [T, B, H], float32: if SAVE, the c that steps read on return
     h_in,  # [T, B, H] if SAVE, else [2, B, H], in the weights' type: the h that steps read, on return
     y,  # [T, B, H], float32: the h that they leave, on return
-    h,  # [B, H], float32: h_0, on return h_T
+    h,  # [B, H], float32: h_T on return
     c,  # the same of c
+    h0,  # [B, H], float32
+    c0,  # the same of c
     is_first,  # [T, B]
     w_hh,  # [4H, H]
     b_hh,  # [4H]
@@ -141,7 +154,7 @@ def _forward_kernel(
     b_i, b_f = load(b_hh + unit, in_units), load(b_hh + H + unit, in_units)
     b_g, b_o = load(b_hh + 2 * H + unit, in_units), load(b_hh + 3 * H + unit, in_units)
     keep_t = kept(is_first + b, in_rows)
-    h_t, c_t = keep_t * load(h + b * H + unit, mask), keep_t * load(c + b * H + unit, mask)
+    h_t, c_t = keep_t * load(h0 + b * H + unit, mask), keep_t * load(c0 + b * H + unit, mask)
     gate = gates + b * (4 * H) + unit
     x_i, x_f = load(gate, mask), load(gate + H, mask)
     x_g, x_o = load(gate + 2 * H, mask), load(gate + 3 * H, mask)
@@ -260,13 +273,21 @@ def _backward_kernel(
             next_dy = load(dy + at, before)
         if RESIDENT:
             dh_t = tl.dot(w_i, tl.reshape(d_i, (BLOCK_H, BLOCK_B)).to(w_i.dtype), input_precision=PRECISION)[:, :, None]
-            dh_t += tl.dot(w_f, tl.reshape(d_f, (BLOCK_H, BLOCK_B)).to(w_i.dtype), input_precision=PRECISION)[:, :, None]
-            dh_t += tl.dot(w_g, tl.reshape(d_g, (BLOCK_H, BLOCK_B)).to(w_i.dtype), input_precision=PRECISION)[:, :, None]
-            dh_t += tl.dot(w_o, tl.reshape(d_o, (BLOCK_H, BLOCK_B)).to(w_i.dtype), input_precision=PRECISION)[:, :, None]
+            dh_t += tl.dot(w_f, tl.reshape(d_f, (BLOCK_H, BLOCK_B)).to(w_i.dtype), input_precision=PRECISION)[
+                :, :, None
+            ]
+            dh_t += tl.dot(w_g, tl.reshape(d_g, (BLOCK_H, BLOCK_B)).to(w_i.dtype), input_precision=PRECISION)[
+                :, :, None
+            ]
+            dh_t += tl.dot(w_o, tl.reshape(d_o, (BLOCK_H, BLOCK_B)).to(w_i.dtype), input_precision=PRECISION)[
+                :, :, None
+            ]
         else:
             tl.debug_barrier()  # all of d is written before any is read
             a = d + (tl.cast(T - 1 - step, tl.int64) * B + rows[None, :]) * (4 * H)
-            dh_t = streamed_product(a, w, rows, units, B, H, 4 * H, BLOCK_B, BLOCK_H, BLOCK_K, STAGES, PRECISION)[:, :, None]
+            dh_t = streamed_product(a, w, rows, units, B, H, 4 * H, BLOCK_B, BLOCK_H, BLOCK_K, STAGES, PRECISION)[
+                :, :, None
+            ]
         dh_t, dc_t = keep_t * dh_t, keep_t * dc_t
         if dy is not None:
             dh_t += next_dy
