@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from seqrl.agent import Agent
+from seqrl.data.captured import Captured, OnDevice, on_device
 from seqrl.envs import Environment
 from seqrl.errors import UserError
 from seqrl.nets import Gaussian
@@ -39,7 +40,13 @@ class Rollout:
     normal, as its log-probability says, but the exploration is smooth in time (Hollenstein et al. 2024,
     arXiv 2312.11091, with an AR(1) process in place of coloured noise). `explore` makes of the distribution that the
     policy's head gives the one that is acted on. Of an agent without a value head, the trajectories' values are 0.
+
+    On a CUDA device, acting that reads nothing back is captured as one CUDA graph when the same `collect` is asked for
+    a second time in a row, and replayed from then on, with the same results bit for bit (`seqrl.data.captured`).
     """
+
+    captures = True
+    """Whether acting may be captured; False where the agent's modules do what a graph cannot hold."""
 
     def __init__(
         self,
@@ -52,6 +59,8 @@ class Rollout:
         self.environment, self.agent, self.noise_correlation = environment, agent, noise_correlation
         self.explore = explore
         self.generator = torch.Generator(agent.device).manual_seed(seed)
+        self._captured: Captured | None = None
+        self._asked: tuple[Any, ...] = ()
         self.restart(seed)
 
     def restart(self, seed: int) -> None:
@@ -74,6 +83,50 @@ class Rollout:
 
         Raises UserError where the environment returned NaN or infinity.
         """
+        trajectory, finals = self._acted(num_steps, [t for t in range(num_steps) if t in state_rows])
+        _refuse_nan(trajectory)
+        episodes = self._track(trajectory)
+        if finals:
+            trajectory = insert_final_observations(trajectory, *finals)
+        return trajectory, episodes
+
+    def _acted(self, num_steps: int, state_rows: list[int]) -> tuple[Trajectory, Tree]:
+        """`_act`, from a graph where it can be."""
+        device_part = on_device(self.agent, self.environment) if self.captures and self.explore is None else None
+        if device_part is None:
+            return self._act(num_steps, state_rows)
+        # A graph reads weights and statistics where they were, and begins with noise or without.
+        places = [leaf.data_ptr() for leaf in (*self.agent.parameters(), *self.agent.buffers())]
+        asked = (num_steps, state_rows, self.noise is None, places)
+        if asked != self._asked:  # act without a graph: where each rollout differs from the last, capturing never pays
+            self._asked, self._captured = asked, None
+            return self._act(num_steps, state_rows)
+        carry = self._carry(device_part)
+        if self._captured is None:
+
+            def loop(carry: Tree) -> tuple[Tree, Tree]:
+                self._take_up(device_part, carry)
+                results = self._act(num_steps, state_rows)
+                return self._carry(device_part), results
+
+            generators = [self.generator, *device_part.generators]
+            self._captured = Captured(loop, carry, generators, self.agent.device)
+        carry, results = self._captured.replay(carry)
+        self._take_up(device_part, carry)
+        return results
+
+    def _carry(self, device_part: OnDevice) -> Tree:
+        """All that acting begins with and changes, the generators apart."""
+        noise = () if self.noise is None else self.noise
+        return self.inputs, self.state, self.mask, noise, device_part.carry
+
+    def _take_up(self, device_part: OnDevice, carry: Tree) -> None:
+        self.inputs, self.state, self.mask, noise, rest = carry
+        self.noise = None if isinstance(noise, tuple) else noise
+        device_part.take_up(rest)
+
+    def _act(self, num_steps: int, state_rows: list[int]) -> tuple[Trajectory, Tree]:
+        """The trajectory, and where episodes begin within the step, the final observations' rows and their values."""
         rows: list[Tree] = []
         states: list[Tree] = []
         finals: list[tuple[AgentInput, Tensor]] = []
@@ -102,11 +155,7 @@ class Rollout:
             torch.cat([value, bootstrap.unsqueeze(0)]),
             tree_stack(states) if states else (),
         )
-        _refuse_nan(trajectory)
-        episodes = self._track(trajectory)
-        if finals:
-            trajectory = insert_final_observations(trajectory, *tree_stack(finals))
-        return trajectory, episodes
+        return trajectory, tree_stack(finals) if finals else ()
 
     def _value(self, outputs: dict[str, Any]) -> Tensor:
         return outputs["value"][0] if "value" in outputs else self.inputs.previous_reward.new_zeros(len(self.mask))

@@ -99,7 +99,7 @@ def _forward(
     y, h_in = h.new_empty(T, B, H), torch.empty_like(h)
     bias = torch.cat([2 * b_hh[2 * H :], b_ih[: 2 * H] + b_hh[: 2 * H], 2 * b_ih[2 * H :]])
     w_x, w_h = (w.t() for w in _doubled(w_ih, w_hh))
-    minus_one = h.new_tensor(-1.0)
+    minus_one = h.new_full((), -1.0)  # a tensor from the host would wait for the device
     for block in steps:
         if saved is not None:
             gates = saved[block]

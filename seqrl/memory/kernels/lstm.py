@@ -98,7 +98,7 @@ def _forward(
     y, h_in = h.new_empty(T, B, H), torch.empty_like(h)
     bias, w_x, w_h = (_doubled(w).t() for w in (b_ih + b_hh, w_ih, w_hh))
     c = 2 * c
-    minus_one = h.new_tensor(-1.0)
+    minus_one = h.new_full((), -1.0)  # a tensor from the host would wait for the device
     for block in steps:
         if saved is not None:
             gates, states = saved[0][block], saved[1][:, block]

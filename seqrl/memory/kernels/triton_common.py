@@ -5,9 +5,14 @@ steps, so that none waits for another and no step costs a launch (the idea of pe
 state stays in registers. What does not depend on the step before is left to large matrix products outside: those with
 `w_ih`, and the gradients of the weights. The recurrent weights take one of two ways to the tensor cores:
 
-- *resident*, where they fit: they are read once and stay in registers, and so does the factor before them;
+- *resident*, where they fit: they are read once and stay in shared memory, where each step puts its other factor too;
 - *streamed*: at each step they come from the L2 cache through shared memory, BLOCK_K rows of them at a time, some
-  pieces ahead of the product. So does the factor before them, which the step before has left in memory.
+  pieces ahead of the product. So does the other factor, which the step before has left in memory.
+
+Tiles are [units, rows, 1]. Units come first since the tensor cores want at least 16 of what comes first and 8 of what
+comes second. The third axis keeps Triton from carrying the layout that a product's result has in registers on into what
+is read and written: each such tensor would go through shared memory once more, with a barrier on either side, 12 times
+in an LSTM's step forward and 18 times backward. So only the results of products do, 4 times and once.
 
 States and gates are float32 whatever the type of the weights: only the factors of products are rounded to that type.
 float32 factors are as exact as PyTorch's own products: TF32 where `torch.backends.cuda.matmul.fp32_precision` allows
