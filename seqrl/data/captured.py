@@ -12,6 +12,7 @@ from seqrl.agent import Agent
 from seqrl.envs.adapters import Environment, TorchEnvironment
 from seqrl.envs.base import TorchVectorEnv
 from seqrl.envs.wrappers import Flicker, Hide, Noise
+from seqrl.errors import UserError
 from seqrl.memory import GRU, LSTM, FrameStack, LinearAttention, LinearRecurrence, NoMemory
 from seqrl.nets.heads import LinearHead
 from seqrl.trajectory import Tree, tree_map
@@ -32,6 +33,8 @@ class Captured:
     execute it, and draws nothing. It draws from `generators` alone, and reads nothing back. What it reads besides its
     carry, such as weights, each replay reads anew where it stood at the capture: there it must stay. What Python
     decides in it is decided once.
+
+    Raises UserError where the loop reads a value back.
     """
 
     _lock = threading.Lock()  # PyTorch captures one graph of a process at a time
@@ -42,13 +45,22 @@ class Captured:
         if torch.__version__ < "2.14":  # from then on, a graph finds out by itself
             for generator in generators:
                 self._graph.register_generator_state(generator)
-        with (
-            self._lock,
-            torch.cuda.device(device),
-            torch.cuda.stream(torch.cuda.current_stream()),  # after a capture that failed, PyTorch stays on the other
-            torch.cuda.graph(self._graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"),
-        ):
-            self._results = loop(self._carry)
+        try:
+            with (
+                self._lock,
+                torch.cuda.device(device),
+                torch.cuda.stream(
+                    torch.cuda.current_stream()
+                ),  # after a capture that failed, PyTorch stays on the other
+                torch.cuda.graph(self._graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"),
+            ):
+                self._results = loop(self._carry)
+        except RuntimeError as error:  # PyTorch's allocator and generators stay in capture: there is no going on
+            cause = str(error.__context__ or error).splitlines()[0]
+            raise UserError(
+                f"a step of acting reads a value back from {device}, so no CUDA graph can hold it ({cause}): let the "
+                "environment's functions return tensors alone, or set seqrl.data.Rollout.captures = False"
+            ) from error
 
     def replay(self, carry: Tree) -> tuple[Tree, Tree]:
         """What the loop gives now, in memory of its own: the next replay overwrites the graph's."""

@@ -1,6 +1,7 @@
 """Acting from a CUDA graph equals acting without one, bit for bit; and where it is done at all."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from seqrl.agent import Agent
 from seqrl.data import Rollout, captured, rollout
 from seqrl.envs import make
 from seqrl.envs.wrappers import ObservationWrapper
+from seqrl.errors import UserError
 from seqrl.memory import make_memory
 from seqrl.nets import ActionValueHead, Encoder, PolicyHead, ValueHead
 from seqrl.trajectory import tree_flatten, tree_map
@@ -240,3 +242,26 @@ def test_a_transformer_acts_without_a_graph():
     expected = collects(make_rollout("transformer", device="cuda", captures=False), 3)
     assert_same(collects(made, 3), expected)
     assert made._captured is None
+
+
+# Breaks if the error is not caught, or the cause is not told.
+def test_a_step_that_reads_back_is_refused_in_one_line(monkeypatch):
+    class Refusing:
+        def __enter__(self):
+            pass
+
+        def __exit__(self, *args):
+            raise RuntimeError("invalidated")  # as PyTorch does, while the cause is on its way out
+
+    def loop(carry):
+        raise RuntimeError("operation not permitted\nand more")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    for name in ("device", "stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda it: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **options: Refusing())
+    with pytest.raises(UserError, match=r"reads a value back from cuda.*not permitted\): let") as refused:
+        captured.Captured(loop, (torch.zeros(1),), [], torch.device("cuda"))
+    assert "\n" not in str(refused.value)

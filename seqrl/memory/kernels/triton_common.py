@@ -127,4 +127,4 @@ def _multiprocessors(device: torch.device) -> tuple[int, int]:
     if device.type == "cpu":
         return 132, 227 * 1024
     properties = torch.cuda.get_device_properties(device)
-    return properties.multi_processor_count, properties.shared_memory_per_block_optin
+    return properties.multi_processor_count, properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
