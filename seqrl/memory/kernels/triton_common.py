@@ -53,6 +53,14 @@ def tanh(a):
 
 @triton.jit
 @no_type_check
+def resident_product(w, a, BLOCK_H: tl.constexpr, BLOCK_B: tl.constexpr, PRECISION: tl.constexpr):
+    """W a, [BLOCK_H, BLOCK_B, 1], of weights that stay and of `a`, likewise [BLOCK_H, BLOCK_B, 1]."""
+    a = tl.reshape(a, (BLOCK_H, BLOCK_B)).to(w.dtype)
+    return tl.dot(w, a, input_precision=PRECISION)[:, :, None]
+
+
+@triton.jit
+@no_type_check
 def streamed_product(
     a,
     w,
@@ -67,14 +75,14 @@ def streamed_product(
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """W A over K, [BLOCK_H, BLOCK_B]; `w` [BLOCK_H, 1] and `a` [1, BLOCK_B] point at rows and columns along K."""
+    """W A over K, [BLOCK_H, BLOCK_B, 1]; `w` [BLOCK_H, 1] and `a` [1, BLOCK_B] point at rows and columns along K."""
     total = tl.zeros((BLOCK_H, BLOCK_B), tl.float32)
     for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
         k = start + tl.arange(0, BLOCK_K)
         w_k = tl.load(w + k[None, :], mask=(units < H)[:, None] & (k < K)[None, :], other=0.0)
         a_k = tl.load(a + k[:, None], mask=(k < K)[:, None] & (rows < B)[None, :], other=0.0)
         total = tl.dot(w_k, a_k, total, input_precision=PRECISION)
-    return total
+    return total[:, :, None]
 
 
 def launch(kernel: Any, w_hh: Tensor, B: int, *args: Any, **constants: Any) -> None:

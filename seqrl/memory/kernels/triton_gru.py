@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from seqrl.memory.kernels.common import autocast, needs_grad
-from seqrl.memory.kernels.triton_common import kept, launch, load, streamed_product, tanh
+from seqrl.memory.kernels.triton_common import kept, launch, load, resident_product, streamed_product, tanh
 
 
 def gru(
@@ -137,10 +137,9 @@ def _forward_kernel(
         next_n = load(following + 2 * H, mask & goes_on)
         keep_t = kept(is_first + row + B, in_rows & goes_on)
         if RESIDENT:
-            a = tl.reshape(h_t, (BLOCK_H, BLOCK_B)).to(w_r.dtype)
-            h_r = tl.dot(w_r, a, input_precision=PRECISION)
-            h_z = tl.dot(w_z, a, input_precision=PRECISION)
-            h_n = tl.dot(w_n, a, input_precision=PRECISION)
+            h_r = resident_product(w_r, h_t, BLOCK_H, BLOCK_B, PRECISION)
+            h_z = resident_product(w_z, h_t, BLOCK_H, BLOCK_B, PRECISION)
+            h_n = resident_product(w_n, h_t, BLOCK_H, BLOCK_B, PRECISION)
         else:
             tl.debug_barrier()  # all of h_in is written before any is read
             a = h_in + ((tl.cast(t, tl.int64) if SAVE else t % 2) * B + rows[None, :]) * H
@@ -153,8 +152,9 @@ def _forward_kernel(
                 h_r = tl.dot(tl.load(w_k, mask=w_mask, other=0.0), a_k, h_r, input_precision=PRECISION)
                 h_z = tl.dot(tl.load(w_k + H * H, mask=w_mask, other=0.0), a_k, h_z, input_precision=PRECISION)
                 h_n = tl.dot(tl.load(w_k + 2 * H * H, mask=w_mask, other=0.0), a_k, h_n, input_precision=PRECISION)
-        h_r, h_z, h_n = h_r[:, :, None] + b_r, h_z[:, :, None] + b_z, h_n[:, :, None] + b_n
-        r, z, n, h_t = _step(i_r + h_r, i_z + h_z, i_n, h_n, h_t)
+            h_r, h_z, h_n = h_r[:, :, None], h_z[:, :, None], h_n[:, :, None]
+        h_n += b_n
+        r, z, n, h_t = _step(i_r + (h_r + b_r), i_z + (h_z + b_z), i_n, h_n, h_t)
         at = row * H + unit
         next_h = keep_t * h_t
         if SAVE:
@@ -231,21 +231,13 @@ def _backward_kernel(
         if dy is not None:
             next_dy = load(dy + at, before)
         if RESIDENT:
-            dh_t += tl.dot(w_r, tl.reshape(d_r, (BLOCK_H, BLOCK_B)).to(w_r.dtype), input_precision=PRECISION)[
-                :, :, None
-            ]
-            dh_t += tl.dot(w_z, tl.reshape(d_z, (BLOCK_H, BLOCK_B)).to(w_r.dtype), input_precision=PRECISION)[
-                :, :, None
-            ]
-            dh_t += tl.dot(w_n, tl.reshape(d_h_n, (BLOCK_H, BLOCK_B)).to(w_r.dtype), input_precision=PRECISION)[
-                :, :, None
-            ]
+            dh_t += resident_product(w_r, d_r, BLOCK_H, BLOCK_B, PRECISION)
+            dh_t += resident_product(w_z, d_z, BLOCK_H, BLOCK_B, PRECISION)
+            dh_t += resident_product(w_n, d_h_n, BLOCK_H, BLOCK_B, PRECISION)
         else:
             tl.debug_barrier()  # all of d is written before any is read
             a = d + (tl.cast(T - 1 - step, tl.int64) * B + rows[None, :]) * (4 * H) + H
-            dh_t += streamed_product(a, w, rows, units, B, H, 3 * H, BLOCK_B, BLOCK_H, BLOCK_K, STAGES, PRECISION)[
-                :, :, None
-            ]
+            dh_t += streamed_product(a, w, rows, units, B, H, 3 * H, BLOCK_B, BLOCK_H, BLOCK_K, STAGES, PRECISION)
         dh_t *= keep_t
         if dy is not None:
             dh_t += next_dy

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from seqrl.memory.kernels.common import autocast, needs_grad
-from seqrl.memory.kernels.triton_common import kept, launch, load, streamed_product, tanh
+from seqrl.memory.kernels.triton_common import kept, launch, load, resident_product, streamed_product, tanh
 
 
 def lstm(
@@ -171,11 +171,10 @@ def _forward_kernel(
         if SAVE:
             tl.store(c_in + at, c_t, mask=mask)
         if RESIDENT:
-            a = tl.reshape(h_t, (BLOCK_H, BLOCK_B)).to(w_i.dtype)
-            h_i = tl.dot(w_i, a, input_precision=PRECISION)
-            h_f = tl.dot(w_f, a, input_precision=PRECISION)
-            h_g = tl.dot(w_g, a, input_precision=PRECISION)
-            h_o = tl.dot(w_o, a, input_precision=PRECISION)
+            h_i = resident_product(w_i, h_t, BLOCK_H, BLOCK_B, PRECISION)
+            h_f = resident_product(w_f, h_t, BLOCK_H, BLOCK_B, PRECISION)
+            h_g = resident_product(w_g, h_t, BLOCK_H, BLOCK_B, PRECISION)
+            h_o = resident_product(w_o, h_t, BLOCK_H, BLOCK_B, PRECISION)
         else:
             tl.debug_barrier()  # all of h_in is written before any is read
             a = h_in + ((tl.cast(t, tl.int64) if SAVE else t % 2) * B + rows[None, :]) * H
@@ -189,8 +188,8 @@ def _forward_kernel(
                 h_f = tl.dot(tl.load(w_k + H * H, mask=w_mask, other=0.0), a_k, h_f, input_precision=PRECISION)
                 h_g = tl.dot(tl.load(w_k + 2 * H * H, mask=w_mask, other=0.0), a_k, h_g, input_precision=PRECISION)
                 h_o = tl.dot(tl.load(w_k + 3 * H * H, mask=w_mask, other=0.0), a_k, h_o, input_precision=PRECISION)
-        h_i, h_f, h_g, h_o = h_i[:, :, None] + b_i, h_f[:, :, None] + b_f, h_g[:, :, None] + b_g, h_o[:, :, None] + b_o
-        i, f, g, o, c_t, h_t = _step(x_i + h_i, x_f + h_f, x_g + h_g, x_o + h_o, c_t)
+            h_i, h_f, h_g, h_o = h_i[:, :, None], h_f[:, :, None], h_g[:, :, None], h_o[:, :, None]
+        i, f, g, o, c_t, h_t = _step(x_i + (h_i + b_i), x_f + (h_f + b_f), x_g + (h_g + b_g), x_o + (h_o + b_o), c_t)
         next_h = keep_t * h_t
         if SAVE:
             tl.store(h_in + at + B * H, next_h.to(h_in.dtype.element_ty), mask=mask & goes_on)
@@ -272,22 +271,14 @@ def _backward_kernel(
         if dy is not None:
             next_dy = load(dy + at, before)
         if RESIDENT:
-            dh_t = tl.dot(w_i, tl.reshape(d_i, (BLOCK_H, BLOCK_B)).to(w_i.dtype), input_precision=PRECISION)[:, :, None]
-            dh_t += tl.dot(w_f, tl.reshape(d_f, (BLOCK_H, BLOCK_B)).to(w_i.dtype), input_precision=PRECISION)[
-                :, :, None
-            ]
-            dh_t += tl.dot(w_g, tl.reshape(d_g, (BLOCK_H, BLOCK_B)).to(w_i.dtype), input_precision=PRECISION)[
-                :, :, None
-            ]
-            dh_t += tl.dot(w_o, tl.reshape(d_o, (BLOCK_H, BLOCK_B)).to(w_i.dtype), input_precision=PRECISION)[
-                :, :, None
-            ]
+            dh_t = resident_product(w_i, d_i, BLOCK_H, BLOCK_B, PRECISION)
+            dh_t += resident_product(w_f, d_f, BLOCK_H, BLOCK_B, PRECISION)
+            dh_t += resident_product(w_g, d_g, BLOCK_H, BLOCK_B, PRECISION)
+            dh_t += resident_product(w_o, d_o, BLOCK_H, BLOCK_B, PRECISION)
         else:
             tl.debug_barrier()  # all of d is written before any is read
             a = d + (tl.cast(T - 1 - step, tl.int64) * B + rows[None, :]) * (4 * H)
-            dh_t = streamed_product(a, w, rows, units, B, H, 4 * H, BLOCK_B, BLOCK_H, BLOCK_K, STAGES, PRECISION)[
-                :, :, None
-            ]
+            dh_t = streamed_product(a, w, rows, units, B, H, 4 * H, BLOCK_B, BLOCK_H, BLOCK_K, STAGES, PRECISION)
         dh_t, dc_t = keep_t * dh_t, keep_t * dc_t
         if dy is not None:
             dh_t += next_dy
