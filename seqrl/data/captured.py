@@ -59,7 +59,7 @@ class Captured:
             cause = str(error.__context__ or error).splitlines()[0]
             raise UserError(
                 f"a step of acting reads a value back from {device}, so no CUDA graph can hold it ({cause}): let the "
-                "environment's functions return tensors alone, or set seqrl.data.Rollout.captures = False"
+                "environment's functions return tensors alone, or set reads_back = True on its class"
             ) from error
 
     def replay(self, carry: Tree) -> tuple[Tree, Tree]:
@@ -91,7 +91,7 @@ def on_device(agent: ActingModule, environment: Environment) -> OnDevice | None:
     """The environments' part of a loop that can be captured, or None where acting might read a value back.
 
     A `TorchVectorEnv` promises that its steps do not, and has all that they depend on in its `state` and its generator,
-    unless it has a step or a `state_dict` of its own.
+    unless it has a step or a `state_dict` of its own, or says that it `reads_back`.
     """
     generators = []
     while isinstance(environment, Hide | Flicker | Noise):
@@ -105,4 +105,4 @@ def on_device(agent: ActingModule, environment: Environment) -> OnDevice | None:
         return None
     inner = environment._env
     own = [name for name in ("step", "state_dict") if getattr(type(inner), name) is not getattr(TorchVectorEnv, name)]
-    return None if own else OnDevice(environment, [*generators, inner.generator])
+    return None if own or inner.reads_back else OnDevice(environment, [*generators, inner.generator])

@@ -33,8 +33,8 @@ class TorchVectorEnv(VectorEnv, ABC):
 
     A subclass gives the spaces of one copy and three functions of the states, `_start`, `_transition` and `_observe`.
     They never write into a tensor they were given, keep all shapes fixed and never read a value back to the host, so
-    that a CUDA graph can capture a step: `step` builds new tensors and rebinds `self.state`. (A graph that captures
-    several steps ends by copying the new state into the tensors it began with; register `self.generator` with it.)
+    that a CUDA graph can capture a step, as rollouts on a GPU do: `step` builds new tensors and rebinds `self.state`, and
+    all draws come from `self.generator`. A subclass that does read back says so (`reads_back`).
 
     Autoreset is Gymnasium's next-step mode: the step after an episode's end ignores its action and returns the new
     episode's first observation, reward 0 and both flags False. `max_episode_steps` sets `truncated` after that many
@@ -51,6 +51,9 @@ class TorchVectorEnv(VectorEnv, ABC):
     draws_only_at_starts = False
     """Whether `_start` is called on the CPU only at steps where an episode starts: for starts that cost much. On other
     devices that would read a value back."""
+
+    reads_back = False
+    """True where a step does read a value back to the host after all: a GPU's rollouts are then not captured."""
 
     def __init__(
         self,

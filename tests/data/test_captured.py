@@ -166,8 +166,8 @@ class Seen(ObservationWrapper):
         return observation
 
 
-# Breaks without the check of the memory, of the heads, of wrappers, of the environment's kind, of its `step`, or of
-# `explore`, in this order.
+# Breaks without the check of the memory, of the heads, of wrappers, of the environment's kind, of its `step`,
+# of `reads_back`, or of `explore`, in this order.
 def test_what_might_read_a_value_back_is_not_captured(monkeypatch):
     monkeypatch.setattr(captured, "DEVICES", ("cpu",))
     made = make_rollout()
@@ -183,6 +183,9 @@ def test_what_might_read_a_value_back_is_not_captured(monkeypatch):
     inner = made.environment._env
     with monkeypatch.context() as patch:
         patch.setattr(type(inner), "step", lambda self, action: None, raising=False)
+        assert captured.on_device(made.agent, made.environment) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(type(inner), "reads_back", True, raising=False)
         assert captured.on_device(made.agent, made.environment) is None
     monkeypatch.setattr(rollout, "Captured", None)
     made.explore = lambda policy: policy
