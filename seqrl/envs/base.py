@@ -33,8 +33,8 @@ class TorchVectorEnv(VectorEnv, ABC):
 
     A subclass gives the spaces of one copy and three functions of the states, `_start`, `_transition` and `_observe`.
     They never write into a tensor they were given, keep all shapes fixed and never read a value back to the host, so
-    that a CUDA graph can capture a step, as rollouts on a GPU do: `step` builds new tensors and rebinds `self.state`, and
-    all draws come from `self.generator`. A subclass that does read back says so (`reads_back`).
+    that a CUDA graph can capture a step, as rollouts on a GPU do: `step` builds new tensors and rebinds `self.state`,
+    and all draws come from `self.generator`. A subclass that does read back says so (`reads_back`).
 
     Autoreset is Gymnasium's next-step mode: the step after an episode's end ignores its action and returns the new
     episode's first observation, reward 0 and both flags False. `max_episode_steps` sets `truncated` after that many
