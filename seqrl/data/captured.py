@@ -49,16 +49,17 @@ class Captured:
             with (
                 self._lock,
                 torch.cuda.device(device),
-                torch.cuda.stream(
-                    torch.cuda.current_stream()
-                ),  # after a capture that failed, PyTorch stays on the other
+                torch.cuda.stream(torch.cuda.current_stream()),  # PyTorch does not come back from a failed capture's
                 torch.cuda.graph(self._graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"),
             ):
                 self._results = loop(self._carry)
         except RuntimeError as error:  # PyTorch's allocator and generators stay in capture: there is no going on
-            cause = str(error.__context__ or error).splitlines()[0]
+            cause = error.__context__ or error
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from None
+            what = str(cause).splitlines()[0]
             raise UserError(
-                f"a step of acting reads a value back from {device}, so no CUDA graph can hold it ({cause}): let the "
+                f"a step of acting reads a value back from {device}, so no CUDA graph can hold it ({what}): let the "
                 "environment's functions return tensors alone, or set reads_back = True on its class"
             ) from error
 
