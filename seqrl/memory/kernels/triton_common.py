@@ -14,6 +14,8 @@ comes second. The third axis keeps Triton from carrying the layout that a produc
 is read and written: each such tensor would go through shared memory once more, with a barrier on either side, 12 times
 in an LSTM's step forward and 18 times backward. So only the results of products do, 4 times and once.
 
+A kernel is one long function, since what its steps hand on must not leave registers; what both kinds share is here.
+
 States and gates are float32 whatever the type of the weights: only the factors of products are rounded to that type.
 float32 factors are as exact as PyTorch's own products: TF32 where `torch.backends.cuda.matmul.fp32_precision` allows
 it, and else three TF32 products of each number's upper and lower bits, which together have the bits of float32.
@@ -49,6 +51,23 @@ def kept(is_first, mask):
 def tanh(a):
     """tanh a, by a sigmoid."""
     return 2 * tl.sigmoid(2 * a) - 1
+
+
+@triton.jit
+@no_type_check
+def places(B, H: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr):
+    """This program's units and rows, both as tiles' first and second axes, and where these are ones there are."""
+    units, rows = tl.arange(0, BLOCK_H), tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
+    unit, b = units[:, None, None], rows[None, :, None]
+    return units, rows, unit, b, unit < H, b < B
+
+
+@triton.jit
+@no_type_check
+def resident_weights(w, units, H: tl.constexpr, BLOCK_H: tl.constexpr):
+    """A gate's, [BLOCK_H, BLOCK_H]; `w` [BLOCK_H, 1] points at rows of H numbers side by side."""
+    k = tl.arange(0, BLOCK_H)[None, :]
+    return tl.load(w + k, mask=(units < H)[:, None] & (k < H), other=0.0)
 
 
 @triton.jit

@@ -11,7 +11,16 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from seqrl.memory.kernels.common import autocast, needs_grad
-from seqrl.memory.kernels.triton_common import kept, launch, load, resident_product, streamed_product, tanh
+from seqrl.memory.kernels.triton_common import (
+    kept,
+    launch,
+    load,
+    places,
+    resident_product,
+    resident_weights,
+    streamed_product,
+    tanh,
+)
 
 
 def gru(
@@ -110,17 +119,13 @@ def _forward_kernel(
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    units, rows = tl.arange(0, BLOCK_H), tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
-    unit, b = units[:, None, None], rows[None, :, None]
-    in_rows, in_units = b < B, unit < H
+    units, rows, unit, b, in_units, in_rows = places(B, H, BLOCK_B, BLOCK_H)
     mask = in_rows & in_units
     w = w_hh + units[:, None] * H
     if RESIDENT:
-        all_k = tl.arange(0, BLOCK_H)[None, :]
-        w_mask = (all_k < H) & (units < H)[:, None]
-        w_r = tl.load(w + all_k, mask=w_mask, other=0.0)
-        w_z = tl.load(w + H * H + all_k, mask=w_mask, other=0.0)
-        w_n = tl.load(w + 2 * H * H + all_k, mask=w_mask, other=0.0)
+        w_r = resident_weights(w, units, H, BLOCK_H)
+        w_z = resident_weights(w + H * H, units, H, BLOCK_H)
+        w_n = resident_weights(w + 2 * H * H, units, H, BLOCK_H)
     b_r, b_z, b_n = load(b_hh + unit, in_units), load(b_hh + H + unit, in_units), load(b_hh + 2 * H + unit, in_units)
     h_t = kept(is_first + b, in_rows) * load(h0 + b * H + unit, mask)
     gate = gates + b * (3 * H) + unit
@@ -194,17 +199,13 @@ def _backward_kernel(
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    units, rows = tl.arange(0, BLOCK_H), tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
-    unit, b = units[:, None, None], rows[None, :, None]
-    in_rows, in_units = b < B, unit < H
+    units, rows, unit, b, in_units, in_rows = places(B, H, BLOCK_B, BLOCK_H)
     mask = in_rows & in_units
     w = w_t + units[:, None] * (3 * H)
     if RESIDENT:
-        all_k = tl.arange(0, BLOCK_H)[None, :]
-        w_mask = (all_k < H) & (units < H)[:, None]
-        w_r = tl.load(w + all_k, mask=w_mask, other=0.0)
-        w_z = tl.load(w + H + all_k, mask=w_mask, other=0.0)
-        w_n = tl.load(w + 2 * H + all_k, mask=w_mask, other=0.0)
+        w_r = resident_weights(w, units, H, BLOCK_H)
+        w_z = resident_weights(w + H, units, H, BLOCK_H)
+        w_n = resident_weights(w + 2 * H, units, H, BLOCK_H)
     row = tl.cast(T - 1, tl.int64) * B + b
     at, gate = row * H + unit, gates + row * (3 * H) + unit
     r, z, n, h_n = load(gate, mask), load(gate + H, mask), load(gate + 2 * H, mask), load(hn + at, mask)

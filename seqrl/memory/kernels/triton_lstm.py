@@ -11,7 +11,16 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from seqrl.memory.kernels.common import autocast, needs_grad
-from seqrl.memory.kernels.triton_common import kept, launch, load, resident_product, streamed_product, tanh
+from seqrl.memory.kernels.triton_common import (
+    kept,
+    launch,
+    load,
+    places,
+    resident_product,
+    resident_weights,
+    streamed_product,
+    tanh,
+)
 
 
 def lstm(
@@ -139,18 +148,14 @@ def _forward_kernel(
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    units, rows = tl.arange(0, BLOCK_H), tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
-    unit, b = units[:, None, None], rows[None, :, None]
-    in_rows, in_units = b < B, unit < H
+    units, rows, unit, b, in_units, in_rows = places(B, H, BLOCK_B, BLOCK_H)
     mask = in_rows & in_units
     w = w_hh + units[:, None] * H
     if RESIDENT:
-        all_k = tl.arange(0, BLOCK_H)[None, :]
-        w_mask = (all_k < H) & (units < H)[:, None]
-        w_i = tl.load(w + all_k, mask=w_mask, other=0.0)
-        w_f = tl.load(w + H * H + all_k, mask=w_mask, other=0.0)
-        w_g = tl.load(w + 2 * H * H + all_k, mask=w_mask, other=0.0)
-        w_o = tl.load(w + 3 * H * H + all_k, mask=w_mask, other=0.0)
+        w_i = resident_weights(w, units, H, BLOCK_H)
+        w_f = resident_weights(w + H * H, units, H, BLOCK_H)
+        w_g = resident_weights(w + 2 * H * H, units, H, BLOCK_H)
+        w_o = resident_weights(w + 3 * H * H, units, H, BLOCK_H)
     b_i, b_f = load(b_hh + unit, in_units), load(b_hh + H + unit, in_units)
     b_g, b_o = load(b_hh + 2 * H + unit, in_units), load(b_hh + 3 * H + unit, in_units)
     keep_t = kept(is_first + b, in_rows)
@@ -230,18 +235,14 @@ def _backward_kernel(
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    units, rows = tl.arange(0, BLOCK_H), tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
-    unit, b = units[:, None, None], rows[None, :, None]
-    in_rows, in_units = b < B, unit < H
+    units, rows, unit, b, in_units, in_rows = places(B, H, BLOCK_B, BLOCK_H)
     mask = in_rows & in_units
     w = w_t + units[:, None] * (4 * H)
     if RESIDENT:
-        all_k = tl.arange(0, BLOCK_H)[None, :]
-        w_mask = (all_k < H) & (units < H)[:, None]
-        w_i = tl.load(w + all_k, mask=w_mask, other=0.0)
-        w_f = tl.load(w + H + all_k, mask=w_mask, other=0.0)
-        w_g = tl.load(w + 2 * H + all_k, mask=w_mask, other=0.0)
-        w_o = tl.load(w + 3 * H + all_k, mask=w_mask, other=0.0)
+        w_i = resident_weights(w, units, H, BLOCK_H)
+        w_f = resident_weights(w + H, units, H, BLOCK_H)
+        w_g = resident_weights(w + 2 * H, units, H, BLOCK_H)
+        w_o = resident_weights(w + 3 * H, units, H, BLOCK_H)
     row = tl.cast(T - 1, tl.int64) * B + b
     at, gate = row * H + unit, gates + row * (4 * H) + unit
     i, f, g, o = load(gate, mask), load(gate + H, mask), load(gate + 2 * H, mask), load(gate + 3 * H, mask)
