@@ -64,7 +64,6 @@ def adapt(args: list[str]) -> int:
         raise UserError("adapt needs a run folder, named first: seqrl adapt RUN")
     for flag, value in (("--num-trials", options.num_trials), ("--num-envs", options.num_envs)):
         require(value >= 1, f"{flag} is {value}: it must be at least 1")
-    require(0 <= options.seed < 2**31, f"--seed is {options.seed}: it must be from 0 to {2**31 - 1}")
     run = Path(name)
     config = problem(run, options)
     agent = load(run)

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import tyro
 
+from seqrl.config import require
 from seqrl.errors import UserError
 
 T = TypeVar("T")
@@ -39,16 +40,19 @@ def take_flag(args: list[str], flag: str) -> tuple[str | None, list[str]]:
 def parse(kind: type[T], args: list[str], default: T, program: str) -> T:
     """Flags over `default`. What tyro says of bad ones, a box of several lines, becomes one line.
 
-    Lists may be written with commas: `--hide 1,3`.
+    Lists may be written with commas: `--hide 1,3`. A `--seed` has to be one that environments take.
     """
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(kind, args=_split_commas(args), default=default, prog=program)
+            options = tyro.cli(kind, args=_split_commas(args), default=default, prog=program)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise UserError(f"{one_line(errors.getvalue())} (see {program} --help)") from None
+    seed = getattr(options, "seed", 0)
+    require(0 <= seed < 2**31, f"--seed is {seed}: it must be from 0 to {2**31 - 1}")
+    return options
 
 
 def one_line(box: str) -> str:

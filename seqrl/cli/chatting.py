@@ -70,7 +70,6 @@ def chat(args: list[str]) -> int:
         raise UserError("chat needs a run folder, named first: seqrl chat RUN")
     require(options.host == HOST, f"--host is {shown(options.host)}: a chat is served on {HOST} alone")
     require(0 <= options.port < 2**16, f"--port is {options.port}: it must be from 0 to 65535")
-    require(0 <= options.seed < 2**31, f"--seed is {options.seed}: it must be from 0 to {2**31 - 1}")
     require(0 <= options.temperature <= 100, f"--temperature is {options.temperature}: it must be from 0 to 100")
     talk = make_chat(run, options)
     meta: dict[str, Value] = {

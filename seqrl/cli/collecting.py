@@ -110,7 +110,6 @@ def collect(args: list[str]) -> int:
 def _check(options: Collect, names: Sequence[str]) -> None:
     """Raise UserError for flags that make no sense, before anything is made."""
     require(options.num_envs >= 1, f"--num-envs is {options.num_envs}: it must be at least 1")
-    require(0 <= options.seed < 2**31, f"--seed is {options.seed}: it must be from 0 to {2**31 - 1}")
     for flag, share in (("--random-share", options.random_share), ("--epsilon", options.epsilon)):
         require(0 <= share <= 1, f"{flag} is {share}: give a number from 0 to 1")
     least = len(names)

@@ -59,7 +59,6 @@ def inspect(args: list[str]) -> int:
     if name is None:
         raise UserError("inspect needs a run folder, named first: seqrl inspect RUN")
     run = Path(name)
-    require(0 <= options.seed < 2**31, f"--seed is {options.seed}: it must be from 0 to {2**31 - 1}")
     config = read_config(run)
     changes: dict[str, Any] = {"device": "cpu", "autoreset_mode": "next_step", "vectorization": "auto"}
     if options.env:
@@ -110,7 +109,6 @@ class InspectSpeaker:
 def inspect_speaker(run: Path, args: list[str]) -> int:
     """`seqrl inspect` for a run of what speaks."""
     options = parse(InspectSpeaker, args, InspectSpeaker(), "seqrl inspect RUN")
-    require(0 <= options.seed < 2**31, f"--seed is {options.seed}: it must be from 0 to {2**31 - 1}")
     config: LanguageConfig = read_config(run)
     agent = load_speaker(run)
     name, kwargs = options.task or config.task, options.task_kwargs or ((), config.task_kwargs)[not options.task]

@@ -77,7 +77,6 @@ def label(args: list[str]) -> int:
     require(bool(options.output), "no file to write is given: name one with --output, such as preferences.jsonl")
     require(bool(options.labeller.strip()), "--labeller is empty: give a name")
     require(options.num_questions >= 1, f"--num-questions is {options.num_questions}: it must be at least 1")
-    require(0 <= options.seed < 2**31, f"--seed is {options.seed}: it must be from 0 to {2**31 - 1}")
     require(0 <= options.port < 2**16, f"--port is {options.port}: it must be from 0 to 65535")
     require(not (options.web and options.simulate), "--web with --simulate: a simulated labeller needs no page")
     hidden = hidden_reward(options.simulate) if options.simulate else None

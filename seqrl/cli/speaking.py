@@ -57,7 +57,6 @@ def collect_dialogues(args: list[str]) -> int:
     options = parse(CollectDialogues, args, CollectDialogues(), "seqrl collect SPEAKER --task TASK")
     require(bool(names), "collect --task needs a speaker or a run folder, named first, such as random or optimal:0.3")
     task = make_task(options.task, **parse_env_kwargs(options.task_kwargs, "--task-kwargs"))
-    require(0 <= options.seed < 2**31, f"--seed is {options.seed}: it must be from 0 to {2**31 - 1}")
     require(
         options.num_dialogues >= len(names),
         f"--num-dialogues is {options.num_dialogues}: it must be at least {len(names)}, one for each that speaks",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from clock import counting_agent
-from test_engines import make_counting_actor
+from counting_actors import make_counting_actor
 
 from seqrl.algorithms import impala
 from seqrl.checkpoint import load_checkpoint

@@ -1,9 +1,7 @@
 """Both engines on one machine: what their trajectories hold, which weights acted, and what an actor's failure is."""
 
 import functools
-import os
 import pickletools
-import signal
 import time
 from contextlib import closing
 from itertools import pairwise
@@ -11,62 +9,26 @@ from itertools import pairwise
 import pytest
 import torch
 from clock import Clock, counting_agent
+from counting_actors import (
+    NUM_ENVS,
+    ROLLOUT_LENGTH,
+    Failing,
+    Hanging,
+    Killed,
+    Refusing,
+    Stillborn,
+    Vanishing,
+    make_counting_actor,
+)
 
 from seqrl.algorithms import impala
 from seqrl.data import Rollout
-from seqrl.distributed import Actor, AsyncEngine, Shipment, SyncEngine, actor_seed
+from seqrl.distributed import AsyncEngine, Shipment, SyncEngine, actor_seed
 from seqrl.distributed.asynchronous import BEGUN, SharedWeights, _act
-from seqrl.envs import make
 from seqrl.errors import UserError
 from seqrl.trajectory import tree_leaves
 
-NUM_ENVS, ROLLOUT_LENGTH = 5, 7
 pytestmark = pytest.mark.usefixtures("forked_actors")
-
-
-def make_counting_actor(index, start, kind=Rollout):
-    environment = make("tests/Clock-v0", NUM_ENVS, vectorization="sync")
-    return Actor(index, kind(environment, counting_agent(), actor_seed(0, index, start)), ROLLOUT_LENGTH)
-
-
-class Failing(Rollout):
-    """Fails at the third `collect`."""
-
-    collected = 0
-
-    def collect(self, num_steps):
-        self.collected += 1
-        if self.collected == 3:
-            self.fail()
-        return super().collect(num_steps)
-
-    def fail(self):
-        raise KeyError("no such\nroom")
-
-
-class Refusing(Failing):
-    def fail(self):
-        raise UserError("environment 1 returned NaN: mend it")
-
-
-class Killed(Failing):
-    def fail(self):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Stillborn(Rollout):
-    def collect(self, num_steps):
-        os._exit(3)
-
-
-class Hanging(Failing):
-    def fail(self):
-        time.sleep(1000)
-
-
-class Vanishing(Failing):
-    def fail(self):
-        raise OSError("the simulator's socket is gone")
 
 
 def engines(num_actors):
@@ -192,8 +154,8 @@ def test_actors_wait_while_the_queue_is_full():
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (Failing, ["actor 1 crashed (KeyError: 'no such\\nroom', test_engines.py line", "--resume"]),
-        (Vanishing, ["actor 1 crashed (OSError: the simulator's socket is gone, test_engines.py line"]),
+        (Failing, ["actor 1 crashed (KeyError: 'no such\\nroom', counting_actors.py line", "--resume"]),
+        (Vanishing, ["actor 1 crashed (OSError: the simulator's socket is gone, counting_actors.py line"]),
         (Refusing, ["actor 1: environment 1 returned NaN: mend it"]),
         (Stillborn, ["actor 1 ended with exit code 3, 3 times in a row without a trajectory", "--resume"]),
     ],

@@ -10,8 +10,9 @@ from contextlib import closing
 import pytest
 import torch
 from clock import counting_agent
+from counting_actors import Failing, Hanging, make_counting_actor
 from test_elastic import receive_until
-from test_engines import Failing, Hanging, make_counting_actor, receive_for_ever
+from test_engines import receive_for_ever
 
 from seqrl.distributed import RayEngine
 from seqrl.errors import UserError
@@ -117,7 +118,7 @@ def test_actors_come_and_go(caplog):
 def test_an_error_in_an_actor_is_one_in_the_learner():
     with started(one_fails(Failing)) as engine, pytest.raises(UserError) as caught:
         receive_for_ever(engine)
-    assert "actor 1 crashed (KeyError: 'no such\\nroom', test_engines.py line" in str(caught.value)
+    assert "actor 1 crashed (KeyError: 'no such\\nroom', counting_actors.py line" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -5,21 +5,20 @@ from contextlib import closing
 import pytest
 import torch
 from clock import counting_agent
-from test_replay_actors import (
+from counting_actors import (
     NUM_ENVS,
     ROLLOUT_LENGTH,
     SIZES,
-    TINY,
-    check,
     judge,
-    make_counting_actor,
+    make_replay_actor,
+    make_shard,
+    make_small_shard,
     one_is_killed,
-    saved_rows,
 )
+from test_replay_actors import TINY, check, saved_rows
 
 from seqrl.checkpoint import load_checkpoint
 from seqrl.cli import main
-from seqrl.data import Replay
 from seqrl.distributed import RayEngine, RayShards
 from seqrl.errors import UserError
 from seqrl.run import CHECKPOINT, read_metrics
@@ -29,14 +28,6 @@ ray = pytest.importorskip("ray", reason="seqrl[ray] is not installed")
 
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-
-
-def make_shard(actor):
-    return Replay(3_000, NUM_ENVS, *SIZES, priority_exponent=1.0, slack=10_000, seed=actor)
-
-
-def make_small_shard(actor):
-    return Replay(60, NUM_ENVS, *SIZES, priority_exponent=1.0, slack=0, seed=actor)
 
 
 def shards(num_actors, num_processes, make=make_shard):
@@ -53,7 +44,7 @@ def take(replay, engine):
 def test_a_counting_memory_through_the_object_store_into_the_shards():
     """Three shards in two processes: one of them has two."""
     replay, received = shards(3, 2), [0, 0, 0]
-    with closing(RayEngine(make_counting_actor, 3)) as engine:
+    with closing(RayEngine(make_replay_actor, 3)) as engine:
         engine.elsewhere = {}
         engine.publish(counting_agent().state_dict(), 0)
         # An actor that began late must have a share too: of 500 draws, some are to be its own.
@@ -99,7 +90,7 @@ def test_a_counting_memory_through_the_object_store_into_the_shards():
 def test_priorities_that_come_too_late_are_dropped_and_a_lost_shard_ends_the_run():
     """Breaks if a sequence's slot is taken for it: by then another one is there, or none."""
     replay = shards(1, 1, make_small_shard)
-    with closing(RayEngine(make_counting_actor, 1)) as engine:
+    with closing(RayEngine(make_replay_actor, 1)) as engine:
         engine.elsewhere = {}
         engine.publish(counting_agent().state_dict(), 0)
         for _ in range(3):

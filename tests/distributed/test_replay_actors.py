@@ -11,51 +11,21 @@ from pathlib import Path
 import pytest
 import torch
 from clock import counting_agent
-from test_engines import Killed
+from counting_actors import NUM_ENVS, SIZES, judge, make_replay_actor, one_is_killed
 
 from seqrl.algorithms import r2d2
 from seqrl.checkpoint import load_checkpoint
 from seqrl.cli import main
-from seqrl.data import Replay, Rollout
-from seqrl.data.sharded_replay import ActedSequences, ShardedReplay
-from seqrl.distributed import Actor, AsyncEngine, Shipment, SyncEngine, actor_seed
-from seqrl.envs import make
+from seqrl.data import Replay
+from seqrl.data.sharded_replay import ShardedReplay
+from seqrl.distributed import AsyncEngine, Shipment, SyncEngine
 from seqrl.run import CHECKPOINT, read_metrics
 from seqrl.trajectory import tree_leaves
 
-NUM_ENVS, ROLLOUT_LENGTH, SIZES = 5, 7, (4, 1, 2)
 pytestmark = pytest.mark.usefixtures("forked_actors")
 CONFIG = r2d2.Config(
     env="tests/Clock-v0", num_envs=3, num_actors=2, hidden_size=8, length=4, overlap=1, burn_in=2, rollout_length=5
 )
-
-
-def record(trajectory):
-    """The numbers of the steps, and of the actors' environments."""
-    return (trajectory.inputs.observation[:-1, :, 1],)
-
-
-def judge(rows):
-    return 1 + rows[0].sum(0)
-
-
-def make_counting_actor(index, start, kind=Rollout):
-    environment = make("tests/Clock-v0", NUM_ENVS, vectorization="sync")
-    sequences = ActedSequences(*SIZES, stores_states=True, record=record, judge=judge)
-    rollout = kind(environment, counting_agent(), actor_seed(0, index, start))
-    return Actor(index, rollout, ROLLOUT_LENGTH, sequences)
-
-
-class KilledAtTheThird(Killed):
-    def collect(self, num_steps, state_rows):
-        self.collected += 1
-        if self.collected == 3:
-            self.fail()
-        return Rollout.collect(self, num_steps, state_rows)
-
-
-def one_is_killed(index, start):
-    return make_counting_actor(index, start, KilledAtTheThird if index == 1 else Rollout)
 
 
 def make_replay(num_actors):
@@ -81,7 +51,7 @@ def check(replay, batch):
 # Breaks if `state_rows` is not the shard's, a trajectory goes to another actor's shard, or `priority` loses its order.
 @pytest.mark.parametrize("name", ["sync", "async"])
 def test_a_counting_memory_through_the_queue_into_the_shards(name):
-    engine = {"sync": SyncEngine, "async": AsyncEngine}[name](make_counting_actor, 3)
+    engine = {"sync": SyncEngine, "async": AsyncEngine}[name](make_replay_actor, 3)
     replay, received = make_replay(3), [0, 0, 0]
     with closing(engine):
         engine.publish(counting_agent().state_dict(), 0)
