@@ -138,7 +138,7 @@ def _as_batch(observation: Any, space: gym.Space, device: torch.device) -> tuple
             raise UserError(f"act: the observation is not a tuple of {len(space.spaces)}")
         pairs = [_as_batch(o, child, device) for o, child in zip(observation, space.spaces, strict=True)]
         return tuple(leaf for leaf, _ in pairs), all(single for _, single in pairs)
-    leaf = torch.as_tensor(np.asarray(observation) if not isinstance(observation, Tensor) else observation)
+    leaf = _as_tensor(observation, space)
     if leaf.is_floating_point():
         leaf = leaf.float()
     elif leaf.dtype not in (torch.uint8, torch.bool):
@@ -152,16 +152,32 @@ def _as_batch(observation: Any, space: gym.Space, device: torch.device) -> tuple
     if isinstance(space, gym.spaces.MultiBinary):
         leaf = leaf.bool()
     elif isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
-        leaf = leaf - torch.as_tensor(space.start, device=leaf.device)
+        if leaf.is_floating_point():
+            raise UserError(f"act: the observation is a {leaf.dtype}, but one of {space} is counted: give integers")
+        leaf = leaf.long() - torch.as_tensor(space.start, device=leaf.device)
         sizes = torch.as_tensor(space.n if isinstance(space, gym.spaces.Discrete) else space.nvec, device=leaf.device)
         if not ((leaf >= 0) & (leaf < sizes)).all():
             raise UserError(f"act: the observation lies outside {space}")
     return (leaf.unsqueeze(0) if single else leaf).to(device), single
 
 
+def _as_tensor(observation: Any, space: gym.Space) -> Tensor:
+    try:
+        leaf = observation if isinstance(observation, Tensor) else torch.as_tensor(np.asarray(observation))
+        if not leaf.is_complex():
+            return leaf
+    except (TypeError, ValueError, RuntimeError):
+        if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
+            raise UserError("act: this is what reset() returns: give its first part, the observation, alone") from None
+    raise UserError(f"act: a {type(observation).__name__} such as this is no observation of {space}: give an array")
+
+
 def _rows(name: str, value: Any, like: Tensor) -> Tensor:
     """`value` as one entry a row of the batch, in the type of `like` [B]."""
-    rows = torch.as_tensor(value).to(like)
+    try:
+        rows = torch.as_tensor(value).to(like)
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(f"act: {name} is {value!r}: give a number, or {len(like)} of them") from None
     if rows.shape not in ((), like.shape):
         raise UserError(f"act: {name} has the shape {tuple(rows.shape)}: give one value, or {len(like)}")
     if not rows.isfinite().all():

@@ -11,7 +11,7 @@ from seqrl.acting import ActingModule
 from seqrl.memory.base import Memory, State
 from seqrl.nets import ACTION_MASK, Encoder
 from seqrl.nets.functions import side_by_side, tanh
-from seqrl.nets.heads import LinearHead
+from seqrl.nets.heads import is_plain
 from seqrl.trajectory import AgentInput, Trajectory, tree_map
 
 
@@ -73,7 +73,7 @@ class Agent(ActingModule):
         return self._outputs(y, allowed), state
 
     def _outputs(self, y: Tensor, allowed: Tensor | None) -> dict[str, Any]:
-        linear = {name: head for name, head in self.heads.items() if isinstance(head, LinearHead)}
+        linear = {name: head for name, head in self.heads.items() if is_plain(head)}
         if len(linear) < 2:
             return {name: head(y, allowed) for name, head in self.heads.items()}
         read = side_by_side(y, [head.linear for head in linear.values()])

@@ -178,7 +178,10 @@ def draw(outputs: dict[str, np.ndarray], about: dict[str, Any], draws: np.random
         if policy["bound"] != "none":
             unit = np.tanh(raw) if policy["bound"] == "squash" else raw.clip(-1, 1)
             low, high = np.float32(policy["low"]), np.float32(policy["high"])
-            raw = (low + 0.5 * (unit + 1) * (high - low)).clip(low, high)
+            raw = low + 0.5 * (unit + 1) * (high - low)
+        else:
+            low, high = (np.asarray(space[bound], np.float32).flatten() for bound in ("low", "high"))
+        raw = raw.clip(low, high)
         return raw.reshape(likeliest.shape).astype(np.float32)
     log_probs = outputs["policy.log_probs"]
     # The largest of log p − log E with E ~ Exp(1) is distributed as p; 0 would make its action infinitely likely.

@@ -215,7 +215,7 @@ def load_weights(agent: nn.Module, run: str | Path, part: str = "") -> None:
         agent.load_state_dict(weights)
     except (KeyError, RuntimeError) as error:
         raise UserError(
-            f"{path} does not fit the agent of config.json ({str(error).splitlines()[0]}): "
+            f"{path} does not fit the agent of config.json ({str(error).rpartition(chr(10))[2].strip()}): "
             "restore both files from the same run"
         ) from None
 

@@ -1,6 +1,7 @@
 """Gymnasium spaces as JSON, so that an agent can be rebuilt without its environment."""
 
 import math
+from collections import OrderedDict
 from typing import Any
 
 import gymnasium as gym
@@ -46,7 +47,8 @@ def space_from_json(data: dict[str, Any]) -> gym.Space:
             shape = tuple(data["shape"])
             return gym.spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
         case "Dict":
-            return gym.spaces.Dict({key: space_from_json(child) for key, child in data["spaces"].items()})
+            # Gymnasium sorts the keys of other dicts; encoders are numbered in the order of the space.
+            return gym.spaces.Dict(OrderedDict((key, space_from_json(child)) for key, child in data["spaces"].items()))
         case "Tuple":
             return gym.spaces.Tuple([space_from_json(child) for child in data["spaces"]])
     raise UserError(

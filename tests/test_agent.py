@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from seqrl.acting import _as_batch
 from seqrl.agent import Agent
 from seqrl.data import Rollout
 from seqrl.envs import make
@@ -279,6 +280,15 @@ def test_act_takes_and_gives_what_the_spaces_say():
             [{"observation": [1, 2]}],
             r"lies outside MultiDiscrete\(\[3 2\]\)",
         ),
+        ({}, [{"observation": (np.zeros(3), {})}], r"this is what reset\(\) returns"),
+        ({}, [{"observation": None}], "a NoneType such as this is no observation of Box"),
+        ({}, [{"observation": 1j * np.ones(3)}], "give an array"),
+        ({"observation_space": spaces.Discrete(3)}, [{"observation": 1.0}], "give integers"),
+        (
+            {"use_previous_reward": True},
+            [{"observation": np.zeros(3)}, {"observation": np.zeros(3), "reward": "much"}],
+            "reward is 'much': give a number",
+        ),
     ],
 )
 def test_bad_input_is_refused(options, calls, message):
@@ -310,3 +320,27 @@ def test_act_equals_the_greedy_rollout(memory, monkeypatch):
             inputs.observation[t].numpy(), reward=inputs.previous_reward[t].numpy(), is_first=inputs.is_first[t].numpy()
         )
         np.testing.assert_array_equal(action, trajectory.action[t])
+
+
+# Breaks if bytes are not widened before `start` is taken off: 100 + 200 is 44 in eight bits; bools have no minus.
+def test_categories_of_any_type_of_number():
+    categories = spaces.Discrete(400, start=-200)
+    as_bytes, _ = _as_batch(np.array([100, 3], dtype=np.uint8), categories, torch.device("cpu"))
+    assert as_bytes.tolist() == [300, 203]
+    assert _as_batch(True, spaces.Discrete(2), torch.device("cpu"))[0].tolist() == [1]
+
+
+# Breaks if every LinearHead shares the product: what a subclass does in `forward`, or a hook, would be left out.
+def test_a_head_that_does_more_is_called():
+    class Louder(PolicyHead):
+        def forward(self, features, allowed=None):
+            return super().forward(100 * features, allowed)
+
+    agent = build()
+    x = torch.rand(3, 8)
+    plain = agent._outputs(x, None)["policy"].log_probs
+    hooked = agent.heads["value"].register_forward_hook(lambda module, args, out: out + 1000)
+    assert (agent._outputs(x, None)["value"] > 500).all()
+    hooked.remove()
+    agent.heads["policy"].__class__ = Louder
+    assert not torch.allclose(agent._outputs(x, None)["policy"].log_probs, plain)

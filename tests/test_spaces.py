@@ -56,3 +56,9 @@ def test_unsupported(space: gym.Space) -> None:
 def test_unknown_type() -> None:
     with pytest.raises(UserError, match="'Sphere'"):
         space_from_json({"type": "Sphere"})
+
+
+# Breaks where a plain dict is given to `spaces.Dict`, which sorts its keys: encoders would change places.
+def test_the_order_of_keys_is_kept():
+    space = spaces.Dict(b=spaces.Discrete(2), a=spaces.Discrete(2))
+    assert list(space_from_json(json.loads(json.dumps(space_to_json(space))))) == ["b", "a"]

@@ -14,7 +14,7 @@ from seqrl.envs.base import TorchVectorEnv
 from seqrl.envs.wrappers import Flicker, Hide, Noise
 from seqrl.errors import UserError
 from seqrl.memory import GRU, LSTM, FrameStack, LinearAttention, LinearRecurrence, NoMemory
-from seqrl.nets.heads import LinearHead
+from seqrl.nets.heads import is_plain
 from seqrl.trajectory import Tree, tree_map
 
 DEVICES = ("cuda",)
@@ -100,7 +100,7 @@ def on_device(agent: ActingModule, environment: Environment) -> OnDevice | None:
         environment = environment.env
     if agent.device.type not in DEVICES or not isinstance(agent, Agent) or type(agent.memory) not in MEMORIES:
         return None
-    if not all(isinstance(head, LinearHead) for head in agent.heads.values()):
+    if not all(map(is_plain, agent.heads.values())):
         return None
     if not isinstance(environment, TorchEnvironment) or environment._ended.device != agent.device:
         return None

@@ -110,7 +110,8 @@ class GymnasiumEnvironment(Environment):
     Observations may be nested Dict and Tuple spaces of Box, Discrete, MultiDiscrete and MultiBinary; actions are one of
     these four, Box actions in the space's own units. Where a Discrete action space comes with `info["action_mask"]` at
     reset, as in Taxi, observations become `{"observation": ..., "action_mask": bool [B, n]}`; to find that out, the
-    environments are reset once here. A Dict observation with an `action_mask` of its own has it turned to bool. A row
+    environments are reset once here. A Dict observation with an `action_mask` of its own, an
+    entry for each choice, has it turned to bool. A row
     whose mask is missing, or allows nothing (as some give after the end), allows everything.
 
     Such environments have no state that can be saved: `state_dict` is None.
@@ -221,12 +222,23 @@ class GymnasiumEnvironment(Environment):
             return tuple(self._tensors(env, agent, value) for env, agent, value in parts)
         values = np.asarray(values)
         if isinstance(env_space, spaces.Discrete | spaces.MultiDiscrete):
+            self._check_inside(values, env_space)
             values = values - env_space.start
         dtype = np.bool_ if isinstance(agent_space, spaces.MultiBinary) else agent_space.dtype
         array = np.array(values, dtype=dtype, order="C")
         if array.dtype == np.float32:
             self._check_finite(array, "observation")
         return torch.from_numpy(array).to(self.device)
+
+    def _check_inside(self, values: np.ndarray, space: spaces.Discrete | spaces.MultiDiscrete) -> None:
+        size = space.n if isinstance(space, spaces.Discrete) else space.nvec
+        inside = (values >= space.start) & (values < space.start + size)
+        if not inside.all():
+            row = int(np.argmin(inside.reshape(self.num_envs, -1).all(axis=1)))
+            raise UserError(
+                f"environment {row} returned the observation {values[row]} at step {self._num_steps} after the reset "
+                f"of '{self._name}', which is outside {space}: mend the environment, or the space it names"
+            )
 
     def _check_finite(self, array: np.ndarray, what: str) -> None:
         finite = np.isfinite(array)
@@ -250,8 +262,10 @@ class GymnasiumEnvironment(Environment):
     def _probe_action_mask(self) -> int:
         """The number of actions that `info["action_mask"]` speaks of, 0 where it is not given."""
         space = self.single_action_space
-        own_mask = isinstance(self._inner_space, spaces.Dict) and "action_mask" in self._inner_space.spaces
-        if own_mask or not isinstance(space, spaces.Discrete):
+        if isinstance(self._inner_space, spaces.Dict) and "action_mask" in self._inner_space.spaces:
+            self._check_own_mask(self._inner_space["action_mask"], space)
+            return 0
+        if not isinstance(space, spaces.Discrete):
             return 0
         _, infos = self._env.reset()
         if "action_mask" not in infos:
@@ -262,6 +276,19 @@ class GymnasiumEnvironment(Environment):
                 f"'{self._name}' gives info['action_mask'] of shape {shape} for {space.n} actions: give one each"
             )
         return int(space.n)
+
+    def _check_own_mask(self, mask: Space, actions: Any) -> None:
+        if isinstance(actions, spaces.Box):
+            return  # refused where a policy is made for it
+        sizes = (
+            [actions.n] if isinstance(actions, spaces.Discrete) else getattr(actions, "nvec", [2] * actions.shape[0])
+        )
+        num_choices = int(np.sum(sizes))
+        if not isinstance(mask, spaces.MultiBinary) or mask.shape != (num_choices,):
+            raise UserError(
+                f"'{self._name}' observes an action_mask of {mask} for {actions}: give a MultiBinary({num_choices}), "
+                "an entry for each choice"
+            )
 
     def _info_action_mask(self, infos: dict[str, Any], num_actions: int) -> Tensor:
         mask = np.ones((self.num_envs, num_actions), dtype=bool)
@@ -288,20 +315,22 @@ def _autoreset_mode(vector_env: VectorEnv, name: str) -> AutoresetMode:
         ) from None
 
 
-def _agent_space(space: Space, path: str) -> Space:
+def _agent_space(space: Any, path: str) -> Space:
     """What the agent sees of the environment's `space`; `path` names it in messages."""
     if path.startswith("observation") and isinstance(space, spaces.Dict):
         return spaces.Dict({key: _agent_space(child, f"{path}.{key}") for key, child in space.items()})
     if path.startswith("observation") and isinstance(space, spaces.Tuple):
         return spaces.Tuple([_agent_space(child, f"{path}.{index}") for index, child in enumerate(space)])
-    if isinstance(space, spaces.MultiBinary) or (path == "observation.action_mask" and isinstance(space, spaces.Box)):
+    is_mask = path == "observation.action_mask"
+    of_bits = isinstance(space, spaces.MultiDiscrete) and (space.nvec == 2).all()
+    if isinstance(space, spaces.MultiBinary) or (is_mask and (of_bits or isinstance(space, spaces.Box))):
         return spaces.MultiBinary(space.shape[0] if len(space.shape) == 1 else space.shape)
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(int(space.n), start=int(space.start))
     if isinstance(space, spaces.MultiDiscrete):
         return spaces.MultiDiscrete(space.nvec.astype(np.int64), start=space.start.astype(np.int64))
     if isinstance(space, spaces.Box):
-        return _agent_box(space)
+        return _agent_box(space, inwards=path == "action")
     where = ", alone or in Dict and Tuple" if path.startswith("observation") else ""
     raise UserError(
         f"the {path} space {type(space).__name__} is not supported: "
@@ -309,12 +338,18 @@ def _agent_space(space: Space, path: str) -> Space:
     )
 
 
-def _agent_box(space: spaces.Box) -> spaces.Box:
+def _agent_box(space: spaces.Box, inwards: bool) -> spaces.Box:
+    """`space` in the types that agents compute in; with `inwards` no bound is rounded to one outside the space."""
     if space.dtype in (np.dtype(np.uint8), np.dtype(bool)):
         return space
-    dtype = np.float32 if np.issubdtype(space.dtype, np.floating) else np.int64
+    dtype: Any = np.float32 if np.issubdtype(space.dtype, np.floating) else np.int64
     with np.errstate(over="ignore"):  # the largest float64 becomes infinity, which means the same
-        return spaces.Box(space.low.astype(dtype), space.high.astype(dtype), dtype=dtype)
+        low: Any = space.low.astype(dtype)
+        high: Any = space.high.astype(dtype)
+    if inwards:
+        low = np.where(np.isfinite(low) & (low < space.low), np.nextafter(low, high), low)
+        high = np.where(np.isfinite(high) & (high > space.high), np.nextafter(high, low), high)
+    return spaces.Box(low, high, dtype=dtype)
 
 
 def _read_row(batch: Any, row: int) -> Any:

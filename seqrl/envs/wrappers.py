@@ -143,7 +143,7 @@ class Noise(ObservationWrapper):
         if not 0 <= scale < float("inf"):
             raise UserError(f"noise={scale} is not a standard deviation: give a number from 0")
         space = _map_boxes(_unbounded, env.single_observation_space)
-        if scale and space == env.single_observation_space:
+        if scale and not _has_floats(space):
             raise UserError(f"noise needs a Box of floats, but the environment gives {space}")
         super().__init__(env, space, seed)
         self._scale = scale
@@ -180,6 +180,14 @@ def _map_boxes(function: Callable[[spaces.Box], spaces.Box], space: Space) -> Sp
     if isinstance(space, spaces.Tuple):
         return spaces.Tuple([_map_boxes(function, child) for child in space])
     return function(space) if isinstance(space, spaces.Box) else space
+
+
+def _has_floats(space: Space) -> bool:
+    if isinstance(space, spaces.Dict):
+        return any(_has_floats(child) for key, child in space.items() if key != "action_mask")
+    if isinstance(space, spaces.Tuple):
+        return any(map(_has_floats, space))
+    return isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
 
 
 def _with_zero(space: spaces.Box) -> spaces.Box:

@@ -18,7 +18,7 @@ class Memory(nn.Module, ABC):
     `seqrl.testing.check_memory` proves them for any module:
 
     1. *Chunking*: unrolling two halves, the state handed over, equals unrolling the whole.
-    2. *Reset*: what follows `is_first` equals a fresh start, whatever the state held.
+    2. *Reset*: what follows `is_first` equals a fresh start, whatever (finite) numbers the state held.
     3. *Independence*: a batch row equals that row alone.
     4. *Causality*: y_t does not depend on x_{>t}, in values and in gradients.
     """

@@ -47,7 +47,7 @@ class Categorical:
         return -(self.log_probs.exp() * self.log_probs).sum(-1)
 
     def from_environment(self, action: Tensor) -> Tensor:
-        return action
+        return action.long()  # of a MultiBinary space they are logged as bools
 
     def to_environment(self, action: Tensor) -> Tensor:
         return action
@@ -73,7 +73,7 @@ class MultiCategorical:
         return torch.stack([part.entropy() for part in self.parts]).sum(0)
 
     def from_environment(self, action: Tensor) -> Tensor:
-        return action
+        return action.long()  # of a MultiBinary space they are logged as bools
 
     def to_environment(self, action: Tensor) -> Tensor:
         return action
@@ -86,7 +86,7 @@ class Gaussian:
     `bound` says how the raw action u ~ N(mean, std) gets into the box; in its units the box is [−1, 1]:
     "clip": clipped, and the density is that of u. "squash": by tanh(u), and the density is that of tanh(u); its entropy
     has no closed form, so the one of u plus the log-slope at the mean stands in for it (exact as std → 0).
-    "none": the box is unbounded, and u is the action.
+    "none": some entry is unbounded; u is the action, clipped where there is a bound, and the density is that of u.
     """
 
     mean: Tensor
@@ -116,15 +116,19 @@ class Gaussian:
         return (log_std + 0.5 + LOG_SQRT_2PI + self._log_slope(self.mean)).sum(-1)
 
     def from_environment(self, action: Tensor) -> Tensor:
-        """The raw action of one that the environment took, [..., A]: for logs. Under "squash" the box's rim is left."""
+        """The raw action of one that the environment took, [..., A]: for logs. Under "squash" the box's rim is left.
+
+        An entry whose bounds are equal has one action, whose raw one is 0.
+        """
         if self.bound == "none":
             return action
-        unit = 2.0 * (action - self.low) / (self.high - self.low) - 1.0
+        width = self.high - self.low
+        unit = torch.where(width > 0, 2.0 * (action - self.low) / width - 1.0, 0.0)
         return torch.atanh(unit.clamp(-1 + 1e-6, 1 - 1e-6)) if self.bound == "squash" else unit
 
     def to_environment(self, action: Tensor) -> Tensor:
         if self.bound == "none":
-            return action
+            return action.clamp(self.low, self.high)
         unit = torch.tanh(action) if self.bound == "squash" else action.clamp(-1.0, 1.0)
         inside = self.low + 0.5 * (unit + 1.0) * (self.high - self.low)
         return inside.clamp(self.low, self.high)  # rounding may lead out of the box, which environments refuse

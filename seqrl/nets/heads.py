@@ -1,6 +1,6 @@
 """Heads: what an agent says about the history, read off the memory's output. Each takes features [..., H]."""
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import gymnasium as gym
 import numpy as np
@@ -32,12 +32,18 @@ class LinearHead(nn.Module):
         return self.read(self.linear(features), allowed)
 
 
+def is_plain(head: nn.Module) -> TypeGuard[LinearHead]:
+    """Whether calling `head` is its linear layer and `read`: no subclass, and no hook, has it do more."""
+    hooks = head._forward_hooks or head._forward_pre_hooks
+    return isinstance(head, LinearHead) and type(head).forward is LinearHead.forward and not hooks
+
+
 class PolicyHead(LinearHead):
     """A distribution over the actions of a space.
 
     Discrete and multi-discrete spaces give categoricals, with an optional mask of allowed actions [..., Σ n_i].
     Box spaces give a Gaussian whose log standard deviation is one learned number an action; bounded ones may be
-    squashed by a tanh, else actions are clipped; in unbounded ones the draw is the action.
+    squashed by a tanh, else actions are clipped. In others the draw is the action, clipped where an entry has a bound.
 
     The last layer starts near zero, so that the first policy is nearly uniform.
     """
@@ -64,13 +70,14 @@ class PolicyHead(LinearHead):
         self.linear = _linear(input_size, sum(self.sizes), gain=0.01)
 
     def _init_gaussian(self, space: gym.spaces.Box, initial_log_std: float) -> None:
-        bounded = space.is_bounded()
+        low, high = (torch.as_tensor(bound, dtype=torch.float32).flatten() for bound in (space.low, space.high))
+        bounded = bool((high - low).isfinite().all())  # float32's own extremes bound nothing
         if self.squash and not bounded:
             raise UserError(f"a squashed policy needs a bounded action space, not {space}: use clipped actions")
         self.sizes = (int(np.prod(space.shape)),)
         self.bound: Literal["clip", "squash", "none"] = ("squash" if self.squash else "clip") if bounded else "none"
-        self.register_buffer("low", torch.as_tensor(space.low, dtype=torch.float32).flatten())
-        self.register_buffer("high", torch.as_tensor(space.high, dtype=torch.float32).flatten())
+        self.register_buffer("low", low)
+        self.register_buffer("high", high)
         self.log_std = nn.Parameter(torch.full(self.sizes, initial_log_std))
 
     def read(self, out: Tensor, allowed: Tensor | None) -> Distribution:

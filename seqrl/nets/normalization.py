@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seqrl.errors import UserError
+
 Moments = tuple[int, Tensor, Tensor]
 """The number of some rows, their mean and their variance."""
 
@@ -49,7 +51,14 @@ class RunningNorm(nn.Module):
         total = self.count + rows
         delta = mean - self.mean
         old, new = (self.count / total).to(mean.dtype), (rows / total).to(mean.dtype)
-        self.variance.copy_(old * self.variance + new * variance + old * new * delta.square())
+        variance = old * self.variance + new * variance + old * new * delta.square()
+        if not variance.isfinite().all():
+            entry = int(variance.isfinite().logical_not().nonzero()[0])
+            raise UserError(
+                f"entry {entry} of the observations, or the reward, is NaN or too large to be standardised (its mean "
+                f"is {mean[entry]:.3g}): clip it (gymnasium.wrappers.TransformObservation, TransformReward)"
+            )
+        self.variance.copy_(variance)
         self.mean.add_(delta * new)
         self.count.copy_(total)
 

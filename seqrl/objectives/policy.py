@@ -13,9 +13,11 @@ def clipped_surrogate(
 ) -> Float[Tensor, "*shape"]:
     """PPO's loss, −min(ρ A, clip(ρ, 1 − ε, 1 + ε) A) with ρ = π(a|h) / μ(a|h).
 
-    Gradients flow through `log_prob` alone. Source: Schulman et al. 2017, arXiv 1707.06347, equation 7.
+    Gradients flow through `log_prob` alone; beyond ρ = e⁸⁰, near float32's end, none does: an infinite ρ in a row
+    that a mask leaves out would be a NaN in the gradient of all.
+    Source: Schulman et al. 2017, arXiv 1707.06347, equation 7.
     """
-    ratio = torch.exp(log_prob - behaviour_log_prob)
+    ratio = torch.exp((log_prob - behaviour_log_prob).clamp(max=80.0))
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 

@@ -28,7 +28,7 @@ def check_agent(
     """Prove, on random inputs, that an agent acts as it learns, in what each head says and in the memory's state.
 
     *Acting*: `step`, row by row, equals `unroll` of all rows.
-    *Reset*: from each `is_first` on, outputs equal those of a fresh start, whatever the state held.
+    *Reset*: from each `is_first` on, outputs equal those of a fresh start, whatever numbers the state held.
     *First rows*: where `is_first`, the previous action and the previous reward have no influence.
     *Independence*: each batch row equals that row alone.
 

@@ -21,8 +21,8 @@ def check_memory(
     `unroll` gives the same result twice and writes into none of its arguments.
     *Causality*: new values of x_{≥t} leave y_{<t} as it was, and no gradient flows from y_{<t} to x_{≥t}.
     *Independence*: each batch row equals that row alone, and so do its gradients.
-    *Reset*: from each `is_first` on, outputs equal those of a fresh start, whatever the state held; no gradient flows
-    to what came before.
+    *Reset*: from each `is_first` on, outputs equal those of a fresh start, whatever numbers the state held; no
+    gradient flows to what came before.
     *Chunking*: two chunks, cut anywhere, and T chunks of one step equal the whole, in outputs, states and gradients.
 
     Each law is tried under resets that come never, at the start, periodically, at random, in a row and at every step,

@@ -183,3 +183,13 @@ def test_noise_needs_floats():
     env.single_observation_space = spaces.Discrete(3)
     with pytest.raises(UserError, match=r"noise needs a Box of floats, but the environment gives Discrete\(3\)"):
         Noise(env, 1.0)
+
+
+# Breaks if the spaces with and without noise are compared: that of most MuJoCo problems is unbounded from the start.
+def test_noise_of_what_was_unbounded_before():
+    env = Still()
+    env.single_observation_space = spaces.Box(-np.inf, np.inf, env.single_observation_space.shape)
+    assert Noise(env, 1.0).single_observation_space == env.single_observation_space
+    env.single_observation_space = spaces.Dict(x=spaces.Discrete(2), action_mask=spaces.Box(0.0, 1.0, (2,)))
+    with pytest.raises(UserError, match="noise needs a Box of floats"):
+        Noise(env, 1.0)

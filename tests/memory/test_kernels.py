@@ -1,6 +1,7 @@
 """The kernels against plain loops, PyTorch's own modules and finite differences."""
 
 import math
+import threading
 
 import pytest
 import torch
@@ -200,3 +201,13 @@ def test_weights_move_to_and_from_pytorch(memory, module):
     x = torch.randn(6, 3, 5)
     y, _ = ours.unroll(x, ours.initial_state(3), torch.zeros(6, 3, dtype=torch.bool))
     torch.testing.assert_close(y, theirs(x)[0], rtol=1e-5, atol=1e-6)
+
+
+# Breaks if `__del__` waits for the lock: garbage is collected anywhere, also in the thread that holds it.
+def test_a_workspace_that_is_freed_while_the_pool_is_read_does_not_wait():
+    workspace = [common.Workspace(torch.zeros(1), 3)]
+    thread = threading.Thread(target=workspace.clear, daemon=True)
+    with common.Workspace._lock:
+        thread.start()
+        thread.join(timeout=10)
+    assert not thread.is_alive()

@@ -160,6 +160,18 @@ def test_environment_actions_lie_in_the_box(bound):
     torch.testing.assert_close(action[3], (low + high) / 2 + half * (high - low) / 2)
 
 
+# Breaks without `torch.where` in `from_environment`: 0 / 0 where the bounds are equal.
+@pytest.mark.parametrize("bound", ["clip", "squash"])
+def test_an_action_of_the_environment_is_raw_again(bound):
+    low, high = torch.tensor([-2.0, 0.3, 0.0]), torch.tensor([2.0, 0.3, 1.0])
+    d = Gaussian(torch.zeros(1, 3), torch.zeros(3), low, high, bound)
+    action = torch.tensor([[1.0, 0.3, 0.25]])
+    raw = d.from_environment(action)
+    expected = torch.tensor([[0.5, 0.0, -0.5]])
+    torch.testing.assert_close(raw, expected if bound == "clip" else expected.atanh())
+    torch.testing.assert_close(d.to_environment(raw), action)
+
+
 # Breaks without the last clamp: low + (high − low) is not always high.
 def test_no_box_is_left_by_rounding():
     generator = torch.Generator().manual_seed(0)
@@ -170,9 +182,10 @@ def test_no_box_is_left_by_rounding():
         assert ((action >= low) & (action <= high)).all()
 
 
-def test_an_unbounded_action_is_the_draw():
-    raw = torch.tensor([[-100.0, 3.0]])
-    assert torch.equal(gaussian("none", torch.zeros(1, 2), torch.zeros(2)).to_environment(raw), raw)
+def test_an_unbounded_action_is_the_draw_up_to_what_bounds_there_are():
+    low, high = torch.tensor([-math.inf, -math.inf]), torch.tensor([math.inf, 1.0])
+    distribution = Gaussian(torch.zeros(1, 2), torch.zeros(2), low, high, "none")
+    assert distribution.to_environment(torch.tensor([[-100.0, 3.0]])).tolist() == [[-100.0, 1.0]]
 
 
 # Breaks if the greedy action gets 1 − ε alone, or ε is shared by all actions instead of the allowed ones.

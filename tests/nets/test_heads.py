@@ -13,6 +13,7 @@ BOX = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.floa
 UNBOUNDED = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 
 
+# Breaks if a bound of an entry is ignored where another has none, or the width of a box overflows.
 @pytest.mark.parametrize(
     ("space", "kind", "shape"),
     [
@@ -21,6 +22,8 @@ UNBOUNDED = spaces.Box(-np.inf, np.inf, (2,), np.float32)
         (spaces.MultiBinary(3), MultiCategorical, (3,)),
         (BOX, Gaussian, (2,)),
         (UNBOUNDED, Gaussian, (2,)),
+        (spaces.Box(np.array([0.0, -np.inf], np.float32), np.array([np.inf, 0.0], np.float32)), Gaussian, (2,)),
+        (spaces.Box(np.finfo(np.float32).min, np.finfo(np.float32).max, (2,)), Gaussian, (2,)),
     ],
 )
 def test_a_distribution_for_each_space(space, kind, shape):

@@ -1,9 +1,12 @@
 """Running statistics against numpy over all rows at once."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
+from seqrl.errors import UserError
 from seqrl.nets import RewardScale, RunningNorm
 
 
@@ -63,3 +66,12 @@ def test_reward_scale_shifts_nothing_and_clips():
     scaled = scale(reward, rows, rows)
     torch.testing.assert_close(scaled[:2], reward[:2] / std)
     assert scaled[-1] == 10.0
+
+
+# Breaks if the variance is taken in as it comes: NaN would stay in it, and the learning rate be blamed.
+@pytest.mark.parametrize("rows", [[[0.0, 0.0], [0.0, 1e30]], [[0.0, 1e20], [0.0, 1e20]], [[0.0, math.nan]]])
+def test_what_cannot_be_standardised_is_named(rows):
+    norm = RunningNorm(2)
+    with pytest.raises(UserError, match=r"^entry 1 of the observations, or the reward, is NaN or too large"):
+        norm.update(torch.tensor(rows))
+    assert norm.variance.tolist() == [1.0, 1.0]

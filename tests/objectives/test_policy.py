@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from seqrl.objectives import approximate_kl, clipped_surrogate
+from seqrl.objectives import approximate_kl, clipped_surrogate, masked_mean
 
 
 # (ratio, advantage, loss, slope of the loss in log π): better than before or worse, beyond the clip or within.
@@ -52,3 +52,11 @@ def test_approximate_kl_is_unbiased_and_never_negative():
 def test_a_tiny_divergence_is_not_lost_to_rounding():
     log_ratio = torch.tensor([1e-3])
     torch.testing.assert_close(approximate_kl(log_ratio, torch.zeros(1)), log_ratio**2 / 2, rtol=1e-3, atol=0)
+
+
+# Breaks without `clamp(max=80.0)`: an infinite ratio's gradient is NaN, and 0 · NaN is one too.
+def test_a_masked_row_of_any_ratio_leaves_the_gradient_finite():
+    log_prob = torch.tensor([0.0, 200.0], requires_grad=True)
+    loss = clipped_surrogate(log_prob, torch.zeros(2), torch.tensor([1.0, 0.0]))
+    masked_mean(loss, torch.tensor([True, False])).backward()
+    assert log_prob.grad.tolist() == [-1.0, 0.0]

@@ -92,7 +92,8 @@ class Workspace:
         return None
 
     def __del__(self) -> None:
-        if self.tensor.device.type == "cpu":  # other devices have pools of their own
-            with self._lock:
-                self._pool.append(self.tensor)
-                del self._pool[:-MAX_POOLED]
+        # Other devices have pools of their own. No waiting: garbage may be collected in a thread that holds the lock.
+        if self.tensor.device.type == "cpu" and self._lock.acquire(blocking=False):
+            self._pool.append(self.tensor)
+            del self._pool[:-MAX_POOLED]
+            self._lock.release()
