@@ -22,7 +22,7 @@ class Reached(NamedTuple):
 
 
 class Threshold(NamedTuple):
-    """A return, or a share of the best that any approach reached."""
+    """A return, or a share of the optimum, or of the best that any approach reached where that is not known."""
 
     value: float
     is_share: bool

@@ -21,7 +21,7 @@ from seqrl.audit.reading import Rows
 from seqrl.calibrate import calibrate, target_grid
 from seqrl.checkpoint import write_atomically
 from seqrl.comparison.report_offline import MethodRow, OfflineComparison, Score, plot_offline
-from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, null_for_nan, run_all
+from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, null_for_nan, run_all, seed_of
 from seqrl.comparison.verdict import verdict
 from seqrl.config import make_environment, require
 from seqrl.data import EpisodeDataset
@@ -179,13 +179,13 @@ def measure(
     if not num_episodes:
         return result
     with contextlib.closing(make_environment(run, min(num_episodes, 50))) as environment:
-        play = partial(evaluate, agent, environment, num_episodes, run.seed + EVALUATION_SEED)
+        play = partial(evaluate, agent, environment, num_episodes, seed_of(run, EVALUATION_SEED))
         result["returns"] = play().returns.tolist()
         if agent.conditioned:
             targets = sorted({*target_grid(dataset, NUM_TARGETS), float(agent.target_return)})
             each = max(1, min(per_target, 200 // len(targets)))
             with contextlib.closing(make_environment(run, each * len(targets))) as many:
-                found = calibrate(agent, many, dataset, targets, per_target, run.seed + CALIBRATION_SEED)
+                found = calibrate(agent, many, dataset, targets, per_target, seed_of(run, CALIBRATION_SEED))
             agent.target_return = found.recommended
             result |= {"calibration": found.as_dict(), "calibrated": play().returns.tolist()}
     return result

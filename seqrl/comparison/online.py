@@ -19,7 +19,7 @@ from seqrl.comparison.horizon import read_sweep, sweep
 from seqrl.comparison.learning_curve import Reached, mean_of_second_half, reached, read_threshold
 from seqrl.comparison.plot import plot_comparison
 from seqrl.comparison.report import Comparison, Horizon, Row
-from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, null_for_nan, run_all
+from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, null_for_nan, run_all, seed_of
 from seqrl.config import RunConfig, make_environment, parse_env_kwargs
 from seqrl.envs.exact import memoryless_return, optimal_return
 from seqrl.evaluate import evaluate
@@ -81,7 +81,7 @@ def _write(result: Comparison, folder: Path) -> Comparison:
 def play(run: RunConfig, agent: ActingModule, *, num_episodes: int) -> dict[str, Any]:
     """Returns and lengths of a trained agent's episodes."""
     with contextlib.closing(make_environment(run, min(num_episodes, 50))) as environment:
-        evaluation = evaluate(agent, environment, num_episodes, run.seed + EVALUATION_SEED)
+        evaluation = evaluate(agent, environment, num_episodes, seed_of(run, EVALUATION_SEED))
     return {"returns": evaluation.returns.tolist(), "lengths": evaluation.lengths.tolist()}
 
 
@@ -91,13 +91,15 @@ def summarise(config: Config, online: Sequence[Approach]) -> Comparison:
     runs = {approach: config.runs_of(approach, config.num_seeds) for approach in online}
     results = {approach: [read_json(Path(run.run_dir), EVALUATION) for run in runs[approach]] for approach in online}
     means = {approach: [float(np.mean(result["returns"])) for result in results[approach]] for approach in online}
-    threshold = read_threshold(config.threshold).of(max(float(np.mean(of_seeds)) for of_seeds in means.values()))
     kwargs = parse_env_kwargs(settings.env_kwargs)
+    optimal = None if config.is_masked else optimal_return(settings.env, **kwargs)
+    best = max(float(np.mean(of_seeds)) for of_seeds in means.values())
+    threshold = read_threshold(config.threshold).of(best if optimal is None else optimal)
     return Comparison(
         env=" ".join([settings.env, *settings.env_kwargs]),
         num_steps=settings.num_steps,
         num_episodes=config.num_episodes,
-        optimal=None if config.is_masked else optimal_return(settings.env, **kwargs),
+        optimal=optimal,
         memoryless=None if config.is_masked else memoryless_return(settings.env, **kwargs),
         rows=[_row(approach, runs[approach], results[approach], means[approach], threshold) for approach in online],
         threshold=threshold,

@@ -225,19 +225,27 @@ def _engineering(row: Row, values: list[float | None]) -> str:
 
 
 def advice(result: Comparison) -> str:
-    """Which approach to take: the simplest that is as good as the best, up to 5 % of the spread or the interval.
+    """Which approach to take: the simplest that brings as much as the best, and which simpler ones may do so too.
 
-    Of those that act, from the simplest memory on, and of one memory from the simplest algorithm on.
+    Of those that act, from the simplest memory on, and of one memory from the simplest algorithm on. As much is up to
+    5 % of what the optimum is above the best without memory, or 2 % of the best return where these are not known. A
+    larger difference within both intervals is not settled.
     """
     ordered = sorted(result.rows, key=_rank)
     best = max(ordered, key=lambda row: row.mean)
-    spread = best.mean - min(row.mean for row in ordered)
-    enough = next(row for row in ordered if row.mean >= best.mean - max(0.05 * spread, _noise(row, best)))
+    enough = next(row for row in ordered if row.mean >= best.mean - _tolerance(result, best))
     place = ordered.index(enough)
     short = result.optimal is not None and result.optimal - best.mean > 0.1 * abs(result.optimal)
+    unsettled = [row for row in ordered[:place] if enough.mean - row.mean <= _noise(row, enough)]
     sentences = []
     if len(ordered) == 1:
         sentences.append(f"Only {result.name(best)} was tried: compare others with --memories.")
+    elif short and result.memoryless is not None and best.mean - _noise(best) <= result.memoryless:
+        sentences.append(
+            f"None has learnt it yet: the best, {result.name(best)}, brings "
+            f"{mean_and_interval(best.mean, best.half_width)}, and {result.memoryless:.4g} can be had without memory."
+        )
+        unsettled = []
     elif enough.memory == "none":
         need = "Nothing shows a need for memory yet" if short else "No memory is needed here within this budget"
         sentences.append(f"{need}: the agent without memory is as good as the best.")
@@ -245,8 +253,16 @@ def advice(result: Comparison) -> str:
         against = ", ".join(f"{result.name(row)} reaches {row.mean:.4g}" for row in ordered[:place])
         while_others = f", while {against}." if against else "."
         sentences.append(f"Take {result.name(enough)}: it reaches {enough.mean:.4g}{while_others}")
-        if beyond := [result.name(row) for row in ordered[place + 1 :]]:
+        if beyond := [_with_budget(result, row, enough) for row in ordered[place + 1 :]]:
             sentences.append(f"Nothing is gained by {' or '.join(beyond)}.")
+    if unsettled:
+        seeds = len(enough.seed_means)
+        sentences.append(
+            f"{seeds} seeds do not settle whether {' or '.join(map(result.name, unsettled))}, which is simpler, would "
+            "do: give more --num-seeds."
+        )
+    if len(ordered) > 1 and len(enough.seed_means) == 1:
+        sentences.append("A single seed settles little: give more --num-seeds.")
     if short:
         sentences.append(
             f"The optimum, {result.optimal:.4g}, is not reached: give more --num-steps, or try other --memories."
@@ -255,15 +271,24 @@ def advice(result: Comparison) -> str:
     return " ".join(sentences)
 
 
+def _tolerance(result: Comparison, best: Row) -> float:
+    if result.optimal is None or result.memoryless is None:
+        return 0.02 * abs(best.mean)
+    return 0.05 * abs(result.optimal - result.memoryless)
+
+
+def _with_budget(result: Comparison, row: Row, other: Row) -> str:
+    """A row's name, and its steps where it was given fewer than another."""
+    fewer = row.num_steps < other.num_steps
+    return result.name(row) + (f" (in {row.num_steps:,} steps, not {other.num_steps:,})" if fewer else "")
+
+
 def _rank(row: Row) -> tuple[int, bool, str]:
     """From the simplest on; PPO comes before what learns from replayed or late rows."""
     algorithm = row.approach.partition(":")[0]
     return MEMORIES.index(row.memory), algorithm != "ppo", algorithm
 
 
-def _noise(one: Row, other: Row) -> float:
-    """The standard error of the difference of two rows' means; 0 where a single seed says nothing about it."""
-    variance = sum(
-        float(np.var(row.seed_means, ddof=1)) / len(row.seed_means) for row in (one, other) if row.seed_means[1:]
-    )
-    return math.sqrt(variance)
+def _noise(*rows: Row) -> float:
+    """Half the 95 % interval of the difference of rows' means; 0 where a single seed says nothing about it."""
+    return math.hypot(*(row.half_width for row in rows if row.seed_means[1:]))

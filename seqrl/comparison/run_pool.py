@@ -26,10 +26,17 @@ from seqrl.algorithms import resume, train
 from seqrl.checkpoint import write_atomically
 from seqrl.errors import UserError
 from seqrl.run import progress_bar, read_last_metrics
+from seqrl.seeds import derived_seed
 
 EVALUATION = "evaluation.json"
 EVALUATION_SEED = 10_000
-"""Added to a run's seed, so that evaluation sees episodes that training did not."""
+"""Evaluation sees episodes that training did not."""
+
+
+def seed_of(run: Any, purpose: int) -> int:
+    """A run's seed for `purpose`. Gymnasium seeds environment i with i more: seeds in a row would share episodes."""
+    return derived_seed(run.seed, purpose) >> 1
+
 
 Measure = Callable[[Any, ActingModule], dict[str, Any]]
 """What is measured of a run's config and its trained agent, such as JSON can hold. It is sent to another process."""

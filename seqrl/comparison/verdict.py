@@ -166,15 +166,15 @@ def _recommendation(result: OfflineComparison) -> list[str]:
     against = f"the log's episodes bring {mean:.4g} on average and {highest:.4g} at best"
     gain = enough.best.mean - mean
     if gain <= max(_tolerance(result), enough.best.standard_error):
-        said = f"Take none yet: the best here, {enough.method}, brings {enough.best}{_at(enough)}; {against}."
-        return [f"{said} Give more --num-steps, or log better episodes."]
+        said = f"From the log alone, take none yet: the best here, {enough.method}, brings {enough.best}{_at(enough)}"
+        return [f"{said}; {against}. Give more --num-steps, or log better episodes."]
     name = {"behaviour_cloning": "simplest of all", "filtered_bc": "simpler than asking for a return"}
     why = f" ({name[enough.method]})" if enough.method in name and len(result.rows) > 1 else ""
     target = ""
     if enough.calibrated and enough.returns and enough.calibrated.mean > enough.returns.mean + _tolerance(result):
         target = f" Its default target is not the best: seqrl calibrate {enough.best_run} --set-target."
     return [
-        f"Take {enough.method}{why}: it brings {enough.best}{_at(enough)}; {against}. "
+        f"From the log alone, take {enough.method}{why}: it brings {enough.best}{_at(enough)}; {against}. "
         f"Its best run is {enough.best_run}.{target}"
     ]
 

@@ -305,23 +305,27 @@ def test_verdict_on_asking_and_what_to_take() -> None:
     assert said(result(CLONE, FILTERED, tied), "Asking").startswith("Asking buys nothing that filtering does not")
     unsure = row("decision_transformer", 9.0, 9.0, 3.0)
     assert said(result(CLONE, FILTERED, unsure), "Asking").startswith("Asking or filtering: ")
-    words = said(result(CLONE, FILTERED, tied), "Take")
-    assert words.startswith("Take filtered_bc (simpler than asking for a return): it brings 9 ± 0.248;")
+    words = said(result(CLONE, FILTERED, tied), "From the log")
+    assert words.startswith(
+        "From the log alone, take filtered_bc (simpler than asking for a return): it brings 9 ± 0.248;"
+    )
     assert words.endswith("5 on average and 10 at best. Its best run is runs/filtered_bc_s0.")
     pays = row("decision_transformer", 5.0, 5.1, 4.9, calibrated=(9.9, 9.9, 9.9), asked=8.0)
     assert said(result(CLONE, FILTERED, pays), "Asking").startswith("Asking pays")
-    assert said(result(CLONE, FILTERED, pays), "Take ").endswith(
+    assert said(result(CLONE, FILTERED, pays), "From the log alone").endswith(
         "seqrl calibrate runs/decision_transformer_s0 --set-target."
     )
     costs = row("decision_transformer", 5.0, 5.1, 4.9)
     assert said(result(CLONE, FILTERED, costs), "Asking").startswith("Asking costs")
-    assert said(result(CLONE), "Take").startswith("Take none yet: the best here, behaviour_cloning, brings 5 ±")
+    assert said(result(CLONE), "From the log").startswith(
+        "From the log alone, take none yet: the best here, behaviour_cloning, brings 5 ±"
+    )
 
 
 # Break: as good as the best by the 95 % interval, which of three seeds is wide, in place of one standard error.
 def test_a_method_of_which_one_seed_was_lucky_is_not_as_good() -> None:
     steady, patchy = row("qdt", 9.0, 9.0, 9.0), row("filtered_bc", 9.0, 6.0, 5.0)
-    assert said(result(patchy, steady), "Take").startswith("Take qdt:")
+    assert said(result(patchy, steady), "From the log").startswith("From the log alone, take qdt:")
 
 
 def test_verdict_without_an_environment() -> None:

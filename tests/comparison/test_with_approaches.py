@@ -76,8 +76,7 @@ def test_everything_is_in_the_results(folder: Path) -> None:
     assert json.loads((folder / "r2d2_gru_s0" / "config.json").read_text())["type"] == "r2d2"
     assert none["delta_q"] is None
     assert replayed["delta_q"] > 0
-    best = max(row["mean"] for row in results["rows"])
-    assert results["threshold"] == pytest.approx(best - 0.1 * abs(best))
+    assert results["threshold"] == 0.9  # of the optimum, which is known, whatever the best brings
     for row in results["rows"]:
         assert row["reached"] == [row["mean"] >= results["threshold"]]
         assert [steps is not None for steps in row["steps_to_threshold"]] == row["reached"]
