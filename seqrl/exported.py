@@ -174,6 +174,8 @@ def draw(outputs: dict[str, np.ndarray], about: dict[str, Any], draws: np.random
         return likeliest
     if policy["type"] == "Gaussian":
         mean, log_std = outputs["policy.mean"], outputs["policy.log_std"]
+        low: Any
+        high: Any
         raw = mean + np.exp(log_std) * draws.standard_normal(mean.shape, np.float32)
         if policy["bound"] != "none":
             unit = np.tanh(raw) if policy["bound"] == "squash" else raw.clip(-1, 1)
