@@ -105,10 +105,11 @@ def calibrate(
     num_episodes: int,
     seed: int,
 ) -> Calibration:
-    """Play `num_episodes` for each target, all targets side by side, and say which to ask for.
+    """Play at least `num_episodes` for each target, all targets side by side, and say which to ask for.
 
-    `environment` has a multiple of as many environments as there are targets. The recommended target is the lowest
-    whose achieved return is as good as the best one's, up to the latter's interval; the agent's own target stays.
+    `environment` has a multiple of as many environments as there are targets, and each plays as many episodes as the
+    others. The recommended target is the lowest whose achieved return is as good as the best one's, up to the latter's
+    interval; the agent's own target stays.
 
     Raises UserError for an agent that no return can be asked of.
     """

@@ -52,9 +52,10 @@ class RunConfig(ProblemConfig):
     """Settings that mean the same for every algorithm that learns by acting."""
 
     memory: str = "gru"
-    """What the agent remembers with: none, frame_stack, gru, lstm, linear, linear_attention or transformer."""
+    """What the agent remembers with: none, frame_stack, gru, lstm, linear, linear_attention or transformer;
+    your own as module:Class."""
     num_steps: int = 300_000
-    """Environment steps to train for, over all environments."""
+    """Environment steps to train for, over all environments; a row in which an environment resets counts as one."""
 
     hidden_size: int = 64
     """Width of the encoder and of the memory."""
@@ -108,7 +109,10 @@ def device(config: Any) -> str:
 
 
 def parse_env_kwargs(pairs: tuple[str, ...], flag: str = "--env-kwargs") -> dict[str, Any]:
-    """key=value pairs to keyword arguments; a value that is not JSON is a string."""
+    """key=value pairs to keyword arguments; a value that is not JSON is a string.
+
+    Raises UserError for what would be a string by mistake: Python's True, False and None, lists and objects.
+    """
     kwargs: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -116,6 +120,10 @@ def parse_env_kwargs(pairs: tuple[str, ...], flag: str = "--env-kwargs") -> dict
         try:
             kwargs[key] = json.loads(value)
         except json.JSONDecodeError:
+            word = {"True": "true", "False": "false", "None": "null"}.get(value)
+            require(word is None, f"{flag} {pair!r}: values are JSON, so write {key}={word}")
+            listed = value.startswith(("[", "{"))
+            require(not listed, f'{flag} {pair!r} is no JSON: write lists and objects like [1, true, "text"]')
             kwargs[key] = value
     return kwargs
 
@@ -164,6 +172,13 @@ def require_above_zero(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(value > 0, f"{_flag(name)} is {value}: it must be above 0")
+
+
+def require_at_most_one(config: Any, *names: str) -> None:
+    """Raise UserError for the first of the settings `names` that is above 1."""
+    for name in names:
+        value = getattr(config, name)
+        require(value <= 1, f"{_flag(name)} is {value}: it must be at most 1")
 
 
 def require_not_negative(config: Any, *names: str) -> None:

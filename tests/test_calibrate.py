@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -19,6 +20,7 @@ from seqrl.algorithms import load, train
 from seqrl.algorithms.decision_transformer import Config, build, describe
 from seqrl.calibrate import Calibration, bin_bounds, by_return, calibrate, first_returns, target_grid
 from seqrl.cli import main
+from seqrl.cli.calibration import default_targets
 from seqrl.data import Episode, EpisodeDataset, EpisodeWriter
 from seqrl.envs import TorchEnvironment
 from seqrl.envs.base import State, TorchVectorEnv, Transition
@@ -96,6 +98,14 @@ def test_the_grid(tmp_path):
     assert target_grid(log, 6) == pytest.approx([0.0, 2.5, 5.0, 7.5, 10.0, 11.0])
     assert target_grid(logged(tmp_path / "same", [-3.0, -3.0]), 6) == pytest.approx([-3.0, -2.7])
     assert target_grid(logged(tmp_path / "zero", [0.0]), 6) == pytest.approx([0.0, 0.1])
+
+
+# Break: `isclose` in default_targets left out: what was saved as float32 is then tried twice.
+def test_the_agents_own_target_is_in_the_grid(tmp_path):
+    log, agent = logged(tmp_path / "log", [0.0, 1.0]), Obedient()
+    assert default_targets(agent, log, 3) == pytest.approx([0.0, 1.0, 1.1, 7.0])
+    agent.target_return = torch.tensor(2 / 3)
+    assert default_targets(agent, log, 5) == pytest.approx([0.0, 1 / 3, 2 / 3, 1.0, 1.1])
 
 
 # Break: `dataset.returns` in place of `first_returns`: with a discount, agents are asked for discounted returns.
@@ -241,6 +251,30 @@ def test_the_command_and_that_a_target_set_survives(run, capsys, monkeypatch):
         assert name == "target" or torch.equal(one, other)
     assert main(["calibrate", str(run), "--no-play"]) == 0
     assert json.loads((run / "calibration.json").read_text())["calibration"] is None
+
+
+# Break: the grid alone in place of default_targets; `check_spaces` left out.
+def test_the_command_tries_what_the_run_asks_for_in_its_own_environment(run, tmp_path, capsys, monkeypatch):
+    copy, asked = tmp_path / "copy", []
+    shutil.copytree(run, copy)
+    calibration.set_target(copy, 77.0)
+
+    def stop(agent, environment, dataset, targets, *rest):
+        asked.append((targets, environment.num_envs))
+        raise UserError("enough")
+
+    monkeypatch.setattr(calibration, "calibrate", stop)
+    assert main(["calibrate", str(copy)]) == 2
+    [(targets, num_envs)] = asked
+    assert len(targets) == 12
+    assert targets[-1] == 77.0
+    assert num_envs == 12 * 14  # thrice 14 for the 40 episodes of each
+    text = (copy / "config.json").read_text()
+    (copy / "config.json").write_text(text.replace("seqrl/Gamble-v0", "seqrl/TMaze-v0"))
+    capsys.readouterr()
+    assert main(["calibrate", str(copy)]) == 2
+    assert "space does not fit the agent in" in capsys.readouterr().err
+    assert len(asked) == 1
 
 
 def test_bad_input_is_one_line(run, tmp_path, capsys):

@@ -119,7 +119,7 @@ def loss(agent: Agent | WithinEpisode, windows: Windows, config: Config) -> tupl
     inputs = inputs._replace(is_first=begins)
     outputs, _ = agent.unroll(inputs, agent.initial_state(mask.shape[1]), windows.timestep > 0)
     policy = outputs["policy"]
-    raw = policy.from_environment(label.flatten(2) if label.is_floating_point() else label)
+    raw = policy.from_environment(label.reshape(*mask.shape, -1) if label.is_floating_point() else label)
     log_prob = policy.log_prob(raw)
     total = masked_mean(-log_prob, mask)
     metrics = {"loss": total.detach()}

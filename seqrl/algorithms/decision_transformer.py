@@ -94,7 +94,7 @@ def loss(
     outputs, _ = agent.unroll_rows(inputs, return_to_go, windows.timestep, state)
     mask = mask if counted is None else mask & counted
     policy = outputs["policy"]
-    raw = policy.from_environment(action.flatten(2) if action.is_floating_point() else action)
+    raw = policy.from_environment(action.reshape(*mask.shape, -1) if action.is_floating_point() else action)
     with torch.no_grad():
         metrics = {"log_likelihood": masked_mean(policy.log_prob(raw), mask)}
         if action.is_floating_point():

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 
 from seqrl.audit.finding import Finding, Found, listed, percent
-from seqrl.audit.reading import Leaf, Rows, new_rows, row_hashes
+from seqrl.audit.reading import MOST_VALUES, Leaf, Rows, new_rows, row_hashes
 
 
 def finite(rows: Rows) -> Found:
@@ -157,6 +157,10 @@ def _discrete(space: gym.Space, action: np.ndarray) -> tuple[dict[str, Any], lis
     if outside:
         message = f"{outside:,} outside {space}: discrete actions count from 0"
         return {}, [Finding("actions", "outside", "wrong", message)], ""
+    if max(sizes) > MOST_VALUES:
+        taken = sum(len(np.unique(part)) for part in action.T)
+        message = f"{taken:,} of {sum(sizes):,} were ever taken: number those that exist from 0 without gaps"
+        return {}, [Finding("actions", "never_taken", "look", message)], ""
     shares = [
         np.bincount(part.astype(np.int64), minlength=size) / len(part)
         for part, size in zip(action.T, sizes, strict=True)
@@ -214,8 +218,19 @@ def _forbidden(rows: Rows, space: gym.Space) -> int:
 
 
 def chance(rows: Rows) -> Found:
-    """After the same observation and action, did the same follow?"""
+    """After the same observation and action, did the same follow?
+
+    Where a final observation is but the last one repeated, what followed is not known, and the decision is left out.
+    A termination is known all the same.
+    """
     before = np.flatnonzero(rows.decision)
+    if rows.dataset.about.get("final_observation_repeated"):
+        last = rows.end - 1
+        cut = rows.truncated[last] & ~rows.terminated[last]
+        before = np.setdiff1d(before, last[cut & (rows.hashes[last] == rows.hashes[rows.end])])
+    if not len(before):
+        text = "what followed the observations was not logged"
+        return {"seen_again": 0.0, "followed_by_another": 0.0}, [Finding("chance", "chance", "ok", text)]
     key = rows.hashes[before] + row_hashes(rows.action[before])
     after = rows.hashes[before + 1] + row_hashes(
         np.column_stack([rows.reward[before], rows.terminated[before].astype(np.float64)])

@@ -1,6 +1,7 @@
 """Checks of whole episodes: how many, how they end, what they return, and whether one runs into the next."""
 
 import numpy as np
+from scipy.special import bdtrc
 
 from seqrl.audit.finding import Finding, Found, percent
 from seqrl.audit.reading import Leaf, Rows, row_hashes, sequence_hashes
@@ -97,15 +98,22 @@ def _severity(rows: Rows, which: np.ndarray) -> tuple[str, str]:
 
 
 def _joined(rows: Rows) -> list[Finding]:
-    """First observations that are the last of the episode before, more often than of any other episode."""
+    """First observations that are the last of the episode before, more often than of any other episode.
+
+    Three at least, and so many that luck would bring them in one log of 10,000.
+    """
     near = _neighbours(rows)
-    if near.sum() < 2:
-        return []
     first, last = rows.hashes[rows.begin[1:]], rows.hashes[rows.end[:-1]]
     same = (first == last) & near
-    by_chance = np.mean([np.equal(first, np.roll(last, k)).mean() for k in range(1, min(len(last), 9))])
-    share = same.sum() / near.sum()
-    if share <= 0.02 + 2 * by_chance:
+    matches, number = int(same.sum()), int(near.sum())
+    if matches < 3:
+        return []
+    place = np.unique(np.concatenate([first[near], last[near]]), return_inverse=True)[1]
+    often = [np.bincount(part, minlength=2 * number) for part in (place[:number], place[number:])]
+    elsewhere = int(often[0] @ often[1]) - matches  # of the pairs of episodes that do not follow each other
+    by_chance = (elsewhere + 1) / (number * (number - 1) + 1)
+    share = matches / number
+    if share <= 0.02 + 2 * by_chance or bdtrc(matches - 1, number, by_chance) > 1e-4:
         return []
     severity, why = _severity(rows, same)
     message = f"{percent(share)} of first observations are the last of the episode before: {why}"
@@ -115,7 +123,7 @@ def _joined(rows: Rows) -> list[Finding]:
 def _counters(rows: Rows, leaf: Leaf) -> list[Finding]:
     """Columns that always change by the same amount within an episode, and between episodes too."""
     change = leaf.step_high
-    tolerance = 1e-4 * np.abs(change) + 1e-6 * np.maximum(np.abs(leaf.low), np.abs(leaf.high))
+    tolerance = np.minimum(1e-4 * np.abs(change) + _rounding(leaf), np.abs(change) / 2)
     columns = np.flatnonzero((change != 0) & np.isfinite(change) & (change - leaf.step_low <= tolerance))
     near = _neighbours(rows)
     if not len(columns) or len(columns) > 64 or near.sum() < 2:
@@ -132,6 +140,15 @@ def _counters(rows: Rows, leaf: Leaf) -> list[Finding]:
     severity, why = _severity(rows, near)
     message = f"{leaf.column(int(bad[0]))} counts on from one episode to the next: {why}"
     return [Finding("leaks", "counter", severity, message)]  # type: ignore[arg-type]
+
+
+def _rounding(leaf: Leaf) -> np.ndarray:
+    """[D]: how far a step may be off since its two values were rounded to the column's type, and again for another."""
+    largest = np.maximum(np.abs(leaf.low), np.abs(leaf.high))
+    if not np.issubdtype(leaf.array.dtype, np.floating):
+        return np.zeros_like(largest)
+    with np.errstate(invalid="ignore"):  # of a column without a finite number
+        return 2 * np.spacing(largest.astype(leaf.array.dtype)).astype(np.float64)
 
 
 def _lost_boundaries(rows: Rows, leaf: Leaf) -> list[Finding]:

@@ -15,6 +15,8 @@ from seqrl.trajectory import Tree
 BLOCK_BYTES = 32 << 20
 POINTS = 2_000_000
 """Numbers of one leaf that are kept for quantiles."""
+MOST_VALUES = 100_000
+"""Values of a discrete column beyond which they are not counted one by one."""
 
 
 @dataclass
@@ -207,7 +209,7 @@ def _sizes(space: gym.Space) -> int:
         return 2
     if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
         size = int(np.max(space.n if isinstance(space, gym.spaces.Discrete) else space.nvec))
-        return size if size <= 100_000 else 0
+        return size if size <= MOST_VALUES else 0
     return 0
 
 

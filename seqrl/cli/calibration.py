@@ -15,6 +15,8 @@ from seqrl.config import make_environment, require
 from seqrl.data import EpisodeDataset
 from seqrl.decision_agent import DecisionAgent
 from seqrl.errors import UserError
+from seqrl.run import check_spaces
+from seqrl.spaces import space_to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +27,11 @@ class Calibrate:
     """
 
     targets: tuple[float, ...] = ()
-    """Returns to ask for; by default a grid over the log's returns, and one above them."""
+    """Returns to ask for; by default a grid over the log's returns, one above them, and what the run asks for now."""
     num_targets: int = 11
     """Targets of that grid."""
     num_episodes: int = 40
-    """Episodes for each target."""
+    """Episodes for each target, at least: those that are played side by side are as many for each."""
     seed: int = 10_000
     """Seed of the episodes."""
     play: bool = True
@@ -61,9 +63,12 @@ def calibrate(args: list[str]) -> int:
     result = None
     if options.play:
         require(bool(config.env), f"{run} does not say which environment it is for: calibrate it with --no-play")
-        targets = sorted(set(options.targets)) or calibration.target_grid(dataset, options.num_targets)
-        each = max(1, min(options.num_episodes, 200 // len(targets)))
+        targets = sorted(set(options.targets)) or default_targets(agent, dataset, options.num_targets)
+        in_turn = -(-options.num_episodes * len(targets) // 200)  # so that about 200 are played side by side
+        each = -(-options.num_episodes // in_turn)
         with contextlib.closing(make_environment(config, each * len(targets))) as environment:
+            spaces = environment.single_observation_space, environment.single_action_space
+            check_spaces(run, dict(zip(("observation", "action"), map(space_to_json, spaces), strict=True)))
             result = calibration.calibrate(agent, environment, dataset, targets, options.num_episodes, options.seed)
         console.print(result.table())
         console.print(f"Ask for {result.recommended:.4g}.", *result.warnings())
@@ -72,3 +77,10 @@ def calibrate(args: list[str]) -> int:
         print(f"{run} asks for {result.recommended:.4g} from now on.")
     print("Written:", *calibration.write(run, result, bins, dataset))
     return 0
+
+
+def default_targets(agent: DecisionAgent, dataset: EpisodeDataset, number: int) -> list[float]:
+    """The grid and the agent's own target, which QDT's may be far above: else another could only be a step back."""
+    own = float(agent.target_return)
+    grid = calibration.target_grid(dataset, number)
+    return sorted([own, *(target for target in grid if not math.isclose(target, own, rel_tol=1e-6))])

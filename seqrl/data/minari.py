@@ -158,8 +158,12 @@ def _environment(data: Any) -> dict[str, Any]:
     """What is known of where a Minari dataset comes from, as `about` has it."""
     known: dict[str, Any] = {"minari_id": data.id}
     if data.env_spec is not None:
-        known["env"] = data.env_spec.id
-        known["env_kwargs"] = [f"{key}={value}" for key, value in data.env_spec.kwargs.items()]
+        known["env"], known["env_kwargs"] = data.env_spec.id, []
+        for key, value in data.env_spec.kwargs.items():
+            try:
+                known["env_kwargs"].append(f"{key}={json.dumps(value)}")
+            except (TypeError, ValueError):  # an object, which no text could give back
+                known.setdefault("env_kwargs_left_out", []).append(key)
     return known
 
 

@@ -27,6 +27,10 @@ ALIASES = {
     "final_observations": ("final_observations", "final_observation"),
 }
 """What other programs call the parts of a log."""
+LEFT_OUT = ("infos", "metadata")
+"""Parts of a log that are not read."""
+MOST_CATEGORIES = 10_000
+"""Integers have no more values than this where they are taken for categories: each has weights of its own."""
 
 
 class RawEpisode(NamedTuple):
@@ -56,8 +60,9 @@ def write_dataset(
     """The dataset of these episodes in `folder`.
 
     `episodes` is called once, or twice where a space is to be inferred: integers become Discrete or MultiDiscrete up to
-    the largest one, floats a Box with the data's own bounds. Where the final observation is not known, the last one is
-    repeated. `about` says which of this was done.
+    the largest one, floats a Box with the data's own bounds, and so do integer observations that are below 0 or from
+    `MOST_CATEGORIES` on, or above 255 in an array. Where the final observation is not known, the last one is repeated.
+    `about` says which of this was done.
     """
     if unfinished not in get_args(Unfinished):
         raise UserError(f"unfinished is {unfinished!r}: {nearest(str(unfinished), get_args(Unfinished))}")
@@ -107,7 +112,7 @@ def parts_of(log: Mapping[str, Any], where: str, way_out: str = "") -> dict[str,
     parts: dict[str, Any] = {}
     for key, value in log.items():
         head, _, rest = str(key).replace("/", ".").partition(".")
-        if head in ("infos", "metadata"):
+        if head in LEFT_OUT:
             continue
         if head not in own:
             raise UserError(f"{where} has the unknown part '{key}': {nearest(head, own)}{way_out}")
@@ -210,7 +215,7 @@ def _followed(observation: Tree, following: Tree, where: str) -> Tree:
         if here.shape != after.shape:
             shapes = list(here.shape[1:]), list(after.shape[1:])
             raise UserError(f"{where}: observations have the shape {shapes[0]}, next ones {shapes[1]}: give the same")
-        differ = np.argwhere(here[1:] != after[:-1])
+        differ = np.argwhere((here[1:] != after[:-1]) & (here[1:] == here[1:]))  # NaN is refused when it is written
         if len(differ):
             raise UserError(
                 f"{where}, row {differ[0][0]}: next_observations is not the observation of the next row: give the rows "
@@ -285,8 +290,15 @@ def _joined(so_far: Tree, values: Tree, what: str) -> Tree:
     return tree_map(widened, so_far, ranges)
 
 
-def _range(values: Any, what: str) -> _Range:
+def _numbers(values: Any, what: str) -> np.ndarray:
     array = as_array(values, what)
+    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+        raise UserError(f"{what} is {array.max()}, beyond what int64 holds: give smaller numbers, or floats")
+    return array
+
+
+def _range(values: Any, what: str) -> _Range:
+    array = _numbers(values, what)
     if array.ndim == 0:
         raise UserError(f"{what} is one number: give one row for each decision")
     if array.dtype.kind == "f":  # what is not finite is reported when it is written
@@ -294,20 +306,24 @@ def _range(values: Any, what: str) -> _Range:
         low, high = array.min(0, where=finite, initial=np.inf), array.max(0, where=finite, initial=-np.inf)
     else:
         low, high = array.min(0), array.max(0)
-    low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    exact = np.float64 if array.dtype.kind == "f" else np.int64
+    low, high = np.asarray(low, dtype=exact), np.asarray(high, dtype=exact)
     kind = 1 if array.dtype == np.uint8 else {"b": 0, "u": 2, "i": 2, "f": 3}[array.dtype.kind]
     return _Range(kind, array.shape[1:], low, high)
 
 
 def _space(ranges: Tree, name: str) -> gym.Space:
-    """Bytes are images or the like; other integers are categories, unless an array of them holds more than 255."""
+    """Bytes are images or the like; other integers are categories, unless they are too many for that.
+
+    Of an observed array's entry that is more than 256, of one number and of actions more than `MOST_CATEGORIES`.
+    """
     if isinstance(ranges, dict):
         return gym.spaces.Dict({key: _space(child, f"{name}.{key}") for key, child in ranges.items()})
     if isinstance(ranges, tuple):
         return gym.spaces.Tuple([_space(child, f"{name}.{k}") for k, child in enumerate(ranges)])
     kind, shape, low, high = ranges.kind, ranges.shape, ranges.low, ranges.high
     empty = low > high  # nothing finite
-    low, high = np.where(empty, 0.0, low), np.where(empty, 0.0, high)
+    low, high = np.where(empty, 0, low), np.where(empty, 0, high)
     if name == f"observation.{ACTION_MASK}" or (kind == 0 and shape):
         return gym.spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
     if kind == 3:
@@ -317,7 +333,10 @@ def _space(ranges: Tree, name: str) -> gym.Space:
         return gym.spaces.Box(0, 255, shape, np.uint8)
     if name == "action" and (low < 0).any():
         raise UserError(f"the smallest action is {int(low.min())}: count discrete actions from 0, or give their space")
-    if (low < 0).any() or (shape and name != "action" and high.max() > 255):
+    highest = int(high.max(initial=0))
+    if name == "action" and highest >= MOST_CATEGORIES:
+        raise UserError(f"the largest action is {highest}: number the actions from 0 without gaps, or give their space")
+    if (low < 0).any() or highest >= (256 if shape and name != "action" else MOST_CATEGORIES):
         low, high = (bound.reshape(shape or 1).astype(np.int64) for bound in (low, high))
         return gym.spaces.Box(low, high, dtype=np.int64)
     return gym.spaces.MultiDiscrete(high.astype(np.int64) + 1) if shape else gym.spaces.Discrete(int(high) + 1)
@@ -343,7 +362,7 @@ def _adapted(values: Tree, space: gym.Space, what: str) -> Tree:
         return tuple(_adapted(v, child, f"{what}.{k}") for k, (v, child) in enumerate(zip(values, space, strict=True)))
     if isinstance(values, dict | tuple):
         return values
-    array = as_array(values, what)
+    array = _numbers(values, what)
     shape = space.shape or ()
     if array.shape[1:] != shape and array.ndim and np.prod(array.shape[1:]) == np.prod(shape) == 1:
         array = array.reshape(len(array), *shape)  # one number is a scalar to some, a vector to others

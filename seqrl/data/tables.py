@@ -13,6 +13,7 @@ from seqrl.data.episode_writer import as_array
 from seqrl.data.episodes import EpisodeDataset
 from seqrl.data.raw_episodes import (
     ALIASES,
+    LEFT_OUT,
     RawEpisode,
     Unfinished,
     check_lengths,
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 TABLES = (".csv", ".parquet")
 TIMES = ("timestep", "step", "time")
-"""Columns that are not read, but say whether the rows stand in the order of time."""
+"""Columns of numbers or points in time that are not read, but say whether the rows stand in the order of time."""
+CHOSEN = ("observations", "actions")
+"""The parts that columns may be chosen for."""
 
 
 def from_pandas(
@@ -47,10 +50,11 @@ def from_pandas(
 
     The column `episode` tells the episodes apart; its values may be anything, and rows of one value stand together.
     The other columns are `observation` or `observation_0`, `observation_1`, …; `action` likewise; `reward`;
-    `terminated`, `truncated` or both; perhaps `next_observation` or `next_observation_0`, …; or other common names of
-    these. A Dict observation has `observation.KEY` or `observation.KEY_0`, …. A cell may hold a list. A column
-    `timestep`, `step` or `time` has to rise within each episode. With `observation` and `action`, the names of columns
-    in their order, other columns are left out.
+    `terminated`, `truncated` or both; perhaps `next_observation` or `next_observation_0`, …; or `final_observation`, of
+    which each episode's last row counts; or other common names of these. A Dict observation has `observation.KEY` or
+    `observation.KEY_0`, …. A cell may hold a list. A column `timestep`, `step` or `time` has to rise within each
+    episode. Columns `infos.…` and `metadata.…` are left out; with `observation` and `action`, the names of columns in
+    their order, all others are.
 
     Raises UserError, naming the column or the episode and the row, for whatever is missing or does not fit together.
     """
@@ -63,9 +67,11 @@ def from_pandas(
         raise UserError(f"{source} has no column '{episode}' to tell the episodes apart: {nearest(episode, columns)}")
     starts, ids = _runs(frame[episode], source)
     for name in set(TIMES) & set(columns) - {*(observation or ()), *(action or ())}:
-        _check_time(_values(frame[name], source), starts, name, source)
-    way_out = "; or give the names of the columns to read, `observation` and `action`: others are left out"
-    parts = parts_of(_grouped(frame, episode, observation, action, source), source, way_out)
+        _check_time(frame[name], starts, source)
+    way_out = "; or name a column that is not to be read infos.NAME"
+    groups = _grouped(frame, episode, observation, action, source)
+    parts_of(groups, source, way_out)  # before values are read: a column of no known name need not hold numbers
+    parts = parts_of(_parts(frame, groups, starts[1:] - 1, source), source)
     check_lengths(parts, source)
 
     def episodes() -> Iterator[RawEpisode]:
@@ -135,13 +141,25 @@ def _runs(column: "Series", source: str) -> tuple[np.ndarray, list[Any]]:
     return np.append(first, len(column)), column.iloc[first].tolist()
 
 
-def _check_time(time: np.ndarray, starts: np.ndarray, name: str, source: str) -> None:
-    falls = np.diff(time, axis=0) <= 0
+def _check_time(column: "Series", starts: np.ndarray, source: str) -> None:
+    time = column.to_numpy()
+    if time.dtype.kind not in "biufmM":
+        import pandas
+
+        try:
+            time = pandas.to_datetime(column, format="ISO8601", utc=True).to_numpy()
+        except (ValueError, TypeError, OverflowError):
+            raise UserError(
+                f"{source}: column '{column.name}' holds neither numbers nor times such as 2024-05-01T10:00:00: write "
+                "one of them, or leave it out"
+            ) from None
+    falls = time[1:] <= time[:-1]
     falls[starts[1:-1] - 1] = False  # from one episode to the next
     if falls.any():
         row = int(np.argmax(falls)) + 1
         raise UserError(
-            f"{source}, row {row}: '{name}' is {time[row]} after {time[row - 1]}: sort each episode's rows by time"
+            f"{source}, row {row}: '{column.name}' is {column.iloc[row]} after {column.iloc[row - 1]}: sort each "
+            "episode's rows by time"
         )
 
 
@@ -151,11 +169,10 @@ def _grouped(
     observation: Sequence[str] | None,
     action: Sequence[str] | None,
     source: str,
-) -> dict[str, np.ndarray]:
-    """The table's parts by name: one column as it is, numbered ones side by side."""
+) -> dict[str, list[str]]:
+    """The columns of each part of the table by its name: one, or numbered ones in their order."""
     groups: dict[str, list[str]] = {}
-    named = {"observations": observation, "actions": action}
-    for name, chosen in named.items():
+    for name, chosen in zip(CHOSEN, (observation, action), strict=True):
         for column in chosen or ():
             if column not in frame.columns:
                 raise UserError(f"{source} has no column '{column}': {nearest(column, frame.columns)}")
@@ -163,26 +180,46 @@ def _grouped(
     used = {episode, *TIMES, *(observation or ()), *(action or ())}
     numbered: dict[str, dict[int, str]] = {}
     for column in frame.columns:
-        match = re.fullmatch(r"((?:next_)?(?:observation|obs|action)s?(?:\..+?)?)_(\d+)", column)
-        if column in used or (observation and action and not _is_flag_or_reward(column)):
+        match = re.fullmatch(r"((?:next_|final_)?(?:observation|obs|action)s?(?:\..+?)?)_(\d+)", column)
+        left_out = _head(column) in LEFT_OUT or (observation and action and not _is_flag_or_reward(column))
+        if column in used or left_out:
             continue
         if match:
-            numbered.setdefault(match[1], {})[int(match[2])] = column
+            known = numbered.setdefault(match[1], {}).setdefault(int(match[2]), column)
         else:
-            groups[column] = [column]
+            known = groups.setdefault(column, [column])[0]
+        if known != column:
+            raise _both(known, column, source)
     for name, columns in numbered.items():
+        if name in groups:
+            raise _both(groups[name][0], next(iter(columns.values())), source)
         if sorted(columns) != list(range(len(columns))):
             gap = min(set(range(len(columns))) - set(columns))
             raise UserError(f"{source} has no column '{name}_{gap}': number them from 0 without a gap")
         groups[name] = [columns[k] for k in range(len(columns))]
-    single = {name for name, columns in groups.items() if name in columns or (name in named and len(columns) == 1)}
+    return groups
+
+
+def _parts(frame: "DataFrame", groups: dict[str, list[str]], last: np.ndarray, source: str) -> dict[str, np.ndarray]:
+    """The table's parts by name: one column as it is, several side by side. `last` [N] are the episodes' last rows."""
     parts = {}
     for name, group in groups.items():
-        values = [_values(frame[column], source) for column in group]
+        is_final = _head(name) in ALIASES["final_observations"]
+        values = [_final(frame[column].iloc[last], source) if is_final else _values(frame[column], source)
+                  for column in group]  # fmt: skip
         if len({value.shape for value in values}) > 1:
             raise UserError(f"{source}: the columns of {name} have cells of different shapes: give one shape for all")
-        parts[name] = values[0] if name in single else np.stack(values, axis=1)
+        is_single = group == [name] or (name in CHOSEN and len(group) == 1)
+        parts[name] = values[0] if is_single else np.stack(values, axis=1)
     return parts
+
+
+def _both(one: str, other: str, source: str) -> UserError:
+    return UserError(f"{source} has the columns '{one}' and '{other}': give one of them")
+
+
+def _head(column: str) -> str:
+    return column.replace("/", ".").partition(".")[0]
 
 
 def _is_flag_or_reward(column: str) -> bool:
@@ -196,3 +233,10 @@ def _values(column: "Series", source: str) -> np.ndarray:
     if values.dtype == object and all(isinstance(value, list | np.ndarray) for value in values):
         return as_array([np.asarray(value).tolist() for value in values], what)
     return as_array(values, what)
+
+
+def _final(column: "Series", source: str) -> np.ndarray:
+    """The values of last rows; whole numbers as integers again, since other rows may have been left empty."""
+    values = _values(column, source)
+    whole = values.dtype.kind == "f" and (np.rint(values) == values).all() and (np.abs(values) < 2**53).all()
+    return values.astype(np.int64) if whole else values

@@ -37,10 +37,11 @@ SPACE = gym.spaces.Dict(
 ACTIONS = gym.spaces.Discrete(3)
 
 
-def written(folder, space=SPACE, num_episodes=12, seed=0) -> EpisodeDataset:
+def written(folder, space=SPACE, num_episodes=12, seed=0, action_space=ACTIONS) -> EpisodeDataset:
     """Histories of 3 to 5 inner episodes of 2 to 4 random decisions."""
     rng = np.random.default_rng(seed)
-    with EpisodeWriter(folder, space, ACTIONS, about={}) as writer:
+    action_space.seed(seed)
+    with EpisodeWriter(folder, space, action_space, about={}) as writer:
         for _ in range(num_episodes):
             lengths = rng.integers(2, 5, rng.integers(3, 6))
             length = int(lengths.sum())
@@ -51,7 +52,8 @@ def written(folder, space=SPACE, num_episodes=12, seed=0) -> EpisodeDataset:
             }
             observation = {name: observation[name] for name in space.spaces}
             rewards = rng.normal(size=length).astype(np.float32)
-            writer.add(Episode(observation, rng.integers(0, 3, length), rewards, True, False))
+            actions = np.stack([action_space.sample() for _ in range(length)])
+            writer.add(Episode(observation, actions, rewards, True, False))
     return EpisodeDataset.open(folder)
 
 
@@ -81,6 +83,20 @@ def windows_of(log, number=16, length=6):
 def log_probs(agent, inputs, going_on=None):
     state = agent.initial_state(inputs.is_first.shape[1])
     return agent.unroll(inputs, state, going_on)[0]["policy"].log_probs
+
+
+# Break: `action.long()` left out of MultiCategorical.from_environment; `flatten(2)` for `reshape` in loss.
+@pytest.mark.parametrize("action_space", [gym.spaces.MultiBinary(3), gym.spaces.Box(-2.0, 2.0, ())], ids=str)
+def test_bools_and_single_numbers_are_learnt(tmp_path, action_space):
+    log = written(tmp_path / "log", action_space=action_space)
+    agent = made(log, memory="gru")
+    total, metrics = loss(agent, windows_of(log), config())
+    assert total.isfinite()
+    assert ("accuracy" in metrics) == isinstance(action_space, gym.spaces.MultiBinary)
+    inputs = agent.initial_input(tree_map(lambda leaf: leaf[0], windows_of(log).inputs.observation))
+    outputs, _ = agent.step(inputs, agent.initial_state(16))
+    action = agent.environment_action(outputs["policy"], outputs["policy"].mode()[0])
+    assert action.shape == (16, *action_space.shape)
 
 
 # Break: `masked_fill` in loss left out.

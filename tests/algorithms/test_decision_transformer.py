@@ -1,5 +1,6 @@
 """Decision Transformer: what its loss may depend on, that acting is training, and that it learns and resumes."""
 
+from contextlib import closing
 from dataclasses import replace
 
 import gymnasium as gym
@@ -11,7 +12,9 @@ from interrupted import ends_the_same
 from seqrl.algorithms import load, train
 from seqrl.algorithms.decision_transformer import Config, build, check, describe, last_timestep, loss
 from seqrl.data import Episode, EpisodeDataset, EpisodeWriter
+from seqrl.envs import GymnasiumEnvironment
 from seqrl.errors import UserError
+from seqrl.evaluate import evaluate
 from seqrl.learner import Learner
 from seqrl.offline.training import held_out_metrics
 from seqrl.run import read_metrics
@@ -58,6 +61,39 @@ def made(log, **settings):
 
 def windows_of(log, number=16, length=6):
     return log.windows(number, length, torch.Generator().manual_seed(3))
+
+
+class Brief(gym.Env):
+    """Two decisions, each of which has to be of the action space."""
+
+    observation_space = BOX
+
+    def __init__(self, action_space):
+        self.action_space = action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = 2
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        assert np.asarray(action, self.action_space.dtype) in self.action_space
+        self.left -= 1
+        return np.zeros(2, np.float32), 1.0, self.left == 0, False, {}
+
+
+# Break: `action.long()` left out of MultiCategorical.from_environment; `flatten(2)` for `reshape` in loss.
+@pytest.mark.parametrize("action_space", [gym.spaces.MultiBinary(3), gym.spaces.Box(-2.0, 2.0, ())], ids=str)
+def test_bools_and_single_numbers_are_learnt_and_played(tmp_path, action_space):
+    log = written(tmp_path / "log", action_space)
+    settings = {"dataset": str(log.folder), "num_layers": 1, "num_steps": 1}
+    agent = train(config(**settings, run_dir=str(tmp_path / "run")))
+    total, metrics = loss(agent, windows_of(log), config())
+    assert total.isfinite()
+    assert ("accuracy" in metrics) == isinstance(action_space, gym.spaces.MultiBinary)
+    with closing(GymnasiumEnvironment(gym.vector.SyncVectorEnv([lambda: Brief(action_space)] * 2))) as environment:
+        assert evaluate(agent, environment, 2).returns.tolist() == [2.0, 2.0]
+    train(config(**settings, relabel="values", value_updates=1, run_dir=str(tmp_path / "qdt")))
 
 
 # Break: `masked_fill` in loss left out.

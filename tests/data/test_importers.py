@@ -135,8 +135,44 @@ def test_tables(tmp_path):
     assert chosen.about["final_observation_repeated"] == 3
 
 
+# Break: `_values` of all rows in place of `_final` in `_parts`: row k is then the final observation of episode k.
+@pytest.mark.parametrize("elsewhere", [np.nan, 7.0])
+def test_final_observations_of_a_table(tmp_path, elsewhere):
+    """Those in each episode's last row count, whatever stands in the others; whole numbers stay integers."""
+    final = np.full((10, 3), elsewhere)
+    final[[4, 5, 9]] = FINAL
+    columns = {f"final_observation_{k}": final[:, k] for k in range(3)} | {
+        f"next_observation_{k}": None for k in range(3)
+    }
+    assert_is_the_log(from_pandas(tmp_path / "a", frame(**columns)), FINAL)
+    columns |= {f"{name}observation_{k}": None for k in range(3) for name in ("", "final_")}
+    places = np.where(np.isin(np.arange(10), [4, 5, 9]), ACTIONS, elsewhere)
+    one = from_pandas(tmp_path / "b", frame(**columns, observation=ACTIONS, final_observation=places))
+    assert one.observation_space == gym.spaces.Discrete(4)
+    assert [int(one.episode(k).observation[-1]) for k in range(3)] == ACTIONS[[4, 5, 9]].tolist()
+
+
 def test_a_table_saved_with_its_index_and_times(tmp_path):
     frame(step=[0, 1, 2, 3, 4, 0, 0, 2, 5, 6]).to_csv(tmp_path / "log.csv")
+    assert_is_the_log(import_episodes(tmp_path / "log.csv", tmp_path / "log"), FINAL)
+
+
+# Break: `as_array` of the column in `_check_time`, which takes numbers alone.
+@pytest.mark.parametrize("kind", ["text", "dates", "dates of a zone"])
+def test_times_may_be_points_in_time(tmp_path, kind):
+    text = pd.Series([f"2024-05-01T10:{59 - k}:00+02:00" for k in [9, 8, 7, 6, 5, 9, 9, 8, 7, 6]])
+    zone = pd.to_datetime(text)
+    time = {"text": text, "dates": zone.dt.tz_localize(None), "dates of a zone": zone}[kind]
+    assert_is_the_log(from_pandas(tmp_path / "log", frame(time=time)), FINAL)
+    time = time.copy()
+    time[8] = time[7]
+    with pytest.raises(UserError, match=r"the table, row 8: 'time' is 2024-05-01.10:51:00.* after 2024-05-01.10:51:00"):
+        from_pandas(tmp_path / "other", frame(time=time))
+
+
+# Break: `left_out` in `_grouped` without `_head(column) in LEFT_OUT`.
+def test_columns_of_infos_are_left_out_of_tables(tmp_path):
+    frame(**{"infos.note": ["x"] * 10, "metadata/by": ["y"] * 10}).to_csv(tmp_path / "log.csv", index=False)
     assert_is_the_log(import_episodes(tmp_path / "log.csv", tmp_path / "log"), FINAL)
 
 
@@ -236,6 +272,7 @@ INFERRED = {
         gym.spaces.Box(np.array([0, 0]), np.array([999, 1]), dtype=np.int64),
         gym.spaces.MultiDiscrete([1000, 2]),
     ),
+    "as many as there may be": (np.array([9_999, 0]), gym.spaces.Discrete(10_000), gym.spaces.Discrete(10_000)),
     "negative": (np.array([[-1], [1]]), gym.spaces.Box(-1, 1, (1,), np.int64), None),
 }
 
@@ -251,6 +288,17 @@ def test_inferred_spaces(tmp_path, kind):
     dataset = from_arrays(tmp_path / "log", log)
     assert dataset.observation_space == observation_space
     assert dataset.action_space == action_space or action_space is None
+
+
+# Break: `MOST_CATEGORIES` not asked in `_space`: an embedding of 2⁶² rows, or an action for each.
+def test_integers_that_are_no_categories(tmp_path):
+    log = {"observations": np.array([2**62 + 1, 3]), "actions": [0, 1], "rewards": [0, 0], "terminals": [0, 1]}
+    dataset = from_arrays(tmp_path / "log", log)
+    space = dataset.observation_space
+    assert (space.dtype, space.shape, int(space.low[0]), int(space.high[0])) == (np.int64, (1,), 3, 2**62 + 1)
+    assert dataset.observation[:2, 0].tolist() == [2**62 + 1, 3]
+    with pytest.raises(UserError, match="the largest action is 10000: number the actions from 0 without gaps, or give"):
+        from_arrays(tmp_path / "other", log | {"actions": [10_000, 1]})
 
 
 def test_inferred_from_all_episodes(tmp_path):

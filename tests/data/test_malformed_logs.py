@@ -157,9 +157,19 @@ MALFORMED = {
     "column of rewards missing": (csv(reward=None), "log.csv has no rewards"),
     "column skipped": (csv(observation_1=None), "log.csv has no column 'observation_1': number them from 0"),
     "column unknown": (csv(speed=REWARDS), "has the unknown part 'speed': known: "),
+    "column unknown, of words": (csv(note=["x"] * 10), "has the unknown part 'note': known: "),
+    "column to leave out": (csv(note=["x"] * 10), "; or name a column that is not to be read infos.NAME"),
+    "column and numbered ones": (
+        csv(action_0=ACTIONS, action_1=ACTIONS), "log.csv has the columns 'action' and 'action_0': give one of them",
+    ),
+    "number twice": (csv(observation_00=REWARDS), "has the columns 'observation_0' and 'observation_00': give one of"),
     "column twice": (raw("log.csv", b"episode,reward,reward\n0,1,1\n"), "has the column 'reward' twice"),
     "column of words": (csv(reward=["high"] * 10), "log.csv: column 'reward' is of type"),
     "cell empty": (csv(reward=put(REWARDS, 1, np.nan)), "log.csv, episode a (from row 0), row 1: reward is nan"),
+    "cell empty, with next observations": (
+        csv(observation_1=put(OBSERVATIONS[:, 1], 2, np.nan), next_observation_1=put(NEXT[:, 1], 1, np.nan)),
+        "log.csv, episode a (from row 0), row 2: observation is nan at [1]: drop the episode, or mend it",
+    ),
     "episode empty": (csv(episode=[0] * 9 + [None]), "log.csv, row 9: the column 'episode' is empty"),
     "episode goes on": (
         csv(episode=list("aabbbaaccc"), **NO_NEXT), "log.csv, row 5: episode a goes on after another began",
@@ -168,6 +178,7 @@ MALFORMED = {
     "time goes back": (
         csv(timestep=put(np.arange(10), [6, 7, 8, 9], [0, 1, 1, 2])), "log.csv, row 8: 'timestep' is 1 after 1: sort",
     ),
+    "time of words": (csv(time=["later"] * 10), "column 'time' holds neither numbers nor times such as 2024-05-01"),
     "table ragged": (raw("log.csv", b"episode,reward\n0,1\n0,1,2,3\n"), "log.csv is damaged or no .csv table"),
     "table of nothing": (raw("log.csv", b""), "log.csv is damaged or no .csv table"),
     "table without rows": (raw("log.csv", b"episode,reward\n"), "log.csv has no rows"),
@@ -198,6 +209,7 @@ ODD_ARRAYS = {
     "final observations a number": ({"final_observations": 3}, "final_observations has no rows for 3 episodes"),
     "actions ragged": ({"actions": [[0], [0, 1]]}, "actions has rows of different shapes"),
     "actions nothing": ({"actions": ()}, "actions has 0 parts: give one array"),
+    "actions beyond int64": ({"actions": np.full(10, 2**63, np.uint64)}, "action is 9223372036854775808, beyond what"),
     "actions a word": ({"actions": "left"}, "actions is of type <U4: give numbers"),
     "actions of dates": ({"actions": np.zeros(10, "datetime64[s]")}, "action is of type datetime64[s]: give numbers"),
 }
@@ -219,6 +231,11 @@ def test_options_that_do_not_fit(tmp_path):
         from_arrays(tmp_path, arrays())
     with pytest.raises(UserError, match="has no column 'hight': did you mean 'height'"):
         from_pandas(tmp_path / "log", frame(height=0), observation=["hight"])
+    with pytest.raises(UserError, match="has the columns 'action' and 'actions': give one of them"):
+        from_pandas(tmp_path / "log", frame(actions=ACTIONS), action=["action"])
+    far = {"observation_space": gym.spaces.Box(0, 9, (), np.int64), "action_space": gym.spaces.Discrete(4)}
+    with pytest.raises(UserError, match="observation is 9223372036854775808, beyond what int64 holds"):
+        from_arrays(tmp_path / "log", arrays(observations=np.full(10, 2**63, np.uint64)), **far)
     twice = frame()
     twice.columns = ["x", "x", *twice.columns[2:]]
     with pytest.raises(UserError, match="the table has the column 'x' twice: rename one"):

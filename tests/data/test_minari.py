@@ -4,12 +4,15 @@ import json
 import shutil
 import sys
 import warnings
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
+from seqrl.config import parse_env_kwargs
 from seqrl.data import Episode, EpisodeDataset, EpisodeWriter, from_minari, import_episodes, to_minari
+from seqrl.data.minari import _environment
 from seqrl.errors import UserError
 from seqrl.trajectory import tree_flatten
 
@@ -98,6 +101,20 @@ def test_by_its_folder_and_with_its_environment(tmp_path, minari_folder):
     assert again.about["env_kwargs"] == []
     assert again.about["hide"] == [1]
     assert again.returns.tolist() == dataset.returns.tolist()
+
+
+# Break: f"{key}={value}" in `_environment`: "False" is then a text, which counts as true.
+def test_the_environments_arguments_are_read_back(tmp_path):
+    """As JSON; an object, which no text could give back, is named as left out."""
+    lake = gym.make("FrozenLake-v1", is_slippery=False)
+    dataset = write(tmp_path / "log", lake.observation_space, lake.action_space)
+    to_minari(dataset, "lake-v0", env=lake.spec)
+    kwargs = from_minari(tmp_path / "again", "lake-v0").about["env_kwargs"]
+    assert parse_env_kwargs(tuple(kwargs)) == {"map_name": "4x4", "is_slippery": False}
+    spec = SimpleNamespace(id="Mine-v0", kwargs={"map": ["SF", "HG"], "model": object(), "limit": None})
+    about = _environment(SimpleNamespace(id="x-v0", env_spec=spec))
+    assert about["env_kwargs"] == ['map=["SF", "HG"]', "limit=null"]
+    assert about["env_kwargs_left_out"] == ["model"]
 
 
 def test_subsets_are_written_alone(tmp_path):
