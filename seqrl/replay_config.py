@@ -7,7 +7,14 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from seqrl.config import RunConfig, require, require_above_zero, require_at_least_one, require_not_negative
+from seqrl.config import (
+    RunConfig,
+    require,
+    require_above_zero,
+    require_at_least_one,
+    require_at_most_one,
+    require_not_negative,
+)
 from seqrl.data import Replay
 from seqrl.data.replay import StartState
 from seqrl.data.storage import Where
@@ -60,6 +67,7 @@ def check_replay(config: ReplayConfig, num_actors: int = 1) -> None:
         "checkpoint_every",
     )  # fmt: skip
     require_above_zero(config, "replay_ratio", "learning_rate", "gamma", "max_grad_norm")
+    require_at_most_one(config, "gamma")
     require_not_negative(config, "burn_in", "learning_starts")
     require(
         config.replay_storage in get_args(Where), f"--replay-storage '{config.replay_storage}': choose memory or disk"
@@ -84,6 +92,12 @@ def check_replay(config: ReplayConfig, num_actors: int = 1) -> None:
         config.learning_starts >= first,
         f"--learning-starts {config.learning_starts}: the first whole sequences exist after {first} steps; "
         "give at least that",
+    )
+    turn = config.rollout_length * config.num_envs
+    require(
+        updates_due(-(-config.num_steps // turn) * turn, config) >= 1,  # steps come by whole rollouts
+        f"--learning-starts {config.learning_starts} of --num-steps {config.num_steps}: nothing would be learnt: "
+        "give more steps, or start earlier",
     )
     require(
         config.autoreset_mode == "next_step",

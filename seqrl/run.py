@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 import gymnasium as gym
 from rich.console import Console
@@ -28,6 +28,11 @@ from seqrl.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from seqrl.errors import UserError
 from seqrl.spaces import space_from_json, space_to_json
 from seqrl.trajectory import Tree
+
+try:
+    import fcntl
+except ImportError:  # Windows: there two processes that train one folder are not told from one
+    fcntl = None  # type: ignore[assignment]
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -43,8 +48,11 @@ class Run:
     """The folder of one training run, its log and its progress bar.
 
     Used as a context manager around training: Ctrl-C sets `interrupted`, so that the loop ends between two updates and
-    saves; a second Ctrl-C stops at once.
+    saves; a second Ctrl-C stops at once. One process at a time trains a folder: from `open`, or `begin`, to the end of
+    the context it is locked.
     """
+
+    _lock: BinaryIO | None = None
 
     def __init__(self, folder: Path, num_steps: int, label: str):
         self.folder, self.num_steps, self.label = folder, num_steps, label
@@ -56,7 +64,8 @@ class Run:
     ) -> "Run":
         """Create the run's folder, or with `resume` reopen it.
 
-        Raises UserError when a new run's folder exists, or a reopened one's spaces differ from the environment's.
+        Raises UserError when a new run's folder exists, a reopened one's spaces differ from the environment's, or
+        another process trains it.
         """
         spaces = {"observation": space_to_json(observation_space), "action": space_to_json(action_space)}
         folder = Path(config.run_dir)
@@ -65,7 +74,9 @@ class Run:
             check_spaces(folder, spaces)
         else:
             create_folder(folder, {"config.json": config_to_json(algorithm, config), "spaces.json": spaces})
-        return cls(folder, config.num_steps, label)
+        run = cls(folder, config.num_steps, label)
+        run._take_lock()
+        return run
 
     def restore(self, parts: dict[str, Stateful]) -> dict[str, Any]:
         """Bring every part to where the last checkpoint left it, and return its counters.
@@ -93,20 +104,22 @@ class Run:
             save_checkpoint(path, tree, counters)
         except OSError as error:
             raise UserError(
-                f"cannot write {path} ({error.strerror}), the one before is kept: "
+                f"cannot write {path} ({error.strerror}){', the one before is kept' if path.exists() else ''}: "
                 f"free some space, then continue with --resume {self.folder}"
             ) from None
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl, the same scalars for TensorBoard, and the progress bar.
 
-        Raises UserError where a metric is not finite: the update went wrong, and the last checkpoint is still good.
+        Raises UserError where a metric is not finite: the update went wrong, and a checkpoint before it is still good.
         """
+        saved = (self.folder / CHECKPOINT).exists()
+        kept = f"the last checkpoint in {self.folder} is kept; " if saved else ""
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise UserError(
-                    f"{name} is {value} at step {step}: the update diverged; "
-                    f"the last checkpoint in {self.folder} is kept; lower --learning-rate or --max-grad-norm"
+                    f"{name} is {value} at step {step}: the update diverged; {kept}"
+                    "lower --learning-rate or --max-grad-norm"
                 )
         rate = (step - self._start_step) / max(time.monotonic() - self._start_time, 1e-9)
         metrics = {**metrics, "steps_per_second": rate}
@@ -119,7 +132,11 @@ class Run:
             self._progress.update(self._task, episode_return=metrics["episode_return"])
 
     def begin(self, step: int) -> None:
-        """Say from which step training goes on. What was logged after it is dropped: it is about to be repeated."""
+        """Say from which step training goes on. What was logged after it is dropped: it is about to be repeated.
+
+        Raises UserError where another process trains in the folder.
+        """
+        self._take_lock()
         self._start_step, self._start_time = step, time.monotonic()
         self._truncate_metrics(step)
         self._metrics = (self.folder / "metrics.jsonl").open("a")
@@ -146,6 +163,22 @@ class Run:
         for log in ("_metrics", "_tensorboard"):
             if hasattr(self, log):  # begin() was reached
                 getattr(self, log).close()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _take_lock(self) -> None:
+        # On a file that is there in any case and never replaced; a killed process leaves no lock behind.
+        path = self.folder / "config.json"
+        if fcntl is None or self._lock is not None or not path.exists():
+            return
+        self._lock = path.open("rb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{self.folder} is being trained by another process: wait for it, or stop it") from None
+        except OSError:
+            pass  # a file system without locks
 
     def _on_interrupt(self, signum: int, frame: FrameType | None) -> None:
         if self.interrupted:
@@ -155,7 +188,7 @@ class Run:
     def _truncate_metrics(self, step: int) -> None:
         path = self.folder / "metrics.jsonl"
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _logged_step(line) <= step]
+            kept = [line for line in _lines(path) if _logged_step(line) <= step]
             write_atomically(path, "".join(line + "\n" for line in kept).encode())
 
 
@@ -166,10 +199,14 @@ def _logged_step(line: str) -> float:
         return float("inf")  # a line cut short by a kill
 
 
+def _lines(path: Path) -> list[str]:
+    return path.read_text(errors="replace").splitlines()  # a crash of the machine may leave bytes that are no text
+
+
 def read_metrics(folder: Path) -> Iterator[dict[str, float]]:
     """The lines of a run's metrics.jsonl; a line that is still being written is left out."""
     path = folder / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in _lines(path) if path.exists() else ():
         try:
             yield json.loads(line)
         except json.JSONDecodeError:
@@ -240,7 +277,7 @@ def create_folder(folder: Path, files: dict[str, Any]) -> None:
 
 def default_run_dir(env: str, memory: str, seed: int) -> str:
     """runs/ENV_MEMORY_sSEED, with a number behind it if that exists."""
-    base = Path("runs") / f"{env.replace('/', '-').replace(':', '-')}_{memory}_s{seed}"
+    base = Path("runs") / f"{env}_{memory}_s{seed}".replace("/", "-").replace(":", "-")
     candidates = (base if k == 1 else base.with_name(f"{base.name}_{k}") for k in range(1, 1_000_000))
     return str(next(path for path in candidates if not path.exists()))
 
@@ -284,7 +321,17 @@ def config_from_json(data: dict[str, Any], kind: type, path: Path) -> Any:
 def read_spaces(folder: Path) -> tuple[gym.Space, gym.Space]:
     """The observation and the action space that the run's agent was made for."""
     spaces = read_json(folder, "spaces.json")
-    return space_from_json(spaces["observation"]), space_from_json(spaces["action"])
+    return _space(folder, spaces, "observation"), _space(folder, spaces, "action")
+
+
+def _space(folder: Path, spaces: dict[str, Any], name: str) -> gym.Space:
+    try:
+        return space_from_json(spaces[name])
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{folder / 'spaces.json'} is damaged ({name}: {reason}): restore it from a copy") from None
 
 
 def check_spaces(folder: Path, spaces: dict[str, Any]) -> None:
@@ -294,7 +341,7 @@ def check_spaces(folder: Path, spaces: dict[str, Any]) -> None:
         if trained.get(name) != space:
             raise UserError(
                 f"the {name} space does not fit the agent in {folder}: it was trained on "
-                f"{space_from_json(trained[name])}, the environment has {space_from_json(space)}: "
+                f"{_space(folder, trained, name)}, the environment has {space_from_json(space)}: "
                 "give the environment it was trained on, with the same --hide and --env-kwargs"
             )
 

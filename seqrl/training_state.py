@@ -4,6 +4,7 @@ from typing import Protocol
 
 from seqrl.agent import Agent
 from seqrl.run import Run, Stateful
+from seqrl.seeds import derived_seed
 from seqrl.trajectory import Tree
 
 
@@ -72,4 +73,5 @@ class TrainingState:
     def _begin_new_episodes(self) -> None:
         if self.replay is not None:
             self.replay.interrupt(self.rollout.state)
-        self.rollout.restart(self.seed * 1_000_003 + self.updates)
+        # Environment i takes the seed plus i: seeds in a row would share episodes. The 1 tells it from an actor's seed.
+        self.rollout.restart(derived_seed(self.seed, self.updates, 1) >> 2)  # below 2³⁰: it stays an int32

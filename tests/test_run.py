@@ -4,6 +4,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +32,7 @@ from seqrl.run import (
     read_last_metrics,
     read_metrics,
     read_saved_step,
+    read_spaces,
 )
 
 CONFIG = ppo.Config(
@@ -135,6 +138,73 @@ def test_a_metric_that_is_not_finite(trained: tuple[Path, Agent], tmp_path: Path
         with pytest.raises(UserError, match=r"kl is nan at step 128: .*--learning-rate"):
             run.log(128, {"kl": float("nan")})
     assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+# Breaks if Run.log or Run.save says that a checkpoint is kept without having looked for one.
+def test_no_checkpoint_is_promised_before_the_first(
+    trained: tuple[Path, Agent], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_module, "save_checkpoint", full)
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    for is_there in (True, False):
+        with Run(folder, 200, "test") as run:
+            run.begin(96)
+            with pytest.raises(UserError) as error:
+                run.log(128, {"kl": float("nan")})
+        assert ("is kept" in str(error.value)) == is_there
+        with pytest.raises(UserError) as error:
+            run.save({}, {})
+        assert ("is kept" in str(error.value)) == is_there
+        (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+# Breaks if Run.begin or Run.open takes no lock, or the end of a run does not give it back.
+def test_one_process_at_a_time_trains_a_folder(trained: tuple[Path, Agent], tmp_path: Path) -> None:
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    holder = "import fcntl, sys; file = open(sys.argv[1]); fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); input()"
+    command = [sys.executable, "-c", holder, str(folder / "config.json")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()  # by now it has the lock
+        again, spaces = replace(CONFIG, run_dir=str(folder)), read_spaces(folder)
+        for attempt in (
+            lambda: resume(folder, num_steps=128),
+            lambda: Run.open("ppo", again, *spaces, resume=True),  # before the checkpoint is read
+            lambda: Run(folder, 200, "test").begin(96),
+        ):
+            with pytest.raises(UserError, match=f"{folder} is being trained by another process: wait for it, or stop"):
+                attempt()
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+        load(folder)  # to read it needs no lock
+        other.kill()
+    resume(folder, num_steps=128)
+    assert read_finished_step(folder) == 128
+    with Run(folder, 200, "test") as run:
+        run.begin(128)
+        with pytest.raises(UserError, match="another process"):
+            resume(folder, num_steps=160)
+    resume(folder, num_steps=160)
+
+
+# Breaks without errors="replace", or where a space is read without looking for what is wrong with it.
+@pytest.mark.parametrize(
+    "spaces",
+    ["{}", '{"observation": 3, "action": 4}', '{"observation": {"type": "Discrete", "n": "x", "start": 0}}'],
+)
+def test_damaged_files(trained: tuple[Path, Agent], tmp_path: Path, spaces: str) -> None:
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    with open(folder / "metrics.jsonl", "ab") as file:
+        file.write(b'{"step": 99, "kl": \xff\xfe\n')
+    resume(folder, num_steps=128)
+    assert [line["step"] for line in read_metrics(folder)] == [32, 64, 96, 128]
+    (folder / "spaces.json").write_text(spaces)
+    for attempt in (lambda: resume(folder), lambda: load(folder)):
+        with pytest.raises(UserError, match=r"^.*spaces.json is damaged \(observation: .*\): restore it from a copy$"):
+            attempt()
 
 
 def test_a_folder_is_made_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

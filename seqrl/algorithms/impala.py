@@ -6,8 +6,8 @@ Source: Espeholt et al. 2018, arXiv 1802.01561. Where this differs:
 - A truncation bootstraps from the value of the episode's own final observation, which stays in the trajectory as a row
   without loss; a termination bootstraps from nothing.
 - Adam in place of RMSProp, with gradients clipped to a norm that fits losses which are means over rows, not sums.
-- Rewards are divided by the standard deviation of the discounted return, in place of being clipped to [−1, 1];
-  observations are standardised.
+- Rewards are divided by the standard deviation of the discounted return and clipped to ±10 of it, in place of [−1, 1]
+  (--no-normalize-rewards leaves them as they are); observations are standardised.
 - Losses are means over the rows that count. Advantages are not standardised, here as there: off policy, to subtract
   the mean of what importance weights have multiplied would move the policy by itself.
 - Of the ablation's corrections, `one_step` clips its weight as V-trace does, and `epsilon` is log(π + 1e-6) in the
@@ -33,6 +33,7 @@ from seqrl.config import (
     require,
     require_above_zero,
     require_at_least_one,
+    require_at_most_one,
     require_not_negative,
 )
 from seqrl.data import Rollout, TrajectoryReplay
@@ -92,7 +93,8 @@ class Config(EngineConfig):
     max_grad_norm: float = 0.5
     """Gradients are clipped to this norm."""
     normalize_rewards: bool = True
-    """Whether rewards are divided by the running standard deviation of the discounted return."""
+    """Whether rewards are divided by the running standard deviation of the discounted return, and clipped to ±10 of it:
+    --no-normalize-rewards where a rare, large reward must count in full."""
 
     squash: bool = False
     """Whether continuous actions go through a tanh; else they are clipped."""
@@ -170,7 +172,7 @@ def learn(
     for (trajectory, _), shipment in zip(parts, fresh, strict=True):
         first_rows = trajectory.inputs.is_first[:-1]
         scale.update(trajectory.reward, first_rows, trajectory.mask, shipment.actor * config.num_envs)
-    replayed = replay.sample(num_replayed(config))
+    replayed = replay.sample(num_replayed(config), agent.device)
     batch: Trajectory = tree_cat([trajectory for trajectory, _ in [*parts, *replayed]], dim=1)
     if config.normalize_rewards:
         batch = batch._replace(reward=scale.scaled(batch.reward))
@@ -206,6 +208,7 @@ def check(config: Config) -> None:
     )  # fmt: skip
     check_learners(config)
     require_above_zero(config, "clip_rho", "clip_c", "learning_rate", "gamma", "max_grad_norm")
+    require_at_most_one(config, "gamma")
     require_not_negative(config, "value_weight", "entropy_weight")
     own = share(config, Group(0, config.num_learners))
     require(0 <= config.vtrace_lambda <= 1, f"--vtrace-lambda is {config.vtrace_lambda}: it must be from 0 to 1")

@@ -8,7 +8,8 @@ paper leaves open. Where this differs:
   burn-in rows before a sequence are unrolled without a gradient, to make its first state anew with today's weights.
 - A truncation bootstraps from the value of the episode's own final observation, which stays in the sequence as a row
   without loss; a termination bootstraps from nothing.
-- Rewards are divided by the standard deviation of the discounted return; the value loss is not clipped.
+- Rewards are divided by the standard deviation of the discounted return and clipped to ±10 of it (a rare, large reward
+  then counts less: --no-normalize-rewards leaves rewards as they are); the value loss is not clipped.
 - Actor and critic share encoder and memory.
 - On trials, a teacher that knows the task may help at first (`teacher_weight`): the cross-entropy to the task's best
   action makes of the policy a draw from what the history leaves open, as Thompson sampling is (Lee et al. 2023, arXiv
@@ -35,6 +36,7 @@ from seqrl.config import (
     require,
     require_above_zero,
     require_at_least_one,
+    require_at_most_one,
     require_not_negative,
 )
 from seqrl.data import Batch, Rollout, Sequences
@@ -95,7 +97,8 @@ class Config(RunConfig):
     normalize_advantages: bool = True
     """Whether each minibatch's advantages are standardised."""
     normalize_rewards: bool = True
-    """Whether rewards are divided by the running standard deviation of the discounted return."""
+    """Whether rewards are divided by the running standard deviation of the discounted return, and clipped to ±10 of it:
+    --no-normalize-rewards where a rare, large reward must count in full."""
 
     squash: bool = False
     """Whether continuous actions go through a tanh; else they are clipped."""
@@ -197,7 +200,9 @@ def check(config: Config) -> None:
     require_at_least_one(
         config, "hidden_size", "num_envs", "rollout_length", "num_steps", "num_epochs", "checkpoint_every"
     )
-    require_above_zero(config, "learning_rate", "gamma", "gae_lambda", "clip", "max_grad_norm")
+    require_above_zero(config, "learning_rate", "gamma", "clip", "max_grad_norm")
+    require_not_negative(config, "gae_lambda", "value_weight", "entropy_weight", "teacher_weight", "target_kl")
+    require_at_most_one(config, "gamma", "gae_lambda")
     require(
         length <= config.rollout_length,
         f"--bptt-length {length} is longer than --rollout-length {config.rollout_length}: shorten it",
@@ -224,7 +229,6 @@ def check(config: Config) -> None:
         f"--autoreset-mode {config.autoreset_mode} makes rollouts of varying length: "
         "use it without --bptt-length and --burn-in, or use next_step",
     )
-    require_not_negative(config, "teacher_weight")
     kind = ENVIRONMENTS.get(config.env)
     telling = [name for name, one in ENVIRONMENTS.items() if getattr(one, "tells_regret", False)]
     require(

@@ -253,5 +253,5 @@ def _refuse_nan(trajectory: Trajectory) -> None:
                 step, index = bad.nonzero()[0].tolist()
                 raise UserError(
                     f"environment {index} returned {name} that is NaN or infinite, at step {step} of the rollout: "
-                    "mend the environment; the last checkpoint is kept"
+                    "mend the environment; a checkpoint that was written is kept"
                 )

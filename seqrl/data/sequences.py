@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from seqrl.agent import Agent
-from seqrl.trajectory import AgentInput, Tree, tree_cat, tree_like, tree_map
+from seqrl.trajectory import AgentInput, Tree, to_device, tree_cat, tree_like, tree_map
 
 
 class Batch(NamedTuple):
@@ -65,7 +65,8 @@ class Sequences:
             inputs = inputs._replace(is_first=torch.ones_like(inputs.is_first))
             kept = sum(t >= self.rollout_length - self.burn_in for t in self.state_rows)
             self.carried = (inputs, *rest), tree_map(lambda leaf: torch.zeros_like(leaf[:kept]), states)
-        rows, before = tree_cat([self.carried[0], columns]), tree_like(states, self.carried[1])
+        earlier, before = to_device(self.carried, columns[-1].device)  # out of a checkpoint they are on the CPU
+        rows, before = tree_cat([earlier, columns]), tree_like(states, before)
         used = sum(t < self.rollout_length - self.burn_in for t in self.state_rows)
         now = tree_map(lambda leaf: leaf[:used], states)
         self.carried = (

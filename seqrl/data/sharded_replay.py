@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from seqrl.data.replay import Replay, ReplayBatch
-from seqrl.trajectory import AgentInput, Trajectory, Tree, tree_cat, tree_like, tree_map
+from seqrl.trajectory import AgentInput, Trajectory, Tree, to_device, tree_cat, tree_like, tree_map
 
 
 class ActedSequences:
@@ -51,7 +51,8 @@ class ActedSequences:
         kept = self.record(trajectory)
         if self.kept != ():
             before -= _num_rows(self.kept)
-            kept = tree_cat([tree_like(kept, self.kept), kept])
+            earlier = to_device(tree_like(kept, self.kept), kept[0].device)  # out of a checkpoint they are on the CPU
+            kept = tree_cat([earlier, kept])
         first = -before % self.stride  # of `kept`, the first row that begins a sequence
         priority = []
         while first + self.num_rows <= _num_rows(kept):
@@ -61,8 +62,8 @@ class ActedSequences:
         return torch.stack(priority) if priority else ()
 
     def interrupt(self) -> None:
-        """New episodes begin, and the shard takes in a row that tells of it: `Replay.interrupt`."""
-        self.rows += 1
+        """New episodes begin, and the shard takes in a row that tells of it, unless it is empty: `Replay.interrupt`."""
+        self.rows += self.rows > 0
         self.kept = ()
 
     def state_dict(self) -> dict[str, Tree]:

@@ -5,7 +5,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from seqrl.trajectory import AgentInput, Trajectory, Tree
+from seqrl.trajectory import AgentInput, Trajectory, Tree, to_device
 
 
 class TrajectoryReplay:
@@ -25,11 +25,15 @@ class TrajectoryReplay:
         """Keep a trajectory; the oldest goes where there is no room."""
         self.rows.append((trajectory, version))
 
-    def sample(self, number: int) -> list[tuple[Trajectory, int]]:
-        """Draw `number` trajectories, with replacement; none while nothing is stored."""
+    def sample(self, number: int, device: torch.device | str) -> list[tuple[Trajectory, int]]:
+        """Draw `number` trajectories, with replacement, to `device`: out of a checkpoint they are on the CPU.
+
+        None while nothing is stored.
+        """
         if not self.rows:
             return []
-        return [self.rows[k] for k in torch.randint(len(self.rows), (number,), generator=self.generator).tolist()]
+        drawn = torch.randint(len(self.rows), (number,), generator=self.generator).tolist()
+        return [(to_device(trajectory, device), version) for trajectory, version in (self.rows[k] for k in drawn)]
 
     def state_dict(self) -> dict[str, Tree]:
         return {

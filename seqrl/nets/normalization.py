@@ -94,7 +94,9 @@ class RewardScale(nn.Module):
     """Divides rewards by the standard deviation of the discounted return: any problem's values come near unit size.
 
     R_t = γ R_{t−1} + r_t, begun anew with each episode; the scale is 1 / std(R) over all rows so far. The mean stays:
-    shifting rewards would change the task. Source: Engstrom et al. 2020, arXiv 2005.12729, section 3 (2).
+    shifting rewards would change the task. Scaled rewards are clipped to ±10, so that a rare one beyond ten deviations
+    counts less than it should: learn without the scale (--no-normalize-rewards) where that matters.
+    Source: Engstrom et al. 2020, arXiv 2005.12729, section 3 (2).
     """
 
     carry: Tensor
@@ -127,7 +129,7 @@ class RewardScale(nn.Module):
         self.norm.update(returns[mask].unsqueeze(-1))
 
     def scaled(self, reward: Tensor) -> Tensor:
-        """Rewards of any shape, scaled."""
+        """Rewards of any shape, scaled and clipped to ±10."""
         return (reward * (self.norm.variance + 1e-8).rsqrt()).clamp(-10.0, 10.0)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

@@ -54,7 +54,7 @@ def n_step_return(
     if n < 1:
         raise ValueError(f"n is {n}: an n-step return needs at least 1")
     result = reward + discount * next_value
-    for _ in range(n - 1):
+    for _ in range(min(n, len(reward)) - 1):  # no row has more rewards behind it than there are rows
         following = torch.cat([result[1:], next_value[-1:]])
         result = reward + discount * (next_value + trace * (following - next_value))
     return result

@@ -200,7 +200,7 @@ def test_a_share_comes_from_the_replay():
     training = Training(batch_size=4, replay_share=0.5, replay_capacity=6, forced_lag=1)
     sizes, oldest = [], []
     sample = training.replay.sample
-    training.replay.sample = lambda number: sizes.append(number) or sample(number)
+    training.replay.sample = lambda number, device: sizes.append(number) or sample(number, device)
     for _ in range(8):
         metrics = training.update()
         oldest.append(metrics["policy_lag_max"])
@@ -287,6 +287,7 @@ BAD = [
         "clip_rho", "clip_c", "learning_rate", "gamma", "max_grad_norm")),
     *(({name: -1}, rf"--{name.replace('_', '-')} is -1: it must not be negative") for name in (
         "forced_lag", "value_weight", "entropy_weight")),
+    ({"gamma": 1.2}, r"--gamma is 1.2: it must be at most 1"),
     ({"vtrace_lambda": 1.5}, r"--vtrace-lambda is 1.5: it must be from 0 to 1"),
     ({"replay_share": 1.0}, r"--replay-share 1.0 of --batch-size 2 leaves nothing fresh"),
     ({"replay_share": 0.8}, r"--replay-share 0.8 of --batch-size 2 leaves nothing fresh"),

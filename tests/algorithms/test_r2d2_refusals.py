@@ -28,6 +28,9 @@ BAD = [
     *(({name: 1.5}, rf"--{name.replace('_', '-')} is 1.5: it must be from 0 to 1") for name in (
         "epsilon", "priority_max_weight")),
     ({"epsilon": float("nan")}, r"--epsilon is nan: it must be from 0 to 1"),
+    ({"gamma": 1.01}, r"--gamma is 1.01: it must be at most 1"),
+    ({"num_steps": 2000}, r"--learning-starts 3000 of --num-steps 2000: nothing would be learnt: give more steps"),
+    ({"num_steps": 3072, "replay_ratio": 1.0}, r"--learning-starts 3000 of --num-steps 3072: nothing would be learnt"),
     ({"overlap": 40}, r"--overlap 40 of sequences of --length 40: choose from 0 to 39"),
     ({"overlap": -1}, r"--overlap -1 of sequences"),
     ({"burn_in": 0}, r"--start-state stored_burn_in with --burn-in 0: give it rows"),

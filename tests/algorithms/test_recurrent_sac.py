@@ -193,6 +193,7 @@ def test_weights_depend_on_the_seed_alone():
         ({"burn_in": 0}, r"--burn-in 0: give it rows to burn in, or take --start-state zero"),
         ({"tau": 0.0}, r"--tau is 0.0: it must be above 0 and at most 1"),
         ({"reward_scale": 0.0}, r"--reward-scale is 0.0: it must be above 0"),
+        ({"num_steps": 60}, r"--learning-starts .* of --num-steps 60: nothing would be learnt"),
         ({"batch_size": 0}, r"--batch-size is 0: it must be at least 1"),
         ({"overlap": LENGTH}, r"--overlap 5 of sequences of --length 5: choose from 0 to 4"),
         ({"learning_starts": 10}, r"--learning-starts 10: the first whole sequences exist after 64 steps"),

@@ -9,7 +9,7 @@ from seqrl.data import Batch, Rollout, Sequences
 from seqrl.envs import make
 from seqrl.memory import GRU
 from seqrl.nets import Encoder, PolicyHead, ValueHead
-from seqrl.trajectory import tree_cat, tree_flatten, tree_map
+from seqrl.trajectory import to_device, tree_cat, tree_flatten, tree_leaves, tree_map
 
 NUM_ENVS = 3
 # Rollout length, BPTT length, burn-in: shorter than a sequence, longer than one, as long as the whole rollout.
@@ -152,3 +152,13 @@ def test_saved_sequences_go_on():
         assert torch.equal(found[name], leaf), name
     order = [m.advantage for m in sequences.minibatches(batch, 3)]
     assert all(torch.equal(a, m.advantage) for a, m in zip(order, other.minibatches(batch, 3), strict=True))
+
+
+# Breaks if `carried` stays where it was loaded.
+def test_rows_carried_go_on_on_the_device_of_the_new_ones():
+    """A checkpoint is read to the CPU; "meta" stands for a GPU."""
+    sequences, resumed = (Sequences(6, 3, 4, seed=0) for _ in range(2))
+    (rows, _), *_ = collect(sequences, 1)
+    resumed.load_state_dict(sequences.state_dict())
+    batch = resumed.cut(to_device(rows, "meta"))
+    assert {leaf.device.type for leaf in tree_leaves(batch)} == {"meta"}

@@ -7,7 +7,7 @@ from clock import counting_agent
 from seqrl.data import Replay, Rollout
 from seqrl.data.sharded_replay import ActedSequences, ShardedReplay, shares
 from seqrl.envs import make
-from seqrl.trajectory import Trajectory, tree_flatten, tree_map
+from seqrl.trajectory import Trajectory, to_device, tree_flatten, tree_map
 
 NUM_ENVS, NUM_ACTORS = 3, 3
 SIZES = [(4, 0, 0), (5, 4, 2), (3, 1, 5), (1, 0, 0), (8, 3, 4), (2, 1, 3)]  # length, overlap, burn-in
@@ -89,6 +89,30 @@ def test_an_actor_judges_the_sequences_of_its_shard(sizes, rollout_length):
     expected = [s for s in whole if s * stride >= cut or s * stride + num_rows <= cut - 1]
     assert judged == expected
     assert max((len(k) for k in actor.kept), default=0) < num_rows
+
+
+# Breaks if `ActedSequences.interrupt` counts a row in any case: the shard, still empty, takes none in.
+def test_an_actor_that_is_interrupted_before_its_first_turn():
+    replay, walker = sharded(num_shards=1), Walker(0, (4, 1, 2))
+    replay.interrupt([torch.zeros(NUM_ENVS)])
+    walker.sequences.interrupt()
+    assert walker.sequences.rows == replay.shards[0].rows == 0
+    walker.send(replay)
+    assert walker.sequences.rows == replay.shards[0].rows == walker.rollout_length
+
+
+# Breaks if `kept` stays where it was loaded.
+def test_rows_kept_by_an_actor_go_on_on_the_device_of_the_new_ones():
+    """A checkpoint is read to the CPU; "meta" stands for a GPU."""
+    acted, resumed = (
+        ActedSequences(4, 1, 2, stores_states=False, record=lambda t: (t.reward,), judge=lambda rows: rows[0].sum(0))
+        for _ in range(2)
+    )
+    acted.add(numbered_rows(0, 5, 3, begins=True))
+    resumed.load_state_dict(acted.state_dict())
+    priority = resumed.add(to_device(numbered_rows(5, 5, 3, begins=False), "meta"))
+    assert priority.device.type == "meta"
+    assert len(priority) == 2
 
 
 def numbered_rows(first, num_steps, stride, begins):

@@ -124,6 +124,12 @@ def test_n_step_return_by_hand():
     assert found.flatten().tolist()[:2] == [1 + 2 / 2, 2]
 
 
+# Breaks (never ends) if the loop makes n − 1 steps.
+def test_more_steps_than_rows_are_as_many_as_rows():
+    rows = random_rows()[:3]
+    assert torch.equal(n_step_return(*rows, n=10**12), n_step_return(*rows, n=len(rows[0])))
+
+
 @pytest.mark.parametrize("n", [0, -1])
 def test_a_return_of_no_steps_is_refused(n):
     with pytest.raises(ValueError, match=f"n is {n}"):
