@@ -22,6 +22,7 @@ from seqrl.language.agent import LanguageAgent
 from seqrl.language.logged import DialogueDataset, DialogueWindows
 from seqrl.language.rows import decisions
 from seqrl.language_runs.config import LanguageConfig, check_shared, configured_task, make_model
+from seqrl.language_runs.lengths import check_windows
 from seqrl.language_runs.preferences import with_model_of
 from seqrl.language_runs.run import check_reads, dialogue_windows, open_run, read_dataset, read_tokenizer, split
 from seqrl.objectives import masked_mean
@@ -95,6 +96,7 @@ def train(config: Config, resume: bool = False) -> LanguageAgent:
     if config.best_share < 1:
         dataset = dataset.best(config.best_share)
         held_out = None if held_out is None else held_out.best(config.best_share)  # of what is cloned
+    check_windows(agent.policy, (dataset, held_out), config.context_turns)
     with open_run("bc", config, tokenizer, resume) as run:
         fit(config, agent, dataset, held_out, run, loss, _nothing, dialogue_windows)
     return agent.eval()

@@ -41,6 +41,7 @@ from seqrl.language.rows import decisions
 from seqrl.language.steering import SteeredAgent, TokenValues
 from seqrl.language.utterance_steering import UtteranceAgent, last_of_turns, utterance_rows
 from seqrl.language_runs.config import LanguageConfig, check_shared, configured_task, make_model
+from seqrl.language_runs.lengths import check_windows
 from seqrl.language_runs.preferences import settings_of_policy
 from seqrl.language_runs.run import (
     check_reads,
@@ -221,6 +222,8 @@ def train(config: Config, resume: bool = False) -> SteeredAgent | UtteranceAgent
         check_reads(tokenizer, configured_task(config), config.policy)
     dataset, _ = read_dataset(config, tokenizer, config.gamma)
     dataset, held_out = split(dataset, config)
+    besides = int(config.level == "utterance")  # Q is read behind what was said last
+    check_windows(agent.values.model, (dataset, held_out), config.context_turns, besides)
     with open_run("ilql", config, tokenizer, resume, files) as run:
         fit(
             config, agent, dataset, held_out, run, loss, _describe, dialogue_windows,

@@ -39,6 +39,7 @@ from seqrl.language_runs.learners import (
     open_shared,
     share_weights,
 )
+from seqrl.language_runs.lengths import check_judged
 from seqrl.language_runs.preferences import with_model_of
 from seqrl.language_runs.rewards import REPORT, TYPE, load_reward_model, make_reward_agent
 from seqrl.language_runs.run import read_tokenizer
@@ -148,9 +149,11 @@ def train_share(group: Group, config: Config, resume: bool) -> RewardAgent:
         tokenizer = make_tokenizer(config, list(_conversations(preferences)))
     dataset = PreferenceDataset.of(preferences, tokenizer)
     learnt, kept = _split([each.id for each in preferences], config)
-    dataset, held_out = dataset.subset(learnt), dataset.subset(kept) if kept else None
     begun = (Path(config.run_dir) / CHECKPOINT).exists()  # else the weights come from the policy
     agent = make_reward_agent(before_sharing(config), tokenizer, config.num_models, "" if begun else config.policy)
+    member: Any = agent.ensemble.members[0]
+    check_judged(member.model, dataset)
+    dataset, held_out = dataset.subset(learnt), dataset.subset(kept) if kept else None
     if config.shard:
         _share(agent, config)
     first = group.rank == 0

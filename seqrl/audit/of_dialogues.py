@@ -80,7 +80,7 @@ def rewards(log: Log) -> Found:
         source = [f"{len(feedback):,} dialogues have thumbs or clicks"] if feedback else []
         source += [f"{points:,} have points"] if points else []
         if source:
-            message = f"none, but {' and '.join(source)}: make rewards of these"
+            message = f"none, but {' and '.join(source)}: make rewards of these (seqrl reward)"
             return figures, [Finding("rewards", "only_feedback", "look", message)]
         return figures, [
             Finding("rewards", "no_rewards", "look", "none, nor thumbs, clicks or points: only imitation is left")
@@ -133,6 +133,10 @@ def leaks(log: Log) -> Found:
             f"rewards on turns that are not the agent's in {_of(theirs, log)}: put them on the agent's turn before"
         )
         found.append(Finding("leaks", "rewards_of_others", "wrong", message))
+    early = [facts for facts in log.dialogues if facts.early_feedback]
+    if early:
+        message = f"thumbs or clicks before the agent's first turn in {_of(early, log)}: they reward nothing of its"
+        found.append(Finding("leaks", "early_feedback", "look", f"{message}, take them out"))
     told = [facts for facts in log.dialogues if facts.reward_in_text]
     if told:
         message = f"texts of {_of(told, log)} tell a reward or score, such as 'reward: 1': take it out"
@@ -144,7 +148,10 @@ def leaks(log: Log) -> Found:
             f"{names} is the return or the points in every dialogue, known before the first turn: move it to outcome"
         )
         found.append(Finding("leaks", "meta_tells", "wrong", message))
-    figures = {"rewards_of_others": len(theirs), "reward_in_text": len(told), "meta_that_tells": known}
+    figures = {
+        "rewards_of_others": len(theirs), "early_feedback": len(early), "reward_in_text": len(told),
+        "meta_that_tells": known,
+    }  # fmt: skip
     return figures, all_well(found, "leaks", "rewards only on the agent's turns, none told before")
 
 

@@ -34,7 +34,9 @@ class Facts:
     mine: int
     rewarded_theirs: int
     feedback: int
-    """Turns with thumbs or clicks."""
+    """Turns with thumbs or clicks, mine or behind one of mine, which is credited with them (`seqrl reward`)."""
+    early_feedback: int
+    """Such turns before my first: nothing of mine can be credited."""
     mine_is_last: bool
     repeated: int
     """Turns that say what the same speaker said just before."""
@@ -101,6 +103,8 @@ def _facts(line: int, dialogue: Dialogue) -> Facts:
     turns, agent = dialogue.turns, dialogue.agent
     mine = [turn for turn in turns if turn.speaker == agent]
     theirs = [turn for turn in turns if turn.speaker != agent]
+    rated = [turn.thumbs is not None or turn.clicks is not None for turn in turns]
+    first = next((k for k, turn in enumerate(turns) if turn.speaker == agent), len(turns))
     pairs = list(pairwise(turns))
     given = [turn.propensity for turn in mine if turn.propensity is not None]
     times = [turn.at for turn in turns if turn.at is not None]
@@ -116,7 +120,8 @@ def _facts(line: int, dialogue: Dialogue) -> Facts:
         rewards=[turn.reward for turn in mine if turn.reward is not None],
         mine=len(mine),
         rewarded_theirs=sum(turn.reward is not None for turn in theirs),
-        feedback=sum(turn.thumbs is not None or turn.clicks is not None for turn in turns),
+        feedback=sum(rated[first:]),
+        early_feedback=sum(rated[:first]),
         mine_is_last=turns[-1].speaker == agent,
         repeated=sum(a.speaker == b.speaker and a.text == b.text for a, b in pairs),
         in_a_row=sum(a.speaker == b.speaker for a, b in pairs),

@@ -93,10 +93,15 @@ def make_chat(run: str, options: ChatOptions) -> Chat:
     forbid = WordFilter(options.forbid) if options.forbid else None
     config = read_config(run)
     agent = load_speaker(run)
+    require(
+        bool(config.task) or not options.watch,
+        f"{run} was trained without a task that would speak in your place (--watch): leave it out, or have one speak "
+        f"with seqrl evaluate {run} --task TASK --show 1",
+    )
     voice: Voice | None = None
     if options.beta is not None:
         if not isinstance(agent, SteeredAgent):
-            raise UserError(f"{run} has no values that steer it (--beta): leave it out")
+            raise UserError(f"{run} has no values of tokens, which steer what is drawn (--beta): leave it out")
         require(0 <= options.beta < float("inf"), f"--beta is {options.beta}: it must be 0 or more, and finite")
         voice = agent.voice(options.beta)
     return Chat(

@@ -114,8 +114,8 @@ def import_(args: list[str]) -> int:
 
 
 def _import_dialogues(source: str, options: Import) -> int:
-    for name in ("dataset_dir", "env", "env_kwargs", "episode_column"):
-        if getattr(options, name):
+    for name in ("dataset_dir", "env", "env_kwargs", "episode_column", "unfinished"):
+        if getattr(options, name) != getattr(Import, name):
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} is for episodes, and {shown(source, 1000)} holds dialogues: leave it out")
     path = options.output or str(default_folder(f"{Path(source).stem}.jsonl"))

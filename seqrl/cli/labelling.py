@@ -87,6 +87,11 @@ def label(args: list[str]) -> int:
     with Session(options.output, questions, options.labeller, options.seed) as session:
         if session.notice:
             print(f"seqrl: {session.notice}", file=sys.stderr)
+        require(
+            session.asked is not None or session.labelled > 0,
+            f"nothing to choose in any of {questions.count} questions, as all draws are alike: raise --temperature (it "
+            f"is {options.temperature:g})",
+        )
         if hidden is not None:
             session.simulate(simulated, hidden)
         elif options.web:
@@ -95,10 +100,11 @@ def label(args: list[str]) -> int:
             serve(session, run=run, port=options.port)
         else:
             _ask(session, run)
-        left = questions.count - session.labelled
+        alike = len(questions.alike)
         print(f"{shown(options.output, 1000)}: {session.labelled} of {questions.count} questions labelled by "
               f"{shown(options.labeller)}" + (f", {session.skipped} skipped" if session.skipped else "")
-              + ("" if not left else "; the same command goes on"))  # fmt: skip
+              + (f", {alike} with nothing to choose, all draws alike" if alike else "")
+              + ("" if session.labelled + alike == questions.count else "; the same command goes on"))  # fmt: skip
     if hidden is not None:
         _tell_bayes_rate(options, simulated)
     return 0

@@ -30,9 +30,9 @@ class Reward:
     satisfaction: float | None = None
     """… of outcome.satisfaction: a number, or CaSiNo's words as 1 to 5."""
     thumbs: float | None = None
-    """… of thumbs, 1 up, -1 down."""
+    """… of thumbs, 1 up, -1 down: the turn's, and those on what others say before the agent's next."""
     clicks: float | None = None
-    """… of clicks."""
+    """… of clicks, likewise."""
     turns: float | None = None
     """… of each of the agent's turns, 1."""
     length: float | None = None

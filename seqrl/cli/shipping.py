@@ -1,6 +1,7 @@
 """seqrl ship, seqrl frontier, seqrl turns: what to know of a speaker before people talk to it."""
 
 import json
+import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,24 +14,25 @@ from rich.markup import escape
 from rich.table import Table
 
 import seqrl
-from seqrl.algorithms import load_speaker, read_config
+from seqrl.algorithms import dpo, kto, load_speaker, read_config
 from seqrl.checkpoint import write_atomically
 from seqrl.cli.arguments import parse, positional
 from seqrl.config import require
 from seqrl.data.dialogues import Dialogue, read_dialogues, shown
 from seqrl.errors import UserError
 from seqrl.language.agent import LanguageAgent
-from seqrl.language.generation import Voice
+from seqrl.language.generation import Plain, Voice
 from seqrl.language.steering import SteeredAgent
 from seqrl.language_runs.config import LanguageConfig, configured_task
 from seqrl.language_runs.run import check_vocabulary
 from seqrl.off_policy import FittedConfig, Requirements, checks, evaluate_logged, ships
 from seqrl.off_policy.frontier import Point
 from seqrl.off_policy.frontier import frontier as play_betas
+from seqrl.off_policy.learnt_from import not_found, num_learnt_from, policy_of
 from seqrl.off_policy.turn_values import TurnValue, extremes, turn_values
 from seqrl.reports import frontier as report_frontier
 from seqrl.reports import shipping as report_shipping
-from seqrl.run import progress_bar, read_json
+from seqrl.run import progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,8 @@ class Ship:
     max_share: float = 0.1
     """The most weight that one dialogue may have, of all."""
     behaviour: str = ""
-    """Run whose probabilities stand in for propensities that were not logged; by default the run's cloned policy."""
+    """Run whose probabilities stand in for propensities that were not logged; by default the policy
+    that the run steers or began as; of bc, its own."""
     estimated_propensities: bool = False
     """Whether those will do for shipping."""
     gamma: float = 1.0
@@ -60,7 +63,7 @@ class Ship:
     fit: bool = True
     """Whether values of the speaker are fitted (FQE), which doubly robust estimates need."""
     num_iterations: int = 20
-    """Iterations of that, of 20 updates each."""
+    """Iterations of that, of 30 updates each."""
     num_resamples: int = 1000
     """Resamples of the dialogues, for intervals."""
     seed: int = 0
@@ -86,11 +89,11 @@ def ship(args: list[str]) -> int:
         steps = 2 + (fitted.num_iterations * fitted.num_folds if fitted else 0)
         bar = progress.add_task(f"ship {run.name}", total=steps, episode_return=None, steps_per_second=0.0)
         found = evaluate_logged(
-            dialogues, agent.tokenizer, _voice(agent, options.beta), _behaviour(agent, options.behaviour),
+            dialogues, agent.tokenizer, _voice(agent, options.beta), _behaviour(agent, run, options, dialogues),
             gamma=options.gamma, fitted=fitted, num_resamples=options.num_resamples, seed=options.seed,
             watch=lambda: progress.advance(bar),
         )  # fmt: skip
-    results = checks(found, wanted, learnt_from)
+    results = checks(found, wanted, learnt_from, not_found(run))
     title = f"{run.name}{_steered_by(agent, options.beta)} on {Path(options.dialogues).name}"
     console = Console()
     console.print(report_shipping.figures_table(found, escape(title)))
@@ -105,6 +108,8 @@ def _check_ship(name: str | None, options: Ship) -> None:
     if name is None:
         raise UserError("ship needs a run folder, named first: seqrl ship RUN --dialogues FILE")
     require(bool(options.dialogues), "no dialogues given: name a log that the run did not learn from (--dialogues)")
+    require(math.isfinite(options.beta), f"--beta is {options.beta}: it must be a number, 0 or more")
+    require(math.isfinite(options.baseline or 0), f"--baseline is {options.baseline}: it must be a number")
     require(0 < options.gamma <= 1, f"--gamma is {options.gamma}: it must be above 0, and at most 1")
     require(options.num_resamples >= 100, f"--num-resamples is {options.num_resamples}: an interval needs at least 100")
     require(options.num_iterations >= 1, f"--num-iterations is {options.num_iterations}: it must be at least 1")
@@ -133,37 +138,25 @@ def _steered_by(agent: LanguageAgent, beta: float) -> str:
     return f" (β = {agent.beta if beta < 0 else beta:g})" if isinstance(agent, SteeredAgent) else ""
 
 
-def _behaviour(agent: LanguageAgent, run: str) -> Voice:
+def _behaviour(agent: LanguageAgent, run: Path, options: Ship, dialogues: list[Dialogue]) -> Voice:
     """What stands in for the policy that was logged."""
-    if run:
-        other = _speaker(run)
-        check_vocabulary(agent.tokenizer, other.tokenizer, run)
-        return other.voice()
-    return agent.cloned().voice()
+    name, config = options.behaviour, read_config(run)
+    tuned = isinstance(config, dpo.Config | kto.Config)  # whose checkpoint does not keep what it began as
+    if not name and (not tuned or _all_logged(dialogues)):
+        return agent.cloned().voice()
+    folder = Path(name) if name else policy_of(run)
+    if folder is None:
+        raise UserError(
+            f"the policy {shown(config.policy)} that {run} began as is not there, to estimate propensities that were "
+            "not logged: name a run with --behaviour"
+        )
+    other = _speaker(str(folder))
+    check_vocabulary(agent.tokenizer, other.tokenizer, str(folder))
+    return other.voice() if name else Plain(other.policy)  # what it began as
 
 
-def num_learnt_from(run: Path, dialogues: list[Dialogue], path: str) -> int:
-    """How many of `dialogues` stand in the logs that the run and its policy were trained on, as far as these are there.
-
-    All of them, if it is the same file: that a share of it was held out while training is not enough, as what was
-    chosen by that share is chosen to look well on it.
-    """
-    learnt: set[tuple[str, ...]] = set()
-    for name in ("config.json", "policy.json"):
-        if not (run / name).is_file():
-            continue
-        log = Path(str(read_json(run, name).get("dialogues", "")))
-        if not log.is_file():
-            continue
-        if log.resolve() == Path(path).resolve():
-            return len(dialogues)
-        learnt |= set(map(_words, read_dialogues(log)))
-    return sum(_words(dialogue) in learnt for dialogue in dialogues)
-
-
-def _words(dialogue: Dialogue) -> tuple[str, ...]:
-    """What tells a dialogue from others: its id too, since in small tasks different dialogues say the same."""
-    return (dialogue.id, *(turn.text for turn in dialogue.turns))
+def _all_logged(dialogues: list[Dialogue]) -> bool:
+    return all(turn.propensity is not None for log in dialogues for turn in log.turns if turn.speaker == log.agent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +182,10 @@ def frontier(args: list[str]) -> int:
         raise UserError("frontier needs a run folder, named first: seqrl frontier RUN")
     run, agent, config = Path(name), _steered(name), read_config(name)
     assert isinstance(config, LanguageConfig)
+    require(
+        bool(config.task),
+        f"{run} was trained without a task to play: play one by seqrl evaluate {run} --sample --task TASK --beta B",
+    )
     task = configured_task(config)
     with progress_bar() as progress:
         number = len({0.0, *options.betas})
@@ -252,6 +249,7 @@ def turns(args: list[str]) -> int:
     found = list(
         turn_values(list(read_dialogues(options.dialogues)), agent.tokenizer, agent.values, getattr(config, "gamma", 1))
     )
+    require(bool(found), f"the agent never speaks in {shown(options.dialogues, 1000)}: give another log (--dialogues)")
     worst, _ = extremes(found, options.worst, options.by)
     _, best = extremes(found, options.best, options.by)
     console, of = Console(), f"of {len(found):,} turns in {shown(Path(options.dialogues).name)}, by {options.by}"

@@ -1,6 +1,7 @@
 """seqrl collect --task, seqrl evaluate of what speaks."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ from seqrl.language.prompted import Prompted, prompts_of
 from seqrl.language.scripted import scripted_dialogues
 from seqrl.language.steering import SteeredAgent
 from seqrl.language_runs.config import LanguageConfig
+from seqrl.language_runs.lengths import check_prompts
 from seqrl.language_runs.rlhf import make_scorer
+from seqrl.language_runs.rlhf_config import check_prompted
 from seqrl.language_runs.run import check_reads
 from seqrl.reports.common import mean_and_interval
 from seqrl.seeds import derived_seed
@@ -127,7 +130,8 @@ class EvaluateSpeaker:
     prompts: str = ""
     """Or a log of dialogues, each of whose agent's turns is a prompt to answer."""
     reward: tuple[str, ...] = ()
-    """What is earned in place of the task's reward, NAME or NAME=WEIGHT each, such as sentiment=1 length=-0.01."""
+    """What is earned in place of the task's reward, NAME or NAME=WEIGHT each, such as own_sentiment=1 length=-0.01, or
+    the run folder of a reward model. Answers to --prompts need one, unless the run was trained with one."""
     show: int = 0
     """Conversations to print, besides."""
 
@@ -136,9 +140,16 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
     """`seqrl evaluate` for a run of what speaks."""
     options = parse(EvaluateSpeaker, args, EvaluateSpeaker(), "seqrl evaluate RUN")
     require(options.num_dialogues >= 1, f"--num-dialogues is {options.num_dialogues}: it must be at least 1")
+    require(math.isfinite(options.beta), f"--beta is {options.beta}: it must be a number, 0 or more")
     config: LanguageConfig = read_config(run)
     agent = load_speaker(run)
-    task, name = _problem(run, config, options, agent.tokenizer)
+    prompts = options.prompts or ("" if options.task else getattr(config, "prompts", ""))
+    task, name = _problem(run, config, options, prompts, agent.tokenizer)
+    own = config.reward if isinstance(config, rlhf.Config) and not options.task else ()
+    reward = options.reward or own or ("task",)
+    if prompts:
+        check_prompted(reward)
+        check_prompts(agent.policy, prompts, agent.tokenizer, config.max_tokens, "shorten what is said before")
     voice, steering = _voice(agent, options.beta)
     draws = options.sample or hasattr(voice, "speak")  # of utterances that are all the likeliest none can be chosen
     sampling = Sampling(temperature=1.0 if draws else 0.0)
@@ -152,9 +163,7 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
         max_tokens=config.max_tokens,
     )
     totals = [each.total for each in played]
-    own = config.reward if isinstance(config, rlhf.Config) and not options.task else ()
-    reward = options.reward or own
-    if reward not in ((), ("task",)):
+    if reward != ("task",):
         totals = [sum(each) for each in make_scorer(reward, agent.tokenizer)(played)]
         steering += f", scored by {' '.join(reward)}"
     table = Table(title=f"{run} on {name}{steering}")
@@ -169,17 +178,16 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
         table.add_column(column, justify="right")
     table.add_row(*columns.values())
     Console().print(table)
-    for each in played[: options.show]:
-        print(*(shown(text, 1000) for text in each.dialogue.texts if text), f"return {each.total:g}\n", sep="\n")
+    for each, total in list(zip(played, totals, strict=True))[: options.show]:
+        print(*(shown(text, 1000) for text in each.dialogue.texts if text), f"return {total:g}\n", sep="\n")
     return 0
 
 
 def _problem(
-    run: str, config: LanguageConfig, options: EvaluateSpeaker, tokenizer: Tokenizer
+    run: str, config: LanguageConfig, options: EvaluateSpeaker, prompts: str, tokenizer: Tokenizer
 ) -> tuple[TextTask[Any], str]:
     """What is spoken in, and how it is called: what the options name, else the run's own."""
     require(not (options.task and options.prompts), "--task and --prompts: give one of them")
-    prompts = options.prompts or ("" if options.task else getattr(config, "prompts", ""))
     if prompts:
         return Prompted(prompts_of(read_dialogues(prompts)), tokenizer), f"prompts of {prompts}"
     name, kwargs = options.task or config.task, options.task_kwargs or ((), config.task_kwargs)[not options.task]

@@ -120,7 +120,8 @@ def _casino_side(dialogue: dict[str, Any], agent: str, where: str) -> Dialogue:
             outcome[mine + key] = _part(results, key, str, what)
         for level, issue in _part(info, "value2issue", dict, what).items():
             meta[mine + level.lower()] = issue
-        for level, reason in info.get("value2reason", {}).items() if not mine else ():
+        reasons = _part({"value2reason": {}} | info, "value2reason", dict, what)  # some have none
+        for level, reason in reasons.items() if not mine else ():
             meta[f"{level.lower()}_reason"] = reason
     _reward_last(turns, agent, outcome["points"])
     content = {"id": f"casino-{number}-{agent}", "turns": turns, "agent": agent, "outcome": outcome, "meta": meta}
@@ -278,6 +279,9 @@ def _conversations(content: dict[str, Any], name: str, agent: str, where: str) -
             "and rejected with or without prompt, and nothing besides"
         )
     label = content.pop("label", None) if "completion" in has else None
+    for column, of in (("label", "a thumb on a completion"), ("pair", "made of chosen and rejected")):
+        if column in content and (column == "label" or has >= pair):
+            raise UserError(f"{where} has the column '{column}', which is {of}: rename it to keep it in meta")
     if label is not None and not isinstance(label, bool):
         raise UserError(f"{where}: label is neither true nor false: rename it to keep it in meta")
     check_columns(content, where)

@@ -7,6 +7,7 @@ refused, not skipped. What a sound reader can still be given, but nobody should 
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,6 +22,12 @@ MAX_EXACT = 2**53
 OTHER_FORMS = ("messages", "prompt", "completion", "chosen", "rejected", "chat_logs")
 """Keys by which a line is known to be of a format that `seqrl.data.dialogue_importers` reads."""
 
+IGNORABLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
+)
+"""What cannot be seen besides control and format characters: Unicode's Default_Ignorable_Code_Points that are neither
+(fillers, variation selectors), and the empty Braille pattern."""
+
 Value = str | bool | int | float
 
 
@@ -33,7 +40,7 @@ class Turn:
     reward: float | None = None
     """What it earned, credited to the token that ends it. None: nothing was logged, which is not a 0."""
     thumbs: int | None = None
-    """1 up, −1 down."""
+    """1 up, −1 down: the other's verdict on the agent's turn, on it or on the other's turn behind it."""
     clicks: int | None = None
     propensity: float | None = None
     """The probability with which the logging policy chose this text."""
@@ -141,7 +148,8 @@ def shown(text: object, most: int = 60) -> str:
     """Text for a terminal: what could steer it, or could not be seen, is a visible escape; cut after `most` characters.
 
     Escaped are control and format characters (escape sequences, line ends, marks that turn the direction of writing),
-    lone surrogates, spaces other than the common one, and the backslash, so that no text can pass for an escape.
+    lone surrogates, spaces other than the common one, what is `IGNORABLE`, and the backslash, so that no text can pass
+    for an escape.
     """
     whole = str(text)
     cut = whole[:most]
@@ -149,7 +157,8 @@ def shown(text: object, most: int = 60) -> str:
 
 
 def _shown(char: str) -> str:
-    return char if char.isprintable() and char != "\\" else char.encode("unicode_escape").decode()
+    visible = char.isprintable() and char != "\\" and not IGNORABLE.match(char)
+    return char if visible else char.encode("unicode_escape").decode()
 
 
 def place(path: str | Path, number: int) -> str:

@@ -137,16 +137,21 @@ def thumbs_of(preferences: Iterable[Preference]) -> Iterator[Thumb]:
 def cut_turns(judged: Preference | Thumb, column: str) -> frozenset[int]:
     """Which of the agent's turns in an answer were cut off, from 1: what `column` of its `meta` says, if it is there.
 
-    Raises UserError for what is no list of numbers.
+    Raises UserError for what is no list of numbers, or not of turns that are there.
     """
     value = judged.meta.get(column, "")
+    answer = getattr(judged, {"cut_in_chosen": "chosen", "cut_in_rejected": "rejected", "cut": "completion"}[column])
+    count = sum(turn.speaker == judged.agent for turn in answer)
     try:
-        return frozenset(int(number) for number in str(value).split())
+        numbers = frozenset(int(number) for number in str(value).split())
     except ValueError:
+        numbers = frozenset({0})
+    if not numbers <= set(range(1, count + 1)):
         raise UserError(
             f"{shown(judged.id)}: {column} is {shown(str(value))}: give the numbers of the agent's turns that were "
-            'cut off, such as "1 3"'
-        ) from None
+            f'cut off, such as "1 3", of the {count} in this answer'
+        )
+    return numbers
 
 
 def preference_of(content: Any, where: str, name: str | None = None) -> Preference:

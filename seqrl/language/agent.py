@@ -19,7 +19,8 @@ class LanguageAgent(nn.Module):
         return self.policy.device
 
     def cloned(self) -> "LanguageAgent":
-        """The policy alone, without what steers it or chooses among what it says."""
+        """The policy alone, without what steers it or chooses among what it says. Of dpo and kto it is what was tuned:
+        their checkpoints do not keep what it began as."""
         return LanguageAgent(self.tokenizer, self.policy)
 
     def voice(self) -> Voice:

@@ -1,6 +1,6 @@
 """Logged dialogues as tokens, and windows of them to learn from."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,10 +39,13 @@ class DialogueDataset:
     which the agent never speaks is left out, as nothing can be learnt from it.
     """
 
-    def __init__(self, rows: list[TokenRows], gamma: float) -> None:
-        rows = [each for each in rows if bool(each.mask.any())]
-        if not rows:
+    def __init__(self, rows: list[TokenRows], gamma: float, names: Sequence[str] = ()) -> None:
+        spoken = [k for k, each in enumerate(rows) if bool(each.mask.any())]
+        if not spoken:
             raise UserError("the agent never speaks in these dialogues: nothing can be learnt; see seqrl audit")
+        self.names = [names[k] if names else f"number {k + 1}" for k in spoken]
+        """What its dialogues are called in messages."""
+        rows = [rows[k] for k in spoken]
         self._rows, self.gamma = rows, gamma
         self.num_dialogues = len(rows)
         lengths = np.array([len(each.tokens) for each in rows])
@@ -59,7 +62,9 @@ class DialogueDataset:
     @classmethod
     def of(cls, dialogues: Iterable[Dialogue], tokenizer: Tokenizer, gamma: float = 1.0) -> "DialogueDataset":
         """Logged dialogues as `tokenizer` reads them. UserError where it cannot, or the agent never speaks."""
-        return cls([rows_of(token_turns(dialogue, tokenizer), tokenizer) for dialogue in dialogues], gamma)
+        dialogues = list(dialogues)
+        rows = [rows_of(token_turns(dialogue, tokenizer), tokenizer) for dialogue in dialogues]
+        return cls(rows, gamma, [dialogue.id for dialogue in dialogues])
 
     def _returns_to_go(self) -> Tensor:
         """Of every decision: rows between decisions are no steps in time, so they do not discount."""
@@ -102,7 +107,17 @@ class DialogueDataset:
         return self._subset(np.sort(order[: max(1, round(share * self.num_dialogues))]))
 
     def _subset(self, numbers: np.ndarray) -> "DialogueDataset":
-        return DialogueDataset([self._rows[k] for k in numbers], self.gamma)
+        return DialogueDataset([self._rows[k] for k in numbers], self.gamma, [self.names[k] for k in numbers])
+
+    def longest_windows(self, num_turns: int) -> list[int]:
+        """Of each dialogue, the rows of the longest of its `windows`."""
+        most = []
+        for dialogue, count in enumerate(self.num_turns):
+            size = min(num_turns or count, count)
+            begin = np.arange(count - size + 1)
+            first, last = self._place(np.full(len(begin), dialogue), begin, begin + size)
+            most.append(int((last - first).max()))
+        return most
 
     def windows(self, count: int, num_turns: int, generator: torch.Generator) -> DialogueWindows:
         """`count` windows of up to `num_turns` of the agent's turns; 0 for whole dialogues.
@@ -119,13 +134,16 @@ class DialogueDataset:
         begin = place - before[dialogue] - (num_turns - 1)
         return self._gather(dialogue, np.maximum(begin, 0), np.minimum(begin + num_turns, self.num_turns[dialogue]))
 
+    def _place(self, dialogue: np.ndarray, begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The first and the last token of the turns `begin` … `end` − 1 of each of these dialogues."""
+        turns = self._turns[dialogue]
+        next_decision = self._first[np.minimum(turns + end, len(self._first) - 1)] + 1  # its action's token
+        return self._begin[turns + begin], np.where(end == self.num_turns[dialogue], self._end[dialogue], next_decision)
+
     def _gather(self, dialogue: np.ndarray, begin: np.ndarray, end: np.ndarray) -> DialogueWindows:
         """The turns `begin` … `end` − 1 of each of these dialogues."""
-        turns = self._turns[dialogue]
         whole = end == self.num_turns[dialogue]
-        first = self._begin[turns + begin]
-        next_decision = self._first[np.minimum(turns + end, len(self._first) - 1)] + 1  # its action's token
-        last = np.where(whole, self._end[dialogue], next_decision)
+        first, last = self._place(dialogue, begin, end)
         length = torch.from_numpy(last - first)  # rows
         offset = torch.arange(int(length.max()) + 1)[:, None]
         index = (torch.from_numpy(first) + offset).clamp(max=len(self.tokens) - 1)

@@ -97,7 +97,8 @@ class ThumbDataset:
         answer = [_rows(each, each.completion, tokenizer, cut[k]) for k, each in enumerate(thumbs)]
         partner = _partners(thumbs)
         mismatched = [
-            _rows(each, thumbs[partner[k]].completion, tokenizer, cut[partner[k]]) for k, each in enumerate(thumbs)
+            _rows(each, _as_said_to(each, thumbs[partner[k]]), tokenizer, cut[partner[k]])
+            for k, each in enumerate(thumbs)
         ]
         return cls(answer, mismatched, [each.label for each in thumbs])
 
@@ -121,6 +122,12 @@ class ThumbDataset:
             batch_of([self.mismatched[int(k)] for k in numbers]),
             torch.tensor([self.desirable[int(k)] for k in numbers]),
         )
+
+
+def _as_said_to(thumb: Thumb, partner: Thumb) -> tuple[Turn, ...]:
+    """The partner's answer behind another prompt. Its agent is called as there; who else is called so is not."""
+    name = {partner.agent: thumb.agent, thumb.agent: partner.agent}
+    return tuple(replace(turn, speaker=name.get(turn.speaker, turn.speaker)) for turn in partner.completion)
 
 
 def _partners(thumbs: Sequence[Thumb]) -> dict[int, int]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from math import isfinite
 
-from seqrl.data.dialogues import Dialogue, shown
+from seqrl.data.dialogues import Dialogue, Turn, shown
 from seqrl.errors import UserError, nearest
 from seqrl.language.sentiment import sentiment as _sentiment_of
 from seqrl.language.word_list import WordList
@@ -30,7 +30,13 @@ SATISFACTION = {
 
 
 def logged(dialogue: Dialogue) -> list[float]:
-    """What the log has; 0 where it has nothing."""
+    """What the log has; 0 where it has nothing. Raises UserError for another speaker's reward, as training does."""
+    for k, turn in enumerate(dialogue.turns):
+        if turn.speaker != dialogue.agent and turn.reward is not None:
+            raise UserError(
+                f"dialogue {shown(dialogue.id)}: turns[{k}] has a reward, but it is not the agent's "
+                f"({shown(dialogue.agent)}): credit it to the agent's turn before; see seqrl audit"
+            )
     return [turn.reward or 0.0 for turn in dialogue.turns if turn.speaker == dialogue.agent]
 
 
@@ -58,13 +64,19 @@ def satisfaction(dialogue: Dialogue) -> list[float]:
 
 
 def thumbs(dialogue: Dialogue) -> list[float]:
-    """1 for thumbs up, −1 for down, 0 for none."""
-    return [float(turn.thumbs or 0) for turn in dialogue.turns if turn.speaker == dialogue.agent]
+    """1 for thumbs up, −1 for down, of the turn and of what others say before the agent's next; 0 for none.
+
+    Raises UserError for thumbs before the agent's first turn, which are about nothing of its.
+    """
+    return _with_answers(dialogue, "thumbs", lambda turn: turn.thumbs)
 
 
 def clicks(dialogue: Dialogue) -> list[float]:
-    """How many there were; 0 where none were logged."""
-    return [float(turn.clicks or 0) for turn in dialogue.turns if turn.speaker == dialogue.agent]
+    """How many there were, of the turn and of what others say before the agent's next; 0 where none were logged.
+
+    Raises UserError for clicks before the agent's first turn.
+    """
+    return _with_answers(dialogue, "clicks", lambda turn: turn.clicks)
 
 
 def length(dialogue: Dialogue) -> list[float]:
@@ -161,6 +173,24 @@ def with_rewards(dialogue: Dialogue, reward: Reward) -> Dialogue:
 def rewarded(dialogues: Iterable[Dialogue], reward: Reward) -> Iterator[Dialogue]:
     """The same of many, one at a time."""
     return (with_rewards(dialogue, reward) for dialogue in dialogues)
+
+
+def _with_answers(dialogue: Dialogue, name: str, feedback: Callable[[Turn], int | None]) -> list[float]:
+    """For each of the agent's turns, its own feedback and that of others' turns until it speaks again: many programs
+    log a verdict with the turn of whoever gives it."""
+    sums: list[float] = []
+    for k, turn in enumerate(dialogue.turns):
+        given = feedback(turn)
+        if turn.speaker == dialogue.agent:
+            sums.append(float(given or 0))
+        elif given is not None and not sums:
+            raise UserError(
+                f"dialogue {shown(dialogue.id)}: turns[{k}] has {name}, but the agent ({shown(dialogue.agent)}) has "
+                "said nothing yet: take them out, or put them on its turn"
+            )
+        elif given is not None:
+            sums[-1] += given
+    return sums
 
 
 def _at_the_end(dialogue: Dialogue, value: float) -> list[float]:

@@ -135,6 +135,10 @@ class TunedAgent(TunedSpeaker):
         self.reference = copy.deepcopy(policy).requires_grad_(False)
         self.values = ValueModel(copy.deepcopy(policy)) if has_values else None
 
+    def cloned(self) -> LanguageAgent:
+        """The reference: its policy is what was made of it."""
+        return LanguageAgent(self.tokenizer, self.reference)
+
     @torch.no_grad()
     def begin(self) -> None:
         """Let the reference, and the values' model, be what the policy is now."""

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from seqrl.language.agent import LanguageAgent
@@ -50,6 +50,15 @@ class UtteranceAgent(LanguageAgent):
         if beta == 0 or self.num_proposals == 1:
             return Plain(self.policy)
         return Chosen(self.policy, self.values, beta, self.num_proposals)
+
+    @torch.no_grad()
+    def appraise(
+        self, tokens: Int[Tensor, "T B"], before: Int[Tensor, "B"], last: Int[Tensor, "B"]
+    ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
+        """`seqrl.language.candidates.Critic`: min Q once each utterance was read, and V before it."""
+        y = self.values.model(tokens)
+        column = torch.arange(tokens.shape[1], device=tokens.device)
+        return self.values.least(y[last, column])[..., 0], self.values.value(y[before, column])
 
 
 class Chosen:

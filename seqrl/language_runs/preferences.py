@@ -23,6 +23,7 @@ from seqrl.language.preferences import answer_log_prob, split_numbers
 from seqrl.language.rows import TokenBatch
 from seqrl.language_runs.config import LanguageConfig, check_shared, make_model
 from seqrl.language_runs.learners import before_sharing, check_learners, open_shared, share_weights
+from seqrl.language_runs.lengths import check_judged
 from seqrl.language_runs.run import read_tokenizer
 from seqrl.offline.training import Loss, fit
 from seqrl.run import CHECKPOINT, Run, load_weights, read_json
@@ -169,6 +170,7 @@ def tune(
     tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
     agent = LanguageAgent(tokenizer, make_model(before_sharing(config), tokenizer))
     dataset, held_out = dataset_of(tokenizer), None
+    check_judged(agent.policy, dataset)
     if config.held_out > 0 and len(dataset) > 1:
         kept, left_out = _split(dataset.prompts(), config)
         looks = learners.rank == 0 or config.shard  # the first tells of it

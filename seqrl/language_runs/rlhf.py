@@ -23,6 +23,7 @@ from seqrl.language.tuned import Generator, TunedAgent
 from seqrl.language_runs.config import configured_task
 from seqrl.language_runs.kl_control import KlControl
 from seqrl.language_runs.learners import share_weights
+from seqrl.language_runs.lengths import check_prompts
 from seqrl.language_runs.rewards import load_reward_model
 from seqrl.language_runs.rlhf_actor import SPEAKS, converse
 from seqrl.language_runs.rlhf_config import Config
@@ -160,6 +161,8 @@ class Tuning:
     def of(cls, config: Config, agent: TunedAgent, group: Group = ALONE) -> "Tuning":
         """As `config` says."""
         tokenizer = agent.tokenizer
+        if config.prompts:
+            check_prompts(agent.policy, config.prompts, tokenizer, config.max_tokens)
         together: dict[str, Any] = {"share": group.share} if config.shard else {"average": group.average}
         models = {"policy_learner": agent.policy, "value_learner": agent.values}
         learners = {

@@ -1,6 +1,8 @@
 """The settings of fine-tuning by rewards (`seqrl.algorithms.rlhf`)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, get_args
 
 from seqrl.config import require, require_above_zero, require_at_least_one, require_not_negative
@@ -16,6 +18,8 @@ KlIn = Literal["reward", "loss"]
 Watch = Literal["off", "warn", "stop"]
 SpeaksBy = Literal["own", "vllm"]
 Correction = Literal["importance", "none"]
+NOT_OF_PROMPTS = ("task", "logged", "thumbs", "clicks", "sentiment", "points", "agreement", "satisfaction")
+"""Rewards that an answer to a prompt cannot have: nobody replies to it, and no task pays for it or comes out."""
 SENSIBLE = {("exact", "reward"), ("exact", "loss"), ("k1", "reward"), ("k3", "loss")}
 
 
@@ -32,7 +36,7 @@ class Config(ActorsConfig, LanguageConfig):
     """A log of dialogues: what was said before each turn of its agent is a prompt to answer, in place of a task."""
     reward: tuple[str, ...] = ("task",)
     """What is earned, NAME or NAME=WEIGHT each: task, a reward by name, such as own_sentiment=1 length=-0.01, or the
-    run folder of a reward model."""
+    run folder of a reward model. With --prompts one that judges the answer itself: own_sentiment, length, a model."""
     gold: tuple[str, ...] = ()
     """Rewards that are not learnt from, named likewise: what is really meant, for the log and the monitor."""
     unfinished_penalty: float = 1.0
@@ -140,6 +144,19 @@ def check(config: Config) -> None:
     check_shares(config)
     weights_of(config.reward)
     weights_of(config.gold or ("task",), "--gold")
+    if config.prompts:
+        check_prompted(config.reward)
+        check_prompted(config.gold, "--gold")
+
+
+def check_prompted(rewards: Sequence[str], flag: str = "--reward") -> None:
+    """Raise UserError where `rewards` name one that no answer to a prompt can have."""
+    for name in weights_of(rewards, flag) if rewards else ():
+        require(
+            name not in NOT_OF_PROMPTS or (name != "task" and Path(name).is_dir()),
+            f"{flag} {name} says nothing of an answer to a prompt, which nobody replies to or pays for (--prompts): "
+            f"name what judges the answer itself, such as {flag} own_sentiment, length=-0.01 or a reward model's run",
+        )
 
 
 def check_actors(config: Config) -> None:

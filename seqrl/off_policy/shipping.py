@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from seqrl.data.dialogues import shown
 from seqrl.off_policy.evaluation import FITTED, Evaluation
 
 
@@ -29,8 +30,11 @@ class Check:
     reason: str
 
 
-def checks(found: Evaluation, wanted: Requirements, num_learnt_from: int = 0) -> list[Check]:
-    """All that must hold. `num_learnt_from`: how many of the dialogues the policy is known to have learnt from."""
+def checks(
+    found: Evaluation, wanted: Requirements, num_learnt_from: int = 0, not_found: Sequence[str] = ()
+) -> list[Check]:
+    """All that must hold. `num_learnt_from`: how many of the dialogues the policy is known to have learnt from;
+    `not_found`: logs, or runs, of which that is not known."""
     return [
         _better(found),
         *_above(found, wanted),
@@ -40,7 +44,7 @@ def checks(found: Evaluation, wanted: Requirements, num_learnt_from: int = 0) ->
         _overlap(found),
         _propensities(found, wanted),
         _rewards(found),
-        _held_out(found, num_learnt_from),
+        _held_out(found, num_learnt_from, not_found),
     ]
 
 
@@ -146,10 +150,12 @@ def _rewards(found: Evaluation) -> Check:
     return Check(name="rewards", passed=not missing, reason=reason)
 
 
-def _held_out(found: Evaluation, num_learnt_from: int) -> Check:
-    reason = (
-        f"The policy learnt from {num_learnt_from:,} of these {found.num_dialogues:,} dialogues: give others."
-        if num_learnt_from
-        else "None of the dialogues is known to have been learnt from."
-    )
-    return Check(name="held out", passed=not num_learnt_from, reason=reason)
+def _held_out(found: Evaluation, num_learnt_from: int, not_found: Sequence[str]) -> Check:
+    if num_learnt_from:
+        reason = f"The policy learnt from {num_learnt_from:,} of these {found.num_dialogues:,} dialogues: give others."
+    elif not_found:
+        names = ", ".join(shown(name, 200) for name in not_found)
+        reason = f"Not known, as what it learnt from is not found: {names}. Ship from the folder it was trained in."
+    else:
+        reason = "None of the dialogues is known to have been learnt from."
+    return Check(name="held out", passed=not (num_learnt_from or not_found), reason=reason)

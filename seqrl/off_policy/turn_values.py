@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -31,10 +32,10 @@ class TurnValue:
     turn: int
     """Its index among all turns of the dialogue."""
     heard: str
-    """What was said before it; empty if nothing was."""
+    """What others said since the agent's turn before, one turn a line; empty if nothing was."""
     said: str
     answer: str
-    """What was said after it; empty if nothing was."""
+    """What they said until the agent's next turn; empty if nothing was."""
     reward: float
     before: float
     """V(s_1)."""
@@ -59,6 +60,7 @@ def turn_values(
     dialogues: Sequence[Dialogue], tokenizer: Tokenizer, values: TokenValues, gamma: float, batch_size: int = 128
 ) -> Iterator[TurnValue]:
     """All of the agent's turns, in the order of the log. Raises UserError for texts that the tokenizer cannot read."""
+    dialogues = [each for each in dialogues if any(turn.speaker == each.agent for turn in each.turns)]
     for first in range(0, len(dialogues), batch_size):
         part = dialogues[first : first + batch_size]
         rows = [rows_of(token_turns(dialogue, tokenizer), tokenizer) for dialogue in part]
@@ -77,16 +79,17 @@ def _of_dialogue(
     mine = [k for k, each in enumerate(dialogue.turns) if each.speaker == dialogue.agent]
     begins = [turn.index(number) for number in range(len(mine))]
     ends = [begin - 1 for begin in begins[1:]] + [sum(number >= 0 for number in turn) - 1]
-    texts = ["", *(each.text for each in dialogue.turns), ""]
+    texts = [each.text for each in dialogue.turns]
+    between = ["\n".join(texts[k + 1 : following]) for k, following in pairwise([-1, *mine, len(texts)])]
     for number, (k, begin, end) in enumerate(zip(mine, begins, ends, strict=True)):
         after = v[begins[number + 1]] if number + 1 < len(mine) else 0.0
         reward, power = dialogue.turns[k].reward or 0.0, gamma ** (end - begin)
         yield TurnValue(
             dialogue=dialogue.id,
             turn=k,
-            heard=texts[k],
-            said=texts[k + 1],
-            answer=texts[k + 2],
+            heard=between[number],
+            said=texts[k],
+            answer=between[number + 1],
             reward=reward,
             before=v[begin],
             expected=q[end],

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 
 import torch
 
-from seqrl.data.dialogues import Dialogue, Turn, Value, shown, write_dialogues
+from seqrl.data.dialogues import IGNORABLE, Dialogue, Turn, Value, shown, write_dialogues
 from seqrl.errors import UserError
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.candidates import Candidate, Critic, TokenCritic, conversation_ids, propose
@@ -32,6 +32,8 @@ AGENT, PERSON, TASK = "agent", "person", "task"
 """Who speaks, in what is saved."""
 ROUNDS = 4
 """How often candidates are drawn before the agent says nothing, where all are removed."""
+WHITE = "\t\n\v\f\r\x85"
+"""Control characters that are white space."""
 MOST_CANDIDATES = 64
 MOST_CHARACTERS = 4_000
 """Of what a person says at once."""
@@ -297,8 +299,13 @@ class WordFilter:
 
 
 def _plain(text: str) -> str:
-    """One form for each character, and none that only formats."""
-    return "".join(each for each in unicodedata.normalize("NFKC", text) if unicodedata.category(each) != "Cf")
+    """One form for each character, and none that cannot be seen: these go first, as one between a letter and its
+    accent would keep them apart. White space stays."""
+    return unicodedata.normalize("NFKC", "".join(char for char in text if char in WHITE or _can_be_seen(char)))
+
+
+def _can_be_seen(char: str) -> bool:
+    return unicodedata.category(char) not in ("Cc", "Cf") and not IGNORABLE.match(char)
 
 
 class Transcript:

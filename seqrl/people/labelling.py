@@ -77,6 +77,8 @@ class Questions:
     ) -> None:  # fmt: skip
         self.task, self.voice, self.count, self.name = task, voice, count, name
         self.tokenizer, self.seed, self.sampling, self.max_tokens = tokenizer, seed, sampling, max_tokens
+        self.alike: set[str] = set()
+        """Ids of those that are no questions, of what was drawn so far."""
 
     def id_of(self, number: int) -> str:
         return f"{self.name}-{self.seed}-{number}"
@@ -94,7 +96,9 @@ class Questions:
             for number in numbers:
                 group = played[(number - first) * DRAWS :][:DRAWS]
                 question = question_of(self.id_of(number), group)
-                if question is not None and wanted(question.id):
+                if question is None:
+                    self.alike.add(self.id_of(number))
+                elif wanted(question.id):
                     yield question
 
 

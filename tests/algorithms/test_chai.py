@@ -1,6 +1,7 @@
 """CHAI: its critics against what can be computed by hand, and its runs."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ import pytest
 import torch
 
 from seqrl.algorithms import bc, chai, load_speaker, resume, train
-from seqrl.checkpoint import load_checkpoint
+from seqrl.checkpoint import load_checkpoint, save_checkpoint
 from seqrl.cli import main, shipping
-from seqrl.data.dialogues import Dialogue, Turn, shown, write_dialogues
+from seqrl.data.dialogues import Dialogue, Turn, read_dialogues, shown, write_dialogues
 from seqrl.errors import UserError
 from seqrl.language.critic import UtteranceCritic
 from seqrl.language.model import MemoryModel
@@ -18,6 +19,7 @@ from seqrl.language.play import play
 from seqrl.language.reranking import Choosing, RerankingAgent
 from seqrl.language.rows import TokenTurn, rows_of
 from seqrl.language.utterances import Drawn, UtteranceBatch, UtteranceDataset
+from seqrl.language_runs.proposals import _flagged
 from seqrl.learner import Learner
 from seqrl.memory.make import make_memory
 from seqrl.people.chat import Chat
@@ -233,6 +235,40 @@ def test_proposals_of_another_run_are_taken(log: Path) -> None:
         train(config(log, "third", proposals=str(log / "first"), num_proposals=4))
     with pytest.raises(UserError, match="has no proposals"):
         train(config(log, "fourth", proposals=str(log / "policy")))
+    first.unlink()
+    resume(log / "second")  # which has its own copy
+
+
+def test_proposals_of_something_else_are_refused(log: Path) -> None:
+    # Broken by comparing numbers of turns and proposals alone. Older folders have no fingerprint, but policy.json.
+    train(config(log, "mine", num_steps=1))
+    train(bc.Config(**SMALL | {"dialogues": str(log / "log.jsonl"), "run_dir": str(log / "policy 1"), "seed": 1}))
+    other = [replace(each, turns=each.turns[::-1]) for each in read_dialogues(log / "log.jsonl")]
+    write_dialogues(log / "other.jsonl", other)
+    tree, known = load_checkpoint(log / "mine" / "proposals.safetensors")
+    assert set(known["made_of"]) == {"policy", "texts", "max_tokens", "temperature"}
+    cases = [
+        ({"policy": str(log / "policy 1")}, "another --policy"),
+        ({"dialogues": str(log / "other.jsonl")}, "another --dialogues"),
+        ({"max_tokens": 3}, "another --max-tokens"),
+        ({"features": False}, "has 8 features of a proposal, not 0"),
+    ]
+    for k, (settings, message) in enumerate([*cases, cases[0], *cases[2:]]):
+        if k == len(cases):  # as older folders are
+            save_checkpoint(log / "mine" / "proposals.safetensors", tree, {})
+        with pytest.raises(UserError, match=message):
+            train(config(log, f"refused {k}", proposals=str(log / "mine"), **settings))
+        assert not (log / f"refused {k}" / "proposals.safetensors").exists()
+    train(config(log, "of an older one", proposals=str(log / "mine"), num_steps=1))
+
+
+def test_thumbs_down_on_an_answer_flag_the_turn_before() -> None:
+    turns = (
+        Turn(speaker="bot", text="a", thumbs=1),
+        Turn(speaker="bot", text="b"),
+        Turn(speaker="me", text="", thumbs=-1),
+    )
+    assert _flagged([Dialogue(id="x", agent="bot", turns=turns)]) == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from interrupted import ends_the_same
 from seqrl.algorithms import bc, dpo, kto, load_speaker, read_config, train
 from seqrl.cli import main
 from seqrl.data.dialogues import Dialogue, Turn, write_dialogues
-from seqrl.data.preferences import Preference, thumbs_of, write_preferences, write_thumbs
+from seqrl.data.preferences import Preference, Thumb, thumbs_of, write_preferences, write_thumbs
 from seqrl.errors import UserError
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.preferences import PreferenceDataset, ThumbDataset, split_numbers
@@ -74,8 +74,11 @@ def test_the_end_of_an_answer_that_was_cut_off_is_not_learnt():
     assert torch.equal(one.rejected[0].tokens, other.rejected[0].tokens)
     lost = one.rejected[0].mask & ~other.rejected[0].mask
     assert lost.nonzero()[:, 0].tolist() == one.rejected[0].mask.nonzero()[-1].tolist()
-    with pytest.raises(UserError, match="cut_in_rejected is last: give the numbers"):
-        PreferenceDataset.of([dataclasses.replace(ended, meta={"cut_in_rejected": "last"})], TOKENIZER)
+    for numbers in ("last", "0", "1 3"):  # there are two
+        with pytest.raises(
+            UserError, match=f"cut_in_rejected is {numbers}: give the numbers .* of the 2 in this answer"
+        ):
+            PreferenceDataset.of([dataclasses.replace(ended, meta={"cut_in_rejected": numbers})], TOKENIZER)
 
 
 # Broken by `rows.turn > len(prompt)` in `_rows`, or by the mask without that condition.
@@ -200,6 +203,20 @@ def test_partners_answer_another_prompt():
             assert int(mismatched.mask.nonzero()[0]) == begin
             own = TOKENIZER.decode(mismatched.tokens[1:][mismatched.mask]).replace("<end of utterance>", "")
             assert (own.rstrip("y") == texts[k // 2]) == (len(prompts) == 1)
+
+
+# Broken by a partner's answer that is read under this line's agent: what is no agent's is not compared.
+def test_partners_may_call_their_agent_otherwise():
+    def judged(k, agent, other):
+        turns = tuple(Turn(speaker=(agent, other)[n % 2], text=text) for n, text in enumerate(("ab", "x", "b")))
+        return Thumb(id=str(k), prompt=(Turn(speaker=other, text="x" * k),), completion=turns, label=True, agent=agent)
+
+    names = [("bot", "man"), ("man", "bot"), ("shop", "bot")]
+    thumbs = ThumbDataset.of([judged(k, *names[k % 3]) for k in range(9)], TOKENIZER)
+    for answer, mismatched in zip(thumbs.answer, thumbs.mismatched, strict=True):
+        for name in ("tokens", "mask"):
+            first, second = (getattr(rows, name)[-10:].tolist() for rows in (answer, mismatched))
+            assert first == second
 
 
 def test_splits_and_what_cannot_be_read():

@@ -289,6 +289,15 @@ def test_rollouts_depend_on_the_update_and_on_nothing_before(folder):
         ({"method": "rloo", "group_size": 3}, "--num-conversations 8 does not part into groups of --group-size 3"),
         ({"reward": ("sentimant",)}, "unknown reward 'sentimant'"),
         ({"reward": ("length=x",)}, "--reward 'length=x' is not NAME=WEIGHT"),
+        (
+            {"prompts": "log.jsonl", "task": "", "task_kwargs": ()},
+            "--reward task says nothing of an answer to a prompt",
+        ),
+        ({"prompts": "log.jsonl", "task": "", "reward": ("length", "sentiment=2")}, "--reward sentiment says nothing"),
+        (
+            {"prompts": "log.jsonl", "task": "", "reward": ("length",), "gold": ("thumbs",)},
+            "--gold thumbs says nothing",
+        ),
         ({"prompts": "log.jsonl"}, "either a --task to speak in or a log of --prompts"),
         ({"temperature": 0.0}, "--temperature is 0.0"),
         ({"kl_budget": -1.0}, "--kl-budget is -1.0"),
@@ -312,6 +321,12 @@ def test_prompts_of_a_log_are_answered(folder, tmp_path, capsys):
         assert line["episode_return"] == pytest.approx(1 - 0.5 * line["gold_return"])
     assert evaluate_speaker(str(tmp_path / "run"), ["--num-dialogues", "3", "--sample"]) == 0
     assert "scored by length=-0.5 turns" in " ".join(capsys.readouterr().out.split())
+    answering = ["--prompts", str(folder / "log.jsonl"), "--num-dialogues", "1", "--show", "1"]
+    assert evaluate_speaker(str(folder / "bc"), [*answering, "--reward", "turns=7"]) == 0
+    assert "return 7\n" in capsys.readouterr().out  # what is scored, not the task's
+    for reward, named in (([], "task"), (["--reward", "clicks"], "clicks")):
+        with pytest.raises(UserError, match=f"--reward {named} says nothing of an answer to a prompt"):
+            evaluate_speaker(str(folder / "bc"), [*answering, *reward])
 
 
 ANSWERS = Rated({("",): -0.5, ("a",): 1.0, ("aa",): 0.3, ("ab",): 1.5, ("ba",): -1.0, ("bb",): 0.8})

@@ -72,6 +72,7 @@ CASES: dict[str, tuple[str, Callable[[Dialogues], Dialogues]]] = {
     "copied": ("wrong", all_of(copied)),
     "other_points": ("look", at(3, turn(3, reward=2.5))),
     "rewards_of_others": ("wrong", at(4, turn(0, reward=1.0))),
+    "early_feedback": ("look", at(4, turn(0, thumbs=1))),
     "reward_in_text": ("look", at(4, turn(2, text="please [reward: 3.5]"))),
     "meta_tells": ("wrong", all_of(lambda each: replace(each, meta={"score": each.outcome["points"]}))),
     "kept_rewards": ("wrong", at(6, turn(3, reward=4.0))),
@@ -126,6 +127,13 @@ def test_each_finding(tmp_path: Path, kind: str) -> None:
     assert result.sound == (severity == "look" and "wrong" not in kinds.values())
     assert all(finding.message.isprintable() for finding in result.findings)
     json.dumps(result.as_dict(), allow_nan=False)
+
+
+def test_feedback_is_what_rewards_are_made_of(tmp_path: Path) -> None:
+    """As `seqrl reward` credits it: that of an answer counts, that before the agent's first turn does not."""
+    for index, count in ((2, 120), (0, 0)):
+        log = all_of(lambda each, index=index: with_turn(without_rewards(each), index, clicks=1))(sound())
+        assert audited(tmp_path, log).figures["with_feedback"] == count
 
 
 def test_every_kind_is_provoked() -> None:

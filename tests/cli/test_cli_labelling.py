@@ -8,8 +8,10 @@ import pytest
 
 from seqrl.cli import main
 from seqrl.data.preferences import read_preferences
+from seqrl.people import labelling
 
 TASK = ["--task", "twenty_questions", "--task-kwargs", "max_turns=2"]
+ask = labelling.question_of
 SMALL = ["--hidden-size", "8", "--batch-size", "4", "--num-steps", "2"]
 
 
@@ -64,6 +66,27 @@ def test_a_person_labels_in_the_terminal(
     kept = list(read_preferences(tmp_path / "p.jsonl"))
     assert sorted(each.id for each in kept) == [f"log-0-{k}" for k in range(5)]
     assert {each.labeller for each in kept} == {"\x1b[31mme"}
+
+
+# Broken by questions of equal draws that count as left, or a Bayes rate of no choices (a file that is not there).
+def test_where_all_draws_are_alike_nothing_is_asked(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "p.jsonl"
+    label = ["label", str(folder / "bc"), "--prompts", str(folder / "log.jsonl"), "--num-questions", "4"]
+    label += ["--output", str(path), "--simulate", "length"]
+    assert main([*label, "--temperature", "0"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("seqrl: nothing to choose in any of 4 questions, as all draws are alike: raise --temperature")
+    assert err.count("\n") == 1
+    assert not path.exists()
+    monkeypatch.setattr(
+        labelling, "question_of", lambda name, played: None if name.endswith("2") else ask(name, played)
+    )
+    for _ in range(2):
+        assert main(label) == 0
+        out = capsys.readouterr().out
+        assert "3 of 4 questions labelled by labeller, 1 with nothing to choose, all draws alike\n" in out
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,25 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import matplotlib.image
 import pytest
+import torch
 from off_policy.test_shipping import GOOD
+from rated import tuned
 
-from seqrl.algorithms import ilql, load_speaker, train
+from seqrl.algorithms import dpo, ilql, load_speaker, train
 from seqrl.cli import main, shipping
+from seqrl.cli.shipping import Ship
 from seqrl.data.dialogues import Dialogue, Turn, read_dialogues, write_dialogues
+from seqrl.data.preferences import Preference, write_preferences
+from seqrl.errors import UserError
+from seqrl.language.generation import Plain
 from seqrl.language.logging import logged_play
 from seqrl.language.scripted import scripted_dialogues
-from seqrl.off_policy import Requirements, checks
+from seqrl.off_policy import FittedConfig, Requirements, checks
 from seqrl.reports import shipping as report_shipping
 from seqrl.text import make_task
 
@@ -44,6 +51,10 @@ def folder(tmp_path_factory) -> Path:
         for each in scripted_dialogues(TASK, ["random"], 10, seed=1)
     ]
     write_dialogues(path / "held_out.jsonl", held_out)
+    write_dialogues(path / "silent.jsonl", [Dialogue(id="s", agent="a", turns=(Turn(speaker="b", text="x"),))])
+    shutil.copytree(path / "run", path / "no_task")
+    settings = json.loads((path / "run" / "config.json").read_text()) | {"task": "", "task_kwargs": []}
+    (path / "no_task" / "config.json").write_text(json.dumps(settings))
     return path
 
 
@@ -89,6 +100,58 @@ def test_what_was_learnt_from_is_found(folder, tmp_path):
     assert shipping.num_learnt_from(run, held_out, str(folder / "held_out.jsonl")) == 0
 
 
+# Broken by a ship that does not hand `not_found` to `checks`.
+def test_what_may_have_been_learnt_from_but_is_not_there_does_not_ship(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(shipping, "evaluate_logged", lambda *args, **kwargs: GOOD)
+    monkeypatch.setattr(report_shipping, "write", lambda *args: [])
+    run = shutil.copytree(folder / "run_policy", tmp_path / "run")
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(settings | {"dialogues": "gone.jsonl"}))
+    assert main(["ship", str(run), "--dialogues", str(folder / "held_out.jsonl")]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "NO held out Not known, as what it learnt from is not found: gone.jsonl." in said
+
+
+# Broken by `agent.cloned()` of a run of dpo, whose weights would all be 1; by a policy that must be there for nothing.
+def test_what_stands_in_for_the_log_is_what_the_run_began_as(folder, tmp_path):
+    pair = [(Turn(speaker="assistant", text=text),) for text in ("ivory", "onion")]
+    write_preferences(tmp_path / "p.jsonl", [Preference(id="p", prompt=(), chosen=pair[0], rejected=pair[1])] * 2)
+    config = dpo.Config(
+        policy=str(folder / "run_policy"), preferences=str(tmp_path / "p.jsonl"), run_dir=str(tmp_path / "dpo"),
+        num_steps=1, warmup=0, held_out=0.0,
+    )  # fmt: skip
+    agent, run = dpo.train(config), tmp_path / "dpo"
+    logged = list(read_dialogues(folder / "held_out.jsonl"))
+    bare = list(read_dialogues(folder / "learnt.jsonl"))  # without propensities
+
+    def weights(voice):
+        assert isinstance(voice, Plain)
+        return torch.cat([parameter.flatten() for parameter in voice.model.parameters()])
+
+    began = weights(load_speaker(folder / "run_policy").voice())
+    assert not torch.equal(weights(agent.voice()), began)
+    assert torch.equal(weights(shipping._behaviour(agent, run, Ship(), bare)), began)
+    named = shipping._behaviour(agent, folder / "run", Ship(behaviour=str(run)), bare)
+    assert torch.equal(weights(named), weights(agent.voice()))
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(settings | {"policy": "gone"}))
+    shipping._behaviour(agent, run, Ship(), logged)
+    with pytest.raises(UserError, match=r"policy gone .* is not there.*--behaviour"):
+        shipping._behaviour(agent, run, Ship(), bare)
+
+
+# Broken by `cloned` left out of TunedAgent.
+def test_what_was_fine_tuned_by_rewards_was_cloned_as_its_reference():
+    agent = tuned(move=1.0)
+    assert agent.cloned().voice().model is agent.reference
+
+
+def test_help_tells_how_many_updates_an_iteration_has(capsys):
+    with pytest.raises(SystemExit):
+        main(["ship", "--help"])
+    assert f"of {FittedConfig().updates_per_iteration} updates each" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -98,6 +161,8 @@ def test_what_was_learnt_from_is_found(folder, tmp_path):
         (["ship", "missing", "--dialogues", "{log}"], "not a run folder"),
         (["ship", "{run}_policy", "--dialogues", "{log}", "--beta", "1"], "--beta steers by values"),
         (["ship", "{run}", "--dialogues", "{log}", "--gamma", "1.5"], "--gamma is 1.5"),
+        (["ship", "{run}", "--dialogues", "{log}", "--beta", "nan"], "--beta is nan"),
+        (["ship", "{run}", "--dialogues", "{log}", "--baseline", "nan"], "--baseline is nan"),
         (["ship", "{run}", "--dialogues", "{log}", "--num-resamples", "5"], "--num-resamples is 5"),
         (["ship", "{run}", "--dialogues", "{log}", "--max-share", "0"], "--max-share is 0"),
         (["ship", "{run}", "--dialogues", "{log}", "--min-effective-size", "0"], "--min-effective-size is 0"),
@@ -106,7 +171,9 @@ def test_what_was_learnt_from_is_found(folder, tmp_path):
         (["frontier", "{run}_policy"], "no values of tokens to steer by"),
         (["frontier", "{run}", "--betas", "-1"], "beta is -1.0"),
         (["frontier", "{run}", "--num-dialogues", "1"], "at least 2"),
+        (["frontier", "{no_task}"], "seqrl evaluate {no_task} --sample --task TASK"),
         (["turns"], "needs a run folder"),
+        (["turns", "{run}", "--dialogues", "{silent}"], "the agent never speaks in {silent}"),
         (["turns", "{run}"], "no dialogues given"),
         (["turns", "{run}", "--dialogues", "{log}", "--worst", "-1"], "0 or more"),
         (["turns", "{run}", "--dialogues", "{log}", "--output", "{log}"], "exists already"),
@@ -114,10 +181,13 @@ def test_what_was_learnt_from_is_found(folder, tmp_path):
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_status_2(folder, capsys, args, words):
-    filled = [arg.format(run=folder / "run", log=folder / "held_out.jsonl") for arg in args]
-    assert main(filled) == 2
+    known = {
+        "run": folder / "run", "log": folder / "held_out.jsonl", "no_task": folder / "no_task",
+        "silent": folder / "silent.jsonl",
+    }  # fmt: skip
+    assert main([arg.format(**known) for arg in args]) == 2
     said = capsys.readouterr().err
-    assert words in said
+    assert words.format(**known) in said
     assert said.count("\n") == 1
 
 

@@ -44,6 +44,8 @@ def test_two_tasks_of_one_run(capsys):
     assert "num_words=7" in capsys.readouterr().out
     assert main(["evaluate", "run", "--task", "text_maze"]) == 2
     assert "was trained in another vocabulary" in capsys.readouterr().err
+    assert main(["evaluate", "run", "--beta", "nan"]) == 2
+    assert "--beta is nan: it must be a number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,10 @@ def test_damaged_casino(tmp_path: Path) -> None:
         ([casino()[0] | {"chat_logs": [{"text": "hi"}]}], r"dialogue 0, chat_logs[0] has no 'id'"),
         ([casino()[0] | {"chat_logs": []}], "turns is empty"),
     ]
+    for reasons in (None, ["x"]):
+        silent = casino()
+        silent[0]["participant_info"]["b"]["value2reason"] = reasons
+        cases.append((silent, "dialogue 0, b has no 'value2reason' as CaSiNo's have"))
     wrong = casino()
     wrong[0]["chat_logs"][2]["task_data"]["issue2youget"]["Food"] = "3"
     cases.append((wrong, "chat_logs[2] does not share out the 3 packages of Food"))
@@ -201,6 +205,11 @@ def test_other_agents_and_ids(tmp_path: Path) -> None:
         ({"messages": [BOT], "chosen": "a", "rejected": "b"}, " has chosen and messages and rejected: give"),
         ({"prompt": "a"}, " has prompt: give"),
         ({"messages": [BOT], "lable": True}, " has the column 'lable': did you mean 'label'?"),
+        ({"messages": [BOT], "label": True}, " has the column 'label', which is a thumb on a completion: rename it"),
+        (
+            {"chosen": [BOT], "rejected": [BAD], "pair": 7},
+            " has the column 'pair', which is made of chosen and rejected",
+        ),
         ({"messages": [BOT], "images": []}, ": column 'images' holds a list or an object"),
         ({"messages": [BOT], "id": []}, ": id is neither"),
         ({"messages": 3}, ": messages is neither a string nor a list"),
@@ -258,6 +267,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
         (["casino.json", "--output", "out.jsonl"], "out.jsonl exists already"),
         (["casino.json", "--dataset-dir", "x"], "--dataset-dir is for episodes"),
         (["casino.json", "--env", "x"], "--env is for episodes"),
+        (["casino.json", "--unfinished", "drop"], "--unfinished is for episodes"),
         (["nowhere.npz", "--output", "x"], "--output is for dialogues"),
     ):
         assert main(["import", *words]) == 2

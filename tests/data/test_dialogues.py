@@ -217,6 +217,7 @@ def test_nothing_to_write(tmp_path: Path) -> None:
         ("<b>plain</b> [red]ü 😀", "<b>plain</b> [red]ü 😀"),
         ("\x1b[31m\r\n\t\x00\x7f\x9b", r"\x1b[31m\r\n\t\x00\x7f\x9b"),
         ("\u202eabc\u200b\ufeff\u2028\xa0", r"\u202eabc\u200b\ufeff\u2028\xa0"),
+        ("\u034f\u115f\u17b4\u180b\u2800\u3164\ufe0f", r"\u034f\u115f\u17b4\u180b\u2800\u3164\ufe0f"),
         ("\\x1b \ud800", r"\\x1b \ud800"),
         ("a" * 61, "a" * 60 + "…"),
         (7, "7"),

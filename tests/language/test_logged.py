@@ -49,6 +49,16 @@ def test_a_window_at_the_end_has_the_end_and_shorter_ones_are_filled_up():
     assert window.reward.sum(0).tolist() == [2.0, 3.0]
 
 
+# Broken by windows of turns that count from the dialogue's beginning alone, or by a bootstrap row that is left out.
+@pytest.mark.parametrize("num_turns", [0, 1, 2])
+def test_the_longest_windows_are_the_longest_that_are_drawn(num_turns):
+    log = dataset(dialogue("a", "y", "abcabc", "yyy", "b", "x"), dialogue("c", opening=""), dialogue("ab", "y", "c"))
+    assert log.names == ["d"] * 3
+    for number, longest in enumerate(log.longest_windows(num_turns)):
+        windows = log._subset(np.array([number])).windows(100, num_turns, torch.Generator().manual_seed(0))
+        assert len(windows.mask) == longest
+
+
 # Broken by discounting rows in place of decisions, or by returns that end with the window.
 def test_returns_to_go_discount_the_agents_tokens_and_reach_beyond_the_window():
     log = dataset(dialogue("ab", "yxyx", "c", "y", rewards=(1.0, 2.0)), gamma=0.5)

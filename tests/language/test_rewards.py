@@ -12,9 +12,10 @@ from seqrl.data.dialogue_importers import from_casino
 from seqrl.data.dialogues import Dialogue, Turn, read_dialogues, write_dialogues
 from seqrl.errors import UserError
 from seqrl.language.rewards import REWARDS, combined, toxicity, with_rewards
+from seqrl.language.rows import token_turns
 from seqrl.language.toxic_logs import MILD, flagged_share, toxic_logs
 from seqrl.language.word_list import WordList
-from seqrl.text import Negotiation
+from seqrl.text import Negotiation, Tokenizer
 
 CASINO = Path(__file__).parents[2] / ".." / "shared" / "data" / "casino" / "casino_valid.json"
 
@@ -43,6 +44,30 @@ def test_by_hand(name):
     # Broken by points on the first of the agent's turns, or on the last turn of all.
     assert REWARDS[name](DIALOGUE) == BY_HAND[name]
     assert set(BY_HAND) == set(REWARDS) - {"sentiment", "own_sentiment"}
+
+
+def test_feedback_on_an_answer_is_the_agents_turns_before():
+    # Broken by feedback of the agent's own turns alone, or of all answers for the last of its turns.
+    turns = list(DIALOGUE.turns)
+    turns[2], turns[3] = replace(turns[2], thumbs=-1, clicks=1), replace(turns[3], clicks=3)
+    turns[6] = replace(turns[6], thumbs=1)
+    rated = replace(DIALOGUE, turns=tuple(turns))
+    assert REWARDS["thumbs"](rated) == [-2, 0, 2]
+    assert REWARDS["clicks"](rated) == [6, 0, 0]
+    early = replace(DIALOGUE, turns=(replace(turns[0], thumbs=1, clicks=0), *turns[1:]))
+    for name in ("thumbs", "clicks"):
+        with pytest.raises(UserError, match=rf"dialogue one: turns\[0\] has {name}, but the agent \(bot\) has said"):
+            REWARDS[name](early)
+
+
+def test_logged_rewards_of_others_are_refused_as_training_does():
+    # Broken by leaving them out.
+    theirs = replace(DIALOGUE, turns=(*DIALOGUE.turns, Turn(speaker="person", text="", reward=0.0)))
+    with pytest.raises(UserError) as training:
+        token_turns(theirs, Tokenizer(byte_fallback=True))
+    with pytest.raises(UserError) as logged:
+        REWARDS["logged"](theirs)
+    assert str(logged.value) == str(training.value)
 
 
 def test_sentiment_is_the_answers():

@@ -81,6 +81,13 @@ def test_what_was_learnt_from_does_not_count():
     assert "learnt from 7 of these 500" in failed(GOOD, learnt_from=7)["held out"]
 
 
+def test_what_is_not_known_to_be_held_out_does_not_count():
+    """Breaks if `not_found` has no say in `passed`."""
+    [last] = [check for check in checks(GOOD, Requirements(), 0, ["a.jsonl", "runs/\x1b"]) if not check.passed]
+    assert last.name == "held out"
+    assert "not found: a.jsonl, runs/\\x1b." in last.reason
+
+
 def test_estimated_propensities_can_be_accepted():
     found = dataclasses.replace(GOOD, num_propensities=0)
     assert failed(found, Requirements(estimated_propensities=True)) == {}

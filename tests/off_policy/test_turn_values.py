@@ -73,6 +73,32 @@ def test_batches_have_no_say():
     assert list(turn_values(LOG, TOKENIZER, VALUES, 0.9, 1)) == list(turn_values(LOG, TOKENIZER, VALUES, 0.9))
 
 
+# Broken by dialogues that are not left out where the agent is silent: beside others, and alone.
+def test_dialogues_without_the_agent_have_no_turns():
+    silent = Dialogue(id="no", agent="bot", turns=(Turn(speaker="man", text="h"),))
+    assert list(turn_values([LOG[0], silent, LOG[1]], TOKENIZER, VALUES, 0.9)) == list(
+        turn_values(LOG, TOKENIZER, VALUES, 0.9)
+    )
+    assert list(turn_values([silent], TOKENIZER, VALUES, 0.9)) == []
+
+
+# Broken by the neighbouring turns alone, which may be the agent's own.
+def test_what_was_heard_is_all_that_others_said():
+    said = [
+        ("man", "a"),
+        ("boy", "b"),
+        ("bot", "h"),
+        ("bot", "hh"),
+        ("man", "ab"),
+        ("man", ""),
+        ("bot", "a"),
+        ("man", "h"),
+    ]
+    log = Dialogue(id="d", agent="bot", turns=tuple(Turn(speaker=who, text=text) for who, text in said))
+    found = [(each.heard, each.said, each.answer) for each in turn_values([log], TOKENIZER, VALUES, 1.0)]
+    assert found == [("a\nb", "h", ""), ("", "hh", "ab\n"), ("ab\n", "a", "h")]
+
+
 def test_texts_that_cannot_be_read_are_refused():
     bad = Dialogue(id="x", agent="bot", turns=(Turn(speaker="bot", text="zz"),))
     with pytest.raises(UserError, match="no token fits"):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,7 +40,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             **TINY,
         )
     )
-    return {"bc": f"{folder}/bc_twenty_questions", "wordle": f"{folder}/bc_wordle", "ilql": f"{folder}/ilql"}
+    no_task = shutil.copytree(folder / "bc_wordle", folder / "no_task")
+    settings = json.loads((no_task / "config.json").read_text())
+    (no_task / "config.json").write_text(json.dumps(settings | {"task": ""}))
+    runs = {"bc": "bc_twenty_questions", "wordle": "bc_wordle", "ilql": "ilql", "no_task": "no_task"}
+    return {name: f"{folder}/{run}" for name, run in runs.items()}
 
 
 @pytest.fixture
@@ -167,6 +172,7 @@ def test_a_task_is_watched_to_its_end(runs: dict[str, str], capsys: pytest.Captu
         (["{bc}", "--seed", "-1"], "--seed"),
         (["{bc}", "--choose", "q"], "no values"),
         (["{bc}", "--beta", "1"], "--beta"),
+        (["{no_task}", "--watch"], "(--watch): leave it out"),
         (["{ilql}", "--beta", "nan"], "--beta"),
         (["{bc}", "--forbid", "/none/at/all"], "--forbid"),
         (["{bc}", "--save", "{bc}/config.json"], "exists already"),
