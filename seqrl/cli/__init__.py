@@ -5,6 +5,8 @@ A new command: a function in a module here, its entry in `COMMANDS`, its line in
 
 import errno
 import io
+import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 
@@ -51,10 +53,32 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 2 for bad input, 130 after Ctrl-C.
+    """Run one command. Returns the exit status: 0, 2 for bad input, 130 after Ctrl-C, 141 where nobody reads on.
 
     `seqrl audit` has 1 besides, for a dataset in which something is wrong, and `seqrl ship` for what should not ship.
     """
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()  # what is still kept would else fail when Python ends
+        return status
+    except BrokenPipeError:
+        if not _nobody_reads():  # a pipe of ours, to an actor
+            raise
+        return 128 + 13  # as a tool that SIGPIPE ends, such as in `seqrl envs | head -1`
+
+
+def _nobody_reads() -> bool:
+    """Whether what we print goes nowhere any more; then it is thrown away from here on, so that nothing else fails."""
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        poll.register(stream, 0)  # errors alone are asked for: that a pipe's other end is closed
+    closed = [file for file, event in poll.poll(0) if event & select.POLLERR]
+    for file in closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file)
+    return bool(closed)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     args = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -31,7 +31,9 @@ def take_flag(args: list[str], flag: str) -> tuple[str | None, list[str]]:
         if name == flag:
             if equals:
                 return value, args[:index] + args[index + 1 :]
-            if index + 1 == len(args):
+            if args[index + 1 :][:1] in (["-h"], ["--help"]):
+                return "", args[:index] + args[index + 1 :]  # the parser shows its help before a run is looked for
+            if args[index + 1 :][:1] == [] or args[index + 1].startswith("-"):
                 raise UserError(f"{flag} needs a run folder: {flag} RUN")
             return args[index + 1], args[:index] + args[index + 2 :]
     return None, args
@@ -44,7 +46,7 @@ def parse(kind: type[T], args: list[str], default: T, program: str) -> T:
     """
     errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors):
+        with contextlib.redirect_stderr(errors), _WHOLE_NUMBERS:
             options = tyro.cli(kind, args=_split_commas(args), default=default, prog=program)
     except SystemExit as stop:
         if stop.code in (0, None):
@@ -53,6 +55,29 @@ def parse(kind: type[T], args: list[str], default: T, program: str) -> T:
     seed = getattr(options, "seed", 0)
     require(0 <= seed < 2**31, f"--seed is {seed}: it must be from 0 to {2**31 - 1}")
     return options
+
+
+_WHOLE_NUMBERS = tyro.constructors.ConstructorRegistry()
+"""What tyro reads besides its own: whole numbers as 1e5."""
+
+
+@_WHOLE_NUMBERS.primitive_rule
+def _whole_numbers(of: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[int] | None:
+    if of.type is not int:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda words: _whole(words[0]),
+        is_instance=lambda value: isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _whole(word: str) -> int:
+    if re.fullmatch(r"-?[\d_.]+[eE]\+?\d{1,2}", word) and float(word).is_integer():
+        return int(float(word))
+    return int(word)
 
 
 def one_line(box: str) -> str:
@@ -66,7 +91,13 @@ def one_line(box: str) -> str:
     problem, *rest = filter(None, [*paragraphs, "the flags could not be read"])
     problem = problem[:1].lower() + problem[1:].rstrip(".: ")
     similar = re.search(r"(?:Perhaps you meant|Arguments similar to [^:]*): (--[\w-]+)", " ".join(rest))
-    return f"{problem}: did you mean {similar[1]}?" if similar else problem
+    if not similar:
+        return problem
+    # tyro sorts by letters, and has --seed before --num-seeds for --seeds
+    word = re.search(r"--[\w-]+", problem)
+    flags = re.findall(r"^\W{4,6}(--[\w-]+)", plain, re.MULTILINE)
+    meant = f"--num-{word[0].strip('-')}" if word else ""
+    return f"{problem}: did you mean {meant if meant in flags else similar[1]}?"
 
 
 def _split_commas(args: list[str]) -> list[str]:

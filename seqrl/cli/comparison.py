@@ -80,7 +80,8 @@ def _with_run_dir(config: Any, problem: str) -> Any:
 
 
 def _show_memories(config: of_memories.Config, resumed: bool) -> None:
-    result, console = of_memories.compare(config, resumed), Console()
+    # Without emoji, which `ppo:brain:Ema` would have for a memory in brain.py.
+    result, console = of_memories.compare(config, resumed), Console(emoji=False)
     console.print(result.table(console.width))
     for sentence in (advice(result), *(f"• {sentence}" for sentence in result.verdict)):
         console.print(sentence, highlight=False, markup=False)

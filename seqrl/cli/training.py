@@ -44,7 +44,8 @@ class Resume:
     """Continue a run, bit for bit."""
 
     num_steps: int = 0
-    """Train up to this step; 0 for the run's own number."""
+    """Train up to this step; 0 for the run's own number. Schedules then go over the new length: a finished run's linear
+    learning rate begins anew."""
     num_actors: int = 0
     """Actors from now on, of engine async or ray; 0 for as many as before."""
 

@@ -1,7 +1,7 @@
 """The approaches that `seqrl compare ENV` measures, by name: who acts while it learns, and who learns from a log.
 
-`ppo:gru` is an algorithm that acts, with a memory. `behaviour_cloning` (or `bc`), `filtered_bc` (or `best_bc`),
-`decision_transformer` and `qdt` learn from what the others played.
+`ppo:gru` is an algorithm that acts, with a memory, which may be one's own (`ppo:module:Class`). `behaviour_cloning` (or
+`bc`), `filtered_bc` (or `best_bc`), `decision_transformer` and `qdt` learn from what the others played.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from seqrl.algorithms import impala, ppo, r2d2, recurrent_sac
 from seqrl.config import RunConfig, require
 from seqrl.errors import UserError, nearest
-from seqrl.memory import MEMORIES
+from seqrl.memory.make import check_name, simplicity
 from seqrl.recipes import RECIPES
 
 ONLINE: dict[str, ModuleType] = {"ppo": ppo, "impala": impala, "r2d2": r2d2, "recurrent_sac": recurrent_sac}
@@ -40,12 +40,13 @@ class Approach(NamedTuple):
     @property
     def folder(self) -> str:
         """What its runs' folders begin with: the memory alone for PPO, as before there were other algorithms."""
-        return self.memory if self.algorithm == "ppo" else f"{self.algorithm}_{self.memory}"
+        memory = self.memory.replace(":", "-")
+        return memory if self.algorithm == "ppo" else f"{self.algorithm}_{memory}"
 
     @property
     def rank(self) -> tuple[int, int]:
         """From the simplest on: by memory, then by algorithm."""
-        return MEMORIES.index(self.memory), list(ONLINE).index(self.algorithm)
+        return simplicity(self.memory), list(ONLINE).index(self.algorithm)
 
 
 def read(names: Sequence[str]) -> tuple[list[Approach], list[str]]:
@@ -60,7 +61,7 @@ def read(names: Sequence[str]) -> tuple[list[Approach], list[str]]:
         method = ALIASES.get(name, name)
         if colon:
             require(algorithm in ONLINE, f"unknown algorithm in '{name}' (--approaches): {nearest(algorithm, ONLINE)}")
-            require(memory in MEMORIES, f"unknown memory in '{name}' (--approaches): {nearest(memory, MEMORIES)}")
+            check_name(memory, f"--approaches {name}")
             online.append(Approach(algorithm, memory))
         else:
             known = [*OFFLINE, *ALIASES, *(f"{algorithm}:gru" for algorithm in ONLINE)]

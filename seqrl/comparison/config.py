@@ -24,8 +24,8 @@ from seqrl.comparison.horizon import Sweep, close_to, read_sweep
 from seqrl.comparison.learning_curve import read_threshold
 from seqrl.config import make_environment, parse_env_kwargs, require, require_above_zero
 from seqrl.envs.exact import optimal_return
-from seqrl.errors import UserError, nearest
-from seqrl.memory import MEMORIES
+from seqrl.errors import UserError
+from seqrl.memory.make import check_name
 from seqrl.run import config_from_json, read_json
 
 LOG, OFFLINE = "log", "offline"
@@ -38,7 +38,8 @@ class Config:
     size of the network holds for all that act."""
 
     memories: tuple[str, ...] = ("none", "frame_stack", "gru")
-    """PPO's memories to compare: any of none, frame_stack, gru, lstm, linear, linear_attention, transformer."""
+    """PPO's memories to compare: any of none, frame_stack, gru, lstm, linear, linear_attention, transformer; your own
+    as module:Class."""
     approaches: tuple[str, ...] = ()
     """In their place, ALGORITHM:MEMORY of ppo, impala, r2d2 and recurrent_sac, such as r2d2:gru; and bc, best_bc,
     decision_transformer and qdt, which learn from what those play."""
@@ -78,7 +79,7 @@ class Config:
         if self.approaches:
             return read(self.approaches)
         for memory in self.memories:
-            require(memory in MEMORIES, f"unknown memory '{memory}' (--memories): {nearest(memory, MEMORIES)}")
+            check_name(memory, "--memories")
         require(len(set(self.memories)) == len(self.memories), "--memories names one twice: name each once")
         require(bool(self.memories), "--memories is empty: name at least one")
         return [Approach("ppo", memory) for memory in self.memories], []
@@ -147,6 +148,7 @@ def check(config: Config) -> None:
     require(config.num_episodes >= 2, f"--num-episodes is {config.num_episodes}: an interval needs at least 2")
     read_threshold(config.threshold)
     with contextlib.closing(make_environment(config.settings, 1)) as environment:
+        environment.reset(config.settings.seed)  # a bug in it is found while there is no folder yet
         spaces = environment.single_observation_space, environment.single_action_space
         for approach in online:
             settings = settings_of(approach, config.settings, overrides)

@@ -1,5 +1,7 @@
 """The picture of a comparison on an environment: learning curves, and where it was measured, the horizon."""
 
+import itertools
+from collections import Counter
 from pathlib import Path
 
 import matplotlib
@@ -9,15 +11,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, NullFormatter, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from seqrl.comparison.report import Comparison, Horizon, Row
 from seqrl.memory import MEMORIES
-from seqrl.reports.common import smooth
+from seqrl.reports.common import number, over_seeds
 
 COLOURS = dict(
     zip(MEMORIES, ("#888888", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"), strict=True)
 )
 """Okabe and Ito's palette, which colour-blind people can tell apart."""
+OWN = ("#8c564b", "#332288", "#999933")
+"""Memories of one's own, in the order of the rows."""
 LINES = {"ppo": "-", "impala": "--", "r2d2": "-.", "recurrent_sac": ":"}
 MARKERS = {"ppo": "o", "impala": "s", "r2d2": "^", "recurrent_sac": "D"}
 
@@ -47,33 +52,45 @@ def plot_comparison(result: Comparison, path: Path) -> None:
     temporary.replace(path)
 
 
-def _look(row: Row) -> tuple[str, str, str]:
+def _look(result: Comparison, row: Row) -> tuple[str, str, str]:
     algorithm = row.approach.partition(":")[0]
-    return COLOURS[row.memory], LINES[algorithm], MARKERS[algorithm]
+    own = dict.fromkeys(other.memory for other in result.rows if other.memory not in COLOURS)
+    colours = COLOURS | dict(zip(own, itertools.cycle(OWN), strict=False))
+    return colours[row.memory], LINES[algorithm], MARKERS[algorithm]
 
 
 def _curves(axes: Axes, result: Comparison) -> None:
-    """Learning curves of every approach: the mean over seeds, and the range from the worst to the best seed."""
-    longest = max([result.num_steps, *(row.num_steps for row in result.rows)])
+    """Learning curves of every approach, the same as on its page: the mean over seeds with its interval, and each
+    seed thin."""
+    shown: list[float] = []
+    longest = 0.0
     for row in result.rows:
-        grid = np.linspace(0, row.num_steps or result.num_steps, 200)
-        curves = [smooth(curve, grid) for curve in row.curves if curve]
-        if not curves:
+        if not any(row.curves):
             continue
-        with np.errstate(invalid="ignore"):
-            stack = np.array(curves)
-        colour, line, _ = _look(row)
-        label = f"{result.name(row)} ({row.mean:.3g})"
-        axes.plot(grid, stack.mean(0), color=colour, label=label, linewidth=2, linestyle=line)
-        axes.fill_between(grid, stack.min(0), stack.max(0), color=colour, alpha=0.15, linewidth=0)
+        steps, mean, half, seeds = over_seeds([curve for curve in row.curves if curve])
+        longest = max(longest, float(steps[-1]))
+        shown += seeds.ravel().tolist()
+        colour, line, _ = _look(result, row)
+        label = f"{result.name(row)} ({number(row.mean)})"
+        axes.plot(steps, mean, color=colour, label=label, linewidth=2, linestyle=line)
+        if len(seeds) > 1:
+            axes.plot(steps, seeds.T, color=colour, linewidth=0.8, alpha=0.38)
+            axes.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
     same = result.optimal == result.memoryless
     levels = [(result.optimal, "optimal, even without memory" if same else "optimal", "--")]
     levels += [] if same else [(result.memoryless, "best without memory", ":")]
     for value, name, linestyle in levels:
         if value is not None:
-            axes.axhline(value, color="black", linewidth=1, linestyle=linestyle, label=f"{name} ({value:.3g})")
+            axes.axhline(value, color="black", linewidth=1, linestyle=linestyle, label=f"{name} ({number(value)})")
+            shown.append(value)
     axes.set(xlabel="environment steps", ylabel="return of training episodes")
-    axes.set_xlim(0, longest)
+    axes.set_xlim(0, longest or result.num_steps)
+    if shown and max(shown) > min(shown):  # few seeds have bands so wide that they would flatten all else
+        low, high = axes.get_ylim()
+        room = (max(shown) - min(shown)) / 2
+        axes.set_ylim(max(low, min(shown) - room), min(high, max(shown) + room))
+    if any(len([curve for curve in row.curves if curve]) > 1 for row in result.rows):
+        axes.set_title("line: mean over seeds; band: its 95 % interval; thin: each seed", fontsize=9, color="#555555")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if not any(curve for row in result.rows for curve in row.curves):
         axes.text(0.5, 0.5, "no training episode has ended", transform=axes.transAxes, ha="center")
@@ -81,14 +98,18 @@ def _curves(axes: Axes, result: Comparison) -> None:
 
 def _horizon(axes: Axes, result: Comparison, horizon: Horizon) -> None:
     """Returns by the argument's value, up to the first that was not solved; what is not solved is hollow."""
+    together: Counter[tuple[float, float]] = Counter()
     for row in result.rows:
         tried = horizon.tried.get(row.approach, [])
-        colour, line, marker = _look(row)
+        colour, line, marker = _look(result, row)
         means = [float(np.mean(t.seed_means)) for t in tried]
         axes.plot([t.value for t in tried], means, color=colour, linestyle=line, linewidth=1.5)
         for t, mean in zip(tried, means, strict=True):
             face = colour if t.solved else "white"
-            axes.plot(t.value, mean, marker, color=colour, markerfacecolor=face, markersize=7)
+            aside = ScaledTranslation(together[t.value, mean] * 7 / 72, 0, axes.figure.dpi_scale_trans)
+            together[t.value, mean] += 1  # what is equal stands side by side: the last would hide the others
+            axes.plot(t.value, mean, marker, color=colour, markerfacecolor=face, markersize=7, clip_on=False,
+                      transform=axes.transData + aside)  # fmt: skip
     needed = {t.value: t.needed for tried in horizon.tried.values() for t in tried}
     axes.plot(list(needed), list(needed.values()), color="black", linewidth=1, linestyle=":")
     if min(horizon.values) > 0:

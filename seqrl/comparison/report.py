@@ -14,7 +14,7 @@ from matplotlib.ticker import EngFormatter
 from rich.table import Table
 
 from seqrl.comparison.report_offline import MethodRow, OfflineComparison
-from seqrl.memory import MEMORIES
+from seqrl.memory.make import simplicity
 from seqrl.reports.common import WIDTH, fitting_table, markdown_table, mean_and_interval
 
 LEFT_OUT = (
@@ -286,7 +286,7 @@ def _with_budget(result: Comparison, row: Row, other: Row) -> str:
 def _rank(row: Row) -> tuple[int, bool, str]:
     """From the simplest on; PPO comes before what learns from replayed or late rows."""
     algorithm = row.approach.partition(":")[0]
-    return MEMORIES.index(row.memory), algorithm != "ppo", algorithm
+    return simplicity(row.memory), algorithm != "ppo", algorithm
 
 
 def _noise(*rows: Row) -> float:

@@ -71,14 +71,15 @@ def _run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path, 
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     with ProcessPoolExecutor(workers, context, _begin_worker, (stop,)) as pool:
         with _interrupts_ignored():  # processes begun here ignore them too
-            pending: set[Future[None]] = {pool.submit(_train_and_measure, job.config, measure) for job in jobs}
+            runs = {pool.submit(_train_and_measure, job.config, measure): job.config.run_dir for job in jobs}
+        pending: set[Future[None]] = set(runs)
         try:
             while pending:
                 done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
                 for run_dir, task in tasks.items():
                     _show(progress, task, Path(run_dir))
                 for future in done:
-                    future.result()
+                    _raise_from(future, runs[future], folder)
         except BaseException as error:
             stop.set()
             for process in multiprocessing.active_children():
@@ -89,6 +90,18 @@ def _run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path, 
                     f"a worker process was killed, perhaps for want of memory: continue with --resume {folder}"
                 ) from None
             raise
+
+
+def _raise_from(future: Future[None], run: str, folder: Path) -> None:
+    """Raise what the run raised. Below the traceback of a bug in an environment stands which run it was."""
+    try:
+        future.result()
+    except Exception as error:
+        if not isinstance(error, UserError | BrokenProcessPool):
+            error.add_note(
+                f"seqrl: that was the run {run}: mend it, then continue with seqrl compare --resume {folder}"
+            )
+        raise
 
 
 _stop: Event

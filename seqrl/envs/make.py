@@ -113,8 +113,9 @@ def _make_vec(env_id: str, num_envs: int, env_kwargs: dict[str, Any], **options:
     try:
         return gym.make_vec(env_id, num_envs, **options, **env_kwargs)
     except gym.error.UnregisteredEnv:
-        near = difflib.get_close_matches(env_id, known_ids(), cutoff=0.5)
-        ours = [name for name in known_ids() if name.startswith("seqrl/")]
+        module, colon, name = env_id.rpartition(":")
+        near = [module + colon + one for one in difflib.get_close_matches(name, known_ids(), cutoff=0.5)]
+        ours = [one for one in known_ids() if one.startswith("seqrl/")]
         raise UserError(f"unknown environment '{env_id}' (--env): {nearest(env_id, near or ours)}") from None
     except Exception as error:  # whatever the environment's constructor raises
         reason = (str(error).splitlines() or [""])[0]

@@ -66,7 +66,8 @@ class Episode:
     """What the policy says at each of T + 1 rows: `probs` [T + 1, n] (of several parts, side by side, with `sizes`),
     or `values` [T + 1, n] of actions, or `mean` and `std` [T + 1, A]; `entropy` [T + 1]."""
     value: np.ndarray | None
-    """[T + 1]; None for an agent without values. Of action values, the greatest."""
+    """[T + 1], of rewards as they were learnt from, scaled or squashed; None for an agent without values. Of action
+    values, the greatest."""
     asked: np.ndarray | None
     """[T + 1]: the return still asked for, of an agent that is asked for one."""
     reward: np.ndarray

@@ -7,6 +7,7 @@ page, and tell the values under the pointer (page.js reads them back from the pa
 import dataclasses
 import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -15,8 +16,10 @@ from seqrl.pages.html import Chart, Html, element
 from seqrl.pages.scales import Kind, Scale
 from seqrl.pages.svg import (
     LARGE,
+    NARROW,
     SMALL,
     Frame,
+    arrow,
     axes,
     closed,
     dot,
@@ -29,6 +32,7 @@ from seqrl.pages.svg import (
     star,
     text,
 )
+from seqrl.reports.common import number
 
 __all__ = [
     "BLUE",
@@ -133,13 +137,32 @@ def line_chart(
     stars: Points = (),
     shade_from: float | None = None,
     whole: bool = False,
+    x_named: Sequence[float] = (),
 ) -> Chart:
     """Curves over one axis, with a legend where there are several. `stars` stand out; what lies right of
-    `shade_from` is shaded. A logarithmic axis with values of 0 or below is linear; `whole` says that x are counts."""
-    frame = _frame(lines, levels, x_kind, y_kind, size, x_range, bool(y_label))
-    if whole:
-        frame = frame._replace(x=dataclasses.replace(frame.x, whole=True))
-    parts = axes(frame, size, x_label, y_label)
+    `shade_from` is shaded. A logarithmic axis with values of 0 or below is linear; `whole` says that x are counts;
+    `x_named` are the values that the axis names, if not round ones.
+
+    A large one is drawn twice, for wide and for narrow windows: shrunk to half, nobody could read it.
+    """
+    named = f"{y_label or 'values'} over {x_label}: {', '.join(line.name for line in lines)}"
+
+    def drawn(size: tuple[int, int]) -> Html:
+        frame = _frame(lines, levels, x_kind, y_kind, size, x_range, bool(y_label))
+        frame = frame._replace(x=dataclasses.replace(frame.x, whole=whole, named=tuple(x_named)))
+        parts = axes(frame, size, x_label, y_label) + _inside(lines, levels, stars, shade_from, frame)
+        return picture(parts, size, named, frame, x_label)
+
+    several = len(lines) + len(levels) > 1 or any(line.figure for line in lines)
+    sizes = (LARGE, NARROW) if size == LARGE else (size,)
+    return Chart(Html("".join(map(drawn, sizes))), _legend(lines, levels) if several else Html())
+
+
+def _inside(
+    lines: Sequence[Line], levels: Sequence[Level], stars: Points, shade_from: float | None, frame: Frame
+) -> list[Html]:
+    """All that stands between the axes."""
+    parts = []
     right = frame.left + frame.width
     if shade_from is not None and shade_from < frame.x.high:
         start = frame.at(max(shade_from, frame.x.low), frame.y.low)[0]
@@ -149,16 +172,13 @@ def line_chart(
     for level in levels:
         y = frame.at(frame.x.low, level.value)[1]
         parts.append(rule(frame.left, y, right, y, f"level {level.dash}".strip()))
-    for line in lines:
-        parts += _itself(line, frame)
+    for line, places in zip(lines, _side_by_side(lines, frame), strict=True):
+        parts += _itself(line, frame, places)
     parts += [star(*frame.at(*place), MARKED) for place in stars]
     if not any(len(line.points) for line in lines):
         middle = (frame.left + frame.width / 2, frame.top + frame.height / 2)
         parts.append(text("nothing to show yet", *middle, "axis", "middle"))
-    named = f"{y_label or 'values'} over {x_label}: {', '.join(line.name for line in lines)}"
-    drawn = picture(parts, size, named, frame, x_label)
-    several = len(lines) + len(levels) > 1 or any(line.figure for line in lines)
-    return Chart(drawn, _legend(lines, levels) if several else Html())
+    return parts
 
 
 def interval_chart(
@@ -172,30 +192,39 @@ def interval_chart(
     """A line for each row: its mean with the interval, and a small dot for each seed.
 
     Of several estimates in a row the second is hollow, and `kinds` says what they are. The axis shows all seeds and
-    levels; an interval that is much wider runs out of it.
+    levels; an interval that is much wider runs out of it, with an arrow. In a narrow window names stand above rows.
     """
     several = max((len(some) for _, some in rows), default=1)
-    size = (LARGE[0], 62 + (32 + 16 * (several - 1)) * max(1, len(rows)))
-    left = min(24 + 6.9 * max((len(name) for name, _ in rows), default=0), 260)
     inside = [v for _, some in rows for e in some for v in (e.mean, *e.seeds, *(e.ends or ()))] + [
         level.value for level in levels
     ]
-    frame = Frame(left, 10, size[0] - left - 20, size[1] - 58, Scale.over(inside, margin=0.12), Scale(0, 1))
-    parts = axes(frame, size, x_label, "", y_ticks=False)
-    for level in levels:
-        x = frame.at(level.value, 0)[0]
-        parts.append(rule(x, frame.top, x, frame.top + frame.height, f"level {level.dash}".strip()))
-    each = frame.height / max(1, len(rows))
-    for k, (name, some) in enumerate(rows):
-        middle = frame.top + each * (k + 0.5)
-        parts.append(text(name, left - 12, middle + 4, "label", "end"))
-        for j, estimate in enumerate(some):
-            parts += _estimate(estimate, middle + 18 * (j - (len(some) - 1) / 2), frame, styles[name].colour, j > 0)
+
+    def drawn(width: int) -> Html:
+        above = 22 if width == NARROW[0] else 0  # for a row's name
+        each = 32 + 16 * (several - 1) + above
+        size = (width, 62 + each * max(1, len(rows)))
+        left = 14 if above else min(24 + 6.9 * max((len(name) for name, _ in rows), default=0), 260)
+        frame = Frame(left, 10, size[0] - left - 20, size[1] - 58, Scale.over(inside, margin=0.12), Scale(0, 1))
+        parts = axes(frame, size, x_label, "", y_ticks=False)
+        for level in levels:
+            x = frame.at(level.value, 0)[0]
+            parts.append(rule(x, frame.top, x, frame.top + frame.height, f"level {level.dash}".strip()))
+        for k, (name, some) in enumerate(rows):
+            top = frame.top + (each + 4 / max(1, len(rows))) * k
+            middle = top + above + (each - above) / 2
+            parts.append(
+                text(name, left, top + 14, "label") if above else text(name, left - 12, middle + 4, "label", "end")
+            )
+            for j, estimate in enumerate(some):
+                y = middle + 18 * (j - (len(some) - 1) / 2)
+                parts += _estimate(estimate, y, frame, styles[name].colour, j > 0)
+        return picture(parts, size, f"{x_label}: {', '.join(name for name, _ in rows)}")
+
     marks = [shape("circle", "hollow" if k else "dot", cx=11, cy=5, r=4) for k in range(len(kinds))]
     keys = [key(name, mark, NEUTRAL) for name, mark in zip(kinds, marks, strict=True)]
     keys += [_level_key(level) for level in levels]
-    drawn = picture(parts, size, f"{x_label}: {', '.join(name for name, _ in rows)}")
-    return Chart(drawn, element("ul", keys, class_="legend") if keys else Html())
+    pictures = Html("".join(drawn(width) for width in (LARGE[0], NARROW[0])))
+    return Chart(pictures, element("ul", keys, class_="legend") if keys else Html())
 
 
 def _frame(
@@ -232,15 +261,35 @@ def _around(line: Line, frame: Frame) -> list[Html]:
     return parts + [shape("path", "thin", colour, d=path(points, frame)) for points in line.thin]
 
 
-def _itself(line: Line, frame: Frame) -> list[Html]:
+def _side_by_side(lines: Sequence[Line], frame: Frame, step: float = 8) -> list[list[tuple[float, float]]]:
+    """Where each line's dots go. Those of several lines at one place stand side by side, all inside the frame: the
+    last would hide the others."""
+    places = [
+        [frame.at(x, y) for x, y in line.points if math.isfinite(y)] if line.dots or len(line.points) == 1 else []
+        for line in lines
+    ]
+    together = Counter(itertools.chain(*places))
+    seen: Counter[tuple[float, float]] = Counter()
+
+    def moved(place: tuple[float, float]) -> tuple[float, float]:
+        room = step * (together[place] - 1)
+        first = min(max(place[0] - room / 2, frame.left), max(place[0], frame.left + frame.width) - room)
+        seen[place] += 1
+        return (first + step * (seen[place] - 1), place[1]) if room else place
+
+    return [[moved(place) for place in some] for some in places]
+
+
+def _itself(line: Line, frame: Frame, places: Points) -> list[Html]:
     colour, dash = line.style
-    d = path(line.points, frame)
-    parts = [shape("path", f"line {dash}".strip(), colour, d=d, data_name=line.name)]
-    places = [frame.at(x, y) for x, y in line.points if math.isfinite(y)] if line.dots or d.count("L") == 0 else []
+    parts = [shape("path", f"line {dash}".strip(), colour, d=path(line.points, frame), data_name=line.name)]
     for (x, y), (half_x, half_y) in zip(line.points, line.whiskers, strict=False):
-        across = frame.inside(x - half_x, y), frame.inside(x + half_x, y)
-        ends = across, (frame.inside(x, y - half_y), frame.inside(x, y + half_y))
-        parts += [rule(*a, *b, "whisker", colour) for (a, b), half in zip(ends, (half_x, half_y), strict=True) if half]
+        for across, up in ((half_x, 0.0), (0.0, half_y)):
+            if across or up:
+                ends = frame.inside(x - across, y - up), frame.inside(x + across, y + up)
+                parts.append(rule(*ends[0], *ends[1], "whisker", colour))
+                parts += [arrow(*ends[0], 0, 1, colour)] if y - up < frame.y.low else []
+                parts += [arrow(*ends[1], 0, -1, colour)] if y + up > frame.y.high else []
     parts += [dot(*place, colour) for place in places]
     named = zip(line.points, line.labels, strict=False)
     return parts + [text(word, frame.at(*at)[0] + 7, frame.at(*at)[1] - 6, "label") for at, word in named if word]
@@ -253,9 +302,12 @@ def _estimate(estimate: Estimate, y: float, frame: Frame, colour: int, hollow: b
     interval = estimate.ends or ((estimate.mean - half, estimate.mean + half) if math.isfinite(half) else None)
     if interval is not None:
         right = frame.left + frame.width
-        low, high = (min(max(frame.at(end, 0)[0], frame.left), right) for end in interval)
+        ends = [frame.at(end, 0)[0] for end in interval]
+        low, high = (min(max(end, frame.left), right) for end in ends)
         parts += [rule(low, y, high, y, "whisker", colour)]
-        parts += [rule(end, y - 4, end, y + 4, "whisker", colour) for end in (low, high) if frame.left < end < right]
+        parts += [rule(end, y - 4, end, y + 4, "whisker", colour) for end in ends if frame.left <= end <= right]
+        parts += [arrow(low, y, -1, 0, colour)] if ends[0] < frame.left else []
+        parts += [arrow(high, y, 1, 0, colour)] if ends[1] > right else []
     return [*parts, dot(x, y, colour, 4.6, "hollow" if hollow else "dot")]
 
 
@@ -269,4 +321,4 @@ def _legend(lines: Sequence[Line], levels: Sequence[Level]) -> Html:
 
 
 def _level_key(level: Level) -> Html:
-    return key(level.name, rule(1, 5, 21, 5, f"level {level.dash}".strip()), NEUTRAL, f"{level.value:.4g}")
+    return key(level.name, rule(1, 5, 21, 5, f"level {level.dash}".strip()), NEUTRAL, number(level.value))

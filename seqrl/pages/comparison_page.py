@@ -29,9 +29,8 @@ from seqrl.pages.charts import (
 from seqrl.pages.findings import attempt, findings
 from seqrl.pages.html import Html, element, figure, page, section, table, write_page
 from seqrl.pages.run_page import write_run_page
-from seqrl.reports.common import smooth
+from seqrl.reports.common import number, over_seeds
 from seqrl.run import read_json
-from seqrl.statistics import mean_and_half_width
 
 RESULTS, TABLE = "results.json", "table.md"
 
@@ -104,6 +103,7 @@ def returns(results: dict[str, Any], title: str = "Return when evaluated") -> li
         f"Mean over {seeds} seeds with its 95 % interval (Student's t); small dots: each seed."
         if seeds > 1 else "One seed: without an interval."
     )  # fmt: skip
+    caption += " Arrow: the interval goes on." if 'class="arrow"' in chart.picture else ""
     return [section(title, figure(chart, caption))]
 
 
@@ -122,7 +122,7 @@ def learning_curves(results: dict[str, Any]) -> list[Html]:
     for row in rows:
         curves = [[(float(x), float(y)) for x, y in curve] for curve in row["curves"] if curve]
         mean = row.get("mean")
-        told = f"{mean:.3g}" if _known(mean) else ""
+        told = number(mean) if _known(mean) else ""
         lines.append(line_over_seeds(name_of(row), curves, styles[name_of(row)], told))
     right = max(x for line in lines for x, _ in line.points)
     chart = line_chart(
@@ -138,15 +138,14 @@ def learning_curves(results: dict[str, Any]) -> list[Html]:
 
 def line_over_seeds(name: str, curves: Sequence[Points], style: Style, told: str = "") -> Line:
     """The mean of seeds' curves, from where all have begun to where the first ends, with its interval."""
-    first, last = max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves)
-    grid = np.linspace(first, max(first, last), 120 if last > first else 1)
-    thin = [list(zip(grid.tolist(), smooth(list(curve), grid).tolist(), strict=True)) for curve in curves]
-    pairs = [mean_and_half_width([curve[k][1] for curve in thin]) for k in range(len(grid))]
-    band = [(x, mean - half, mean + half) for x, (mean, half) in zip(grid.tolist(), pairs, strict=True)]
-    return Line(
-        name=name, points=list(zip(grid.tolist(), (mean for mean, _ in pairs), strict=True)), style=style, figure=told,
-        band=band if len(curves) > 1 else (), thin=thin if len(curves) > 1 else (),
-    )  # fmt: skip
+    found = over_seeds(curves)
+    x, mean, half = (each.tolist() for each in found[:3])
+    points = list(zip(x, mean, strict=True))
+    if len(curves) == 1:
+        return Line(name=name, points=points, style=style, figure=told)
+    band = [(at, middle - h, middle + h) for at, middle, h in zip(x, mean, half, strict=True)]
+    thin = [list(zip(x, seed, strict=True)) for seed in found.seeds.tolist()]
+    return Line(name=name, points=points, style=style, figure=told, band=band, thin=thin)
 
 
 def asked_for(results: dict[str, Any]) -> list[Html]:
@@ -182,18 +181,27 @@ def horizon(found: dict[str, Any]) -> list[Html]:
     styles = styles_of([name.removeprefix("ppo:") for name in tried])
     lines = []
     for name, rows in ((name.removeprefix("ppo:"), rows) for name, rows in tried.items()):
-        solved = [row["value"] for row in rows if row["solved"]]
         points = [(row["value"], float(np.mean(row["seed_means"]))) for row in rows]
         lines.append(Line(name=name, points=points, dots=True, style=styles[name],
-                          figure=f"{max(solved):g}" if solved else "–"))  # fmt: skip
+                          figure=largest_solved(rows)))  # fmt: skip
     needed = [(row["value"], row["needed"]) for row in max(tried.values(), key=len)]
     bar = Line(name="counts as solved", points=needed, style=Style(NEUTRAL, "dashed"))
-    chart = line_chart([bar, *lines], x_label=found["key"], y_label="return", x_kind="log", size=LARGE)
+    chart = line_chart([bar, *lines], x_label=found["key"], y_label="return", x_kind="log", size=LARGE,
+                       x_named=[value for value, _ in needed])  # fmt: skip
     caption = (
-        "Mean over seeds. An approach is tried up to the first value that it does not solve. Beside the names: the "
+        "Mean over seeds; what is equal stands side by side. An approach is tried up to the first value that it does "
+        "not solve. Beside the names: the largest value solved; <: not even the smallest; ≥: no larger one was tried."
     )
     about = f"How long a delay is still bridged, by {found['key']}."
-    return [section("Memory horizon", figure(chart, caption + "largest value solved."), about=about)]
+    return [section("Memory horizon", figure(chart, caption), about=about)]
+
+
+def largest_solved(rows: Sequence[dict[str, Any]]) -> str:
+    """What the table says of an approach's sweep (`Horizon.cell`, which pages cannot import)."""
+    solved = [row["value"] for row in rows if row["solved"]]
+    if not solved:
+        return f"< {rows[0]['value']:g}"
+    return f"≥ {solved[-1]:g}" if len(solved) == len(rows) else f"{solved[-1]:g}"
 
 
 def name_of(row: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from seqrl.pages.charts import LARGE, NEUTRAL, Level, Line, Style, line_chart, styles_of
 from seqrl.pages.html import Html, element, figure, section, table
 from seqrl.pages.judgements import held_out, shipping
+from seqrl.reports.common import mean_and_interval
 
 AGENT, OPTIMAL = "agent", "optimal"
 
@@ -81,7 +82,7 @@ def adaptation(data: dict[str, Any]) -> list[Html]:
     lines, levels, rows = [], [], []
     for name, found in policies.items():
         total, mean, half = found["total"], found["curve"]["mean"], found["curve"]["half_width"]
-        shown = f"{total['mean']:.4g}" + (f" ± {total['half_width']:.3g}" if total["half_width"] is not None else "")
+        shown = _interval(total)
         share = found["share_of_optimal"]
         rows.append([name, shown, f"{found['first']:.4g}", f"{found['last']:.4g}",
                      "–" if share is None else f"{100 * share:.1f} %"])  # fmt: skip
@@ -131,8 +132,9 @@ def frontier(data: dict[str, Any]) -> list[Html]:
 
 
 def _interval(pair: dict[str, float | None]) -> str:
-    half = pair["half_width"]
-    return f"{pair['mean']:.3g}" + ("" if half is None else f" ± {half:.2g}")
+    mean, half = pair["mean"], pair["half_width"]
+    assert mean is not None
+    return mean_and_interval(mean, math.nan if half is None else half)
 
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], list[Html]]] = {

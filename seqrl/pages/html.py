@@ -130,9 +130,13 @@ _FIGURE = re.compile(r"[-+−±–—~≈<>≤≥]?\s*[\d.][\d.,]*\s*(e[-+]?\d+)
 
 
 def is_figure(cell: object) -> bool:
-    """Whether a cell is a number, with its interval or unit; or nothing, or the dash that stands for it."""
-    text = str(cell).strip()
-    return text in ("", "–", "-", "—", "n/a") or isinstance(cell, int | float) or bool(_FIGURE.fullmatch(text))
+    """Whether a cell is a number, with its interval or unit; yes or no; or nothing, or the dash that stands for it."""
+    text = (standard.unescape(cell) if isinstance(cell, Html) else str(cell)).strip()
+    return (
+        text in ("", "–", "-", "—", "n/a", "yes", "no")
+        or isinstance(cell, int | float)
+        or bool(_FIGURE.fullmatch(text))
+    )
 
 
 def data_script(name: str, data: Any) -> Html:

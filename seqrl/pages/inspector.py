@@ -11,6 +11,7 @@ import numpy as np
 from seqrl.inspection.episodes import Episode, Recall, leaves_of, total_of
 from seqrl.pages.html import Html, data_script, element, markup, page, plain, static, write_page
 from seqrl.pages.png import grey_or_colour, pictures
+from seqrl.run import read_json
 
 FRAME_BYTES, IMAGE_BYTES = 1_400_000, 900_000
 """What an episode's frames, and all images that the agent saw in it, may take on the page."""
@@ -51,7 +52,8 @@ def write_inspector(
     path: Path, episodes: Sequence[Episode], observation_space: gym.Space, about: dict[str, Any]
 ) -> Path:
     """Write the page of `episodes`. `about` has `title`, `kind` and `subtitle`, and `env` and `hide` for names."""
-    data = plain({"names": _names(about), "episodes": [episode_data(e, observation_space) for e in episodes]})
+    names = _names(about) | {"value": value_name(path.parent)}
+    data = plain({"names": names, "episodes": [episode_data(e, observation_space) for e in episodes]})
     document = page(
         about["title"],
         element("style", Html(static("inspector.css"))),
@@ -69,6 +71,14 @@ def _names(about: dict[str, Any]) -> dict[str, Any]:
         "actions": list(names.get("actions", ())),
         "entries": [name for k, name in enumerate(names.get("entries", ())) if k not in hidden],
     }
+
+
+def value_name(run: Path) -> str:
+    """What a run's values are called: they are of the rewards that it learnt from, perhaps not the environment's."""
+    config = read_json(run, "config.json") if (run / "config.json").is_file() else {}
+    if config.get("normalize_rewards"):
+        return "value (of scaled rewards)"
+    return "value (squashed, as h(x))" if config.get("rescale_values") else "value"
 
 
 def controls() -> Html:

@@ -23,6 +23,8 @@ class Scale:
     kind: Kind = "linear"
     whole: bool = False
     """Whether only whole numbers are named: of counts."""
+    named: tuple[float, ...] = ()
+    """The values that are named, whatever their number; none for round ones."""
 
     @classmethod
     def over(
@@ -49,7 +51,9 @@ class Scale:
         return (f(value) - f(self.low)) / (f(self.high) - f(self.low))
 
     def ticks(self, most: int) -> list[float]:
-        """Up to about `most` round values in range."""
+        """Up to about `most` round values in range, or those that are to be named."""
+        if self.named:
+            return [value for value in self.named if self.low <= value <= self.high]
         if self.kind == "log":
             return self._powers(most)
         if self.kind == "root":  # about evenly spaced where they are drawn, of one digit each

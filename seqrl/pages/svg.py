@@ -7,8 +7,10 @@ from typing import NamedTuple
 from seqrl.pages.html import Html, element
 from seqrl.pages.scales import Scale, tick_label
 
-SMALL, LARGE = (360, 215), (720, 340)
-"""Sizes in the SVG's own units, of which text is 11.5 high: a panel among others, and the picture of a page."""
+SMALL, LARGE, NARROW = (360, 215), (720, 340), (340, 270)
+"""Sizes in the SVG's own units, of which text is 11.5 high: a panel among others, the picture of a page, and the same
+in a window less than 600 wide."""
+_CLASSES = {SMALL[0]: "chart", LARGE[0]: "chart large", NARROW[0]: "chart narrow"}
 
 
 class Frame(NamedTuple):
@@ -42,7 +44,7 @@ def picture(
             "data_x": x_label,
         }
     return element(
-        "svg", parts, class_="chart large" if size[0] > SMALL[0] else "chart", viewBox=f"0 0 {size[0]} {size[1]}",
+        "svg", parts, class_=_CLASSES[size[0]], viewBox=f"0 0 {size[0]} {size[1]}",
         role="img", aria_label=description, **read_back,
     )  # fmt: skip
 
@@ -66,11 +68,14 @@ def axes(frame: Frame, size: tuple[int, int], x_label: str, y_label: str, y_tick
             text(tick_label(tick, rows), frame.left - 7, y + 4, "axis", "end"),
         ]
     columns = frame.x.ticks(max(3, int(frame.width / 78)))
+    free = -math.inf
     for tick in columns:
-        x = frame.at(tick, frame.y.low)[0]
+        x, label = frame.at(tick, frame.y.low)[0], tick_label(tick, columns)
         if not y_ticks:
             parts.append(rule(x, frame.top, x, bottom, "rule"))
-        parts.append(text(tick_label(tick, columns), x, bottom + 17, "axis", "middle"))
+        if x - 3.3 * len(label) >= free:  # else it would run into the one before
+            parts.append(text(label, x, bottom + 17, "axis", "middle"))
+            free = x + 3.3 * len(label) + 4
     parts.append(rule(frame.left, bottom, right, bottom, "base"))
     parts.append(text(x_label, frame.left + frame.width / 2, size[1] - 6, "axis", "middle"))
     if y_label:
@@ -121,6 +126,12 @@ def shape(name: str, kind: str, colour: int | None = None, **places: object) -> 
 def dot(x: float, y: float, colour: int, radius: float = 3.4, kind: str = "dot") -> Html:
     """A filled circle."""
     return shape("circle", kind, colour, cx=x, cy=y, r=radius)
+
+
+def arrow(x: float, y: float, across: int, down: int, colour: int) -> Html:
+    """The head of an arrow whose tip is at a place: what ends there goes on."""
+    corners = [(x, y), *((x - 8 * across + s * 5 * down, y - 8 * down + s * 5 * across) for s in (-1, 1))]
+    return shape("polygon", "arrow", colour, points=" ".join(f"{left:.1f},{top:.1f}" for left, top in corners))
 
 
 def star(x: float, y: float, colour: int, radius: float = 9.0) -> Html:

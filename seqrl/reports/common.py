@@ -2,18 +2,32 @@
 
 import math
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from rich import box
 from rich.table import Table
+
+from seqrl.statistics import mean_and_half_width
 
 WIDTH = 120
 """Columns of a terminal that tables fit, if nothing else is said."""
 
 
 def mean_and_interval(mean: float, half_width: float) -> str:
-    """`mean ± half_width`; without the second where it is NaN, for want of samples."""
-    return f"{mean:.4g}" if math.isnan(half_width) else f"{mean:.4g} ± {half_width:.3g}"
+    """`mean ± half_width`, both with an exponent or neither; without the second where it is NaN, of one sample."""
+    if math.isnan(half_width):
+        return number(mean)
+    large = max(abs(mean), half_width)
+    return f"{number(mean, 4, large)} ± {number(half_width, 3, large)}"
+
+
+def number(value: float, digits: int = 4, size: float | None = None) -> str:
+    """A value of so many digits, written out (−2624, not −2.62e+03) unless its `size`, else its own, is extreme."""
+    size = abs(value) if size is None else size
+    if size != 0 and not 1e-4 <= size < 1e7:
+        return f"{value:.{digits - 1}e}"
+    return np.format_float_positional(float(f"{value:.{digits}g}"), trim="-")
 
 
 def smooth(curve: list[tuple[float, float]], grid: np.ndarray) -> np.ndarray:
@@ -22,6 +36,26 @@ def smooth(curve: list[tuple[float, float]], grid: np.ndarray) -> np.ndarray:
     width = min(5, len(values))
     padded = np.pad(values, (width // 2, width - 1 - width // 2), mode="edge")
     return np.interp(grid, steps, np.convolve(padded, np.ones(width) / width, mode="valid"))
+
+
+class Curve(NamedTuple):
+    """A learning curve over seeds, [n] each: how all pictures draw it."""
+
+    steps: np.ndarray
+    mean: np.ndarray
+    half_width: np.ndarray
+    """Half the 95 % interval of the mean at each step by itself, by Student's t; NaN for a single seed."""
+    seeds: np.ndarray
+    """[seeds, n], each smoothed."""
+
+
+def over_seeds(curves: Sequence[Sequence[tuple[float, float]]]) -> Curve:
+    """The mean of seeds' curves, from where all have begun to where the first ends."""
+    first, last = max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves)
+    steps = np.linspace(first, max(first, last), 120 if last > first else 1)
+    seeds = np.stack([smooth(list(curve), steps) for curve in curves])
+    mean, half_width = np.array([mean_and_half_width(column) for column in seeds.T.tolist()]).T
+    return Curve(steps, mean, half_width, seeds)
 
 
 def fitting_table(

@@ -97,6 +97,16 @@ def test_an_environment_that_cannot_be_made_says_why_in_one_line():
         del gym.registry["seqrl-test/Failing-v0"]
 
 
+# Breaks if what is suggested is a known id alone, without the module that registers it.
+def test_a_suggestion_keeps_the_module(tmp_path, monkeypatch):
+    (tmp_path / "suggested.py").write_text("import gymnasium\ngymnasium.register('Vault-v0', 'suggested:Vault')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(gym.envs.registration, "registry", dict(gym.registry))
+    monkeypatch.setattr(gym, "registry", gym.envs.registration.registry)
+    with pytest.raises(UserError, match="did you mean 'suggested:Vault-v0'"):
+        make("suggested:Valt-v0", 1)
+
+
 @pytest.mark.parametrize(
     ("env_id", "module", "extra"),
     [

@@ -1,5 +1,6 @@
 """Axes, lines and intervals: where values stand, and that all of them are shown."""
 
+import itertools
 import math
 import re
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from markup_reading import EVIL, Page
 
-from seqrl.pages.charts import Estimate, Level, Line, interval_chart, line_chart, styles_of
+from seqrl.pages.charts import LARGE, Estimate, Level, Line, interval_chart, line_chart, styles_of
 from seqrl.pages.html import figure
 from seqrl.pages.png import grey_or_colour, pictures, png, shrunk
 from seqrl.pages.scales import Scale, nice_step, tick_label
@@ -106,11 +107,71 @@ def test_an_empty_chart_says_so():
     assert "nothing to show yet" in read.text
 
 
+def wide(chart):
+    """The first of a large chart's two drawings."""
+    return Page(chart.picture.partition("</svg>")[0] + "</svg>")
+
+
+# Break: `sizes = (size,)` in `line_chart`, or a width of LARGE alone in `interval_chart`: nobody could read it.
+def test_a_large_chart_has_a_drawing_for_narrow_windows():
+    line = line_chart([Line(name="a", points=[(0, 1), (100_000, 2)])], x_label="steps", size=LARGE)
+    rows = [("a name of some length", [Estimate(0.5, 0.1)])]
+    for chart in (line, interval_chart(rows, x_label="return", styles=styles_of([rows[0][0]]))):
+        svgs = Page(chart.picture).classed("svg", "chart")
+        assert [svg["class"] for svg in svgs] == ["chart large", "chart narrow"]
+        assert [float(svg["viewbox"].split()[2]) for svg in svgs] == [720, 340]
+
+
+# Break: `if x - 3.3 * len(label) >= free` left out of `axes`.
+def test_names_of_values_do_not_run_into_each_other():
+    values = [1, 2, 4, 8, 16, 32, 64]
+    line = Line(name="a", points=[(v, 1.0) for v in values], dots=True)
+    named = Page(line_chart([line], x_label="delay", x_named=values).picture)
+    spans = [(float(a["x"]) - 3.3 * len(w), float(a["x"]) + 3.3 * len(w)) for a, w in axis_names(named)]
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+
+
+def axis_names(read):
+    """The named values of x: attributes and words."""
+    labels = [a for a in read.classed("text", "axis") if a.get("text-anchor") == "middle" and "transform" not in a]
+    return list(zip(labels[:-1], [w for w in read.words if w.isdigit()], strict=False))
+
+
+# Break: `x_named` not handed to the scale: 2 and 5 are named, and neither 4 nor 8 was tried at 5.
+def test_the_values_that_were_tried_are_named():
+    line = Line(name="a", points=[(2, -1.0), (4, -2.0), (8, -3.0)], dots=True)
+    words = wide(line_chart([line], x_label="delay", x_kind="log", size=LARGE, x_named=[2, 4, 8])).words
+    assert [word for word in words if word.isdigit()] == ["2", "4", "8"]
+
+
+# Break: `return place` alone in `moved`: the last dot hides the others.
+@pytest.mark.parametrize("x", [0.0, 5.0, 10.0])
+def test_equal_values_stand_side_by_side(x):
+    lines = [Line(name=name, points=[(x, 1.0)], dots=True) for name in "abcde"]
+    lines.append(Line(name="f", points=[(0.0, 2.0), (10.0, 3.0)], dots=True))
+    read = wide(line_chart(lines, x_label="x", size=LARGE))
+    left, _, width, _ = map(float, read.classed("svg", "chart")[0]["data-frame"].split())
+    places = [float(dot["cx"]) for dot in read.classed("circle", "dot")][:5]
+    assert np.diff(places) == pytest.approx([8] * 4)
+    assert left <= min(places) <= max(places) <= left + width
+
+
+# Break: an arrow left out of `_estimate`, or drawn where the interval ends inside.
+def test_what_goes_on_beyond_the_chart_has_an_arrow():
+    rows = [("a", [Estimate(0.5, ends=(0.4, 0.9))]), ("b", [Estimate(0.6, 100.0)])]
+    rows += [("c", [Estimate(0.45, 0.01)])]
+    read = wide(interval_chart(rows, x_label="return", styles=styles_of("abc")))
+    tips = [float(a["points"].split(",")[0]) for a in read.classed("polygon", "arrow")]
+    assert len(tips) == 2
+    assert tips[0] < 60
+    assert tips[1] > 650
+
+
 # Break: whiskers that are not cut at the frame.
 def test_wide_intervals_run_out_of_the_chart():
     rows = [("gru", [Estimate(0.5, 100.0, [0.4, 0.6])]), ("none", [Estimate(0.2), Estimate(0.3)])]
     chart = interval_chart(rows, x_label="return", styles=styles_of(["gru", "none"]), kinds=("one", "other"))
-    read = Page(chart.picture + chart.legend)
+    read = Page(chart.picture.split("</svg>")[0] + "</svg>" + chart.legend)
     ends = [float(a[name]) for a in read.classed("line", "whisker") for name in ("x1", "x2")]
     assert min(ends) >= 0
     assert max(ends) <= 720

@@ -6,6 +6,7 @@ from contextlib import closing
 
 import gymnasium as gym
 import numpy as np
+import pytest
 from markup_reading import EVIL, Page
 from page_contents import ABOUT, BOX, spoken
 
@@ -62,6 +63,21 @@ def test_names_and_weights_are_text(tmp_path):
     read = Page(write_inspector(tmp_path / "e.html", [episode()], BOX, ABOUT).read_text())
     assert read.count("script") == 5
     assert read.data()["episodes"][0]["recalls"][0]["name"] == EVIL.replace("\u202e", r"\u202e")
+
+
+# Break: `{"value": value_name(path.parent)}` left out of `write_inspector`: values of scaled rewards beside returns.
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"normalize_rewards": True}, "value (of scaled rewards)"),
+        ({"normalize_rewards": False}, "value"),
+        ({"rescale_values": True}, "value (squashed, as h(x))"),
+    ],
+)
+def test_values_are_called_what_they_are(tmp_path, config, name):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    read = Page(write_inspector(tmp_path / "e.html", [episode()], BOX, ABOUT).read_text())
+    assert read.data()["names"]["value"] == name
 
 
 def test_an_episode_of_500_steps_is_small(tmp_path):

@@ -66,7 +66,8 @@ def test_elements():
 
 
 @pytest.mark.parametrize(
-    "cell", ["1", "0.53 ± 0.163", "53 %", "~57.3k", "≥ 80", "–", "1e-05", "−3", "18,420", "2/3", 4.0]
+    "cell",
+    ["1", "0.53 ± 0.163", "53 %", "~57.3k", "≥ 80", "–", "1e-05", "−3", "18,420", "2/3", 4.0, "no", Html("&lt; 5")],
 )
 def test_cells_of_figures_are_aligned_right(cell):
     read = Page(table(["name", "figure"], [["a", cell]]))

@@ -7,10 +7,11 @@ import pytest
 from markup_reading import EVIL, Page
 
 from seqrl.cli import main
+from seqrl.comparison.report import Horizon, Tried
 from seqrl.errors import UserError
 from seqrl.pages import markdown
 from seqrl.pages.charts import Style
-from seqrl.pages.comparison_page import comparison_page, line_over_seeds, write_comparison_page
+from seqrl.pages.comparison_page import comparison_page, largest_solved, line_over_seeds, write_comparison_page
 from seqrl.pages.findings import SECTIONS, findings
 from seqrl.pages.run_page import run_page
 from seqrl.reports.run import PANELS
@@ -30,13 +31,10 @@ def test_every_metric_is_on_a_runs_page(tmp_path):
     lines = [{"step": 10.0 * k, **dict.fromkeys(names, 1.0 + k)} for k in range(30)]
     read = Page(run_page(run_folder(tmp_path / "run", lines)))
     assert read.count("script") == 1
-    assert len(read.classed("path", "line")) - len([a for a in read.classed("path", "line") if "d" not in a]) == len(
-        names
-    )
     assert all(word in read.text for word in ("something new", "300,000", "seed 4", "length=3"))
     drawn = [a["data-name"] for a in read.classed("path", "line")]
     assert "ΔQ" in read.text
-    assert len(drawn) == len(names)
+    assert len(drawn) == len(names) + 1  # the return is drawn twice, for wide and for narrow windows
 
 
 @pytest.mark.parametrize("num_lines", [1, 2, 700])
@@ -110,7 +108,8 @@ def test_what_was_measured_afterwards_is_shown(tmp_path):
     words = ("1,234", "80", "nats", "β", "50 trials", "75.0 %", "recommended", "0.800")
     for word in (*words, "Ship it? Do not ship", "NO", "1,212 dialogues", "72.4%", "77"):
         assert word in read.text
-    assert len(read.classed("polygon", "dot")) == 2  # the stars of what is recommended, and of what is enough
+    # The stars of what is recommended, and of what is enough, each in a wide and a narrow drawing.
+    assert len(read.classed("polygon", "dot")) == 2 * 2
     assert read.count("script") == 0
 
 
@@ -193,7 +192,8 @@ def test_a_comparisons_page_shows_whatever_was_measured(tmp_path):
     assert "Take gru" in read.text
     assert "new column" in read.text
     assert read.count("script") == 1
-    assert len(read.classed("path", "thin")) == 2 * 3 + 2  # seeds of two memories, and of one method's calibration
+    # Seeds of two memories, and of one method's calibration, each in a wide and a narrow drawing.
+    assert len(read.classed("path", "thin")) == 2 * (2 * 3 + 2)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +217,16 @@ def test_the_band_is_students_interval_where_all_seeds_are():
     assert line_over_seeds("a", curves[:1], Style(0)).band == ()
 
 
+# Break: "–" in place of "< 5", or `solved[-1]` alone: the legend and the table's cell would differ.
+@pytest.mark.parametrize("solved", [(False,), (True, False), (True, True)])
+def test_a_horizons_legend_says_what_the_table_says(solved):
+    rows = [
+        {"value": v, "needed": 0.9, "seed_means": [1.0], "solved": s} for v, s in zip((5, 10), solved, strict=False)
+    ]
+    sweep = Horizon(key="length", values=[5, 10], tried={"ppo:gru": [Tried(**row) for row in rows]})
+    assert largest_solved(rows) == sweep.cell("ppo:gru")
+
+
 def test_report_and_its_errors(tmp_path, capsys):
     folder = comparison_folder(tmp_path / "cmp", rows=[])
     assert main(["report", str(folder)]) == 0
@@ -234,8 +244,8 @@ def test_an_interval_may_be_longer_on_one_side(tmp_path):
     read = Page("".join(findings(tmp_path)))
     places = [float(a["cx"]) for a in read.classed("circle", "dot")][:2]
     across = [a for a in read.classed("line", "whisker") if a["y1"] == a["y2"]]
-    assert len(across) == 2  # fitted values have none
-    for place, line in zip(places, across, strict=True):
+    assert len(across) == 2 * 2  # fitted values have none; and there is a wide and a narrow drawing
+    for place, line in zip(places, across[:2], strict=True):
         left, right = place - float(line["x1"]), float(line["x2"]) - place
         assert right / left == pytest.approx(4, rel=0.05)
 

@@ -32,7 +32,7 @@
   const drawTimeline = episode => {
     const T = episode.steps;
     const curves = [["return so far", "--c3", episode.returns]];
-    if (episode.value) curves.push(["value", "--c0", episode.value]);
+    if (episode.value) curves.push([names.value, "--c0", episode.value]);
     if (episode.asked) curves.push(["return still asked for", "--c1", episode.asked]);
     const x = t => (1000 * (t + 0.5)) / (T + 1);
     const picture = svg("svg", { viewBox: "0 0 1000 84", preserveAspectRatio: "none", height: 84, role: "img" });
@@ -176,7 +176,7 @@
     const facts = [
       ["reward of this step", last ? "–" : number(episode.reward[t])],
       ["return so far", number(last ? total : episode.returns[t])],
-      ...(episode.value ? [["value", number(episode.value[t])]] : []),
+      ...(episode.value ? [[names.value, number(episode.value[t])]] : []),
       ["what came from here on", number(total - before)],
       ...(episode.asked ? [["return still asked for", number(episode.asked[t])]] : []),
       ...(episode.policy.entropy ? [["entropy of the policy", number(episode.policy.entropy[t])]] : []),

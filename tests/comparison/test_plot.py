@@ -1,0 +1,56 @@
+"""The picture of a comparison: its curves are the page's."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from seqrl.comparison.plot import _curves, _horizon
+from seqrl.comparison.report import Comparison, Horizon, Row, Tried
+from seqrl.pages.charts import Style
+from seqrl.pages.comparison_page import line_over_seeds
+
+CURVES = [[(10.0, 1.0), (50.0, 2.0), (90.0, 4.0)], [(20.0, 3.0), (80.0, 3.0)]]
+
+
+def row(memory):
+    return Row(approach=f"ppo:{memory}", memory=memory, mean=1.0, half_width=0.1, seed_means=[1.0, 1.0], num_steps=60,
+               steps_per_second=1, num_parameters=1, seconds=1, best_run="", curves=CURVES)  # fmt: skip
+
+
+def result(*memories, **changes):
+    given = {"env": "e", "num_steps": 60, "num_episodes": 1, "optimal": None, "memoryless": None}
+    return Comparison(rows=[row(memory) for memory in memories], **given | changes)
+
+
+@pytest.fixture
+def axes():
+    figure, axes = plt.subplots()
+    yield axes
+    plt.close(figure)
+
+
+# Break: a grid from 0 to the steps that were asked for, or a band from `seeds.min(0)` to `seeds.max(0)`.
+def test_curves_are_those_of_the_page(axes):
+    _curves(axes, result("gru"))
+    line = line_over_seeds("gru", CURVES, Style(0))
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), line.points)
+    corners = axes.collections[0].get_paths()[0].vertices
+    assert corners[:, 1].max() == pytest.approx(max(high for _, _, high in line.band))
+    assert "95 %" in axes.get_title()
+
+
+# Break: `set_ylim` left out: two seeds' bands flatten the curves.
+def test_a_wide_band_leaves_room_for_the_curves(axes):
+    _curves(axes, result("gru"))
+    low, high = axes.get_ylim()
+    assert high - low <= 2 * 2.0 + 1e-9  # the seeds, smoothed, lie between 1 and 3
+
+
+# Break: `aside` left out: the last marker hides the others.
+def test_equal_means_stand_side_by_side(axes):
+    tried = [Tried(value=5, needed=0.9, seed_means=[0.4], solved=False)]
+    sweep = Horizon(key="length", values=[5, 10], tried={f"ppo:{name}": tried for name in ("none", "gru", "lstm")})
+    _horizon(axes, result("none", "gru", "lstm"), sweep)
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    places = [float(line.get_transform().transform(line.get_xydata())[0, 0]) for line in dots]
+    assert np.diff(places) == pytest.approx([7 / 72 * axes.figure.dpi] * 2)

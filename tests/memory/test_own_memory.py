@@ -1,0 +1,171 @@
+"""A memory of one's own by the name `module:Class`: trained, resumed, loaded, exported, compared, refused."""
+
+import itertools
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import seqrl
+from seqrl.cli import main
+from seqrl.comparison.plot import OWN, _look
+from seqrl.comparison.report import Comparison, Row
+from seqrl.memory import make_memory
+from seqrl.memory.make import MEMORIES, simplicity
+
+# "brain" is a name that rich's tables would make an emoji of: `impala:brain:Ema`.
+BRAIN = """
+import torch
+from torch import nn
+
+from seqrl.memory import Memory
+
+
+class Ema(Memory):
+    def __init__(self, input_size, hidden_size):
+        super().__init__()
+        self.input_size, self.output_size = input_size, hidden_size
+        self.linear = nn.Linear(input_size, hidden_size)
+
+    def initial_state(self, batch_size):
+        return self.linear.weight.new_zeros(batch_size, self.input_size)
+
+    def unroll(self, x, state, is_first):
+        means = []
+        for x_t, first in zip(x, is_first, strict=True):
+            state = 0.9 * torch.where(first[:, None], 0.0, state) + 0.1 * x_t
+            means.append(state)
+        return self.linear(torch.stack(means)), state
+
+
+class Half(Ema):
+    def __init__(self, input_size, hidden_size):
+        super().__init__(input_size, hidden_size // 2)
+
+
+class Locked(Ema):
+    def __init__(self, input_size, hidden_size):
+        {}["door"]
+
+
+class Unlike(Ema):
+    def __init__(self, size):
+        super().__init__(size, size)
+
+
+class Unfinished(Memory):
+    pass
+
+
+linear = nn.Linear
+"""
+TINY = ["--env-kwargs", "length=3", "--num-envs", "4", "--rollout-length", "8", "--hidden-size", "8"]
+PPO = ["train", "ppo", "--env", "seqrl/TMaze-v0", *TINY, "--num-epochs", "1", "--num-minibatches", "2"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with modules, found as with PYTHONPATH=. (also by the processes of comparisons)."""
+    for name, text in {"brain": BRAIN, "raises": "{}['door']", "needs": "import nowhere"}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("brain", "raises", "needs"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+# Breaks if `default_run_dir` keeps the colon, or the config's name is not the one that is made again.
+def test_trained_resumed_loaded_and_exported() -> None:
+    assert main([*PPO, "--memory", "brain:Ema", "--num-steps", "128"]) == 0
+    whole = Path("runs/seqrl-TMaze-v0_brain-Ema_s0")
+    assert json.loads((whole / "config.json").read_text())["memory"] == "brain:Ema"
+    short = [*PPO, "--memory", "brain:Ema", "--learning-rate-schedule", "constant", "--run-dir"]
+    assert main([*short, "straight", "--num-steps", "128"]) == 0
+    assert main([*short, "halved", "--num-steps", "64"]) == 0
+    assert main(["train", "--resume", "halved", "--num-steps", "128"]) == 0
+    straight, halved = seqrl.load("straight"), seqrl.load("halved")
+    assert type(halved.memory).__name__ == "Ema"
+    for one, other in zip(straight.parameters(), halved.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert main(["evaluate", "halved", "--num-episodes", "2"]) == 0
+    assert set(halved.act(torch.zeros(2, 3).numpy())) <= {0, 1, 2, 3}
+    pytest.importorskip("onnxruntime")
+    assert main(["export", "halved"]) == 0
+
+
+# Breaks if `Approach.folder` keeps the colon, `COLOURS[row.memory]` or `MEMORIES.index` is back, or with emoji.
+def test_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["compare", "seqrl/TMaze-v0", *TINY, "--num-steps", "64", "--num-seeds", "1", "--num-episodes", "2"]
+    args += ["--num-minibatches", "2", "--run-dir", "compared", "--override", "ppo:brain:Ema.num_epochs=1"]
+    assert main([*args, "--approaches", "ppo:none", "ppo:brain:Ema", "impala:brain:Ema"]) == 0
+    assert "impala:brain:Ema" in capsys.readouterr().out
+    runs = {folder.name for folder in Path("compared").iterdir() if folder.is_dir()}
+    assert runs == {"none_s0", "brain-Ema_s0", "impala_brain-Ema_s0"}
+    assert json.loads(Path("compared/brain-Ema_s0/config.json").read_text())["num_epochs"] == 1
+    assert json.loads(Path("compared/impala_brain-Ema_s0/config.json").read_text())["memory"] == "brain:Ema"
+
+
+# Breaks if `simplicity` gives 0 for unknown names, or all of one's own have the first colour.
+def test_own_memories_come_last_and_have_colours_of_their_own() -> None:
+    assert sorted(["brain:Ema", *reversed(MEMORIES)], key=simplicity) == [*MEMORIES, "brain:Ema"]
+    names = ["a:A", "gru", "b:B", "c:C", "d:D"]
+    values = {"mean": 0.0, "half_width": 0.0, "seed_means": [0.0], "steps_per_second": 1.0, "num_parameters": 1}
+    values |= {"seconds": 1.0, "best_run": "", "curves": []}
+    rows = [Row(approach=f"ppo:{name}", memory=name, **values) for name in names]
+    result = Comparison(env="", num_steps=1, num_episodes=2, optimal=None, memoryless=None, rows=rows)
+    colours = [_look(result, row)[0] for row in rows if row.memory != "gru"]
+    assert colours == list(itertools.islice(itertools.cycle(OWN), 4))
+
+
+REFUSED = [
+    ("brain:Emma", "brain has no 'Emma': did you mean 'Ema'?"),
+    ("raises:Ema", "raises cannot be imported (KeyError: 'door', raises.py line 1): mend it"),
+    ("needs:Ema", "needs cannot be imported (ModuleNotFoundError: No module named 'nowhere', needs.py line 1)"),
+    ("nowhere:Ema", "there is no module 'nowhere'; one in this folder is found with PYTHONPATH=."),
+    ("brain.inner:Ema", "there is no module 'brain.inner'"),
+    ("torch.nn.functional:Ema", "torch.nn.functional has no 'Ema': it has no subclass of seqrl.memory.Memory"),
+    ("brain:linear", "is no subclass of seqrl.memory.Memory"),
+    ("brain:Locked", "cannot be made (KeyError: 'door', brain.py line 32): it is called as Locked(input_size=8, hid"),
+    ("brain:Unlike", "cannot be made (TypeError: Unlike.__init__() got an unexpected keyword argument 'input_size')"),
+    ("brain:Unfinished", "Can't instantiate abstract class Unfinished"),
+    ("brain:Half", "has input_size 8 and output_size 4: set them to"),
+    ("brain:", "unknown memory 'brain:' ({}): known: frame_stack"),
+    (":Ema", "unknown memory ':Ema' ({}): known: frame_stack"),
+    ("gruu", "unknown memory 'gruu' ({}): did you mean 'gru'?"),
+]  # fmt: skip
+
+
+# Breaks where `_make_own` or `_import` lacks the clause that the message comes from, or `check` does not build.
+@pytest.mark.parametrize(("name", "message"), REFUSED, ids=[name for name, _ in REFUSED])
+def test_refused_before_there_is_a_folder(name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    compare = ["compare", "seqrl/TMaze-v0", *TINY]
+    for args, flag in [
+        ([*PPO, "--memory", name], "--memory"),
+        ([*compare, "--memories", "none", name], "--memories"),
+        ([*compare, "--approaches", "ppo:none", f"impala:{name}"], f"--approaches impala:{name}"),
+    ]:
+        before = set(os.listdir())
+        assert main(args) == 2
+        out, err = capsys.readouterr()
+        assert message.format(flag) in err
+        assert err.count("\n") == 1
+        assert out == ""
+        assert set(os.listdir()) - {"__pycache__"} == before - {"__pycache__"}
+
+
+# Breaks if the class is called with positions, or with ours' options.
+def test_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    import brain
+
+    called = []
+    monkeypatch.setattr(
+        brain.Ema, "__init__", lambda self, **sizes: called.append(sizes) or torch.nn.Module.__init__(self)
+    )
+    monkeypatch.setattr(brain.Ema, "input_size", 3, raising=False)
+    monkeypatch.setattr(brain.Ema, "output_size", 5, raising=False)
+    memory = make_memory("brain:Ema", 3, 5, num_frames=2, memory_horizon=9)
+    assert called == [{"input_size": 3, "hidden_size": 5}]
+    assert memory.stores_state
