@@ -261,6 +261,9 @@ def create_folder(folder: Path, files: dict[str, Any]) -> None:
     """Make `folder` with JSON files in it, whole or not at all. Raises UserError when it exists or cannot be made."""
     if folder.exists():
         raise UserError(f"{folder} exists already (--run-dir): choose another, or continue it with --resume {folder}")
+    for name, value in files.get("config.json", {}).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{name.replace('_', '-')} is {value}: it must be a finite number")
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -275,3 +276,10 @@ def test_a_bar_is_one_line(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
 def test_no_bar_where_nobody_watches(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     train(replace(CONFIG, run_dir=str(tmp_path / "run")))
     assert capsys.readouterr() == ("", "")
+
+
+# Breaks if the numbers are not looked at: JSON has no infinity, and the folder's beginning would stay behind.
+def test_settings_that_json_cannot_hold_leave_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^--max-grad-norm is inf: it must be a finite number$"):
+        create_folder(tmp_path / "run", {"config.json": {"max_grad_norm": math.inf}})
+    assert not list(tmp_path.iterdir())

@@ -57,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     `seqrl audit` has 1 besides, for a dataset in which something is wrong, and `seqrl ship` for what should not ship.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed before we began, as by `>&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (for as long as we run)
     try:
         status = _run(arguments)
         sys.stdout.flush()  # what is still kept would else fail when Python ends
@@ -78,6 +81,11 @@ def _nobody_reads() -> bool:
     return bool(closed)
 
 
+def _visible(message: str) -> str:
+    """One line, whatever names it quotes: what could steer the terminal is an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+
+
 def _run(arguments: Sequence[str] | None) -> int:
     args = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
@@ -94,16 +102,17 @@ def _run(arguments: Sequence[str] | None) -> int:
             raise UserError(f"unknown command '{args[0]}': {nearest(args[0], COMMANDS)}")
         return COMMANDS[args[0]](args[1:])
     except UserError as error:
-        print(f"seqrl: {error}", file=sys.stderr)
+        print(f"seqrl: {_visible(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            way_out = "free some space; a run keeps its last checkpoint, continue with --resume"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG):
+            way_out = "choose another place, or change what is there"
+        else:
             raise
         where = f" at {error.filename}" if error.filename else ""
-        print(
-            f"seqrl: {error.strerror}{where}: free some space; a run keeps its last checkpoint, continue with --resume",
-            file=sys.stderr,
-        )
+        print(f"seqrl: {_visible(f'{error.strerror}{where}')}: {way_out}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("seqrl: interrupted; a run folder that was begun can be continued with --resume", file=sys.stderr)

@@ -22,7 +22,7 @@ import seqrl
 from seqrl import adaptation
 from seqrl.algorithms import load, read_config
 from seqrl.cli.arguments import parse, positional
-from seqrl.config import make_environment, parse_env_kwargs, require
+from seqrl.config import ProblemConfig, make_environment, parse_env_kwargs, require
 from seqrl.envs import ENVIRONMENTS, Environment, TrialVectorEnv
 from seqrl.envs.trials import EPISODE_START, OPTIMAL_ACTION
 from seqrl.errors import UserError
@@ -96,6 +96,7 @@ def problem(run: Path, options: Adapt) -> Any:
     Raises UserError for an environment of ours that has no trials.
     """
     config = read_config(run)
+    require(isinstance(config, ProblemConfig), f"{run} speaks, and acts in no environment: give a run that does")
     env = options.env or config.env
     kind = ENVIRONMENTS.get(env)
     pairs = {} if options.env else _by_name(config.env_kwargs)

@@ -20,7 +20,7 @@ from seqrl.cli.arguments import parse, positionals
 from seqrl.cli.speaking import collect_dialogues
 from seqrl.collect import Policy, random_policy, watched
 from seqrl.collect import collect as play
-from seqrl.config import RunConfig, make_environment, require
+from seqrl.config import ProblemConfig, RunConfig, make_environment, require
 from seqrl.data import EpisodeWriter
 from seqrl.envs import Environment
 from seqrl.errors import UserError, nearest
@@ -138,6 +138,7 @@ def _problem(options: Collect, names: Sequence[str]) -> Any:
         name: getattr(options, name) for name in ("hide", "flicker", "noise") if getattr(options, name) is not None
     }
     for run, other in zip(runs, configs, strict=True):
+        require(isinstance(other, ProblemConfig), f"{run} speaks: name the task that it plays with --task")
         for name in SETTINGS:
             mine, theirs = getattr(config, name), getattr(other, name)
             if name not in changes and mine != theirs:

@@ -45,6 +45,8 @@ def audit(args: list[str]) -> int:
         raise UserError("audit needs a dataset folder, named first: seqrl audit DATASET")
     if options.max_rows < 1:
         raise UserError(f"--max-rows is {options.max_rows}: it must be at least 1")
+    if options.output and Path(options.output).exists():
+        raise UserError(f"{shown(options.output, 1000)} exists already (--output): choose another file")
     if Path(folder).is_file() or Path(folder).suffix == ".jsonl":  # episodes are folders
         if holds_preferences(folder):
             result = audit_preferences(folder)

@@ -147,6 +147,7 @@ def check(config: Config) -> None:
     require(config.num_seeds >= 1, f"--num-seeds is {config.num_seeds}: it must be at least 1")
     require(config.num_episodes >= 2, f"--num-episodes is {config.num_episodes}: an interval needs at least 2")
     read_threshold(config.threshold)
+    require(config.workers >= 0, f"--workers is {config.workers}: give 0 for one a core, or more")
     with contextlib.closing(make_environment(config.settings, 1)) as environment:
         environment.reset(config.settings.seed)  # a bug in it is found while there is no folder yet
         spaces = environment.single_observation_space, environment.single_action_space

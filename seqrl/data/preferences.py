@@ -11,6 +11,7 @@ There `cut_in_chosen` and `cut_in_rejected` (of a thumb, `cut`) say which of the
 off before their end, by their numbers from 1, such as "1" or "1 3".
 """
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -315,7 +316,7 @@ def mend_end(path: str | Path) -> int:
                 return 0
             file.seek(max(size - MAX_LINE_BYTES, 0))
             tail = file.read().rpartition(b"\n")[2]
-            if whole := _is_json(tail):
+            if whole := not _is_cut(tail):
                 file.write(b"\n")
             elif tail.startswith(BEGINNING[: len(tail)]):
                 file.truncate(size - len(tail))
@@ -328,12 +329,15 @@ def mend_end(path: str | Path) -> int:
         raise UserError(f"cannot write {name} ({error.strerror}): choose another file") from None
 
 
-def _is_json(line: bytes) -> bool:
+def _is_cut(line: bytes) -> bool:
+    """Whether a line ends in its middle; one that is whole and wrong is for its reader to refuse, not to be cut off."""
     try:
-        parse_json(line.decode(), "")
-    except (UserError, UnicodeDecodeError):
-        return False
-    return True
+        json.loads(line.decode(errors="replace"))
+    except json.JSONDecodeError:
+        return True
+    except (ValueError, RecursionError):  # too many digits, too deep
+        pass
+    return False
 
 
 BEGINNING = b'{"id": "'

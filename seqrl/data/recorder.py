@@ -1,6 +1,7 @@
 """What a training run plays, kept as learning histories: how a policy became better, episode by episode."""
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from seqrl.agent import Agent
 from seqrl.data.episode_writer import EpisodeWriter
 from seqrl.data.episodes import Episode
 from seqrl.envs.trials import EPISODE_START
+from seqrl.errors import UserError
 from seqrl.trajectory import Trajectory, tree_map
 
 
@@ -40,6 +42,14 @@ class HistoryRecorder:
     @classmethod
     def of(cls, config: Any, agent: Agent) -> "HistoryRecorder":
         """The recorder of a run, to the folder `config.record`; the dataset tells the run's settings."""
+        folder = Path(config.record)
+        if folder.resolve() == Path(config.run_dir).resolve():
+            raise UserError(f"--record {folder} is the run's own folder (--run-dir): choose another")
+        try:  # what cannot be written is found out before training, not after it
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent).cleanup()
+        except OSError as error:
+            raise UserError(f"cannot write to {folder} ({error.strerror}): choose another --record") from None
         spaces = agent.observation_space, agent.action_space
         return cls(config.record, *spaces, {"source": "seqrl train --record", "config": dataclasses.asdict(config)})
 

@@ -117,9 +117,10 @@ def _make_vec(env_id: str, num_envs: int, env_kwargs: dict[str, Any], **options:
         near = [module + colon + one for one in difflib.get_close_matches(name, known_ids(), cutoff=0.5)]
         ours = [one for one in known_ids() if one.startswith("seqrl/")]
         raise UserError(f"unknown environment '{env_id}' (--env): {nearest(env_id, near or ours)}") from None
-    except Exception as error:  # whatever the environment's constructor raises
+    except (Exception, SystemExit) as error:  # whatever the environment's module and constructor raise
         reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"cannot make environment '{env_id}': {reason or type(error).__name__}") from error
+        what = f"it ends Python, {error!r}" if isinstance(error, SystemExit) else reason or type(error).__name__
+        raise UserError(f"cannot make environment '{env_id}': {what}") from error
 
 
 def _register(env_id: str) -> None:

@@ -59,7 +59,7 @@ def _make_own(name: str, input_size: int, hidden_size: int) -> Memory:
     kind = _import(name)
     try:
         memory = kind(input_size=input_size, hidden_size=hidden_size)
-    except Exception as error:  # whatever the constructor raises
+    except (Exception, SystemExit) as error:  # whatever the constructor raises
         call = f"{kind.__name__}(input_size={input_size}, hidden_size={hidden_size})"
         raise UserError(f"memory '{name}' cannot be made ({_what(error)}): it is called as {call}") from error
     sizes = getattr(memory, "input_size", None), getattr(memory, "output_size", None)
@@ -75,7 +75,7 @@ def _import(name: str) -> type[Memory]:
     module_name, _, kind_name = name.rpartition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the module raises
+    except (Exception, SystemExit) as error:  # whatever the module raises
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
             raise UserError(
                 f"memory '{name}': there is no module '{error.name}'; one in this folder is found with PYTHONPATH=."
@@ -95,7 +95,7 @@ def _is_memory(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, Memory)
 
 
-def _what(error: Exception) -> str:
+def _what(error: BaseException) -> str:
     """The error in one line, and where in the user's code it was raised."""
     here = (__file__, importlib.__file__)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename not in here and f.filename[:1] != "<"]

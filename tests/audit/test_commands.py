@@ -70,6 +70,7 @@ def test_to_minari_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["audit", "nowhere", "--max-rows", "0"], ["--max-rows is 0"]),
         (["audit", "nowhere", "--seed", "-1"], ["--seed is -1"]),
         (["audit", "data", "--output", "/proc/nowhere/x.json"], ["cannot write", "--output"]),
+        (["audit", "data", "--output", "data/index.json"], ["data/index.json exists already"]),
         (["audit", "data", "--outptu", "x"], ["--outptu"]),
         (["import"], ["import needs a file"]),
         (["import", "nowhere.npz"], ["nowhere.npz does not exist"]),

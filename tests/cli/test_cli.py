@@ -132,6 +132,7 @@ BAD: list[tuple[list[str], list[str]]] = [
     ([*ENV, "--vectorization", "threads"], ["'threads'", "sync"]),
     ([*ENV, "--autoreset-mode", "same_step"], ["same_step", "next_step"]),
     ([*ENV, "--device", "abacus"], ["'abacus'", "cpu"]),
+    ([*ENV, "--device", "a\n\x1b[31mb"], [r"'a\n\x1b[31mb'"]),  # nothing that could steer the terminal
     (["train", "--resume"], ["--resume needs a run folder"]),
     (["train", "--resume", "nowhere"], ["nowhere is not a run folder", "seqrl train"]),
     (["train", "--resume", "nowhere", "--hidden-size", "3"], ["--hidden-size"]),
@@ -151,6 +152,7 @@ BAD: list[tuple[list[str], list[str]]] = [
     (["compare", "seqrl/TMaze-v0", "--memory", "gru"], ["--memories gru"]),
     (["compare", "seqrl/TMaze-v0", "--num-seeds", "0"], ["--num-seeds is 0"]),
     (["compare", "seqrl/TMaze-v0", "--num-episodes", "1"], ["--num-episodes is 1"]),
+    (["compare", "seqrl/TMaze-v0", "--workers", "-1"], ["--workers is -1"]),
     (["compare", "--resume", "nowhere"], ["nowhere is not a run folder"]),
     (["compare", "--resume", "nowhere", "--num-steps", "5"], ["--num-steps"]),
     (["envs", "--all"], ["--all"]),

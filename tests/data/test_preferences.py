@@ -345,3 +345,14 @@ def test_fuzz_of_bytes(tmp_path: Path, data: st.DataObject) -> None:
     for read in (read_preferences, read_thumbs):
         with contextlib.suppress(UserError):
             list(read(path))
+
+
+# Breaks if what its reader refuses counts as cut: a whole line would be deleted.
+@pytest.mark.parametrize(
+    "line", [b'{"id": "b", "score": NaN}', b'{"id": "b", "n": 1e400}', b'{"id": "b", "t": "\xff"}']
+)
+def test_a_whole_line_that_is_wrong_is_not_cut_off(tmp_path, line):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(line)
+    assert mend_end(path) == 0
+    assert path.read_bytes() == line + b"\n"

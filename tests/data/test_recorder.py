@@ -1,5 +1,7 @@
 """What a run plays, as histories: every decision once, in its order, with the action that the environment took."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -105,3 +107,14 @@ def test_a_recorded_run_is_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="exists already"):
         train(config(tmp_path, record=str(tmp_path / "run"), run_dir=str(tmp_path / "other")))
     assert not (tmp_path / "other").exists()
+
+
+# Breaks if the folder is first tried when all is played: what was recorded would be lost.
+def test_a_folder_that_cannot_be_written_is_found_out_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    config = ppo.Config(env="seqrl/TMaze-v0", run_dir=str(tmp_path / "run"), record=str(tmp_path / "file" / "log"))
+    with pytest.raises(UserError, match=r"cannot write to .*log .*: choose another --record"):
+        train(config)
+    with pytest.raises(UserError, match=r"is the run.s own folder"):
+        train(replace(config, record=config.run_dir))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -97,6 +97,14 @@ def test_an_environment_that_cannot_be_made_says_why_in_one_line():
         del gym.registry["seqrl-test/Failing-v0"]
 
 
+# Breaks if SystemExit passes: a command would end with status 0, having done nothing.
+def test_a_module_that_ends_python(tmp_path, monkeypatch):
+    (tmp_path / "leaving.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=r"cannot make environment 'leaving:E-v0': it ends Python, SystemExit\(0\)"):
+        make("leaving:E-v0", 1)
+
+
 # Breaks if what is suggested is a known id alone, without the module that registers it.
 def test_a_suggestion_keeps_the_module(tmp_path, monkeypatch):
     (tmp_path / "suggested.py").write_text("import gymnasium\ngymnasium.register('Vault-v0', 'suggested:Vault')\n")
