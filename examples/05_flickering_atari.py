@@ -20,7 +20,7 @@ def main(steps: int = 20_000, num_envs: int = 16, run_dir: str = "runs/05_flicke
         flickering_pong(),  # flicker=0.5 blanks each observation with probability ½
         num_steps=steps,
         num_envs=num_envs,
-        learning_starts=min(10_000, steps // 2),  # the replay is filled this far before anything is learnt
+        learning_starts=min(10_000, steps // 4),  # the replay is filled this far before anything is learnt
         replay_capacity=min(100_000, 2 * steps),
         checkpoint_every=40,  # a checkpoint cuts the games off, so a real run has fewer
         run_dir=run_dir,

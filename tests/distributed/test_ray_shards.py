@@ -111,6 +111,7 @@ def test_priorities_that_come_too_late_are_dropped_and_a_lost_shard_ends_the_run
             [replay.sample(4) for _ in range(5)]
 
 
+@pytest.mark.slow  # Ray takes its time to begin so many processes
 def test_an_actor_that_is_killed():
     replay, lives = shards(2, 1), 0
     with closing(RayEngine(one_is_killed, 2)) as engine:

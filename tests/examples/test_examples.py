@@ -15,7 +15,7 @@ SMALL = {
     "02_your_own_environment": {"steps": 4_096},
     "03_mujoco_positions": {"steps": 2_048},
     "04_leduc_poker": {"steps": 16_384},
-    "05_flickering_atari": {"steps": 320, "num_envs": 2},
+    "05_flickering_atari": {"steps": 1_760, "num_envs": 2},  # one update
     "06_decision_transformer": {"steps": 4, "episodes": 10},
     "07_bandits_in_context": {"steps": 2_816, "num_envs": 64, "trials": 20},
     "08_wordle_ilql": {"steps": 4, "games": 40, "played": 4},
