@@ -87,6 +87,7 @@ def test_a_counting_memory_through_the_object_store_into_the_shards():
         shards(2, 1).load_state_dict(state)
 
 
+@pytest.mark.slow  # Ray takes its time to begin so many processes
 def test_priorities_that_come_too_late_are_dropped_and_a_lost_shard_ends_the_run():
     """Breaks if a sequence's slot is taken for it: by then another one is there, or none."""
     replay = shards(1, 1, make_small_shard)

@@ -193,7 +193,7 @@ def test_built_once_and_kept(fresh, tmp_path):
 
 @needs_native
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names processors of that kind")
-@pytest.mark.parametrize("processor", ["x86-64-v3", "x86-64"])
+@pytest.mark.parametrize("processor", ["x86-64-v3", pytest.param("x86-64", marks=pytest.mark.slow)])  # it compiles anew
 def test_processors_with_shorter_vectors(fresh, processor):
     """Vectors of eight and of four numbers, and no arithmetic in bfloat16."""
     flags = [f"-march={processor}" if flag.startswith("-march") else flag for flag in native_library.FLAGS]
