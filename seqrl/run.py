@@ -67,12 +67,12 @@ class Run:
         Raises UserError when a new run's folder exists, a reopened one's spaces differ from the environment's, or
         another process trains it.
         """
-        spaces = {"observation": space_to_json(observation_space), "action": space_to_json(action_space)}
         folder = Path(config.run_dir)
         label = f"{algorithm} {config.memory} {config.env}"
         if resume:
-            check_spaces(folder, spaces)
+            check_spaces(folder, observation_space, action_space)
         else:
+            spaces = _spaces_to_json(observation_space, action_space)
             create_folder(folder, {"config.json": config_to_json(algorithm, config), "spaces.json": spaces})
         run = cls(folder, config.num_steps, label)
         run._take_lock()
@@ -337,10 +337,14 @@ def _space(folder: Path, spaces: dict[str, Any], name: str) -> gym.Space:
         raise UserError(f"{folder / 'spaces.json'} is damaged ({name}: {reason}): restore it from a copy") from None
 
 
-def check_spaces(folder: Path, spaces: dict[str, Any]) -> None:
-    """Raise UserError when an environment's spaces (as JSON) differ from those of the run's agent."""
+def _spaces_to_json(observation_space: gym.Space, action_space: gym.Space) -> dict[str, Any]:
+    return {"observation": space_to_json(observation_space), "action": space_to_json(action_space)}
+
+
+def check_spaces(folder: Path, observation_space: gym.Space, action_space: gym.Space) -> None:
+    """Raise UserError when an environment's spaces differ from those of the run's agent."""
     trained = read_json(folder, "spaces.json")
-    for name, space in spaces.items():
+    for name, space in _spaces_to_json(observation_space, action_space).items():
         if trained.get(name) != space:
             raise UserError(
                 f"the {name} space does not fit the agent in {folder}: it was trained on "

@@ -29,7 +29,6 @@ from seqrl.errors import UserError
 from seqrl.references import references_for
 from seqrl.reports import adaptation as report
 from seqrl.run import check_spaces, progress_bar, read_spaces
-from seqrl.spaces import space_to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +120,9 @@ def _no_trials(env: str) -> str:
 
 def check_environment(run: Path, env: str, environment: Environment) -> None:
     """Raise UserError for an environment without trials, or with other spaces than the run's agent."""
-    observation_space, action_space = environment.single_observation_space, environment.single_action_space
+    observation_space = environment.single_observation_space
     require(EPISODE_START in getattr(observation_space, "spaces", {}), _no_trials(env))
-    check_spaces(run, {"observation": space_to_json(observation_space), "action": space_to_json(action_space)})
+    check_spaces(run, observation_space, environment.single_action_space)
 
 
 def _inner_episodes(config: Any) -> int | None:

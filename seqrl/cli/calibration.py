@@ -16,7 +16,6 @@ from seqrl.data import EpisodeDataset
 from seqrl.decision_agent import DecisionAgent
 from seqrl.errors import UserError
 from seqrl.run import check_spaces
-from seqrl.spaces import space_to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +66,7 @@ def calibrate(args: list[str]) -> int:
         in_turn = -(-options.num_episodes * len(targets) // 200)  # so that about 200 are played side by side
         each = -(-options.num_episodes // in_turn)
         with contextlib.closing(make_environment(config, each * len(targets))) as environment:
-            spaces = environment.single_observation_space, environment.single_action_space
-            check_spaces(run, dict(zip(("observation", "action"), map(space_to_json, spaces), strict=True)))
+            check_spaces(run, environment.single_observation_space, environment.single_action_space)
             result = calibration.calibrate(agent, environment, dataset, targets, options.num_episodes, options.seed)
         console.print(result.table())
         console.print(f"Ask for {result.recommended:.4g}.", *result.warnings())

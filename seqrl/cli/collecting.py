@@ -28,7 +28,6 @@ from seqrl.references import references_for
 from seqrl.references.learners import AnnealedOracle, QLearning
 from seqrl.run import check_spaces
 from seqrl.seeds import derived_seed
-from seqrl.spaces import space_to_json
 
 RANDOM = "random"
 LEARNERS: dict[str, Callable[[Environment], Policy]] = {"q_learning": QLearning, "annealed_oracle": AnnealedOracle}
@@ -160,8 +159,7 @@ def _policy(name: str, environment: Environment) -> Policy:
     if not Path(name).exists():
         return _reference(name, environment)
     agent = load(name)
-    spaces = environment.single_observation_space, environment.single_action_space
-    check_spaces(Path(name), {"observation": space_to_json(spaces[0]), "action": space_to_json(spaces[1])})
+    check_spaces(Path(name), environment.single_observation_space, environment.single_action_space)
     return agent
 
 

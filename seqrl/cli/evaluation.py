@@ -22,7 +22,6 @@ from seqrl.pages.run_page import write_run_page
 from seqrl.reports.common import mean_and_interval
 from seqrl.reports.run import plot_run
 from seqrl.run import check_spaces, read_json
-from seqrl.spaces import space_to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +62,7 @@ def evaluate(args: list[str]) -> int:
     config = dataclasses.replace(config, **changes)
     agent = load(run)
     with contextlib.closing(make_environment(config, min(options.num_envs, options.num_episodes))) as environment:
-        check_spaces(
-            Path(run),
-            {
-                "observation": space_to_json(environment.single_observation_space),
-                "action": space_to_json(environment.single_action_space),
-            },
-        )
+        check_spaces(Path(run), environment.single_observation_space, environment.single_action_space)
         result = play(agent, environment, options.num_episodes, options.seed, options.sample)
     table = Table(title=f"{run} on {' '.join([config.env, *config.env_kwargs])}")
     columns = {

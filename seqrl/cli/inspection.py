@@ -24,7 +24,6 @@ from seqrl.language_runs.run import check_reads
 from seqrl.pages.dialogues import write_dialogues_page
 from seqrl.pages.inspector import write_inspector
 from seqrl.run import check_spaces, read_json
-from seqrl.spaces import space_to_json
 from seqrl.text import TextTask, make_task
 
 PAGE = "episodes.html"
@@ -68,8 +67,7 @@ def inspect(args: list[str]) -> int:
     config = dataclasses.replace(config, **changes)
     agent = load(run)
     with contextlib.closing(_that_draws(config)) as environment:
-        spaces = (environment.single_observation_space, environment.single_action_space)
-        check_spaces(run, {"observation": space_to_json(spaces[0]), "action": space_to_json(spaces[1])})
+        check_spaces(run, environment.single_observation_space, environment.single_action_space)
         episodes = play(
             agent, environment, options.num_episodes, options.seed, sample=options.sample, max_steps=options.max_steps
         )
@@ -81,7 +79,7 @@ def inspect(args: list[str]) -> int:
         "env": config.env,
         "hide": config.hide,
     }
-    path = write_inspector(run / PAGE, episodes, spaces[0], about)
+    path = write_inspector(run / PAGE, episodes, environment.single_observation_space, about)
     returns = ", ".join(f"{total_of(episode):.4g}" for episode in episodes)
     print(f"{path}: returns {returns}. Open it in a browser.")
     return 0
