@@ -72,6 +72,14 @@ class RunConfig(ProblemConfig):
     normalize_observations: bool = True
     """Whether vector observations are standardised by running statistics."""
 
+    num_evaluations: int = 0
+    """Evaluations while training, evenly over the steps; each takes the likeliest actions in the same episodes, whose
+    steps do not count."""
+    evaluation_episodes: int = 20
+    """Episodes of each of these."""
+    keep: str = "last"
+    """last, or best: the agent that a finished run holds; best is that of the evaluation with the highest return."""
+
 
 def make_environment(config: ProblemConfig, num_envs: int | None = None) -> Environment:
     """The batch of environments that `config` describes; `num_envs` overrides its number."""
@@ -126,6 +134,17 @@ def parse_env_kwargs(pairs: tuple[str, ...], flag: str = "--env-kwargs") -> dict
             require(not listed, f'{flag} {pair!r} is no JSON: write lists and objects like [1, true, "text"]')
             kwargs[key] = value
     return kwargs
+
+
+def check_evaluations(config: RunConfig) -> None:
+    """Raise UserError for settings of the evaluations while training that make no sense."""
+    require_not_negative(config, "num_evaluations")
+    require_at_least_one(config, "evaluation_episodes")
+    require(config.keep in ("last", "best"), f"--keep '{config.keep}': choose last or best")
+    require(
+        config.keep == "last" or config.num_evaluations > 0,
+        "--keep best needs evaluations to choose by: give --num-evaluations 10, or more",
+    )
 
 
 def make_agent(

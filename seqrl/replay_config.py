@@ -9,6 +9,7 @@ from torch import Tensor
 
 from seqrl.config import (
     RunConfig,
+    check_evaluations,
     require,
     require_above_zero,
     require_at_least_one,
@@ -66,6 +67,7 @@ def check_replay(config: ReplayConfig, num_actors: int = 1) -> None:
         config, "hidden_size", "num_envs", "length", "replay_capacity", "batch_size", "rollout_length", "num_steps",
         "checkpoint_every",
     )  # fmt: skip
+    check_evaluations(config)
     require_above_zero(config, "replay_ratio", "learning_rate", "gamma", "max_grad_norm")
     require_at_most_one(config, "gamma")
     require_not_negative(config, "burn_in", "learning_starts")

@@ -76,6 +76,12 @@ CONFIGS: dict[str, Any] = {
         replay_storage="disk",
     ),
     "actors": actors_config(env="seqrl/TMaze-v0", env_kwargs=("length=3",)),
+    "best kept, gymnasium": config(
+        env="CartPole-v1", hide=(1, 3), num_evaluations=5, evaluation_episodes=2, keep="best"
+    ),
+    "best kept, actors": actors_config(
+        env="seqrl/TMaze-v0", env_kwargs=("length=3",), num_evaluations=5, evaluation_episodes=2, keep="best"
+    ),
     "actors, lag, replay": actors_config(
         env="seqrl/MaskedPendulum-v0", memory="lstm", forced_lag=2, batch_size=4, replay_share=0.5, replay_capacity=5,
         env_kwargs=("max_episode_steps=11",), noise_correlation=0.5,

@@ -28,6 +28,7 @@ from torch import Tensor
 from seqrl import engine_config
 from seqrl.agent import Agent
 from seqrl.config import (
+    check_evaluations,
     make_agent,
     make_environment,
     require,
@@ -39,10 +40,11 @@ from seqrl.config import (
 from seqrl.data import Rollout, TrajectoryReplay
 from seqrl.distributed import ALONE, Actor, Engine, Group, Shipment, actor_seed, asked_for_actors, spawn, torchrun_group
 from seqrl.engine_config import EngineConfig, check_engine, learner_threads
+from seqrl.evaluations import Evaluations
 from seqrl.learner import Learner
 from seqrl.nets import PolicyHead, RewardScale, ValueHead
 from seqrl.objectives import gae, masked_mean, squared_error, vtrace
-from seqrl.run import Run, read_spaces
+from seqrl.run import Run, Stateful, read_spaces
 from seqrl.training_state import TrainingState
 from seqrl.trajectory import Trajectory, to_device, tree_cat, tree_like, tree_map
 
@@ -207,6 +209,7 @@ def check(config: Config) -> None:
         "checkpoint_every",
     )  # fmt: skip
     check_learners(config)
+    check_evaluations(config)
     require_above_zero(config, "clip_rho", "clip_c", "learning_rate", "gamma", "max_grad_norm")
     require_at_most_one(config, "gamma")
     require_not_negative(config, "value_weight", "entropy_weight")
@@ -333,10 +336,10 @@ def _train(config: Config, group: Group, agent: Agent, engine: Engine, resume: b
     group.join(agent, scale)
     replay = TrajectoryReplay(own.replay_capacity, config.seed + group.rank)
     run = group.open("impala", config, agent.observation_space, agent.action_space, resume)
-    state = TrainingState(
-        config.seed, agent, engine.environments, engine.acting, learner=learner, scale=scale, trajectories=replay
-    )
-    group.add_others(state.parts, common=("agent", "learner"))
+    evaluations = Evaluations(own, agent, lambda mean: group.gather(mean)[0])
+    parts: dict[str, Stateful] = {"learner": learner, "scale": scale, "trajectories": replay, **evaluations.parts()}
+    state = TrainingState(config.seed, agent, engine.environments, engine.acting, None, **parts)
+    group.add_others(state.parts, common=("agent", "learner", *evaluations.parts()))
     step = state.restore(run)
     with run:
         run.begin(step)
@@ -355,7 +358,7 @@ def _train(config: Config, group: Group, agent: Agent, engine: Engine, resume: b
                 engine.resize(wanted)
             steps, metrics, interrupted = group.report(fresh, rows, metrics | engine.metrics(), run.interrupted)
             step += steps
-            run.log(step, metrics)
+            run.log(step, metrics | evaluations.after(step))
             if state.updates % config.checkpoint_every == 0 or step >= config.num_steps:
                 state.save(run, step)
         if interrupted:

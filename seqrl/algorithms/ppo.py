@@ -31,6 +31,7 @@ from torch import Tensor
 from seqrl.agent import Agent
 from seqrl.config import (
     RunConfig,
+    check_evaluations,
     make_agent,
     make_environment,
     require,
@@ -43,6 +44,7 @@ from seqrl.data import Batch, Rollout, Sequences
 from seqrl.data.recorder import HistoryRecorder
 from seqrl.envs import ENVIRONMENTS, Environment, TrialVectorEnv
 from seqrl.envs.trials import OPTIMAL_ACTION, REGRET, unrevealed_space
+from seqrl.evaluations import Evaluations
 from seqrl.learner import Learner, WeightAverage
 from seqrl.nets import PolicyHead, RewardScale, ValueHead
 from seqrl.objectives import approximate_kl, clipped_surrogate, gae, masked_mean, masked_standardize, squared_error
@@ -201,6 +203,7 @@ def check(config: Config) -> None:
         config, "hidden_size", "num_envs", "rollout_length", "num_steps", "num_epochs", "checkpoint_every"
     )
     require_above_zero(config, "learning_rate", "gamma", "clip", "max_grad_norm")
+    check_evaluations(config)
     require_not_negative(config, "gae_lambda", "value_weight", "entropy_weight", "teacher_weight", "target_kl")
     require_at_most_one(config, "gamma", "gae_lambda")
     require(
@@ -299,7 +302,8 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
     scale = RewardScale(config.num_envs, config.gamma).to(agent.device)
     recorder = HistoryRecorder.of(config, agent) if config.record else None
     run = Run.open("ppo", config, agent.observation_space, agent.action_space, resume)
-    parts: dict[str, Stateful] = {"learner": learner, "sequences": sequences, "scale": scale}
+    evaluations = Evaluations(config, agent)
+    parts: dict[str, Stateful] = {"learner": learner, "sequences": sequences, "scale": scale, **evaluations.parts()}
     average = WeightAverage(agent) if config.weight_average > 0 else None
     if average is not None:
         parts["average"] = average
@@ -320,12 +324,12 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
             metrics = learn(agent, learner, sequences, trajectory, reward, replace(config, teacher_weight=weight))
             agent.update_statistics(trajectory)
             step += config.rollout_length * config.num_envs
-            run.log(step, {**episodes.metrics(), **metrics})
             state.updates += 1
             if average is not None and step > (1 - config.weight_average) * config.num_steps:
                 average.add()
             if average is not None and step >= config.num_steps:
                 average.apply()
+            run.log(step, {**episodes.metrics(), **metrics, **evaluations.after(step)})
             if state.updates % config.checkpoint_every == 0 or step >= config.num_steps:
                 state.save(run, step)
         if run.interrupted:

@@ -34,6 +34,7 @@ from seqrl.data.replay import Replayed, StartState, discrepancy, start_state
 from seqrl.data.sharded_replay import ActedSequences, ShardedReplay
 from seqrl.distributed import Actor, Engine, RayEngine, RayShards, Shipment, actor_seed
 from seqrl.engine_config import EngineConfig, check_engine, learner_threads, make_engine
+from seqrl.evaluations import Evaluations
 from seqrl.learner import Learner
 from seqrl.nets import ActionValueHead, EpsilonGreedy
 from seqrl.nets.normalization import take_in
@@ -47,7 +48,7 @@ from seqrl.replay_config import (
     unsaved_rows,
     updates_due,
 )
-from seqrl.run import Run
+from seqrl.run import Run, Stateful
 from seqrl.training_state import TrainingState
 from seqrl.trajectory import Trajectory, Tree, to_device, tree_map
 
@@ -357,9 +358,9 @@ def _train(config: Config, agent: Agent, engine: Engine, resume: bool) -> Agent:
     learner = Learner(agent, config.learning_rate, config.max_grad_norm)
     run = Run.open("r2d2", config, agent.observation_space, agent.action_space, resume)
     replay = make_shards(config, engine)
-    state = TrainingState(
-        config.seed, agent, engine.environments, engine.acting, replay=replay, learner=learner, target=target
-    )
+    evaluations = Evaluations(config, agent)
+    parts: dict[str, Stateful] = {"learner": learner, "target": target, **evaluations.parts()}
+    state = TrainingState(config.seed, agent, engine.environments, engine.acting, replay, **parts)
     step = state.restore(run)
     with run:
         run.begin(step)
@@ -378,7 +379,7 @@ def _train(config: Config, agent: Agent, engine: Engine, resume: bool) -> Agent:
                 version += 1
             engine.publish(agent.state_dict(), version)
             metrics = {**shipment.episodes.metrics(), **means(history), "policy_lag": float(lag), **engine.metrics()}
-            run.log(step, metrics)
+            run.log(step, metrics | evaluations.after(step))
             state.updates += 1
             if state.updates % config.checkpoint_every == 0 or step >= config.num_steps or replay.save_is_due:
                 state.save(run, step)

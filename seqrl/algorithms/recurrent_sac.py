@@ -27,6 +27,7 @@ from seqrl.config import make_agent, make_environment, require, require_above_ze
 from seqrl.data import Replay, ReplayBatch, Rollout
 from seqrl.data.replay import StartState
 from seqrl.envs import Environment
+from seqrl.evaluations import Evaluations
 from seqrl.learner import Learner
 from seqrl.nets import PolicyHead
 from seqrl.objectives import masked_mean, squared_error
@@ -248,6 +249,7 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
     rollout = Rollout(environment, actor, config.seed)
     run = Run.open("recurrent_sac", config, actor.observation_space, actor.action_space, resume)
     replay = make_replay(config, stores_states=False)
+    evaluations = Evaluations(config, actor)
     state = TrainingState(
         config.seed,
         actor,
@@ -258,6 +260,7 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
         target=target,
         temperature=temperature,
         **{f"{name}_learner": learner for name, learner in learners.items()},
+        **evaluations.parts(),
     )
     step = state.restore(run)
     with run:
@@ -273,7 +276,7 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
             while version < updates_due(step, config):
                 history.append(learn(networks, learners, replay, version, config))
                 version += 1
-            run.log(step, {**episodes.metrics(), **means(history)})
+            run.log(step, {**episodes.metrics(), **means(history), **evaluations.after(step)})
             state.updates += 1
             if state.updates % config.checkpoint_every == 0 or step >= config.num_steps:
                 state.save(run, step)

@@ -18,7 +18,7 @@ from seqrl.reports.run import LOGARITHMIC, PANELS
 from seqrl.run import read_json, read_metrics
 from seqrl.statistics import mean_and_half_width
 
-RETURN = "episode_return"
+RETURN, EVALUATED = "episode_return", "eval_return"
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Learning": (
         "How well the update went, and what moved.",
@@ -58,7 +58,7 @@ def run_page(folder: Path) -> Html:
     x_label = "updates" if "dataset" in config or "dialogues" in config else "environment steps"
     body: list[object] = [figures(_key_figures(folder, curves, x_label))]
     if RETURN in curves:
-        body.append(section("Return", _returns(curves[RETURN], config, x_label)))
+        body.append(section("Return", _returns(curves, config, x_label)))
     body += findings(folder)
     body += _groups(curves, x_label)
     body.append(section("Settings", element("div", definitions(_settings(config)), class_="card")))
@@ -95,6 +95,8 @@ def _key_figures(folder: Path, curves: dict[str, Any], x_label: str) -> list[tup
     if RETURN in curves:
         last = [value for _, value in curves[RETURN]][-max(1, len(curves[RETURN]) // 10) :]
         known.append(("return, last tenth of training", f"{np.mean(last):.4g}"))
+    if EVALUATED in curves:
+        known.append(("evaluated while training: best, last", _best_and_last(curves[EVALUATED])))
     if (folder / "evaluation.json").is_file():
         evaluation = read_json(folder, "evaluation.json")
         if evaluation.get("returns"):
@@ -110,10 +112,18 @@ def _key_figures(folder: Path, curves: dict[str, Any], x_label: str) -> list[tup
     return known
 
 
-def _returns(curve: Points, config: dict[str, Any], x_label: str) -> Html:
+def _best_and_last(curve: Points) -> str:
+    return f"{max(value for _, value in curve):.4g}, {curve[-1][1]:.4g}"
+
+
+def _returns(curves: dict[str, Any], config: dict[str, Any], x_label: str) -> Html:
     levels = known_levels(config)
-    chart = line_chart([smoothed("return", curve)], x_label=x_label, y_label="return", levels=levels, size=LARGE)
+    lines = [smoothed("training episodes" if EVALUATED in curves else "return", curves[RETURN])]
     caption = "Mean return of the training episodes that ended in each update, exploration included."
+    if EVALUATED in curves:
+        lines.append(Line(name="evaluated", points=curves[EVALUATED], style=Style(1), dots=True))
+        caption += " Dots: the agent's likeliest actions, in the same episodes at every evaluation."
+    chart = line_chart(lines, x_label=x_label, y_label="return", levels=levels, size=LARGE)
     return figure(chart, caption + (" Dashed: exact, by planning." if levels else ""))
 
 
@@ -132,7 +142,7 @@ def known_levels(config: dict[str, Any]) -> list[Level]:
 
 def _groups(curves: dict[str, Any], x_label: str) -> list[Html]:
     """The sections of panels that have something to show."""
-    sections, shown = [], {RETURN}
+    sections, shown = [], {RETURN, EVALUATED}
     for title, (about, names) in GROUPS.items():
         cards = []
         for name in names:

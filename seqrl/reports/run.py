@@ -14,8 +14,9 @@ from seqrl.errors import UserError
 from seqrl.reports.common import smooth
 from seqrl.run import read_json, read_metrics
 
+EVALUATED = "evaluated"
 PANELS: dict[str, dict[str, str]] = {
-    "return of training episodes": {"episode_return": "return"},
+    "return": {"episode_return": "training episodes", "eval_return": EVALUATED},
     "loss": {"loss": "loss", "policy_loss": "policy", "value_loss": "value", "held_out_loss": "held out"},
     "log-likelihood of logged actions": {"log_likelihood": "learnt from", "held_out_log_likelihood": "held out"},
     "share of logged actions foreseen": {"accuracy": "learnt from", "held_out_accuracy": "held out"},
@@ -77,9 +78,12 @@ def plot_run(folder: Path) -> Path:
 
 
 def _panel(axis: Axes, title: str, shown: dict[str, list[tuple[float, float]]]) -> None:
-    """Each curve in full, faint, and smoothed over five updates."""
+    """Each curve in full, faint, and smoothed over five updates; evaluations, which are few, as they are."""
     for (label, curve), colour in zip(shown.items(), COLOURS, strict=False):
         steps, values = np.array(curve).T
+        if label == EVALUATED:
+            axis.plot(steps, values, "o-", color=colour, markersize=4, linewidth=1.2, label=label)
+            continue
         axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
         grid = np.linspace(steps[0], steps[-1], 200)
         axis.plot(grid, smooth(curve, grid), color=colour, linewidth=1.8, label=label)

@@ -219,7 +219,8 @@ def test_training_by_two_is_training_by_one(tmp_path):
 # Breaks if the others' parts are left out of a checkpoint, or loaded before those of the first learner.
 @pytest.mark.parametrize("env", ["seqrl/TMaze-v0", "CartPole-v1"])
 def test_two_learners_resume_bit_for_bit(tmp_path, env):
-    settings = config(env=env, env_kwargs=(), replay_share=0.5, replay_capacity=5, num_learners=2)
+    kept = {"num_evaluations": 4, "evaluation_episodes": 2, "keep": "best"}
+    settings = config(env=env, env_kwargs=(), replay_share=0.5, replay_capacity=5, num_learners=2, **kept)
     straight = replace(settings, run_dir=str(tmp_path / "straight"))
     train(straight)
     crashed = replace(settings, run_dir=str(tmp_path / "crashed"))

@@ -34,7 +34,7 @@ def test_every_metric_is_on_a_runs_page(tmp_path):
     assert all(word in read.text for word in ("something new", "300,000", "seed 4", "length=3"))
     drawn = [a["data-name"] for a in read.classed("path", "line")]
     assert "ΔQ" in read.text
-    assert len(drawn) == len(names) + 1  # the return is drawn twice, for wide and for narrow windows
+    assert len(drawn) == len(names) + 2  # returns are drawn twice, for wide and for narrow windows
 
 
 @pytest.mark.parametrize("num_lines", [1, 2, 700])

@@ -1,0 +1,73 @@
+"""Evaluations of an agent while it trains, and the best agent that they have seen."""
+
+import contextlib
+import math
+from collections.abc import Callable
+
+import torch
+
+from seqrl.agent import Agent
+from seqrl.config import RunConfig, make_environment
+from seqrl.evaluate import evaluate
+from seqrl.run import Stateful
+from seqrl.seeds import derived_seed
+from seqrl.trajectory import Tree
+
+SEED = 3
+"""Tells the seed of these episodes from others that are made of the run's."""
+
+
+class Evaluations:
+    """Plays `config.num_evaluations` times, evenly over a run's steps; with `keep` best, the run ends with the agent
+    whose evaluation brought the most, of equals the later one.
+
+    Training can lose what it had: once all episodes bring the same, standardised advantages are noise. Every evaluation
+    plays the same episodes, in environments made for it, by likeliest actions, so that it changes nothing of the run
+    and two evaluations differ by the agent alone. What is chosen by them is judged too well by them: a figure to report
+    needs other episodes (`seqrl evaluate`, `seqrl compare`). Their steps are not among the run's `num_steps`.
+    """
+
+    def __init__(self, config: RunConfig, agent: Agent, agree: Callable[[float], float] | None = None):
+        """With several learners, who all keep the same agent, `agree` turns the mean of each into that of all."""
+        self.config, self.agent, self.agree = config, agent, agree
+        self.step = torch.zeros((), dtype=torch.int64)
+        self.best_return = torch.full((), -math.inf, dtype=torch.float64)
+        self.best = {key: value.clone() for key, value in agent.state_dict().items()} if config.keep == "best" else {}
+
+    def parts(self) -> dict[str, Stateful]:
+        """What a checkpoint is to hold: this, where evaluations are asked for; so older runs can be resumed."""
+        return {"evaluations": self} if self.config.num_evaluations else {}
+
+    def after(self, step: int) -> dict[str, float]:
+        """The metric `eval_return`, if one is due at `step`. After the last step the agent becomes the one to keep."""
+        due = self._number(step) > self._number(int(self.step))
+        self.step.fill_(step)
+        if not due:
+            return {}
+        mean = self._play() if self.agree is None else self.agree(self._play())
+        if self.best and mean >= float(self.best_return):
+            self.best_return.fill_(mean)
+            for key, value in self.agent.state_dict().items():
+                self.best[key].copy_(value)
+        if self.best and step >= self.config.num_steps:
+            self.agent.load_state_dict(self.best)
+        return {"eval_return": mean}
+
+    def _number(self, step: int) -> int:
+        """How many evaluations there are to have been by `step`."""
+        return min(step, self.config.num_steps) * self.config.num_evaluations // self.config.num_steps
+
+    def _play(self) -> float:
+        episodes = self.config.evaluation_episodes
+        seed = derived_seed(self.config.seed, SEED) >> 2  # below 2³⁰: an environment's own stays an int32
+        with contextlib.closing(make_environment(self.config, min(episodes, 50))) as environment:
+            return evaluate(self.agent, environment, episodes, seed).mean
+
+    def state_dict(self) -> dict[str, Tree]:
+        return {"step": self.step, "best_return": self.best_return, "best": dict(self.best)}
+
+    def load_state_dict(self, state: dict[str, Tree]) -> None:
+        self.step.copy_(state["step"])
+        self.best_return.copy_(state["best_return"])
+        for key, value in self.best.items():
+            value.copy_(state["best"][key])

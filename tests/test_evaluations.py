@@ -1,0 +1,120 @@
+"""Evaluations while training: when they come, that they change nothing, and which agent is kept."""
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqrl.algorithms import impala, load, ppo, r2d2, recurrent_sac, resume, train
+from seqrl.config import make_environment
+from seqrl.errors import UserError
+from seqrl.evaluate import evaluate
+from seqrl.evaluations import SEED, Evaluations
+from seqrl.run import read_metrics
+from seqrl.seeds import derived_seed
+
+SMALL: dict[str, Any] = {"num_envs": 2, "rollout_length": 8, "hidden_size": 8, "evaluation_episodes": 3}
+REPLAY: dict[str, Any] = {"length": 4, "overlap": 1, "burn_in": 2, "batch_size": 2, "learning_starts": 20}
+REPLAY |= {"replay_capacity": 100, "replay_ratio": 1.0}
+CONFIGS = {
+    "ppo": ppo.Config(env="CartPole-v1", hide=(1, 3), num_steps=96, **SMALL),
+    "r2d2": r2d2.Config(env="seqrl/TMaze-v0", env_kwargs=("length=3",), num_steps=96, **SMALL, **REPLAY),
+    "recurrent_sac": recurrent_sac.Config(env="seqrl/MaskedPendulum-v0", num_steps=96, **SMALL, **REPLAY),
+    "impala": impala.Config(env="seqrl/TMaze-v0", env_kwargs=("length=3",), num_steps=96, batch_size=1, **SMALL),
+}
+
+
+def evaluated(folder: Path) -> dict[int, float]:
+    return {int(line["step"]): line["eval_return"] for line in read_metrics(folder) if "eval_return" in line}
+
+
+def learnt(line: dict[str, float]) -> dict[str, float]:
+    """A line of the log without what the clock says, and without evaluations."""
+    clock = ("steps_per_second", "actor_utilisation", "learner_utilisation")
+    return {key: value for key, value in line.items() if key not in ("eval_return", *clock)}
+
+
+def weights(agent: torch.nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in agent.state_dict().items()}
+
+
+def equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_they_come_evenly_and_change_nothing(name: str, tmp_path: Path) -> None:
+    plain = replace(CONFIGS[name], run_dir=str(tmp_path / "plain"))
+    watched = replace(plain, num_evaluations=3, run_dir=str(tmp_path / "watched"))
+    one, two = train(plain), train(watched)
+    assert list(evaluated(tmp_path / "watched")) == [32, 64, 96]  # breaks where `_number` rounds up
+    assert equal(weights(one), weights(two))  # breaks where an evaluation draws from the run's own generators
+    logs = [[learnt(line) for line in read_metrics(tmp_path / folder)] for folder in ("plain", "watched")]
+    assert logs[0] == logs[1]
+    with contextlib.closing(make_environment(watched, 3)) as environment:
+        again = evaluate(load(tmp_path / "watched"), environment, 3, derived_seed(watched.seed, SEED) >> 2)
+    assert evaluated(tmp_path / "watched")[96] == again.mean
+
+
+def test_as_many_as_there_are_updates_where_more_are_asked_for(tmp_path: Path) -> None:
+    train(replace(CONFIGS["ppo"], num_evaluations=1000, run_dir=str(tmp_path / "run")))
+    assert list(evaluated(tmp_path / "run")) == [16, 32, 48, 64, 80, 96]
+
+
+@pytest.mark.parametrize(("means", "kept"), [((1.0, 5.0, 3.0), 1), ((5.0, 5.0, 3.0), 1), ((-3.0, -2.0, -1.0), 2)])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_best_is_kept_and_of_equals_the_later(
+    name: str, means: tuple[float, ...], kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Tensor]] = []
+
+    def scripted(self: Evaluations) -> float:
+        seen.append(weights(self.agent))
+        return means[len(seen) - 1]
+
+    monkeypatch.setattr(Evaluations, "_play", scripted)
+    agent = train(replace(CONFIGS[name], num_evaluations=3, keep="best", run_dir=str(tmp_path / "run")))
+    assert not equal(seen[0], seen[1])
+    assert equal(weights(agent), seen[kept])  # breaks where `>=` is `>`
+    assert equal(weights(load(tmp_path / "run")), seen[kept])  # breaks where the agent is chosen after the last save
+    assert tuple(evaluated(tmp_path / "run").values()) == means
+
+
+def test_the_mean_of_the_last_weights_is_what_the_last_evaluation_plays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Tensor]] = []
+    monkeypatch.setattr(Evaluations, "_play", lambda self: seen.append(weights(self.agent)) or float(len(seen)))
+    config = replace(CONFIGS["ppo"], num_evaluations=3, keep="best", weight_average=1.0, run_dir=str(tmp_path / "run"))
+    assert equal(weights(train(config)), seen[2])  # breaks where evaluations come before the average is taken
+
+
+def test_training_on_goes_on_from_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    means = iter((1.0, 5.0, 3.0, 4.0, 2.0, 4.5))
+    seen: list[dict[str, Tensor]] = []
+    monkeypatch.setattr(Evaluations, "_play", lambda self: seen.append(weights(self.agent)) or next(means))
+    train(replace(CONFIGS["ppo"], num_evaluations=3, keep="best", run_dir=str(tmp_path / "run")))
+    agent = resume(tmp_path / "run", 192)
+    assert list(evaluated(tmp_path / "run")) == [32, 64, 96, 128, 192]
+    assert equal(weights(agent), seen[1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"keep": "best"}, "--keep best needs evaluations to choose by: give --num-evaluations 10, or more"),
+        ({"keep": "first"}, "--keep 'first': choose last or best"),
+        ({"num_evaluations": -1}, "--num-evaluations is -1: it must not be negative"),
+        ({"evaluation_episodes": 0}, "--evaluation-episodes is 0: it must be at least 1"),
+    ],
+)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_settings_that_make_no_sense(name: str, settings: dict[str, Any], problem: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        train(replace(CONFIGS[name], **settings, run_dir=str(tmp_path / "run")))
+    assert str(caught.value) == problem
+    assert not (tmp_path / "run").exists()
