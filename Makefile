@@ -5,12 +5,13 @@ BIN := .venv/bin
 
 .PHONY: demo table test test-slow docs lint clean
 
-# The stamp is made anew when what is to be installed changes.
+# The stamp is made anew when what is to be installed changes. Modules are compiled when they are first imported: most
+# of what is installed never is.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("seqrl needs Python 3.11 or later: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt "torch==2.13.0"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[dev]"
 	touch $@
 
 demo: .venv/installed
@@ -36,7 +37,7 @@ lint: .venv/installed
 
 # The site, in build/site. What it needs is not part of what tests need.
 docs: .venv/installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
