@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from rich.console import Console
 from seqrl.cli.arguments import parse, positional, take_flag
 from seqrl.comparison import offline as of_methods
 from seqrl.comparison import online as of_memories
+from seqrl.comparison.additions import Additions, extended, extended_on_log
 from seqrl.comparison.report import advice
 from seqrl.data.episodes import INDEX
 from seqrl.errors import UserError
@@ -25,9 +25,7 @@ def compare(args: list[str]) -> int:
     run, args = take_flag(args, "--resume")
     config: of_memories.Config | of_methods.Config
     if run is not None:
-        parse(ResumeComparison, args, ResumeComparison(), "seqrl compare --resume RUN")
-        offline = read_json(Path(run), "config.json").get("type") == of_methods.TYPE
-        config = (of_methods if offline else of_memories).read_comparison(Path(run))
+        config = _resumed(Path(run), parse(Additions, args, Additions(), "seqrl compare --resume RUN"))
     elif name is not None and Path(name).is_dir():
         config = _methods(name, args)
     else:
@@ -46,9 +44,11 @@ def compare(args: list[str]) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class ResumeComparison:
-    """Continue a comparison: runs that are done are kept, the others go on where they were."""
+def _resumed(folder: Path, added: Additions) -> of_memories.Config | of_methods.Config:
+    """The config of a comparison that was begun, with what is added."""
+    if read_json(folder, "config.json").get("type") == of_methods.TYPE:
+        return extended_on_log(of_methods.read_comparison(folder), added)
+    return extended(of_memories.read_comparison(folder), added)
 
 
 def _memories(env: str | None, args: list[str]) -> of_memories.Config:

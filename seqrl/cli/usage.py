@@ -8,6 +8,8 @@ seqrl: reinforcement learning with memory
 
   seqrl compare ENV [flags]       train several approaches on ENV, and say which one it needs
   seqrl compare DATASET [flags]   train several methods on logged episodes, and say which to use
+  seqrl compare --resume RUN [flags]
+                                  continue a comparison, or add seeds, approaches, methods or a sweep to it
   seqrl train NAME [flags]        train a recipe ({recipes})
                                   or an algorithm ({algorithms}) on --env ENV
   seqrl train --resume RUN        continue a run, bit for bit

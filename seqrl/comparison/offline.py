@@ -20,6 +20,7 @@ from seqrl.audit import audit
 from seqrl.audit.reading import Rows
 from seqrl.calibrate import calibrate, target_grid
 from seqrl.checkpoint import write_atomically
+from seqrl.comparison.folder import RESULTS, check_grows, locked, write_config
 from seqrl.comparison.report_offline import MethodRow, OfflineComparison, Score, plot_offline
 from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, null_for_nan, run_all, seed_of
 from seqrl.comparison.verdict import verdict
@@ -73,8 +74,9 @@ def compare(config: Config, resumed: bool = False) -> tuple[OfflineComparison, l
     """Train every method on every seed, measure each run, and write results.json, table.md and compare.png.
 
     Returns the figures and the verdict. Everything goes under `settings.run_dir`, one run folder for each method and
-    seed. With `resumed`, runs that are done are kept and the others continued. Raises UserError for bad settings, a
-    folder that holds no episodes, an environment that does not fit them, or an existing run folder.
+    seed. With `resumed`, runs that are done are kept and the others continued; `config` may then have more methods and
+    seeds than the folder's config.json, which is brought to it. Raises UserError for bad settings, a folder that holds
+    no episodes, an environment that does not fit them, an existing run folder, or one that another process works in.
     """
     dataset = EpisodeDataset.open(config.settings.dataset, config.settings.gamma)
     settings = problem_of(config.settings, dataset)
@@ -84,16 +86,38 @@ def compare(config: Config, resumed: bool = False) -> tuple[OfflineComparison, l
     folder = Path(settings.run_dir)
     if not resumed:
         create_folder(folder, {"config.json": config_to_json(TYPE, config)})
-    jobs = [Job(f"{method} seed {run.seed}", run) for method, some in runs.items() for run in some]
-    episodes = config.num_episodes if config.play else 0
-    run_all(jobs, partial(measure, num_episodes=episodes, per_target=config.target_episodes), config.workers, folder)
-    result = summarise(config, dataset)
-    sentences = verdict(result)
-    figures = null_for_nan({**dataclasses.asdict(result), "verdict": sentences})
-    write_atomically(folder / "results.json", json.dumps(figures, indent=2, allow_nan=False).encode())
-    write_atomically(folder / "table.md", result.markdown(sentences).encode())
-    plot_offline(result, folder / "compare.png")
+    with locked(folder):
+        if resumed:
+            _bring_folder_to(config, dataset)
+        jobs = [Job(f"{method} seed {run.seed}", run) for method, some in runs.items() for run in some]
+        measured = partial(
+            measure, num_episodes=config.num_episodes if config.play else 0, per_target=config.target_episodes
+        )
+        run_all(jobs, measured, config.workers, folder)
+        result = summarise(config, dataset)
+        sentences = verdict(result)
+        figures = null_for_nan({**dataclasses.asdict(result), "verdict": sentences})
+        write_atomically(folder / RESULTS, json.dumps(figures, indent=2, allow_nan=False).encode())
+        write_atomically(folder / "table.md", result.markdown(sentences).encode())
+        plot_offline(result, folder / "compare.png")
     return result, sentences
+
+
+def _bring_folder_to(config: Config, dataset: EpisodeDataset) -> None:
+    """Let config.json say what `config` adds. Raises UserError where runs would learn from another log than before."""
+    folder = Path(config.settings.run_dir)
+    there = read_comparison(folder)
+    check_grows(folder, (there.num_seeds, config.num_seeds), (there.methods, config.methods))
+    if (folder / RESULTS).is_file():
+        before = read_json(folder, RESULTS)["data"]
+        now = _size_and_returns(dataset)
+        require(
+            all(before.get(name) == value for name, value in now.items()),
+            f"{dataset.folder} holds other episodes than the runs in {folder} learnt from: restore them, or remove "
+            "these runs and compare anew",
+        )
+    if there != config:
+        write_config(folder, config_to_json(TYPE, config))
 
 
 def read_comparison(folder: Path) -> Config:
@@ -279,6 +303,17 @@ def differences_of(rows: dict[str, MethodRow]) -> dict[str, Score]:
     return found
 
 
+def _size_and_returns(dataset: EpisodeDataset) -> dict[str, Any]:
+    returns = dataset.returns
+    return {
+        "episodes": dataset.num_episodes,
+        "decisions": len(dataset),
+        "mean": float(returns.mean()),
+        "lowest": float(returns.min()),
+        "highest": float(returns.max()),
+    }
+
+
 def about_log(dataset: EpisodeDataset) -> dict[str, Any]:
     """Figures of the log: its returns, and what an audit says of chance and of coverage."""
     returns = dataset.returns
@@ -290,11 +325,7 @@ def about_log(dataset: EpisodeDataset) -> dict[str, Any]:
         action = dataset.action[np.setdiff1d(some, dataset.starts[1:] - 1)]  # without final observations' rows
         seen = float((np.ptp(action, axis=0) / np.maximum(space.high - space.low, 1e-12)).min())
     return {
-        "episodes": dataset.num_episodes,
-        "decisions": len(dataset),
-        "mean": float(returns.mean()),
-        "lowest": low,
-        "highest": high,
+        **_size_and_returns(dataset),
         "near_best": int((returns >= high - 0.1 * (high - low)).sum()),
         "action_shares": figures.get("action_shares"),
         "action_range": seen,

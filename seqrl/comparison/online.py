@@ -12,9 +12,11 @@ import numpy as np
 
 from seqrl.acting import ActingModule
 from seqrl.checkpoint import write_atomically
+from seqrl.comparison.additions import check_only_adds
 from seqrl.comparison.approaches import Approach
 from seqrl.comparison.config import Config, check, read_comparison
 from seqrl.comparison.experience import compare_methods
+from seqrl.comparison.folder import RESULTS, locked, write_config
 from seqrl.comparison.horizon import read_sweep, sweep
 from seqrl.comparison.learning_curve import Reached, mean_of_second_half, reached, read_threshold
 from seqrl.comparison.plot import plot_comparison
@@ -38,18 +40,28 @@ def compare(config: Config, resumed: bool = False) -> Comparison:
     Everything goes under `settings.run_dir`: a run folder for each approach and seed; `horizon` where a sweep is asked
     for; `log` and `offline` where methods learn from what was played. Figures and table are written after each of these
     parts, with what is known by then, and where it is interrupted. With `resumed`, what is done is kept and the rest
-    continued. Raises UserError for bad settings or an existing folder.
+    continued; `config` may then have more than the folder's config.json, which is brought to it. Raises UserError for
+    bad settings, an existing folder, or one that another process works in.
     """
     check(config)
-    online, methods = config.named()
     if not resumed:
         create_folder(config.folder, {"config.json": config_to_json("compare", config)})
+    with locked(config.folder):
+        if resumed and (there := read_comparison(config.folder)) != config:
+            check_only_adds(there, config)
+            write_config(config.folder, config_to_json("compare", config))
+        return _compare(config)
+
+
+def _compare(config: Config) -> Comparison:
+    online, methods = config.named()
     runs = {approach: config.runs_of(approach, config.num_seeds) for approach in online}
     jobs = [Job(f"{_label(config, approach)} seed {run.seed}", run) for approach in online for run in runs[approach]]
     try:
         run_all(jobs, partial(play, num_episodes=config.num_episodes), config.workers, config.folder)
     except KeyboardInterrupt:
-        if done := [approach for approach in online if all(_is_done(run) for run in runs[approach])]:
+        done = [approach for approach in online if all(_is_done(run.run_dir) for run in runs[approach])]
+        if done and not _tells_more(config.folder, done):
             _write(summarise(config, done), config.folder)
         raise
     result = _write(summarise(config, online), config.folder)
@@ -63,8 +75,18 @@ def compare(config: Config, resumed: bool = False) -> Comparison:
     return result
 
 
-def _is_done(run: Any) -> bool:
-    return (Path(run.run_dir) / EVALUATION).is_file()
+def _is_done(run: str | Path) -> bool:
+    return (Path(run) / EVALUATION).is_file()
+
+
+def _tells_more(folder: Path, done: Sequence[Approach]) -> bool:
+    """Whether results.json, as it was before something was added, holds and tells of more than `done`."""
+    if not (folder / RESULTS).is_file():
+        return False
+    before = read_json(folder, RESULTS)
+    holds = all(_is_done(folder / Path(run).name) for row in before["rows"] for run in row.get("runs", ()))
+    more = {row.get("approach") for row in before["rows"]} - set(map(str, done))
+    return holds and bool(more or before.get("offline") or before.get("horizon"))
 
 
 def _label(config: Config, approach: Approach) -> str:
@@ -73,7 +95,7 @@ def _label(config: Config, approach: Approach) -> str:
 
 def _write(result: Comparison, folder: Path) -> Comparison:
     figures = json.dumps(null_for_nan(dataclasses.asdict(result)), indent=2, allow_nan=False)
-    write_atomically(folder / "results.json", figures.encode())
+    write_atomically(folder / RESULTS, figures.encode())
     write_atomically(folder / "table.md", result.markdown().encode())
     return result
 

@@ -1,0 +1,56 @@
+"""A comparison's folder: one process at a time works in it, and what its config.json names only grows."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from seqrl.checkpoint import write_atomically
+from seqrl.config import require
+from seqrl.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: there two processes that work in one folder are not told from one
+    fcntl = None  # type: ignore[assignment]
+
+RESULTS = "results.json"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from working in a comparison's folder. Raises UserError where one does."""
+    if fcntl is None:
+        yield
+        return
+    lock = os.open(folder, os.O_RDONLY)  # the folder itself: config.json is replaced where something is added
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise UserError(f"{folder} is being worked on by another seqrl compare: wait for it, or stop it") from None
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(lock)  # a killed process leaves no lock behind either
+
+
+def check_grows(folder: Path, seeds: tuple[int, int], names: tuple[Sequence[str], Sequence[str]]) -> None:
+    """Raise UserError where the second of the numbers of seeds, or of the names, does not hold all of the first."""
+    there, asked = seeds
+    require(
+        asked >= there,
+        f"--num-seeds is {asked}: {folder} has {there} already, and runs are only added to it: give {there} or more, "
+        "or compare anew with another --run-dir",
+    )
+    lacking = [name for name in names[0] if name not in names[1]]
+    require(not lacking, f"{folder} has {', '.join(lacking)} too, which was added meanwhile: resume it once more")
+
+
+def write_config(folder: Path, content: dict[str, Any]) -> None:
+    """Replace config.json as `create_folder` wrote it."""
+    write_atomically(folder / "config.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
