@@ -145,22 +145,29 @@ def median(values: list[float | None]) -> float | None:
 def stability_claim(
     parts_and_names: tuple[tuple[str, str], ...], is_stable: bool
 ) -> Callable[[Parts], tuple[str, str]]:
-    """Stable: every seed of every problem reaches the threshold."""
+    """Stable: every seed of every problem reaches the threshold, and so does its last agent, whichever is kept."""
 
     def tell(parts: Parts) -> tuple[str, str]:
         rows = [(part, row(parts, part, name)) for part, name in parts_and_names]
         known = [(part, one) for part, one in rows if one is not None]
         if not known:
             return "", UNKNOWN
+        lost = [num_lost(one, parts[part]["threshold"]) for part, one in known]
         said = [
-            f"{TITLES[part]}: {sum(one['reached'])} of {len(one['reached'])} seeds reach the threshold, "
+            f"{TITLES[part]}: {sum(one['reached'])} of {len(one['reached'])} seeds reach the threshold"
+            f"{f', of which {k} lose it again by the end' if k else ''}, "
             f"the worst {min(one['seed_means']):.4g} of a mean {one['mean']:.4g}"
-            for part, one in known
+            for (part, one), k in zip(known, lost, strict=True)
         ]
-        every = all(all(one["reached"]) for _, one in known)
+        every = all(all(one["reached"]) and k == 0 for (_, one), k in zip(known, lost, strict=True))
         return "; ".join(said), HOLDS if every == is_stable else NOT
 
     return tell
+
+
+def num_lost(one: dict[str, Any], threshold: float) -> int:
+    """On how many seeds an earlier agent brings the threshold, and that of the last step does not."""
+    return sum(ok and end < threshold for ok, end in zip(one["reached"], one.get("final_means", ()), strict=False))
 
 
 def simple_claim(part: str, approach: str, other: str) -> Callable[[Parts], tuple[str, str]]:

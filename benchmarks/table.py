@@ -32,7 +32,6 @@ import tyro
 from benchmarks.adjectives import document
 from benchmarks.learning import RESULTS, machine
 from benchmarks.offline.controllers import Part, crossing_log, write_log
-from seqrl.algorithms import ppo
 from seqrl.checkpoint import write_atomically
 from seqrl.comparison import offline as compare_offline
 from seqrl.comparison import online as compare
@@ -40,7 +39,6 @@ from seqrl.config import require
 from seqrl.data import EpisodeDataset
 from seqrl.data.episode_files import INDEX
 from seqrl.offline.config import problem_of
-from seqrl.recipes import masked_cartpole
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "table.md"
 TABLE = "table.json"
@@ -57,9 +55,9 @@ LEARNERS = ("bc", "best_bc", "decision_transformer", "qdt")
 
 def tmaze(folder: Path) -> compare.Config:
     """Rollouts of 128 rows, so that gradients reach back from the junction; R2D2 and IMPALA as in their recipes."""
-    settings = ppo.Config(
-        env="seqrl/TMaze-v0", env_kwargs=("length=10",), num_steps=80_000, num_envs=32, rollout_length=128,
-        run_dir=str(folder),
+    settings = dataclasses.replace(
+        compare.default_settings("seqrl/TMaze-v0"), env_kwargs=("length=10",), num_steps=80_000, num_envs=32,
+        rollout_length=128, run_dir=str(folder),
     )  # fmt: skip
     return compare.Config(
         approaches=(*ACTING, *LEARNERS),
@@ -76,7 +74,8 @@ def tmaze(folder: Path) -> compare.Config:
 
 
 def cartpole(folder: Path) -> compare.Config:
-    settings = dataclasses.replace(masked_cartpole(), num_steps=100_000, run_dir=str(folder))
+    settings = compare.default_settings("seqrl/MaskedCartPole-v0")
+    settings = dataclasses.replace(settings, num_steps=100_000, run_dir=str(folder))
     approaches = ("ppo:none", "ppo:frame_stack", "ppo:gru", "ppo:lstm", "impala:gru")
     return compare.Config(approaches=approaches, override=("impala.num_steps=200000",), settings=settings)
 

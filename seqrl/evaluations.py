@@ -11,6 +11,7 @@ from seqrl.config import RunConfig, make_environment
 from seqrl.evaluate import evaluate
 from seqrl.run import Stateful
 from seqrl.seeds import derived_seed
+from seqrl.statistics import mean_and_half_width
 from seqrl.trajectory import Tree
 
 SEED = 3
@@ -18,20 +19,25 @@ SEED = 3
 
 
 class Evaluations:
-    """Plays `config.num_evaluations` times, evenly over a run's steps; with `keep` best, the run ends with the agent
-    whose evaluation brought the most, of equals the later one.
+    """Plays `config.num_evaluations` times, evenly over a run's steps. With `keep` best the run ends with the agent of
+    the best evaluation (of equals the later one), if that was better than the last by more than chance explains.
 
-    Training can lose what it had: once all episodes bring the same, standardised advantages are noise. Every evaluation
-    plays the same episodes, in environments made for it, by likeliest actions, so that it changes nothing of the run
-    and two evaluations differ by the agent alone. What is chosen by them is judged too well by them: a figure to report
+    Training can lose what it had: once all episodes bring the same, standardised advantages are noise. But where
+    returns are much by chance, the best of ten evaluations is a draw among agents, early ones included: so the last
+    agent stays unless the mean difference over the episodes lies above 0 by more than its 95 % interval.
+
+    Every evaluation plays the same episodes, in environments made for it, by likeliest actions: it changes nothing of
+    the run, and two of them differ by the agent alone. What was chosen by them they judge too well: a figure to report
     needs other episodes (`seqrl evaluate`, `seqrl compare`). Their steps are not among the run's `num_steps`.
     """
 
-    def __init__(self, config: RunConfig, agent: Agent, agree: Callable[[float], float] | None = None):
-        """With several learners, who all keep the same agent, `agree` turns the mean of each into that of all."""
+    def __init__(
+        self, config: RunConfig, agent: Agent, agree: Callable[[list[float]], list[float]] = lambda returns: returns
+    ):
+        """With several learners, who all keep the same agent, `agree` turns the returns of each into those of all."""
         self.config, self.agent, self.agree = config, agent, agree
         self.step = torch.zeros((), dtype=torch.int64)
-        self.best_return = torch.full((), -math.inf, dtype=torch.float64)
+        self.best_returns = torch.full((config.evaluation_episodes,), -math.inf, dtype=torch.float64)
         self.best = {key: value.clone() for key, value in agent.state_dict().items()} if config.keep == "best" else {}
 
     def parts(self) -> dict[str, Stateful]:
@@ -44,30 +50,32 @@ class Evaluations:
         self.step.fill_(step)
         if not due:
             return {}
-        mean = self._play() if self.agree is None else self.agree(self._play())
-        if self.best and mean >= float(self.best_return):
-            self.best_return.fill_(mean)
+        returns = torch.tensor(self.agree(self._play()), dtype=torch.float64)
+        if self.best and returns.mean() >= self.best_returns.mean():
+            self.best_returns.copy_(returns)
             for key, value in self.agent.state_dict().items():
                 self.best[key].copy_(value)
         if self.best and step >= self.config.num_steps:
-            self.agent.load_state_dict(self.best)
-        return {"eval_return": mean}
+            lost, half_width = mean_and_half_width((self.best_returns - returns).tolist())
+            if lost > half_width:
+                self.agent.load_state_dict(self.best)
+        return {"eval_return": float(returns.mean())}
 
     def _number(self, step: int) -> int:
         """How many evaluations there are to have been by `step`."""
         return min(step, self.config.num_steps) * self.config.num_evaluations // self.config.num_steps
 
-    def _play(self) -> float:
+    def _play(self) -> list[float]:
         episodes = self.config.evaluation_episodes
         seed = derived_seed(self.config.seed, SEED) >> 2  # below 2³⁰: an environment's own stays an int32
         with contextlib.closing(make_environment(self.config, min(episodes, 50))) as environment:
-            return evaluate(self.agent, environment, episodes, seed).mean
+            return evaluate(self.agent, environment, episodes, seed).returns.tolist()
 
     def state_dict(self) -> dict[str, Tree]:
-        return {"step": self.step, "best_return": self.best_return, "best": dict(self.best)}
+        return {"step": self.step, "best_returns": self.best_returns, "best": dict(self.best)}
 
     def load_state_dict(self, state: dict[str, Tree]) -> None:
         self.step.copy_(state["step"])
-        self.best_return.copy_(state["best_return"])
+        self.best_returns.copy_(state["best_returns"])
         for key, value in self.best.items():
             value.copy_(state["best"][key])

@@ -15,7 +15,6 @@ from seqrl.comparison.report import advice
 from seqrl.data.episodes import INDEX
 from seqrl.errors import UserError
 from seqrl.pages.comparison_page import write_comparison_page
-from seqrl.recipes import settings_for
 from seqrl.run import default_run_dir, read_json
 
 
@@ -57,8 +56,8 @@ def _memories(env: str | None, args: list[str]) -> of_memories.Config:
     words = {arg.partition("=")[0] for arg in args}
     if {"--memories", "--approaches"} <= words:
         raise UserError("--memories and --approaches: give one of them (--memories gru is --approaches ppo:gru)")
-    settings = settings_for(env) if env else settings_for("")
-    config = parse(of_memories.Config, args, of_memories.Config(settings=settings), "seqrl compare ENV")
+    default = of_memories.Config(settings=of_memories.default_settings(env or ""))
+    config = parse(of_memories.Config, args, default, "seqrl compare ENV")
     return _with_run_dir(config, config.settings.env)
 
 

@@ -23,9 +23,10 @@ OFFLINE = ("behaviour_cloning", "filtered_bc", "decision_transformer", "qdt")
 ALIASES = {"bc": "behaviour_cloning", "best_bc": "filtered_bc", "dt": "decision_transformer"}
 SHARED = (
     "env", "env_kwargs", "hide", "flicker", "noise", "device", "vectorization", "seed", "num_steps", "hidden_size",
-    "num_frames", "memory_horizon", "precision", "normalize_observations",
+    "num_frames", "memory_horizon", "precision", "normalize_observations", "num_evaluations", "evaluation_episodes",
+    "keep",
 )  # fmt: skip
-"""Settings that all that act have in common: the problem, the budget, and the size of the network."""
+"""Settings that all that act have in common: the problem, the budget, the size of the network, which agent is kept."""
 
 
 class Approach(NamedTuple):

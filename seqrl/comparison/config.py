@@ -26,6 +26,7 @@ from seqrl.config import make_environment, parse_env_kwargs, require, require_ab
 from seqrl.envs.exact import optimal_return
 from seqrl.errors import UserError
 from seqrl.memory.make import check_name
+from seqrl.recipes import settings_for
 from seqrl.run import config_from_json, read_json
 
 LOG, OFFLINE = "log", "offline"
@@ -63,7 +64,7 @@ class Config:
     shares."""
     workers: int = 0
     """Runs that train at the same time; 0 for one on each processor."""
-    settings: Annotated[ppo.Config, tyro.conf.arg(name="")] = field(default_factory=ppo.Config)
+    settings: Annotated[ppo.Config, tyro.conf.arg(name="")] = field(default_factory=lambda: default_settings(""))
 
     @property
     def folder(self) -> Path:
@@ -128,6 +129,11 @@ class Config:
         kwargs = parse_env_kwargs(self.settings.env_kwargs) | {sweep.key: value}
         optimum = None if self.is_masked else optimal_return(self.settings.env, **kwargs)
         return None if optimum is None else close_to(optimum)
+
+
+def default_settings(env: str) -> ppo.Config:
+    """The settings that a comparison on `env` starts from: its recipe's, and the best of ten evaluations is kept."""
+    return dataclasses.replace(settings_for(env), num_evaluations=10, keep="best")
 
 
 def read_comparison(folder: Path) -> Config:

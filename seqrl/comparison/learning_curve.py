@@ -62,6 +62,11 @@ def reached(folder: Path, threshold: float) -> Reached:
     return Reached(float(steps[first]), float(steps[first] / lines[first]["steps_per_second"]), exploring)
 
 
+def last_evaluation(folder: Path) -> float | None:
+    """What the agent of a run's last step brought, whichever is kept; None where it was not evaluated in training."""
+    return next((line["eval_return"] for line in reversed(list(read_metrics(folder))) if "eval_return" in line), None)
+
+
 def mean_of_second_half(folder: Path, metric: str) -> float | None:
     """The mean of a metric over the second half of a run's steps; None where it was not logged."""
     lines = [(line["step"], line[metric]) for line in read_metrics(folder) if metric in line]

@@ -14,11 +14,11 @@ from seqrl.acting import ActingModule
 from seqrl.checkpoint import write_atomically
 from seqrl.comparison.additions import check_only_adds
 from seqrl.comparison.approaches import Approach
-from seqrl.comparison.config import Config, check, read_comparison
+from seqrl.comparison.config import Config, check, default_settings, read_comparison
 from seqrl.comparison.experience import compare_methods
 from seqrl.comparison.folder import RESULTS, locked, write_config
 from seqrl.comparison.horizon import read_sweep, sweep
-from seqrl.comparison.learning_curve import Reached, mean_of_second_half, reached, read_threshold
+from seqrl.comparison.learning_curve import Reached, last_evaluation, mean_of_second_half, reached, read_threshold
 from seqrl.comparison.plot import plot_comparison
 from seqrl.comparison.report import Comparison, Horizon, Row
 from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, null_for_nan, run_all, seed_of
@@ -28,7 +28,7 @@ from seqrl.evaluate import evaluate
 from seqrl.run import config_to_json, create_folder, read_json, read_metrics
 from seqrl.statistics import mean_and_half_width
 
-__all__ = ["Config", "check", "compare", "read_comparison"]
+__all__ = ["Config", "check", "compare", "default_settings", "read_comparison"]
 
 HORIZON = "horizon"
 """In a comparison's folder, the runs of its sweep, a folder for each value."""
@@ -152,6 +152,7 @@ def _row(
         num_steps=runs[0].num_steps,
         runs=[str(path) for path in folders],
         reached=there,
+        final_means=[value for path in folders if (value := last_evaluation(path)) is not None],
         steps_to_threshold=[one.steps for one in cost],
         seconds_to_threshold=[one.seconds for one in cost],
         exploring=any(one.exploring for one in cost),

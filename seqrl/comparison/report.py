@@ -18,7 +18,8 @@ from seqrl.memory.make import simplicity
 from seqrl.reports.common import WIDTH, fitting_table, markdown_table, mean_and_interval
 
 LEFT_OUT = (
-    "seconds", "parameters", "sd", "steps/s", "beyond log", "worst seed", "seconds to it", "asked/got", "steps to it",
+    "seconds", "parameters", "sd", "last agent", "steps/s", "beyond log", "worst seed", "seconds to it", "asked/got",
+    "steps to it",
 )  # fmt: skip
 """Columns that the terminal does without where there are too many, in this order. `table.md` has them all."""
 
@@ -79,6 +80,9 @@ class Row:
     """The run folders."""
     reached: list[bool] = field(default_factory=list)
     """For each seed, whether the evaluated agent brings the threshold."""
+    final_means: list[float] = field(default_factory=list)
+    """For each seed, what the agent of the last step brought when it was evaluated in training; the agent that is kept,
+    of which all else tells, may be an earlier one. Empty without evaluations."""
     steps_to_threshold: list[float | None] = field(default_factory=list)
     """For each seed, the steps after which training was there; null where the evaluated agent is not."""
     seconds_to_threshold: list[float | None] = field(default_factory=list)
@@ -142,6 +146,7 @@ class Comparison:
             "worst seed": lambda row: f"{min(row.seed_means):.4g}" if row.seed_means[1:] else "–",
             "sd": lambda row: f"{row.deviation:.3g}" if row.seed_means[1:] else "–",
             "reached": lambda row: f"{sum(row.reached)}/{len(row.reached)}" if row.reached else "–",
+            "last agent": lambda row: f"{np.mean(row.final_means):.4g}" if row.final_means else "–",
             "steps to it": lambda row: _engineering(row, row.steps_to_threshold),
             "seconds to it": lambda row: _middle(row.seconds_to_threshold, "{:.3g}"),
             f"horizon ({sweep.key if sweep else ''})": lambda row: sweep.cell(row.approach) if sweep else "–",
@@ -255,6 +260,9 @@ def advice(result: Comparison) -> str:
         sentences.append(f"Take {result.name(enough)}: it reaches {enough.mean:.4g}{while_others}")
         if beyond := [_with_budget(result, row, enough) for row in ordered[place + 1 :]]:
             sentences.append(f"Nothing is gained by {' or '.join(beyond)}.")
+    lost = [ok and end < result.threshold for ok, end in zip(enough.reached, enough.final_means, strict=False)]
+    if any(lost):
+        sentences.append(f"Training lost it again on {sum(lost)} of {len(lost)} seeds; earlier agents are kept there.")
     if unsettled:
         seeds = len(enough.seed_means)
         sentences.append(

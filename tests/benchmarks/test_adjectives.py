@@ -44,7 +44,13 @@ def method(name: str, *seeds: float, follows: float | None = None, calibrated: t
 
 
 def problem(*rows: Any, **changes: Any) -> Any:
-    return {"rows": list(rows), "horizon": None, "offline": None, "table": "# A problem\n\nCaption."} | changes
+    return {
+        "rows": list(rows),
+        "threshold": 0.7,
+        "horizon": None,
+        "offline": None,
+        "table": "# A problem\n\nCaption.",
+    } | changes
 
 
 def log(*rows: Any, highest: float = 2.0) -> Any:
@@ -109,6 +115,12 @@ def test_stability_simplicity_and_speed() -> None:
     figure, verdict = stability_claim((("tmaze", "ppo:b"),), False)(parts)
     assert (figure, verdict) == ("T-maze: 1 of 2 seeds reach the threshold, the worst 0.85 of a mean 0.9", HOLDS)
     assert stability_claim((("cartpole", "ppo:b"),), False)(parts)[1] == UNKNOWN
+    parts = {"tmaze": problem(row("ppo:a", final_means=[0.95, 0.4]), row("ppo:b", final_means=[0.95, 0.8]))}
+    figure, verdict = stability_claim((("tmaze", "ppo:a"),), False)(parts)
+    assert "2 of 2 seeds reach the threshold, of which 1 lose it again by the end, the worst" in figure
+    assert verdict == HOLDS  # breaks where the kept agents alone are looked at
+    assert stability_claim((("tmaze", "ppo:b"),), True)(parts)[1] == HOLDS
+    parts = {"tmaze": problem(row("ppo:a"), row("ppo:b", reached=(True, False), steps_per_second=500.0))}
     assert quick_claim("tmaze", "ppo:b", "ppo:a", False)(parts)[1] == HOLDS
     assert quick_claim("tmaze", "ppo:a", "ppo:a", True)(parts)[1] == OPEN
     assert simple_claim("tmaze", "ppo:a", "ppo:b")(parts)[1] == NOT  # as many parameters

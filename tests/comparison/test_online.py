@@ -18,10 +18,11 @@ import pytest
 from scipy import stats
 
 from seqrl.cli import main
+from seqrl.comparison.online import Config
 from seqrl.comparison.plot import plot_comparison
 from seqrl.comparison.report import Comparison, Row, advice
 from seqrl.reports.common import smooth
-from seqrl.run import read_finished_step
+from seqrl.run import read_finished_step, read_metrics
 from seqrl.statistics import mean_and_half_width
 
 FLAGS = ["--env-kwargs", "length=3", "--num-envs", "4", "--rollout-length", "8", "--hidden-size", "8"]
@@ -82,6 +83,9 @@ def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         assert row["best_run"] == str(folder / f"{row['memory']}_s{int(np.argmax(row['seed_means']))}")
         assert row["curves"][0][0][0] in (32, 64)
         assert row["num_parameters"] > 100
+        logs = [list(read_metrics(folder / f"{row['memory']}_s{seed}")) for seed in (0, 1)]
+        assert [sum("eval_return" in line for line in log) for log in logs] == [3, 3]  # at each of the three updates
+        assert row["final_means"] == [log[-1]["eval_return"] for log in logs]
     table = (folder / "table.md").read_text()
     for words in ("# seqrl/TMaze-v0 length=3", "| none |", "| gru |", "2 seeds", "optimal return 1"):
         assert words in table
@@ -256,6 +260,27 @@ def test_advice_at_chance() -> None:
     assert words.startswith("None has learnt it yet: the best, gru, brings 0.525 ± 0.318, and 0.5 can be had without")
     assert "Take" not in words
     assert "is not reached: give more --num-steps" in words
+
+
+def test_advice_where_training_lost_what_is_kept() -> None:
+    """Breaks where seeds that never were there count as lost, or the last agent's figures are the kept one's."""
+    kept = row("gru", 1.0, 1.0, 0.6, final_means=[0.5, 1.0, 0.55], reached=[True, True, False])
+    compared = replace(result(row("none", 0.5, 0.5, 0.5), kept), threshold=0.9)
+    assert "Training lost it again on 1 of 3 seeds; earlier agents are kept there." in advice(compared)
+    assert compared.columns()["last agent"] == ["–", "0.6833"]
+    assert "lost" not in advice(replace(compared, rows=[replace(kept, final_means=[1.0, 0.95, 0.5])]))
+
+
+def test_the_best_is_kept_unless_said_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = Config().settings
+    assert (settings.num_evaluations, settings.keep) == (10, "best")
+    config = Config(approaches=("ppo:gru", "r2d2:gru"), settings=replace(settings, num_evaluations=7))
+    runs = [config.runs_of(approach, 1)[0] for approach in config.named()[0]]
+    assert [(run.num_evaluations, run.keep) for run in runs] == [(7, "best")] * 2  # breaks where SHARED lacks them
+    assert main(["compare", "seqrl/TMaze-v0", "--num-evaluations", "0", "--run-dir", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == (
+        "seqrl: --keep best needs evaluations to choose by: give --num-evaluations 10, or --keep last\n"
+    )
 
 
 def test_the_table() -> None:
