@@ -218,7 +218,7 @@ def one_seed(name: str, seed: int, folder: Path) -> Answer:
         write_preferences(path, preferences[:count])
         run = folder / f"judge {count}"
         settings = bench.shared | problem.judge | {"policy": str(folder / "bc"), "held_out": 0.0}
-        del settings["monitor"]
+        del settings["monitor"], settings["max_tokens"]
         agent = bench.timed(run.name, reward_model.Config(**settings | {"preferences": str(path), "run_dir": str(run)}))
         result["pairs"][str(count)] = judged(agent, fresh, chosen)
         shortened = {key: value for key, value in result["pairs"][str(count)].items() if key != "report"}

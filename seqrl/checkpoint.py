@@ -51,7 +51,7 @@ def from_bytes(data: bytes) -> tuple[Tree, dict[str, Any]]:
 def load_checkpoint(path: Path, device: str = "cpu") -> tuple[Tree, dict[str, Any]]:
     """The tree and the counters of `save_checkpoint`; named tuples come back as plain ones.
 
-    Raises UserError for a file that is missing, cut short, pickled, or not written by seqrl.
+    Raises UserError for a file that is missing, cut short, damaged, pickled, or not written by seqrl.
     """
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}: if this is a run that was stopped early, continue it with --resume")
@@ -64,8 +64,13 @@ def load_checkpoint(path: Path, device: str = "cpu") -> tuple[Tree, dict[str, An
                     f"{path} is not a checkpoint of this seqrl ({found}, not {FORMAT}): train the run again"
                 )
             leaves = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return _rebuild(json.loads(metadata["structure"]), leaves), json.loads(metadata["counters"])
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        counters = json.loads(metadata["counters"])
+        if not isinstance(counters, dict):
+            raise ValueError("its counters are no object")
+        return _rebuild(json.loads(metadata["structure"]), leaves), counters
+    except UserError:
+        raise
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         if _looks_pickled(path):
             raise UserError(
                 f"{path} holds a pickle, which could run code and is never loaded: give a safetensors checkpoint"
@@ -73,6 +78,17 @@ def load_checkpoint(path: Path, device: str = "cpu") -> tuple[Tree, dict[str, An
         raise UserError(
             f"{path} is damaged or not a checkpoint ({error}): restore it from a copy, or train again"
         ) from None
+
+
+def counter(counters: dict[str, Any], name: str, path: Path) -> int:
+    """A counter of the checkpoint at `path`. Raises UserError where it is no number: a run would begin at 0 again."""
+    value = counters.get(name)
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise UserError(
+            f"{path} is damaged or not a run's checkpoint (its {name} is {value!r}): restore it from a copy, or train "
+            "again"
+        )
+    return value
 
 
 def _looks_pickled(path: Path) -> bool:
@@ -93,6 +109,8 @@ def _structure(tree: Tree) -> Any:
 def _rebuild(structure: Any, leaves: dict[str, Any], prefix: str = "") -> Tree:
     if structure is None:
         return leaves[prefix]
+    if not isinstance(structure, dict | list):
+        raise ValueError(f"its structure has a {type(structure).__name__}")
     items = structure.items() if isinstance(structure, dict) else enumerate(structure)
     children = {key: _rebuild(value, leaves, f"{prefix}.{key}" if prefix else str(key)) for key, value in items}
     return children if isinstance(structure, dict) else tuple(children.values())

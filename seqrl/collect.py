@@ -13,7 +13,7 @@ from seqrl.data.episodes import Episode
 from seqrl.envs import Environment
 from seqrl.errors import UserError
 from seqrl.nets import ACTION_MASK
-from seqrl.run import progress_bar
+from seqrl.progress import progress_bar
 from seqrl.seeds import derived_seed
 from seqrl.trajectory import AgentInput, Tree, tree_leaves, tree_map
 

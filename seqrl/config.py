@@ -2,8 +2,9 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
 import gymnasium as gym
@@ -13,6 +14,7 @@ from torch import nn
 
 from seqrl.agent import Agent
 from seqrl.envs import Environment, make
+from seqrl.envs.make import check_options
 from seqrl.errors import UserError
 from seqrl.memory import make_memory
 from seqrl.nets import Encoder
@@ -35,8 +37,9 @@ class ProblemConfig:
     """Environments that act side by side."""
     env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """Arguments of the environment, such as length=30 active=true; values are JSON."""
-    hide: tuple[int, ...] = ()
-    """Entries of a vector observation to hide from the agent."""
+    hide: tuple[int | str, ...] = ()
+    """What to hide from the agent: entries of a vector observation, such as 1,3; of a Dict keys, such as velocity, and
+    entries of the vectors under them, such as state.3."""
     flicker: float = 0.0
     """Probability that an observation is blanked."""
     noise: float = 0.0
@@ -75,27 +78,24 @@ class RunConfig(ProblemConfig):
     num_evaluations: int = 0
     """Evaluations while training, evenly over the steps; each takes the likeliest actions in the same episodes, whose
     steps do not count."""
-    evaluation_episodes: int = 20
+    evaluation_episodes: int = 10
     """Episodes of each of these."""
     keep: str = "last"
-    """last, or best: the agent that a finished run holds; best is that of the evaluation with the highest return."""
+    """The agent that a finished run holds: last, or best, that of the best evaluation if it was better than the last by
+    more than chance explains."""
 
 
 def make_environment(config: ProblemConfig, num_envs: int | None = None) -> Environment:
     """The batch of environments that `config` describes; `num_envs` overrides its number."""
     if not config.env:
         raise UserError("no environment given: name one with --env (`seqrl envs` lists ours; any Gymnasium id works)")
-    count = config.num_envs if num_envs is None else num_envs
-    require(count >= 1, f"--num-envs is {count}: it must be at least 1")
-    require(0 <= config.seed < 2**31, f"--seed is {config.seed}: it must be from 0 to {2**31 - 1}")
-    for field in fields(config):
-        value = getattr(config, field.name)
-        finite = not isinstance(value, float) or math.isfinite(value)
-        require(finite, f"{_flag(field.name)} is {value}: it must be a finite number")
+    if num_envs is not None:
+        config = replace(config, num_envs=num_envs)
+    check_problem(config)
     return make(
         config.env,
-        count,
-        device=device(config),
+        config.num_envs,
+        device=config.device,
         vectorization=config.vectorization,  # type: ignore[arg-type]
         autoreset_mode=config.autoreset_mode,  # type: ignore[arg-type]
         hide=config.hide,
@@ -103,6 +103,23 @@ def make_environment(config: ProblemConfig, num_envs: int | None = None) -> Envi
         noise=config.noise,
         env_kwargs=parse_env_kwargs(config.env_kwargs),
     )
+
+
+def check_problem(config: ProblemConfig) -> None:
+    """Raise UserError for settings of `ProblemConfig` that no environment can have, whether or not one is made now:
+    what is trained on a log is evaluated in one."""
+    require_at_least_one(config, "num_envs")
+    require(0 <= config.seed < 2**31, f"--seed is {config.seed}: it must be from 0 to {2**31 - 1}")
+    for field in fields(config):
+        value = getattr(config, field.name)
+        finite = not isinstance(value, float) or math.isfinite(value)
+        require(finite, f"{_flag(field.name)} is {value}: it must be a finite number")
+    check_options(config.env, config.num_envs, device(config), config.vectorization, config.autoreset_mode)
+    require(0 <= config.flicker <= 1, f"--flicker is {config.flicker}: it is a probability, choose 0 to 1")
+    require_not_negative(config, "noise")
+    negative = [entry for entry in config.hide if isinstance(entry, int) and entry < 0]
+    require(not negative, f"--hide {', '.join(map(str, negative))}: entries are counted from 0")
+    parse_env_kwargs(config.env_kwargs)
 
 
 def device(config: Any) -> str:
@@ -119,7 +136,8 @@ def device(config: Any) -> str:
 def parse_env_kwargs(pairs: tuple[str, ...], flag: str = "--env-kwargs") -> dict[str, Any]:
     """key=value pairs to keyword arguments; a value that is not JSON is a string.
 
-    Raises UserError for what would be a string by mistake: Python's True, False and None, lists and objects.
+    Raises UserError for what would be a string by mistake: Python's True, False and None, lists and objects; and for
+    numbers that are not finite.
     """
     kwargs: dict[str, Any] = {}
     for pair in pairs:
@@ -133,7 +151,17 @@ def parse_env_kwargs(pairs: tuple[str, ...], flag: str = "--env-kwargs") -> dict
             listed = value.startswith(("[", "{"))
             require(not listed, f'{flag} {pair!r} is no JSON: write lists and objects like [1, true, "text"]')
             kwargs[key] = value
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+            raise UserError(f"{flag} {pair[:40]!r}… cannot be read ({error}): give another value") from None
+        require(_is_finite(kwargs[key]), f"{flag} {pair!r}: it must be a finite number, below 1.8e308")
     return kwargs
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether every number in what JSON held is finite."""
+    if isinstance(value, list | dict):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, int | float) or abs(value) <= sys.float_info.max
 
 
 def check_evaluations(config: RunConfig) -> None:
@@ -143,7 +171,11 @@ def check_evaluations(config: RunConfig) -> None:
     require(config.keep in ("last", "best"), f"--keep '{config.keep}': choose last or best")
     require(
         config.keep == "last" or config.num_evaluations > 0,
-        "--keep best needs evaluations to choose by: give --num-evaluations 10, or more",
+        "--keep best needs evaluations to choose by: give --num-evaluations 10, or --keep last",
+    )
+    require(
+        config.keep == "last" or config.evaluation_episodes > 1,
+        "--keep best with --evaluation-episodes 1: what is chance in a return takes at least 2 to tell",
     )
 
 
@@ -154,6 +186,8 @@ def make_agent(
     require(
         config.precision in ("float32", "bfloat16"), f"--precision '{config.precision}': choose float32 or bfloat16"
     )
+    require_at_least_one(config, "hidden_size", "num_frames")
+    require_not_negative(config, "memory_horizon")
     memory = make_memory(
         config.memory,
         config.hidden_size,

@@ -1,10 +1,11 @@
 """A run is a folder: config.json, spaces.json, checkpoint.safetensors, metrics.jsonl and tensorboard/."""
 
+import contextlib
 import dataclasses
 import json
 import math
-import multiprocessing
 import os
+import reprlib
 import shutil
 import signal
 import sys
@@ -13,19 +14,16 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, BinaryIO, Protocol, Self
+from types import FrameType, TracebackType, UnionType
+from typing import Any, BinaryIO, Literal, Protocol, Self, Union, get_args, get_origin, get_type_hints
 
 import gymnasium as gym
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Column
-from rich.text import Text
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from seqrl.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from seqrl.checkpoint import counter, load_checkpoint, save_checkpoint, write_atomically
 from seqrl.errors import UserError
+from seqrl.progress import progress_bar
 from seqrl.spaces import space_from_json, space_to_json
 from seqrl.trajectory import Tree
 
@@ -34,7 +32,9 @@ try:
 except ImportError:  # Windows: there two processes that train one folder are not told from one
     fcntl = None  # type: ignore[assignment]
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+UNFIT = (KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError)
+"""What parts raise at a state of another shape: a tuple where they have a dict, other sizes, nothing at all."""
 
 
 class Stateful(Protocol):
@@ -86,10 +86,12 @@ class Run:
         """
         path = self.folder / CHECKPOINT
         tree, counters = load_checkpoint(path) if path.exists() else ({}, {})
+        if path.exists():
+            counter(counters, "step", path)  # one without it is damaged, and no reason to begin at step 0
         for name, part in parts.items():
             try:
                 part.load_state_dict(tree[name])
-            except (KeyError, RuntimeError, ValueError) as error:
+            except UNFIT as error:
                 reason = str(error).rpartition("\n")[2].strip()  # torch puts what differs below a headline
                 raise UserError(
                     f"{path} does not fit this run ({name}: {reason}): resume with the run's own config"
@@ -134,12 +136,12 @@ class Run:
     def begin(self, step: int) -> None:
         """Say from which step training goes on. What was logged after it is dropped: it is about to be repeated.
 
-        Raises UserError where another process trains in the folder.
+        Raises UserError where another process trains in the folder, or its log is damaged.
         """
         self._take_lock()
         self._start_step, self._start_time = step, time.monotonic()
-        self._truncate_metrics(step)
-        self._metrics = (self.folder / "metrics.jsonl").open("a")
+        self._drop_metrics_after(step)
+        self._metrics = (self.folder / METRICS).open("a")
         self._tensorboard = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
         self._progress.update(self._task, completed=step)
 
@@ -185,44 +187,69 @@ class Run:
             raise KeyboardInterrupt
         self.interrupted = True
 
-    def _truncate_metrics(self, step: int) -> None:
-        path = self.folder / "metrics.jsonl"
-        if path.exists():
-            kept = [line for line in _lines(path) if _logged_step(line) <= step]
-            write_atomically(path, "".join(line + "\n" for line in kept).encode())
-
-
-def _logged_step(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return float("inf")  # a line cut short by a kill
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(errors="replace").splitlines()  # a crash of the machine may leave bytes that are no text
+    def _drop_metrics_after(self, step: int) -> None:
+        path, lines = self.folder / METRICS, list(read_metrics(self.folder))
+        if step == 0 and lines:
+            # Nothing tells a run that was killed before its first checkpoint from one whose checkpoint was lost, of
+            # which the log may be all that is left: it is put aside, and not dropped.
+            names = (f"metrics.lost{'' if k == 1 else f'.{k}'}.jsonl" for k in range(1, 1_000_000))
+            aside = next(self.folder / name for name in names if not (self.folder / name).exists())
+            path.replace(aside)
+            there = f"what it had logged, up to step {int(lines[-1]['step']):,}, is kept in {aside}"
+            print(f"seqrl: {self.folder} has no checkpoint and begins at step 0: {there}", file=sys.stderr)
+        elif path.exists():
+            kept = [line for line in lines if line["step"] <= step]
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 def read_metrics(folder: Path) -> Iterator[dict[str, float]]:
-    """The lines of a run's metrics.jsonl; a line that is still being written is left out."""
-    path = folder / "metrics.jsonl"
-    for line in _lines(path) if path.exists() else ():
+    """The lines of a run's metrics.jsonl. Those at its end that are cut short, by a kill or since they are being
+    written, are left out.
+
+    Raises UserError for any other that is no object of numbers, the step among them.
+    """
+    path = folder / METRICS
+    # A crash of the machine may leave bytes that are no text.
+    texts = path.read_text(errors="replace").splitlines() if path.exists() else []
+    count = 0
+    for number, text in enumerate(texts, 1):
         try:
-            yield json.loads(line)
+            line = _logged(text)
         except json.JSONDecodeError:
-            return
+            continue
+        if line is None or number > count + 1:
+            raise UserError(f"{path} is damaged in line {count + 1}: delete that line, or restore it from a copy")
+        yield line
+        count += 1
+
+
+def _logged(text: str | bytes) -> dict[str, float] | None:
+    """What a line of metrics.jsonl says; None where no run wrote it. Raises JSONDecodeError for one cut short."""
+    try:
+        line = json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError):  # a number of thousands of digits, brackets without end, no text
+        return None
+    whole = isinstance(line, dict) and "step" in line and all(_is_of(value, float) for value in line.values())
+    return line if whole else None
 
 
 def read_last_metrics(folder: Path) -> dict[str, float]:
-    """The newest value of each metric among the last lines of metrics.jsonl: cheap, however long it has become."""
-    path = folder / "metrics.jsonl"
+    """The newest value of each metric among the last lines of metrics.jsonl: cheap, however long it has become. Lines
+    that are damaged are left out."""
+    path = folder / METRICS
     if not path.exists():
         return {}
     with open(path, "rb") as file:
         start = max(0, os.path.getsize(path) - 8192)
         file.seek(start)
-        lines = file.read().split(b"\n")[bool(start) : -1]  # the first may have lost its head, the last be unfinished
-    return {name: value for line in lines for name, value in json.loads(line).items()}
+        texts = file.read().split(b"\n")[bool(start) : -1]  # the first may have lost its head, the last be unfinished
+    last: dict[str, float] = {}
+    with contextlib.suppress(json.JSONDecodeError):  # of a line cut short by a kill, there is none behind
+        for text in texts:
+            last |= _logged(text) or {}
+    return last
 
 
 def read_finished_step(folder: Path) -> int:
@@ -233,7 +260,7 @@ def read_finished_step(folder: Path) -> int:
 def read_saved_step(folder: Path) -> int:
     """The step of a run's last checkpoint, 0 before the first."""
     path = folder / CHECKPOINT
-    return load_checkpoint(path)[1]["step"] if path.exists() else 0
+    return counter(load_checkpoint(path)[1], "step", path) if path.exists() else 0
 
 
 def load_weights(agent: nn.Module, run: str | Path, part: str = "") -> None:
@@ -250,7 +277,7 @@ def load_weights(agent: nn.Module, run: str | Path, part: str = "") -> None:
                 key.removeprefix(f"{part}."): leaf for key, leaf in weights.items() if key.startswith(f"{part}.")
             }
         agent.load_state_dict(weights)
-    except (KeyError, RuntimeError) as error:
+    except UNFIT as error:
         raise UserError(
             f"{path} does not fit the agent of config.json ({str(error).rpartition(chr(10))[2].strip()}): "
             "restore both files from the same run"
@@ -259,6 +286,10 @@ def load_weights(agent: nn.Module, run: str | Path, part: str = "") -> None:
 
 def create_folder(folder: Path, files: dict[str, Any]) -> None:
     """Make `folder` with JSON files in it, whole or not at all. Raises UserError when it exists or cannot be made."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:  # bytes of the command line that are no UTF-8, which TensorBoard and JSON cannot name
+        raise UserError(f"{str(folder)!r} is no UTF-8 (--run-dir): choose another name") from None
     if folder.exists():
         raise UserError(f"{folder} exists already (--run-dir): choose another, or continue it with --resume {folder}")
     for name, value in files.get("config.json", {}).items():
@@ -297,7 +328,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         raise UserError(f"{folder} is not a run folder (it has no {name}): give one that `seqrl train` wrote")
     try:
         content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no JSONDecodeError
         raise UserError(f"{path} is damaged ({error}): restore it from a copy") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged (not an object): restore it from a copy")
@@ -307,18 +338,33 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 def config_from_json(data: dict[str, Any], kind: type, path: Path) -> Any:
     """The config of class `kind` that `config_to_json` wrote.
 
-    Raises UserError for fields it does not know, and for values of another type than the default's.
+    Raises UserError for what is no object, for fields it does not know, and for values that are not of their types.
     """
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if not isinstance(data, dict):
+        raise UserError(f"{path} has {reprlib.repr(data)} for settings, which is no object: restore it from a copy")
+    kinds = get_type_hints(kind)
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key != "type"}
-    unknown = sorted(set(values) - set(fields))
+    unknown = sorted(set(values) - set(kinds))
     if unknown:
         raise UserError(f"{path} has unknown settings {unknown}: it was written by another version of seqrl")
     for key, value in values.items():
-        known = type(fields[key].default)
-        if not (type(value) is known or (known is float and type(value) is int)):
-            raise UserError(f"{path} has {key} {value!r}, which is no {known.__name__}: restore it from a copy")
+        if not _is_of(value, kinds[key]):
+            known = kinds[key].__name__ if isinstance(kinds[key], type) else str(kinds[key]).removeprefix("typing.")
+            raise UserError(f"{path} has {key} {reprlib.repr(value)}, which is no {known}: restore it from a copy")
     return kind(**values)
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value that JSON held is of an annotated type. Numbers are finite, and whole ones what tensors hold."""
+    if get_origin(kind) is tuple:
+        return type(value) is tuple and all(_is_of(each, get_args(kind)[0]) for each in value)
+    if get_origin(kind) in (Union, UnionType):
+        return any(_is_of(value, each) for each in get_args(kind))
+    if get_origin(kind) is Literal:
+        kind = str  # which of them, the algorithm checks
+    if kind is float:
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    return type(value) is kind and (kind is not int or -(2**63) <= value < 2**63)
 
 
 def read_spaces(folder: Path) -> tuple[gym.Space, gym.Space]:
@@ -332,7 +378,7 @@ def _space(folder: Path, spaces: dict[str, Any], name: str) -> gym.Space:
         return space_from_json(spaces[name])
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, AssertionError, ArithmeticError, MemoryError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{folder / 'spaces.json'} is damaged ({name}: {reason}): restore it from a copy") from None
 
@@ -351,31 +397,3 @@ def check_spaces(folder: Path, observation_space: gym.Space, action_space: gym.S
                 f"{_space(folder, trained, name)}, the environment has {space_from_json(space)}: "
                 "give the environment it was trained on, with the same --hide and --env-kwargs"
             )
-
-
-class _LabelColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(task.description, no_wrap=True, overflow="ellipsis")  # the only column that a narrow terminal cuts
-
-
-class _ReturnColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        value = task.fields["episode_return"]
-        return Text("return     –" if value is None else f"return {value:7.2f}", style="green")
-
-
-class _SpeedColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.fields['steps_per_second']:8,.0f} steps/s", style="cyan")
-
-
-def progress_bar() -> Progress:
-    """On standard error, and silent where nobody watches: in a file, or in a worker whose parent shows its progress."""
-    watched = multiprocessing.parent_process() is None or multiprocessing.current_process().name == "learner 0"
-    silent = not (sys.stderr.isatty() and watched)
-    whole = Column(no_wrap=True)
-    columns = (
-        _LabelColumn(), BarColumn(15, table_column=whole), TextColumn("{task.percentage:3.0f}%", table_column=whole),
-        _ReturnColumn(whole), _SpeedColumn(whole), TimeRemainingColumn(compact=True, table_column=whole),
-    )  # fmt: skip
-    return Progress(*columns, console=Console(stderr=True), disable=silent)

@@ -3,7 +3,8 @@
 from typing import Protocol
 
 from seqrl.agent import Agent
-from seqrl.run import Run, Stateful
+from seqrl.checkpoint import counter
+from seqrl.run import CHECKPOINT, Run, Stateful
 from seqrl.seeds import derived_seed
 from seqrl.trajectory import Tree
 
@@ -64,7 +65,7 @@ class TrainingState:
         counters = run.restore({})
         if not counters:
             return 0
-        self.updates = counters["updates"]
+        self.updates = counter(counters, "updates", run.folder / CHECKPOINT)
         if not self.saves_environment:
             self._begin_new_episodes()
         run.restore(self.parts)

@@ -18,6 +18,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import seqrl
+from seqrl import progress
 from seqrl import run as run_module
 from seqrl.agent import Agent
 from seqrl.algorithms import load, ppo, read_config, resume, train
@@ -258,9 +259,9 @@ def test_a_bar_is_one_line(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     # Breaks without no_wrap on the columns, or with TextColumn in place of _LabelColumn.
     terminal = Terminal()
     console: Callable[..., Console] = Console
-    monkeypatch.setattr(run_module.sys, "stderr", terminal)
-    monkeypatch.setattr(run_module, "Console", lambda **_: console(file=terminal, width=width, force_terminal=True))
-    with run_module.progress_bar() as bar:
+    monkeypatch.setattr(progress.sys, "stderr", terminal)
+    monkeypatch.setattr(progress, "Console", lambda **_: console(file=terminal, width=width, force_terminal=True))
+    with progress.progress_bar() as bar:
         name = "ppo gru seqrl/MaskedMountainCarContinuous-v0"
         task = bar.add_task(name, total=1000, episode_return=-1234.56, steps_per_second=123456.0)
         bar.update(task, completed=250)

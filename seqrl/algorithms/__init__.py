@@ -1,6 +1,8 @@
 """Algorithms, a readable file each. Each has a `Config`, `build`, `loss` and `train`."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -120,7 +122,8 @@ def load(run: str | Path) -> ActingModule:
     config = dataclasses.replace(read_config(folder), device="cpu")
     if isinstance(config, LanguageConfig):
         raise UserError(f"{run} speaks and has no actions: load it with seqrl.algorithms.load_speaker")
-    agent = _module_of(config).build(config, *read_spaces(folder))
+    with _blaming(folder / "config.json"):
+        agent = _module_of(config).build(config, *read_spaces(folder))
     load_weights(agent, folder)
     return agent.eval()
 
@@ -136,20 +139,34 @@ def load_speaker(run: str | Path) -> LanguageAgent:
         raise UserError(f"{run} acts and does not speak: load it with seqrl.algorithms.load")
     if isinstance(config, reward_model.Config):
         raise UserError(f"{run} scores and does not speak: load it with seqrl.language_runs.rewards.load_reward_model")
-    agent = _module_of(config).build(config, read_tokenizer(folder), folder)
+    with _blaming(folder / "config.json"):
+        agent = _module_of(config).build(config, read_tokenizer(folder), folder)
     load_weights(agent, folder)
     return agent.eval()
 
 
 def read_config(run: str | Path) -> Any:
-    """The config of a run folder."""
-    data = read_json(Path(run), "config.json")
+    """The config of a run folder. Raises UserError where it is damaged, or is none that could be trained."""
+    path = Path(run) / "config.json"
+    data = read_json(Path(run), path.name)
     name = str(data.get("type"))
     if name.startswith("compare"):
         raise UserError(f"{run} is a comparison, not a run: name a folder inside it, or seqrl compare --resume {run}")
     if name not in ALGORITHMS:
-        raise UserError(f"{run}/config.json is of the unknown algorithm '{name}': {nearest(name, ALGORITHMS)}")
-    return config_from_json(data, ALGORITHMS[name].Config, Path(run) / "config.json")
+        raise UserError(f"{path} is of the unknown algorithm '{name}': {nearest(name, ALGORITHMS)}")
+    config = config_from_json(data, ALGORITHMS[name].Config, path)
+    with _blaming(path):
+        ALGORITHMS[name].check(dataclasses.replace(config, device="cpu"))  # which a run may be read on
+    return config
+
+
+@contextlib.contextmanager
+def _blaming(path: Path) -> Iterator[None]:
+    """What is wrong with settings is said of the file that they come from."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _module_of(config: Any) -> ModuleType:

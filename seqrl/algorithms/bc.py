@@ -21,7 +21,7 @@ from seqrl.config import require, require_not_negative
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.logged import DialogueDataset, DialogueWindows
 from seqrl.language.rows import decisions
-from seqrl.language_runs.config import LanguageConfig, check_shared, configured_task, make_model
+from seqrl.language_runs.config import LanguageConfig, check_shared, check_sizes, configured_task, make_model
 from seqrl.language_runs.lengths import check_windows
 from seqrl.language_runs.preferences import with_model_of
 from seqrl.language_runs.run import check_reads, dialogue_windows, open_run, read_dataset, read_tokenizer, split
@@ -85,6 +85,8 @@ def train(config: Config, resume: bool = False) -> LanguageAgent:
     check(config)
     if config.policy and not resume:
         config = with_model_of(config, config.policy)
+    elif not resume:
+        check_sizes(config)
     known = config.run_dir if resume else config.policy  # whose vocabulary is kept
     dataset, tokenizer = read_dataset(config, read_tokenizer(known) if known else None, gamma=1.0)
     agent = build(config, tokenizer)

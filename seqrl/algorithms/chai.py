@@ -42,7 +42,14 @@ from seqrl.language.critic import UtteranceCritic
 from seqrl.language.discriminator import BAD, Discriminator, discriminator_loss
 from seqrl.language.reranking import Choosing, RerankingAgent
 from seqrl.language.utterances import UtteranceBatch, UtteranceDataset
-from seqrl.language_runs.config import LanguageConfig, check_shared, configured_task, make_model
+from seqrl.language_runs.config import (
+    OF_TRANSFORMERS,
+    LanguageConfig,
+    check_shared,
+    configured_task,
+    make_model,
+    refuse_unread,
+)
 from seqrl.language_runs.preferences import settings_of_policy
 from seqrl.language_runs.proposals import proposed_dataset
 from seqrl.language_runs.run import check_reads, open_run, read_tokenizer
@@ -207,6 +214,9 @@ def train(config: Config, resume: bool = False) -> RerankingAgent:
     not finite.
     """
     check(config)
+    if not resume and config.policy != f"{config.run_dir}_policy":  # which was cloned with these settings
+        unread = (*OF_TRANSFORMERS, "gradient_checkpointing", "context_turns")
+        refuse_unread(config, unread, "the policy is there, and the critic's memory has a width alone, --hidden-size")
     tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
     agent = build(config, tokenizer, config.run_dir if resume else None)
     files = {} if resume else {"policy.json": read_json(Path(config.policy), "config.json")}

@@ -30,7 +30,7 @@ from seqrl.distributed.sharding import Whole
 from seqrl.language.preferences import PreferenceDataset, PreferencePairs, split_numbers
 from seqrl.language.reward_model import RewardAgent, turn_ends
 from seqrl.language.reward_report import answers, reward_report
-from seqrl.language_runs.config import LanguageConfig, check_shared, make_tokenizer
+from seqrl.language_runs.config import LanguageConfig, check_shared, check_sizes, make_tokenizer, refuse_unread
 from seqrl.language_runs.learners import (
     before_sharing,
     check_learners,
@@ -141,8 +141,13 @@ def train_share(group: Group, config: Config, resume: bool) -> RewardAgent:
     """What one learner of `group` does of `train`: the first one tells of the held-out pairs, and writes."""
     config = of_one(group, config)
     preferences = list(read_preferences(config.preferences))
+    if not resume:
+        unread = ("dialogues", "context_turns", "max_tokens")
+        refuse_unread(config, unread, "a reward model learns from whole --preferences, and does not speak")
     if config.policy and not resume:
         config = with_model_of(config, config.policy)
+    elif not resume:
+        check_sizes(config)
     if resume or config.policy:
         tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
     else:

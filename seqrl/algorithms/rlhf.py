@@ -70,7 +70,7 @@ from seqrl.language.tuning import (
     with_truncated_ratio,
     with_vtrace,
 )
-from seqrl.language_runs.config import make_model
+from seqrl.language_runs.config import make_model, refuse_unread
 from seqrl.language_runs.learners import before_sharing, learn_together, of_all, of_one, open_shared
 from seqrl.language_runs.preferences import with_model_of
 from seqrl.language_runs.rlhf import Tuning, hear, make_generator, make_scorer, problem, share_models, speak, watch
@@ -170,6 +170,8 @@ def share(config: Config, group: Group) -> Config:
 def train_share(group: Group, config: Config, resume: bool) -> TunedAgent:
     """What one learner of `group` does of `train`."""
     if not resume:
+        names = ("dialogues", "context_turns", "held_out", "weight_decay")
+        refuse_unread(config, names, "rlhf learns from what the policy says, in a --task or to --prompts")
         taken = with_model_of(config, config.policy)
         config = replace(taken, task="", task_kwargs=()) if config.prompts else taken
     tokenizer = read_tokenizer(config.run_dir if resume else config.policy)

@@ -11,23 +11,26 @@ import sys
 from collections.abc import Callable, Sequence
 
 import seqrl
-from seqrl.cli.actors import actors
-from seqrl.cli.adaptation import adapt
-from seqrl.cli.calibration import calibrate
-from seqrl.cli.chatting import chat
-from seqrl.cli.collecting import collect
-from seqrl.cli.comparison import compare
-from seqrl.cli.datasets import audit, import_
-from seqrl.cli.environments import envs
-from seqrl.cli.evaluation import evaluate, report
-from seqrl.cli.exporting import export
-from seqrl.cli.inspection import inspect
-from seqrl.cli.labelling import label
-from seqrl.cli.rewarding import reward
-from seqrl.cli.shipping import frontier, ship, turns
-from seqrl.cli.training import train
-from seqrl.cli.usage import print_usage
 from seqrl.errors import UserError, nearest
+from seqrl.interrupt import ends_on_interrupt
+
+with ends_on_interrupt():
+    from seqrl.cli.actors import actors
+    from seqrl.cli.adaptation import adapt
+    from seqrl.cli.calibration import calibrate
+    from seqrl.cli.chatting import chat
+    from seqrl.cli.collecting import collect
+    from seqrl.cli.comparison import compare
+    from seqrl.cli.datasets import audit, import_
+    from seqrl.cli.environments import envs
+    from seqrl.cli.evaluation import evaluate, report
+    from seqrl.cli.exporting import export
+    from seqrl.cli.inspection import inspect
+    from seqrl.cli.labelling import label
+    from seqrl.cli.rewarding import reward
+    from seqrl.cli.shipping import frontier, ship, turns
+    from seqrl.cli.training import train
+    from seqrl.cli.usage import print_usage
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
@@ -57,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     `seqrl audit` has 1 besides, for a dataset in which something is wrong, and `seqrl ship` for what should not ship.
     """
-    for name in ("stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed before we began, as by `>&-`
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (for as long as we run)
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (for as long as we run)
     try:
         status = _run(arguments)
         sys.stdout.flush()  # what is still kept would else fail when Python ends

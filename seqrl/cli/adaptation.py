@@ -26,9 +26,10 @@ from seqrl.config import ProblemConfig, make_environment, parse_env_kwargs, requ
 from seqrl.envs import ENVIRONMENTS, Environment, TrialVectorEnv
 from seqrl.envs.trials import EPISODE_START, OPTIMAL_ACTION
 from seqrl.errors import UserError
+from seqrl.progress import progress_bar
 from seqrl.references import references_for
 from seqrl.reports import adaptation as report
-from seqrl.run import check_spaces, progress_bar, read_spaces
+from seqrl.run import check_spaces, read_spaces
 
 
 @dataclass(frozen=True, kw_only=True)

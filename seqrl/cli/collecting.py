@@ -48,8 +48,8 @@ class Collect:
     """The environment; by default the run's own, with its --env-kwargs, --hide, --flicker and --noise."""
     env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """Other arguments of the environment than the run's."""
-    hide: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT")] = None
-    """Entries of a vector observation to hide; by default the run's."""
+    hide: Annotated[tuple[int | str, ...] | None, tyro.conf.arg(metavar="INT|KEY")] = None
+    """Entries of a vector observation to hide, or keys of a Dict; by default the run's."""
     flicker: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Probability that an observation is blanked; by default the run's."""
     noise: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None

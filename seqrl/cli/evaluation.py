@@ -12,9 +12,11 @@ from rich.table import Table
 from seqrl.algorithms import load, read_config
 from seqrl.cli.arguments import parse, positional
 from seqrl.cli.judging import evaluate_reward_model
+from seqrl.cli.outputs import check_output, write_output
 from seqrl.cli.speaking import evaluate_speaker
-from seqrl.config import make_environment, require
+from seqrl.config import make_environment, parse_env_kwargs, require
 from seqrl.errors import UserError
+from seqrl.evaluate import Evaluation
 from seqrl.evaluate import evaluate as play
 from seqrl.language_runs.rewards import is_reward_run
 from seqrl.pages.comparison_page import write_comparison_page
@@ -40,6 +42,8 @@ class Evaluate:
     """Other arguments of the environment, KEY=VALUE."""
     num_envs: int = 50
     """Environments that are played side by side."""
+    output: str = ""
+    """File to write what was played and each episode's return and length to as JSON; by default none."""
 
 
 def evaluate(args: list[str]) -> int:
@@ -53,6 +57,7 @@ def evaluate(args: list[str]) -> int:
         raise UserError("evaluate needs a run folder, named first: seqrl evaluate RUN")
     for flag, value in (("--num-episodes", options.num_episodes), ("--num-envs", options.num_envs)):
         require(value >= 1, f"{flag} is {value}: it must be at least 1")
+    check_output(options.output)
     config = read_config(run)
     changes: dict[str, Any] = {"device": "cpu"}
     if options.env:
@@ -76,7 +81,23 @@ def evaluate(args: list[str]) -> int:
         table.add_column(column, justify="right")
     table.add_row(*columns.values())
     Console().print(table)
+    write_output(options.output, _figures(run, config, options, result))
     return 0
+
+
+def _figures(run: str, config: Any, options: Evaluate, result: Evaluation) -> dict[str, Any]:
+    """What --output writes: the problem, how it was played, and what came of it."""
+    return {
+        "run": run,
+        "env": config.env,
+        "env_kwargs": parse_env_kwargs(config.env_kwargs),
+        **{name: getattr(config, name) for name in ("hide", "flicker", "noise")},
+        **{name: getattr(options, name) for name in ("seed", "sample", "num_envs", "num_episodes")},
+        "returns": result.returns.tolist(),
+        "lengths": result.lengths.tolist(),
+        "mean": result.mean,
+        "half_width": result.half_width,
+    }
 
 
 @dataclass(frozen=True)

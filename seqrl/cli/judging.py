@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seqrl.cli.arguments import parse
+from seqrl.cli.outputs import check_output, write_output
 from seqrl.config import require
 from seqrl.data.dialogues import shown
 from seqrl.data.preferences import read_preferences
@@ -16,6 +17,8 @@ from seqrl.language.reward_report import reward_report
 from seqrl.language_runs.rewards import REPORT, load_reward_model
 from seqrl.run import read_json
 
+HELD_OUT = "held-out pairs"
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateRewardModel:
@@ -23,30 +26,35 @@ class EvaluateRewardModel:
 
     preferences: str = ""
     """A file of preferences; by default what was held out when it was trained is told again."""
+    output: str = ""
+    """File to write the figures to as JSON; by default none."""
 
 
 def evaluate_reward_model(run: str, args: list[str]) -> int:
     options = parse(EvaluateRewardModel, args, EvaluateRewardModel(), "seqrl evaluate RUN")
+    check_output(options.output)
     if options.preferences:
         agent = load_reward_model(run)
         dataset = PreferenceDataset.of(read_preferences(options.preferences), agent.tokenizer)
-        tell(run, reward_report(agent, dataset).to_json(), shown(options.preferences, 1000))
-        return 0
-    require((Path(run) / REPORT).is_file(), f"{run} has no held-out pairs: name others with --preferences FILE")
-    tell_held_out(run)
+        report, pairs = reward_report(agent, dataset).to_json(), shown(options.preferences, 1000)
+    else:
+        require((Path(run) / REPORT).is_file(), f"{run} has no held-out pairs: name others with --preferences FILE")
+        report, pairs = read_json(Path(run), REPORT), HELD_OUT
+    tell(run, report, pairs)
+    write_output(options.output, {"run": run, "preferences": options.preferences or None, **report})
     return 0
 
 
 def tell_held_out(run: str | Path) -> None:
     """What the pairs that were held out say, if there are any."""
     if (Path(run) / REPORT).is_file():
-        tell(str(run), read_json(Path(run), REPORT), "held-out pairs")
+        tell(str(run), read_json(Path(run), REPORT), HELD_OUT)
 
 
 def tell(run: str, report: dict[str, Any], pairs: str) -> None:
     """A report (`RewardReport.to_json`) in tables."""
     console = Console()
-    table = Table(title=f"{run} on {report['pairs']} {pairs}" if pairs == "held-out pairs" else f"{run} on {pairs}")
+    table = Table(title=f"{run} on {report['pairs']} {pairs}" if pairs == HELD_OUT else f"{run} on {pairs}")
     columns = {
         "pairs": str(report["pairs"]),
         "accuracy": f"{report['accuracy']:.1%}",

@@ -30,9 +30,9 @@ from seqrl.off_policy.frontier import Point
 from seqrl.off_policy.frontier import frontier as play_betas
 from seqrl.off_policy.learnt_from import not_found, num_learnt_from, policy_of
 from seqrl.off_policy.turn_values import TurnValue, extremes, turn_values
+from seqrl.progress import progress_bar
 from seqrl.reports import frontier as report_frontier
 from seqrl.reports import shipping as report_shipping
-from seqrl.run import progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)

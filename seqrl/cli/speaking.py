@@ -14,6 +14,7 @@ from rich.table import Table
 
 from seqrl.algorithms import load_speaker, read_config, rlhf
 from seqrl.cli.arguments import parse, positionals
+from seqrl.cli.outputs import check_output, write_output
 from seqrl.config import parse_env_kwargs, require
 from seqrl.data.dialogues import Dialogue, read_dialogues, shown, write_dialogues
 from seqrl.errors import UserError
@@ -134,6 +135,8 @@ class EvaluateSpeaker:
     the run folder of a reward model. Answers to --prompts need one, unless the run was trained with one."""
     show: int = 0
     """Conversations to print, besides."""
+    output: str = ""
+    """File to write each conversation's return and number of utterances to as JSON; by default none."""
 
 
 def evaluate_speaker(run: str, args: list[str]) -> int:
@@ -141,6 +144,7 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
     options = parse(EvaluateSpeaker, args, EvaluateSpeaker(), "seqrl evaluate RUN")
     require(options.num_dialogues >= 1, f"--num-dialogues is {options.num_dialogues}: it must be at least 1")
     require(math.isfinite(options.beta), f"--beta is {options.beta}: it must be a number, 0 or more")
+    check_output(options.output)
     config: LanguageConfig = read_config(run)
     agent = load_speaker(run)
     prompts = options.prompts or ("" if options.task else getattr(config, "prompts", ""))
@@ -152,27 +156,23 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
         check_prompts(agent.policy, prompts, agent.tokenizer, config.max_tokens, "shorten what is said before")
     voice, steering = _voice(agent, options.beta)
     draws = options.sample or hasattr(voice, "speak")  # of utterances that are all the likeliest none can be chosen
-    sampling = Sampling(temperature=1.0 if draws else 0.0)
     played = play(
-        task,
-        voice,
-        options.num_dialogues,
-        tokenizer=agent.tokenizer,
-        seed=options.seed,
-        sampling=sampling,
-        max_tokens=config.max_tokens,
-    )
+        task, voice, options.num_dialogues, tokenizer=agent.tokenizer, seed=options.seed,
+        sampling=Sampling(temperature=1.0 if draws else 0.0), max_tokens=config.max_tokens,
+    )  # fmt: skip
     totals = [each.total for each in played]
     if reward != ("task",):
         totals = [sum(each) for each in make_scorer(reward, agent.tokenizer)(played)]
         steering += f", scored by {' '.join(reward)}"
+    lengths = [len(each.dialogue.rewards) for each in played]
+    mean, half_width = mean_and_half_width(totals)
     table = Table(title=f"{run} on {name}{steering}")
     columns = {
         "dialogues": str(len(totals)),
-        "return (95 %)": mean_and_interval(*mean_and_half_width(totals)),
+        "return (95 %)": mean_and_interval(mean, half_width),
         "lowest": f"{min(totals):.4g}",
         "highest": f"{max(totals):.4g}",
-        "mean utterances": f"{sum(len(each.dialogue.rewards) for each in played) / len(played):.1f}",
+        "mean utterances": f"{sum(lengths) / len(lengths):.1f}",
     }
     for column in columns:
         table.add_column(column, justify="right")
@@ -180,6 +180,13 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
     Console().print(table)
     for each, total in list(zip(played, totals, strict=True))[: options.show]:
         print(*(shown(text, 1000) for text in each.dialogue.texts if text), f"return {total:g}\n", sep="\n")
+    own_beta = agent.beta if isinstance(agent, SteeredAgent) else None
+    figures = {
+        "run": run, "problem": name, "reward": reward, "beta": own_beta if options.beta < 0 else options.beta,
+        "seed": options.seed, "sample": draws, "num_dialogues": len(totals),
+        "returns": totals, "lengths": lengths, "mean": mean, "half_width": half_width,
+    }  # fmt: skip
+    write_output(options.output, figures)
     return 0
 
 

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from seqrl.algorithms import ALGORITHMS, read_config, with_run_dir
 from seqrl.algorithms import resume as resume_run
@@ -15,28 +16,32 @@ from seqrl.distributed import is_first
 from seqrl.errors import UserError, nearest
 from seqrl.language_runs.rewards import is_reward_run
 from seqrl.recipes import RECIPES
-from seqrl.run import read_finished_step, read_saved_step
+from seqrl.run import read_finished_step, read_json, read_saved_step
 
 
 def train(args: list[str]) -> int:
     name, args = positional(args)
     run, args = take_flag(args, "--resume")
     if run is not None:
-        return _resume(run, args)
+        return _resume(run, args, name)
     if name is None:
         if "-h" in args or "--help" in args:
             print_usage()
             return 0
         raise UserError(f"train needs a recipe or an algorithm, named first: {', '.join([*ALGORITHMS, *RECIPES])}")
-    if name in ALGORITHMS:
-        default = ALGORITHMS[name].Config()
-    elif name in RECIPES:
-        default = RECIPES[name]()
-    else:
-        raise UserError(f"unknown recipe or algorithm '{name}': {nearest(name, [*ALGORITHMS, *RECIPES])}")
+    default = _default(name)
     config = with_run_dir(parse(type(default), args, default, f"seqrl train {name}"))
     train_run(config)
     return _finish(config.run_dir, config.num_steps) if is_first() else 0
+
+
+def _default(name: str) -> Any:
+    """The config that a recipe or an algorithm begins with."""
+    if name in ALGORITHMS:
+        return ALGORITHMS[name].Config()
+    if name in RECIPES:
+        return RECIPES[name]()
+    raise UserError(f"unknown recipe or algorithm '{name}': {nearest(name, [*ALGORITHMS, *RECIPES])}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +55,11 @@ class Resume:
     """Actors from now on, of engine async or ray; 0 for as many as before."""
 
 
-def _resume(run: str, args: list[str]) -> int:
+def _resume(run: str, args: list[str], name: str | None) -> int:
     options = parse(Resume, args, Resume(), "seqrl train --resume RUN")
+    if name is not None and type(_default(name)) is not type(read_config(run)):
+        kind = read_json(Path(run), "config.json")["type"]
+        raise UserError(f"{run} is a run of {kind}, not of {name}: leave the name out, seqrl train --resume {run}")
     if options.num_actors:
         set_num_actors(run, options.num_actors)
     resume_run(run, options.num_steps or None)

@@ -25,7 +25,8 @@ from seqrl.acting import ActingModule
 from seqrl.algorithms import resume, train
 from seqrl.checkpoint import write_atomically
 from seqrl.errors import UserError
-from seqrl.run import progress_bar, read_last_metrics
+from seqrl.progress import progress_bar
+from seqrl.run import read_last_metrics
 from seqrl.seeds import derived_seed
 
 EVALUATION = "evaluation.json"
@@ -93,14 +94,16 @@ def _run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path, 
 
 
 def _raise_from(future: Future[None], run: str, folder: Path) -> None:
-    """Raise what the run raised. Below the traceback of a bug in an environment stands which run it was."""
+    """Raise what the run raised, and say which run it was."""
+    said = f"that was the run {run}; continue with seqrl compare --resume {folder}"
     try:
         future.result()
+    except UserError as error:
+        raise UserError(f"{error} ({said})") from error
+    except BrokenProcessPool:
+        raise
     except Exception as error:
-        if not isinstance(error, UserError | BrokenProcessPool):
-            error.add_note(
-                f"seqrl: that was the run {run}: mend it, then continue with seqrl compare --resume {folder}"
-            )
+        error.add_note(f"seqrl: {said}")
         raise
 
 

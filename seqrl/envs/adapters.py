@@ -18,10 +18,11 @@ from typing import Any, final
 import numpy as np
 import torch
 from gymnasium import Space, spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from torch import Tensor
 
 from seqrl.envs.base import TorchVectorEnv
+from seqrl.envs.failures import misfit, not_in_space, raise_as_they_were, told
 from seqrl.errors import UserError
 from seqrl.trajectory import TimeStep, Tree, tree_map, where_rows
 
@@ -68,11 +69,13 @@ class Environment(ABC):
 class TorchEnvironment(Environment):
     """A `TorchVectorEnv`, which gives tensors already: adds `is_first` and `mask`, and nothing that costs time.
 
-    Its observations are not checked for NaN, because the check would wait for the device at every step.
+    Its observations are not checked for NaN, because the check would wait for the device at every step; shapes and
+    types are, at a reset. What a user's environment raises becomes a UserError.
     """
 
     def __init__(self, vector_env: TorchVectorEnv) -> None:
         self._env = vector_env
+        self._name = _name_of(vector_env)
         self.num_envs = vector_env.num_envs
         self.single_observation_space = vector_env.single_observation_space
         self.single_action_space = vector_env.single_action_space
@@ -80,12 +83,16 @@ class TorchEnvironment(Environment):
         self._ended = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
 
     def reset(self, seed: int | None = None) -> TimeStep:
-        observation, _ = self._env.reset(seed=seed)
+        with told(self._env, self._name, "reset"):
+            observation, _ = self._env.reset(seed=seed)
+        if wrong := misfit(self.single_observation_space, observation, (self.num_envs,)):  # costs nothing but here
+            raise not_in_space(self._name, wrong)
         self._ended = torch.zeros_like(self._ended)
         return _first(observation, self._ended)
 
     def step(self, action: Tensor) -> TimeStep:
-        observation, reward, terminated, truncated, _ = self._env.step(action)
+        with told(self._env, self._name, "step"):
+            observation, reward, terminated, truncated, _ = self._env.step(action)
         is_first, self._ended = self._ended, terminated | truncated
         return TimeStep(observation, reward, terminated, truncated, is_first, ~self._ended)
 
@@ -117,13 +124,17 @@ class GymnasiumEnvironment(Environment):
     Such environments have no state that can be saved: `state_dict` is None.
 
     Raises:
-        UserError: for an unsupported space or an unknown autoreset mode; from `reset` and `step`, for an observation or
-            a reward that is NaN or infinite.
+        UserError: for an unsupported space or an unknown autoreset mode; from `reset` and `step`, for whatever the
+            environment raises, an observation that is not in its space, and one or a reward that is NaN or infinite.
     """
 
     def __init__(self, vector_env: VectorEnv, device: torch.device | str = "cpu") -> None:
         self._env = vector_env
-        self._name = vector_env.spec.id if vector_env.spec is not None else type(vector_env.unwrapped).__name__
+        self._name = _name_of(vector_env)
+        # Gymnasium's two write into arrays of the space's own shapes and types.
+        self._may_misfit = not isinstance(vector_env, SyncVectorEnv | AsyncVectorEnv)
+        if isinstance(vector_env.unwrapped, AsyncVectorEnv):
+            raise_as_they_were(vector_env.unwrapped)
         self._mode = _autoreset_mode(vector_env, self._name)
         self.num_envs = vector_env.num_envs
         self.device = torch.device(device)
@@ -140,11 +151,13 @@ class GymnasiumEnvironment(Environment):
     def reset(self, seed: int | None = None) -> TimeStep:
         self._num_steps = 0
         self._ended = np.zeros(self.num_envs, dtype=bool)
-        observation = self._observation(*self._env.reset(seed=seed))
+        observation = self._observation(*self._reset(seed=seed))
         return _first(observation, self._flags(self._ended))
 
     def step(self, action: Tensor) -> TimeStep:
-        values, reward, terminated, truncated, infos = self._env.step(self._numpy_action(action))
+        action_values = self._numpy_action(action)
+        with told(self._env, self._name, "step"):
+            values, reward, terminated, truncated, infos = self._env.step(action_values)
         self._num_steps += 1
         reward = np.array(reward, dtype=np.float32)
         was_ended, self._ended = self._ended, np.logical_or(terminated, truncated)
@@ -182,6 +195,10 @@ class GymnasiumEnvironment(Environment):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         raise UserError(f"'{self._name}' cannot be restored: Gymnasium environments do not save their state")
 
+    def _reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        with told(self._env, self._name, "reset"):
+            return self._env.reset(**options)
+
     def _split_at_end(self, observation: Tree, values: Any, infos: dict[str, Any]) -> tuple[Tree, Tree]:
         """The observations after the reset of the ended rows, and before it."""
         if not self._ended.any():
@@ -189,7 +206,7 @@ class GymnasiumEnvironment(Environment):
         ended = self._flags(self._ended)
         if self._mode is AutoresetMode.DISABLED:
             # What the other rows hold after a partial reset is up to the environment, so they are not read from it.
-            first = self._observation(*self._env.reset(options={"reset_mask": self._ended.copy()}))
+            first = self._observation(*self._reset(options={"reset_mask": self._ended.copy()}))
             return where_rows(ended, first, observation), observation
         if "final_obs" not in infos:
             raise UserError(
@@ -198,13 +215,19 @@ class GymnasiumEnvironment(Environment):
             )
         values = tree_map(np.array, values)
         for row in np.flatnonzero(self._ended).tolist():
-            _write_row(values, row, _read_row(infos["final_obs"], row))
+            last_of_row = _read_row(infos["final_obs"], row)
+            if wrong := misfit(self._env.single_observation_space, last_of_row):
+                raise not_in_space(f"environment {row} of {self._name}", wrong)
+            _write_row(values, row, last_of_row)
         last = self._observation(values, infos.get("final_info", {}))
         return observation, where_rows(ended, last, observation)
 
     def _observation(self, values: Any, infos: dict[str, Any]) -> Tree:
         """The batched numpy `values`, with the action mask in `infos`, as the agent sees them."""
-        observation = self._tensors(self._env.single_observation_space, self._inner_space, values)
+        space = self._env.single_observation_space
+        if self._may_misfit and (wrong := misfit(space, values, (self.num_envs,))):
+            raise not_in_space(self._name, wrong)
+        observation = self._tensors(space, self._inner_space, values)
         if self._num_masked_actions:
             mask = self._info_action_mask(infos, self._num_masked_actions)
             observation = {"observation": observation, "action_mask": mask}
@@ -267,7 +290,7 @@ class GymnasiumEnvironment(Environment):
             return 0
         if not isinstance(space, spaces.Discrete):
             return 0
-        _, infos = self._env.reset()
+        _, infos = self._reset()
         if "action_mask" not in infos:
             return 0
         shape = np.shape(infos["action_mask"][0])
@@ -297,6 +320,10 @@ class GymnasiumEnvironment(Environment):
         for row in np.flatnonzero(given):
             mask[row] = infos["action_mask"][row]
         return torch.from_numpy(mask).to(self.device)
+
+
+def _name_of(vector_env: VectorEnv) -> str:
+    return vector_env.spec.id if vector_env.spec is not None else type(vector_env.unwrapped).__name__
 
 
 def _first(observation: Tree, zeros: Tensor) -> TimeStep:

@@ -29,7 +29,7 @@ def make(
     device: torch.device | str = "cpu",
     vectorization: Literal["auto", "sync", "async"] = "auto",
     autoreset_mode: Literal["next_step", "same_step", "disabled"] = "next_step",
-    hide: Sequence[int] = (),
+    hide: Sequence[int | str] = (),
     flicker: float = 0.0,
     noise: float = 0.0,
     env_kwargs: dict[str, Any] | None = None,
@@ -46,7 +46,7 @@ def make(
     Raises:
         UserError: for an unknown id or option, a package that is not installed, or an environment that cannot be made.
     """
-    _check_options(env_id, num_envs, device, vectorization, autoreset_mode)
+    check_options(env_id, num_envs, device, vectorization, autoreset_mode)
     kwargs = dict(env_kwargs or {})
     if _is_batched(env_id, vectorization):
         vector_env = _make_vec(env_id, num_envs, kwargs | {"device": device})
@@ -87,9 +87,10 @@ def known_ids() -> list[str]:
     return sorted(gym.registry)
 
 
-def _check_options(
+def check_options(
     env_id: str, num_envs: int, device: torch.device | str, vectorization: str, autoreset_mode: str
 ) -> None:
+    """Raise UserError for options that no environment has, or not the one of this id."""
     if num_envs < 1:
         raise UserError(f"num_envs={num_envs}: give at least 1")
     if vectorization not in _VECTORIZATIONS:

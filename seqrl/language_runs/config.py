@@ -1,5 +1,6 @@
 """What every algorithm that learns to speak is configured by, and what is built from it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -98,6 +99,11 @@ def check_shared(config: LanguageConfig, *, needs_log: bool = True) -> None:
         config.lora_rank == 0 or Path(config.model).is_dir(),
         f"--lora-rank {config.lora_rank} with --model {config.model}: adapters are for a folder's model",
     )
+    require(
+        bool(config.task) or not config.task_kwargs,
+        f"--task-kwargs {' '.join(config.task_kwargs)} without --task: name the task too, or leave them out",
+    )
+    parse_env_kwargs(config.task_kwargs, "--task-kwargs")
     require(0 <= config.seed < 2**31, f"--seed is {config.seed}: it must be from 0 to {2**31 - 1}")
     require(
         config.learning_rate * config.weight_decay < 1,
@@ -105,6 +111,28 @@ def check_shared(config: LanguageConfig, *, needs_log: bool = True) -> None:
         "an update would leave nothing of the weights; their product must be below 1",
     )
     require(0 <= config.held_out < 1, f"--held-out is {config.held_out}: it must be from 0 to below 1")
+
+
+def refuse_unread(config: Any, names: Iterable[str], why: str) -> None:
+    """Raise UserError for the first of the settings `names` that is given although nothing reads it.
+
+    For runs that begin: those of older versions may have such settings, and do not miss them.
+    """
+    default = type(config)()
+    for name in names:
+        value = getattr(config, name)
+        require(value == getattr(default, name), f"--{name.replace('_', '-')} {value} is not read: {why}; leave it out")
+
+
+def check_sizes(config: LanguageConfig) -> None:
+    """Raise UserError for sizes that a new model of `config` does not have."""
+    if Path(config.model).is_dir():
+        refuse_unread(config, ("hidden_size", *OF_TRANSFORMERS), f"the model in {config.model} has its own sizes")
+    elif config.model not in ("transformer", "gpt2"):
+        refuse_unread(config, OF_TRANSFORMERS, f"--model {config.model} has none, only a transformer or a gpt2 has")
+
+
+OF_TRANSFORMERS = ("num_layers", "num_heads", "context_length")
 
 
 def configured_task(config: LanguageConfig) -> TextTask[Any]:

@@ -6,7 +6,7 @@ before the first update every log-ratio is 0 to the last bit, which answers put 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -21,7 +21,7 @@ from seqrl.language.agent import LanguageAgent
 from seqrl.language.generation import sayable
 from seqrl.language.preferences import answer_log_prob, split_numbers
 from seqrl.language.rows import TokenBatch
-from seqrl.language_runs.config import LanguageConfig, check_shared, make_model
+from seqrl.language_runs.config import LanguageConfig, check_shared, make_model, refuse_unread
 from seqrl.language_runs.learners import before_sharing, check_learners, open_shared, share_weights
 from seqrl.language_runs.lengths import check_judged
 from seqrl.language_runs.run import read_tokenizer
@@ -127,10 +127,14 @@ def log_prob(agent: LanguageAgent, batch: TokenBatch) -> Float[Tensor, "B"]:
 
 
 def with_model_of(config: L, policy: str) -> L:
-    """`config` with the model of a run, and its task where `config` has none."""
+    """`config` with the model of a run, and its task where `config` has none.
+
+    Raises UserError for a model or sizes that `config` asks for, and which are not the run's.
+    """
     settings = settings_of_policy(policy)
-    known = {field.name for field in fields(LanguageConfig)}
-    taken = {name: settings[name] for name in OF_THE_MODEL if name in settings and name in known}
+    taken = {name: settings[name] for name in OF_THE_MODEL if name in settings}
+    others = [name for name, value in taken.items() if getattr(config, name) != value]
+    refuse_unread(config, others, f"the model is that of the policy in {policy}")
     if not config.task:
         taken |= {"task": settings.get("task", ""), "task_kwargs": tuple(settings.get("task_kwargs", ()))}
     return replace(config, **taken)
@@ -166,6 +170,7 @@ def tune(
     asks the other learners, `held_out_loss` is the one that does not, for what the first alone looks at.
     """
     if not resume:
+        refuse_unread(config, ("dialogues", "context_turns"), f"{name} learns from judged answers")
         config = with_model_of(config, config.policy)
     tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
     agent = LanguageAgent(tokenizer, make_model(before_sharing(config), tokenizer))
@@ -235,11 +240,12 @@ def _ask_reference(
         return
     tree, _ = load_checkpoint(path)
     for key, part in groups.items():
+        known: Any = tree.get(key) if isinstance(tree, dict) else None
         require(
-            key in tree and tree[key].shape == part.reference.shape,
+            isinstance(known, Tensor) and known.shape == part.reference.shape,
             f"{path} does not fit the answers: resume with the file of answers that the run began with",
         )
-        part.reference = tree[key]
+        part.reference = known
 
 
 def _draw(groups: Groups, count: int, config: PreferenceConfig, generator: torch.Generator) -> Referenced:

@@ -20,7 +20,8 @@ from seqrl.language.rows import TokenRows, rows_of, token_turns
 from seqrl.language.utterances import Drawn, UtteranceDataset, speaking, turns_of
 from seqrl.language_runs.config import LanguageConfig, read_log
 from seqrl.language_runs.lengths import ANSWER, check_lengths
-from seqrl.run import CHECKPOINT, progress_bar, read_json
+from seqrl.progress import progress_bar
+from seqrl.run import CHECKPOINT, read_json
 from seqrl.seeds import derived_seed
 from seqrl.text import Tokenizer
 
@@ -89,6 +90,8 @@ def _kept(
 
     def read(file: Path) -> Drawn:
         tree, known = load_checkpoint(file)
+        if not isinstance(tree, dict) or {*tree} != {*Drawn._fields} or not isinstance(known.get("made_of", {}), dict):
+            raise UserError(f"{file} is damaged: delete it, and proposals are drawn anew, or give another --proposals")
         drawn = Drawn(**tree)
         if drawn.length.shape != shape[:2]:
             raise UserError(f"{file} has proposals for another log than {config.dialogues}, or another number of them")

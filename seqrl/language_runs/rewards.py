@@ -58,6 +58,11 @@ def load_reward_model(run: str | Path, device: str = "cpu") -> RewardAgent:
     known = {field.name for field in dataclasses.fields(LanguageConfig)}
     settings = {key: value for key, value in content.items() if key in known} | {"device": device}
     config = config_from_json(settings, LanguageConfig, folder / "config.json")
-    agent = make_reward_agent(config, read_tokenizer(folder), int(content["num_models"]))
+    number = content.get("num_models")
+    if type(number) is not int or number < 1:
+        raise UserError(
+            f"{folder / 'config.json'} has num_models {number!r}, no number of models: restore it from a copy"
+        )
+    agent = make_reward_agent(config, read_tokenizer(folder), number)
     load_weights(agent, folder)
     return agent.eval().requires_grad_(False)

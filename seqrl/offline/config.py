@@ -1,9 +1,16 @@
 """What every algorithm that learns from logged episodes is configured by."""
 
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from seqrl.config import ProblemConfig, require, require_above_zero, require_at_least_one, require_not_negative
+from seqrl.config import (
+    ProblemConfig,
+    check_problem,
+    require,
+    require_above_zero,
+    require_at_least_one,
+    require_not_negative,
+)
 from seqrl.data import EpisodeDataset
 
 
@@ -47,6 +54,7 @@ C = TypeVar("C", bound=OfflineConfig)
 
 def check_shared(config: OfflineConfig) -> None:
     """Raise UserError for settings of `OfflineConfig` that make no sense."""
+    check_problem(config)
     require_at_least_one(config, "num_steps", "context_length", "batch_size", "log_every", "checkpoint_every")
     require_above_zero(config, "learning_rate", "max_grad_norm")
     require_not_negative(config, "warmup", "weight_decay", "max_timestep")
@@ -59,15 +67,27 @@ def check_shared(config: OfflineConfig) -> None:
 
 
 def problem_of(config: C, dataset: EpisodeDataset) -> C:
-    """`config` with the environment that the log came from, where it names none and the log says."""
+    """`config` with the environment that the log came from, where it names none and the log says.
+
+    Raises UserError for settings of an environment that are then not read, and where the log's fits the others not.
+    """
     about = dataset.about
     if config.env or not about.get("env"):
         return config
-    return replace(
-        config,
-        env=str(about["env"]),
-        env_kwargs=tuple(about.get("env_kwargs", ())),
-        hide=tuple(about.get("hide", ())),
-        flicker=float(about.get("flicker", 0.0)),
-        noise=float(about.get("noise", 0.0)),
-    )
+    logged: dict[str, Any] = {
+        "env_kwargs": tuple(about.get("env_kwargs", ())),
+        "hide": tuple(about.get("hide", ())),
+        "flicker": float(about.get("flicker", 0.0)),
+        "noise": float(about.get("noise", 0.0)),
+    }
+    default = OfflineConfig()
+    for name, value in logged.items():
+        given = getattr(config, name)
+        require(
+            given in (getattr(default, name), value),
+            f"--{name.replace('_', '-')} without --env: the environment is the log's, {about['env']}, with its own "
+            f"{name} {value}: leave it out, or name the environment too",
+        )
+    config = replace(config, env=str(about["env"]), **logged)
+    check_problem(config)
+    return config

@@ -19,7 +19,7 @@ from seqrl.errors import UserError
 from seqrl.learner import Learner
 from seqrl.nets import Encoder
 from seqrl.objectives import expectile_error, masked_mean, squared_error
-from seqrl.run import progress_bar
+from seqrl.progress import progress_bar
 from seqrl.trajectory import Tree, tree_map
 
 

@@ -14,7 +14,7 @@ from seqrl.pages.findings import findings
 from seqrl.pages.html import Html, definitions, element, figure, figures, grid, page, section, write_page
 from seqrl.pages.scales import Kind
 from seqrl.reports.common import mean_and_interval, smooth
-from seqrl.reports.run import LOGARITHMIC, PANELS
+from seqrl.reports.run import LOGARITHMIC, PANELS, read_settings
 from seqrl.run import read_json, read_metrics
 from seqrl.statistics import mean_and_half_width
 
@@ -51,7 +51,7 @@ def write_run_page(folder: Path) -> Path:
 
 def run_page(folder: Path) -> Html:
     """The page. A metric that no group knows has a panel of its own under "More"."""
-    config = read_json(folder, "config.json")
+    config = read_settings(folder)
     curves = read_curves(folder)
     if not curves:
         raise UserError(f"{folder} has logged nothing yet: wait for its first update, or train it")
@@ -97,13 +97,7 @@ def _key_figures(folder: Path, curves: dict[str, Any], x_label: str) -> list[tup
         known.append(("return, last tenth of training", f"{np.mean(last):.4g}"))
     if EVALUATED in curves:
         known.append(("evaluated while training: best, last", _best_and_last(curves[EVALUATED])))
-    if (folder / "evaluation.json").is_file():
-        evaluation = read_json(folder, "evaluation.json")
-        if evaluation.get("returns"):
-            known.append(
-                ("return when evaluated (95 %)", mean_and_interval(*mean_and_half_width(evaluation["returns"])))
-            )
-        known.append(("parameters", f"{evaluation.get('num_parameters', 0):,}"))
+    known += _evaluated(folder)
     for name, title in (("held_out_loss", "loss, held out"), ("held_out_accuracy", "accuracy, held out")):
         if name in curves:
             known.append((title, f"{curves[name][-1][1]:.4g}"))
@@ -114,6 +108,22 @@ def _key_figures(folder: Path, curves: dict[str, Any], x_label: str) -> list[tup
 
 def _best_and_last(curve: Points) -> str:
     return f"{max(value for _, value in curve):.4g}, {curve[-1][1]:.4g}"
+
+
+def _evaluated(folder: Path) -> list[tuple[str, object]]:
+    """What a comparison measured of the run. Raises UserError where that is damaged."""
+    if not (folder / "evaluation.json").is_file():
+        return []
+    evaluation, known = read_json(folder, "evaluation.json"), []
+    try:
+        if evaluation.get("returns"):
+            shown = mean_and_interval(*mean_and_half_width([float(each) for each in evaluation["returns"]]))
+            known.append(("return when evaluated (95 %)", shown))
+        known.append(("parameters", f"{int(evaluation.get('num_parameters', 0)):,}"))
+    except (TypeError, ValueError, ArithmeticError) as error:
+        path = folder / "evaluation.json"
+        raise UserError(f"{path} is damaged ({error}): delete it, and seqrl compare --resume measures again") from None
+    return list[tuple[str, object]](known)
 
 
 def _returns(curves: dict[str, Any], config: dict[str, Any], x_label: str) -> Html:

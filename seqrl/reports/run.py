@@ -1,6 +1,8 @@
 """One page of curves about one run: what it earned, what it learnt, and how stale its states were."""
 
+import reprlib
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -39,9 +41,23 @@ LOGARITHMIC = ("size of errors", "staleness: ΔQ", "priorities")
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00")
 
 
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What config.json says, of any version of seqrl. Raises UserError where what pages quote of it is damaged."""
+    config = read_json(folder, "config.json")
+    names = ("type", "env", "memory", "model", "task", "dataset", "dialogues")
+    kwargs = config.get("env_kwargs", [])
+    quoted = [config.get(name) or "" for name in names] + (kwargs if isinstance(kwargs, list) else [kwargs])
+    if not all(isinstance(text, str) for text in quoted):
+        wrong = next(text for text in quoted if not isinstance(text, str))
+        raise UserError(
+            f"{folder / 'config.json'} is damaged ({reprlib.repr(wrong)} is no text): restore it from a copy"
+        )
+    return config
+
+
 def plot_run(folder: Path) -> Path:
     """Write report.png into a run's folder, and return its path. Raises UserError where nothing has been logged."""
-    config = read_json(folder, "config.json")
+    config = read_settings(folder)
     curves: dict[str, list[tuple[float, float]]] = {}
     for line in read_metrics(folder):
         for name, value in line.items():

@@ -1,5 +1,6 @@
 """Decision Transformer: what its loss may depend on, that acting is training, and that it learns and resumes."""
 
+import math
 from contextlib import closing
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from seqrl.envs import GymnasiumEnvironment
 from seqrl.errors import UserError
 from seqrl.evaluate import evaluate
 from seqrl.learner import Learner
+from seqrl.offline.config import problem_of
 from seqrl.offline.training import held_out_metrics
 from seqrl.run import read_metrics
 from seqrl.trajectory import tree_map
@@ -298,11 +300,35 @@ def test_held_out_episodes_are_not_learnt_from(tmp_path):
         ({"weight_decay": 1000.0}, r"--weight-decay 1000.0 with --learning-rate 0.001: .* must be below 1"),
         ({"value_expectile": 1.0}, "--value-expectile is 1.0"),
         ({"condition": "none", "relabel": "values"}, "returns that nobody reads"),
+        # Break: `check_problem` left out of `check_shared`: they are first read when the run is evaluated.
+        ({"flicker": 9.0}, "--flicker is 9.0"),
+        ({"noise": -1.0}, "--noise is -1.0"),
+        ({"noise": math.inf}, "--noise is inf: it must be a finite number"),
+        ({"num_envs": 0}, "--num-envs is 0"),
+        ({"hide": (1, -1)}, "--hide -1: entries are counted from 0"),
+        ({"env_kwargs": ("length",)}, "--env-kwargs 'length' is not KEY=VALUE"),
+        ({"vectorization": "threads"}, "unknown vectorization 'threads'"),
+        ({"autoreset_mode": "bogus"}, "unknown autoreset_mode 'bogus'"),
+        ({"env": "seqrl/TMaze-v0", "autoreset_mode": "same_step"}, "resets at the next step"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         check(config(**settings))
+
+
+# Break: the checks left out of `problem_of`.
+def test_settings_of_an_environment_that_is_the_logs(tmp_path):
+    about = {"env": "seqrl/TMaze-v0", "env_kwargs": ["length=3"], "flicker": 0.1}
+    with EpisodeWriter(tmp_path / "log", gym.spaces.Discrete(3), ACTIONS["discrete"], about=about) as writer:
+        writer.add(Episode(np.array([0, 1]), np.array([1]), np.float32([1]), True, False))
+    log = EpisodeDataset.open(tmp_path / "log")
+    assert problem_of(config(flicker=0.1, env_kwargs=("length=3",)), log) == problem_of(config(), log)
+    with pytest.raises(UserError, match=r"--flicker without --env: the environment is the log's, seqrl/TMaze-v0"):
+        problem_of(config(flicker=0.5), log)
+    with pytest.raises(UserError, match="autoreset_mode=same_step"):
+        problem_of(config(autoreset_mode="same_step"), log)
+    assert problem_of(config(env="CartPole-v1", flicker=0.5), log).flicker == 0.5
 
 
 # Break: `lengths.min()` for `lengths.max()` in last_timestep.

@@ -293,9 +293,12 @@ def test_rollouts_depend_on_the_update_and_on_nothing_before(folder):
             {"prompts": "log.jsonl", "task": "", "task_kwargs": ()},
             "--reward task says nothing of an answer to a prompt",
         ),
-        ({"prompts": "log.jsonl", "task": "", "reward": ("length", "sentiment=2")}, "--reward sentiment says nothing"),
         (
-            {"prompts": "log.jsonl", "task": "", "reward": ("length",), "gold": ("thumbs",)},
+            {"prompts": "log.jsonl", "task": "", "task_kwargs": (), "reward": ("length", "sentiment=2")},
+            "--reward sentiment says nothing",
+        ),
+        (
+            {"prompts": "log.jsonl", "task": "", "task_kwargs": (), "reward": ("length",), "gold": ("thumbs",)},
             "--gold thumbs says nothing",
         ),
         ({"prompts": "log.jsonl"}, "either a --task to speak in or a log of --prompts"),

@@ -47,8 +47,15 @@ def test_from_labels_to_a_reward_model(
     assert "calibration error" in told
     assert main(["evaluate", "rm"]) == 0
     assert "Length: correlation with the score" in capsys.readouterr().out
-    assert main(["evaluate", "rm", "--preferences", "p.jsonl"]) == 0
+    assert main(["evaluate", "rm", "--preferences", "p.jsonl", "--output", "figures.json"]) == 0
     assert " 40 " in capsys.readouterr().out
+    figures = json.loads(Path("figures.json").read_text())
+    assert (figures["run"], figures["preferences"], figures["pairs"]) == ("rm", "p.jsonl", 40)
+    assert main(["evaluate", "rm", "--output", "figures.json"]) == 2
+    assert "figures.json exists already (--output)" in capsys.readouterr().err
+    assert main(["evaluate", "rm", "--output", "told.json"]) == 0
+    figures = json.loads(Path("told.json").read_text())
+    assert figures == {"run": "rm", "preferences": None, **json.loads(Path("rm/held_out.json").read_text())}
     assert json.loads(Path("rm/config.json").read_text())["policy"] == str(folder / "bc")
 
 

@@ -30,7 +30,18 @@ def test_from_speakers_to_a_steered_one(capsys):
     out = capsys.readouterr().out
     assert "β = 2" in out
     assert "return -" in out
-    assert main(["evaluate", "runs/wordle_ilql_s0_policy", "--num-dialogues", "4", "--sample"]) == 0
+    policy = ["evaluate", "runs/wordle_ilql_s0_policy", "--num-dialogues", "4", "--sample", "--output", "figures.json"]
+    assert main(policy) == 0
+    figures = json.loads(Path("figures.json").read_text())
+    assert (figures["problem"], figures["beta"], figures["sample"]) == ("wordle num_words=5", None, True)
+    assert len(figures["returns"]) == len(figures["lengths"]) == figures["num_dialogues"] == 4
+    assert figures["mean"] == pytest.approx(sum(figures["returns"]) / 4)
+    assert main(policy) == 2  # the file is there
+    assert (
+        main([*policy[:1], "runs/wordle_ilql_s0", "--num-dialogues", "1", "--beta", "2", "--output", "one.json"]) == 0
+    )
+    figures = json.loads(Path("one.json").read_text())
+    assert (figures["beta"], figures["sample"], figures["half_width"]) == (2.0, False, None)
     assert main(["collect", "runs/wordle_ilql_s0", *TASK, "--num-dialogues", "3", "--output", "own.jsonl"]) == 0
     assert {d.meta["speaker"] for d in read_dialogues("own.jsonl")} == {"runs/wordle_ilql_s0"}
     assert json.loads(Path("runs/wordle_ilql_s0/config.json").read_text())["policy"] == "runs/wordle_ilql_s0_policy"

@@ -6,10 +6,12 @@ import torch
 from gymnasium import spaces
 
 from seqrl.envs.adapters import Environment, TorchEnvironment
+from seqrl.envs.bandit import Bandit
 from seqrl.envs.masked_cartpole import MaskedCartPole
+from seqrl.envs.tabular_mdp import TabularMDP
 from seqrl.envs.wrappers import Flicker, Hide, Noise
 from seqrl.errors import UserError
-from seqrl.trajectory import TimeStep, tree_leaves
+from seqrl.trajectory import TimeStep, tree_flatten, tree_leaves, tree_map
 
 NUM_ENVS = 4
 
@@ -55,6 +57,23 @@ class Mixed(Still):
         return {"x": super().observe(), "kind": (ones,), "action_mask": mask}
 
 
+class Deep(Mixed):
+    """And a Dict, with a Dict in it, and a key that has a dot itself."""
+
+    single_observation_space = spaces.Dict(
+        Mixed.single_observation_space.spaces
+        | {"robot": spaces.Dict({"arm": spaces.Dict(on=spaces.Discrete(2)), "a.b": spaces.Box(0, 9, (2,))})}
+    )
+
+    def observe(self):
+        robot = {"arm": {"on": torch.ones(NUM_ENVS, dtype=torch.int64)}, "a.b": torch.tensor([[4.0, 5]] * NUM_ENVS)}
+        return super().observe() | {"robot": robot}
+
+
+class Bits(Still):
+    single_observation_space = spaces.MultiBinary(3)
+
+
 def run(env, num_steps, seed=0):
     action = torch.zeros(env.num_envs, dtype=torch.int64)
     return [env.reset(seed)] + [env.step(action) for _ in range(num_steps)]
@@ -80,12 +99,73 @@ def test_hide():
         (Still(), [3], "3 is not an entry of the observation, use 0 to 2"),
         (Still(), [-1], "-1 is not an entry"),
         (Still(), [0, 1, 2], "hides all 3 entries"),
-        (Mixed(), [0], "hide needs a one-dimensional Box observation, but"),
+        (Still(), ["1"], "'1' is not an entry"),
+        (Still(), "1", r"hide='1': give a tuple of what to hide, such as \('1',\)"),
+        (
+            Deep(),
+            [0],
+            r"the observation has no '0' \(--hide\): known: kind, robot, robot.a.b, robot.arm, robot.arm.on, x",
+        ),
+        (Deep(), ["y"], "known: kind, robot"),
+        (Deep(), ["robot.arn"], r"has no 'robot.arn' \(--hide\): did you mean 'robot.arm'\? \(known: kind, robot, "),
+        (Deep(), ["x.3"], "'x.3' .*: its entries are 0 to 2"),
+        (Deep(), ["robot.arm.3"], "'robot.arm' is no vector"),
+        (Deep(), ["x", "kind", "robot"], r"hides all of the observation: leave at least one"),
+        (Mixed(), ["action_mask"], "'action_mask' says what may be done, and is not seen"),
+        (Mixed(), ["action_mask.0"], "'action_mask' says what may be done"),
+        (Bits(), [0], "hide needs a one-dimensional Box or a Dict to observe, but"),
+        (TorchEnvironment(TabularMDP(2, reveal=True)), ["regret"], "'regret' is shown to the learner alone"),
+        (TorchEnvironment(Bandit(2, reveal=True)), ["optimal_action"], "'optimal_action' is shown to the learner"),
+        (TorchEnvironment(Bandit(2)), ["episode_start"], "'episode_start' says where an inner episode begins"),
     ],
 )
 def test_hide_refuses(env, indices, message):
     with pytest.raises(UserError, match=message):
         Hide(env, indices)
+
+
+# Must break: in _find, the recursion into a Dict left out; in Hide.observe, the observation given as it is.
+@pytest.mark.parametrize(
+    ("hidden", "seen"),
+    [
+        (["x"], {"kind", "robot.a.b", "robot.arm.on", "action_mask"}),
+        (["x.0", "x.1", "x.2"], {"kind", "robot.a.b", "robot.arm.on", "action_mask"}),
+        (["robot", "kind"], {"x", "action_mask"}),
+        (["robot.arm.on", "robot.a.b"], {"kind", "x", "action_mask"}),
+        (["robot.arm"], {"kind", "x", "robot.a.b", "action_mask"}),
+    ],
+)
+def test_hide_by_keys(hidden, seen):
+    env = Hide(Deep(), hidden)
+    assert {path.removesuffix(".0") for path in tree_flatten(run(env, 1)[-1].observation)} == seen
+    check_inside(env)
+
+
+# Must break: in _kept, `not in gone` turned to `in gone`.
+def test_hide_entries_under_keys():
+    env = Hide(Deep(), ["x.1", "robot.a.b.0"])
+    step = run(env, 1)[-1]
+    assert step.observation["x"].tolist() == step.final_observation["x"].tolist() == [[1, 3]] * NUM_ENVS
+    assert step.observation["robot"]["a.b"].tolist() == [[5]] * NUM_ENVS
+    assert env.single_observation_space["x"] == spaces.Box(1, 9, (2,))
+    check_inside(env)
+
+
+def check_inside(env):
+    for row in range(NUM_ENVS):
+        one = tree_map(lambda leaf, row=row: leaf[row].numpy()[()], env.reset().observation)
+        assert env.single_observation_space.contains(one)
+
+
+# Must break: in _place_of, `EPISODE_START in space.spaces` left out.
+def test_keys_of_trials_are_ones_own_elsewhere():
+    class Own(Still):
+        single_observation_space = spaces.Dict(regret=spaces.Box(1, 9, (3,)), x=spaces.Box(1, 9, (3,)))
+
+        def observe(self):
+            return {"regret": super().observe(), "x": super().observe()}
+
+    assert list(run(Hide(Own(), ["regret"]), 1)[-1].observation) == ["x"]
 
 
 def test_flicker_hides_whole_rows_as_often_as_asked():

@@ -44,7 +44,7 @@ def test_a_folder_with_a_model_is_trained_further_and_talks_to_tasks(log, tmp_pa
     config = transformers.GPT2Config(vocab_size=320, n_embd=16, n_layer=1, n_head=2, n_positions=512)
     transformers.GPT2LMHeadModel(config).save_pretrained(folder)
 
-    agent = trained(log, tmp_path, model=str(folder), lora_rank=lora_rank)
+    agent = trained(log, tmp_path, model=str(folder), lora_rank=lora_rank, hidden_size=128)
     # Mutation: leave `add_lora` out of `_load_folder`.
     trained_shares = [p.numel() for p in agent.policy.parameters() if p.requires_grad]
     assert (sum(trained_shares) < 3_000) == (lora_rank > 0)

@@ -1,0 +1,140 @@
+"""What a user's environment does to the commands: keys that are hidden, bugs in one line; and figures for programs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seqrl.algorithms import load, read_config
+from seqrl.cli import main
+from seqrl.cli.outputs import write_output
+from seqrl.data import EpisodeDataset
+from seqrl.envs import make
+from seqrl.evaluate import evaluate
+
+ROOM = """
+import gymnasium as gym
+import numpy as np
+
+
+class Room(gym.Env):
+    observation_space = gym.spaces.Dict(position=gym.spaces.Box(-9, 9, (3,)), velocity=gym.spaces.Box(-9, 9, (2,)))
+    action_space = gym.spaces.Box(-1, 1, (1,))
+
+    def __init__(self, bug_at=0):
+        self.bug_at, self.steps = bug_at, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == self.bug_at:
+            1 / 0
+        return self.observation_space.sample(), 0.25, self.steps % 4 == 0, False, {}
+
+
+gym.register("Room-v0", Room)
+"""
+TINY = ["--num-envs", "2", "--rollout-length", "8", "--hidden-size", "8", "--num-epochs", "1"]
+TRAIN = ["train", "ppo", "--env", "room_by_test:Room-v0", *TINY, "--num-minibatches", "2", "--num-steps", "32"]
+LINE = "seqrl: Room-v0 failed in step (ZeroDivisionError: division by zero, room_by_test.py:20): mend the environment\n"
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*Overriding environment", "ignore:.*render_mode")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "room_by_test.py").write_text(ROOM)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+# Breaks if a command drops `hide`, or takes its keys for numbers.
+def test_hidden_keys_through_the_commands() -> None:
+    assert main([*TRAIN, "--hide", "velocity,position.1", "--run-dir", "run"]) == 0
+    assert json.loads(Path("run/config.json").read_text())["hide"] == ["velocity", "position.1"]
+    assert read_config("run").hide == ("velocity", "position.1")
+    assert main(["train", "--resume", "run", "--num-steps", "48"]) == 0
+    assert main(["evaluate", "run", "--num-episodes", "2"]) == 0
+    assert main(["inspect", "run", "--num-episodes", "1"]) == 0
+    assert main(["collect", "run", "random", "--num-episodes", "2", "--dataset-dir", "log"]) == 0
+    dataset = EpisodeDataset.open("log")
+    assert dataset.about["hide"] == ["velocity", "position.1"]
+    space: Any = dataset.observation_space
+    assert {key: child.shape for key, child in space.items()} == {"position": (2,)}
+    other = ["collect", "random", "--env", "room_by_test:Room-v0", "--hide", "position", "--num-episodes", "2"]
+    assert main([*other, "--dataset-dir", "other"]) == 0
+    assert list(EpisodeDataset.open("other").observation_space) == ["velocity"]  # type: ignore[call-overload]
+
+
+def test_a_key_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TRAIN, "--hide", "velocty", "--run-dir", "run"]) == 2
+    err = capsys.readouterr().err
+    assert "did you mean 'velocity'? (known: position, velocity)" in err
+    assert err.count("\n") == 1
+    assert not Path("run").exists()
+
+
+# Breaks without `told`: a traceback, and status 1.
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_a_bug_in_step_is_one_line_and_the_last_checkpoint_is_kept(
+    capsys: pytest.CaptureFixture[str], vectorization: str
+) -> None:
+    often = ["--checkpoint-every", "1", "--vectorization", vectorization, "--run-dir", "run"]
+    assert main([*TRAIN, "--env-kwargs", "bug_at=12", *often]) == 2
+    assert capsys.readouterr().err == LINE
+    kept = Path("run/checkpoint.safetensors").read_bytes()
+    few = ["--env-kwargs", "bug_at=3", "--num-envs", "2", "--num-episodes", "4"]
+    assert main(["evaluate", "run", *few]) == 2
+    assert capsys.readouterr().err == LINE
+    assert main(["collect", "run", *few, "--dataset-dir", "log"]) == 2
+    assert capsys.readouterr().err == LINE
+    assert not Path("log").exists()
+    assert main(["evaluate", "run", "--env-kwargs", "bug_at=0", "--num-episodes", "2"]) == 0
+    assert Path("run/checkpoint.safetensors").read_bytes() == kept
+
+
+def test_figures_of_an_agent(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "ppo", "--env", "seqrl/TMaze-v0", "--env-kwargs", "length=3", *TINY, "--num-minibatches", "2",
+                 "--num-steps", "32", "--run-dir", "run"]) == 0  # fmt: skip
+    again = ["evaluate", "run", "--num-episodes", "7", "--seed", "5", "--sample", "--env-kwargs", "length=2"]
+    assert main([*again, "--output", "figures.json"]) == 0
+    assert "Written: figures.json" in capsys.readouterr().out
+    figures = json.loads(Path("figures.json").read_text(), parse_constant=refuse)
+    result = evaluate(load("run"), make("seqrl/TMaze-v0", 7, env_kwargs={"length": 2}), 7, seed=5, sample=True)
+    assert figures == {
+        "run": "run", "env": "seqrl/TMaze-v0", "env_kwargs": {"length": 2}, "hide": [], "flicker": 0.0, "noise": 0.0,
+        "seed": 5, "sample": True, "num_envs": 50, "num_episodes": 7, "returns": result.returns.tolist(),
+        "lengths": result.lengths.tolist(), "mean": result.mean, "half_width": result.half_width,
+    }  # fmt: skip
+    assert main(["evaluate", "run", "--num-episodes", "1", "--output", "one.json"]) == 0
+    assert json.loads(Path("one.json").read_text(), parse_constant=refuse)["half_width"] is None
+
+
+def refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+# Breaks if the file is looked for after the episodes, or written over.
+@pytest.mark.parametrize(
+    ("output", "message"), [("there.json", "exists already (--output)"), ("no/x.json", "no is no folder (--output)")]
+)
+def test_a_file_that_cannot_be_written(capsys: pytest.CaptureFixture[str], output: str, message: str) -> None:
+    Path("there.json").write_text("mine")
+    assert main([*TRAIN, "--run-dir", "run"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--num-episodes", "1", "--output", output]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert Path("there.json").read_text() == "mine"
+
+
+def test_nothing_is_written_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    before = set(Path().iterdir())
+    write_output("", {"mean": 1.0})
+    assert set(Path().iterdir()) == before
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,284 @@
+"""A bug in a user's environment is one line that says where, and the exception stays to be seen behind it."""
+
+import functools
+import os
+import sys
+import time
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from seqrl.envs import GymnasiumEnvironment, RepeatPrevious, TorchEnvironment, Trials
+from seqrl.errors import UserError
+
+
+class TwoPartError(Exception):
+    """Pickles, but is not made again of its message alone."""
+
+    def __init__(self, one, other):
+        super().__init__(f"{one} and {other}")
+
+
+def divide():
+    return 1 // 0 % 3  # the percent sign is what Gymnasium's own log of it stumbles over
+
+
+class Failing(gym.Env):
+    """Fails at its third step, or at its first or second reset; an episode has 2 steps but for that."""
+
+    observation_space = spaces.Dict(x=spaces.Box(-9, 9, (2,)), n=spaces.Discrete(3))
+    action_space = spaces.Box(-1, 1, (1,))
+
+    def __init__(self, how, length=99):
+        self.how, self.length, self.resets, self.steps = how, length, 0, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.resets += 1
+        if self.how == f"reset {self.resets}":
+            raise KeyError("no door")
+        return self.observe(), {}
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 3:
+            self.fail()
+        return self.observe(self.steps == 3), 1.0, self.steps == self.length, False, {}
+
+    def fail(self):
+        if self.how == "bug":
+            divide()
+        if self.how == "in numpy":
+            np.concatenate([np.zeros(2), np.zeros((2, 2))])
+        if self.how == "two parts":
+            raise TwoPartError(1, 2)
+        if self.how == "user error":
+            raise UserError("draw another task")
+        if self.how == "interrupt":
+            raise KeyboardInterrupt
+        if self.how == "leaves":
+            sys.exit(0)
+        if self.how == "dies":
+            os._exit(7)
+
+    def observe(self, wrong=False):
+        observation = {"x": np.zeros(3 if wrong and self.how == "shape" else 2, np.float32), "n": np.int64(1)}
+        if wrong and self.how == "type":
+            observation["n"] = 0.5
+        if wrong and self.how == "key":
+            del observation["n"]
+        return observation
+
+
+def line_of(function, text):
+    """Where in this file `text` stands first behind the beginning of `function`."""
+    with open(__file__) as file:
+        lines = file.readlines()
+    start = function.__code__.co_firstlineno
+    return next(k for k, line in enumerate(lines[start - 1 :], start) if text in line)
+
+
+def failing(how, kind=SyncVectorEnv, mode=AutoresetMode.NEXT_STEP, length=99):
+    sound = functools.partial(Failing, "", length)
+    return GymnasiumEnvironment(kind([sound, functools.partial(Failing, how, length)], autoreset_mode=mode))
+
+
+def run(env, num_steps):
+    steps = [env.reset(0)]
+    action = torch.zeros(env.num_envs, *env.single_action_space.shape)
+    return steps + [env.step(action) for _ in range(num_steps)]
+
+
+VECTORS = pytest.mark.parametrize("kind", [SyncVectorEnv, AsyncVectorEnv])
+
+
+# Breaks without `told`, or with Gymnasium's way to raise what a process raised.
+@VECTORS
+@pytest.mark.parametrize(
+    ("how", "where", "text"),
+    [
+        ("bug", divide, "1 // 0"),
+        ("in numpy", Failing.fail, "np.concatenate"),  # the last line of its own, not the deepest
+        ("reset 1", Failing.reset, "no door"),
+    ],
+)
+def test_a_bug_is_one_line(kind, how, where, text, recwarn):
+    env = failing(how, kind)
+    with pytest.raises(UserError) as caught:
+        run(env, 3)
+    env.close()
+    said, cause = str(caught.value), caught.value.__cause__
+    assert said.startswith(
+        f"{kind.__name__} failed in {'reset' if 'reset' in how else 'step'} ({type(cause).__name__}: "
+    )
+    assert said.endswith(f", test_failures.py:{line_of(where, text)}): mend the environment")
+    assert "\n" not in said
+    assert str(cause) in said
+    assert type(cause) in (ZeroDivisionError, ValueError, KeyError)
+    if kind is AsyncVectorEnv:
+        assert any(f'test_failures.py", line {line_of(where, text)}' in note for note in cause.__notes__)
+    assert not recwarn.list  # such as the traceback of another process
+
+
+# Breaks if the call of the vector is told: it resets within its step.
+@VECTORS
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_a_reset_within_a_step_is_a_reset(kind, mode):
+    env = failing("reset 2", kind, mode, length=2)
+    with pytest.raises(UserError, match=r"failed in reset \(KeyError: 'no door', test_failures.py"):
+        run(env, 4)
+    env.close()
+
+
+# Breaks if the first frame with such a name is taken: those of Gymnasium's wrappers and of Trials are called step.
+def test_a_reset_within_a_trial_is_a_reset():
+    def make():
+        return gym.wrappers.OrderEnforcing(Trials(Failing("reset 2", length=1), num_episodes=3))
+
+    with pytest.raises(UserError, match=r"failed in reset \(KeyError: 'no door'"):
+        run(GymnasiumEnvironment(SyncVectorEnv([make])), 2)
+
+
+@VECTORS
+@pytest.mark.parametrize(("how", "kind_of_error"), [("user error", UserError), ("interrupt", KeyboardInterrupt)])
+def test_what_passes_untouched(kind, how, kind_of_error):
+    env = failing(how, kind)
+    with pytest.raises(kind_of_error) as caught:
+        run(env, 3)
+    env.close()
+    assert str(caught.value) == ("draw another task" if how == "user error" else "")
+    assert caught.value.__cause__ is None
+
+
+def test_an_environment_that_ends_python():
+    with pytest.raises(UserError, match=r"failed in step \(SystemExit: 0, test_failures.py:\d+\)"):
+        run(failing("leaves"), 3)
+
+
+# Breaks without `_end_of_process`: close() then waits for those that are left, or raises EOFError.
+@pytest.mark.parametrize(("how", "code"), [("dies", 7), ("leaves", 0)])
+def test_a_process_that_ends(how, code):
+    env = failing(how, AsyncVectorEnv)
+    with pytest.raises(UserError, match=rf"failed in step \(a process of it ended with exit code {code}\): mend"):
+        run(env, 3)
+    start = time.monotonic()
+    env.close()
+    assert time.monotonic() - start < 5
+
+
+# Breaks if `error_queue.get` is not guarded: TypeError, of an argument that is missing.
+def test_an_exception_that_cannot_leave_its_process():
+    with pytest.raises(UserError, match=r"\(TwoPartError: 1 and 2, test_failures.py:\d+\)"):
+        run(failing("two parts"), 3)
+    env = failing("two parts", AsyncVectorEnv)
+    with pytest.raises(UserError, match="what it raised cannot leave its process: --vectorization sync shows it"):
+        run(env, 3)
+    env.close()
+
+
+# Breaks without the search of `_env_obs`: what NumPy or Gymnasium say then names neither the part nor the environment.
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [
+        ("shape", r"observation.x has the shape \(3,\), not \(2,\)"),
+        ("type", "observation.n is float64, not int64"),
+        ("key", "observation has no 'n'"),
+    ],
+)
+def test_an_observation_that_is_not_in_its_space(mode, how, what):
+    whole = rf"^environment 1 of SyncVectorEnv returned what is not in its space: {what}; mend the environment, or the"
+    for length in (99, 3):  # at the end it is a final observation, which some modes hand over apart
+        with pytest.raises(UserError, match=whole):
+            run(failing(how, mode=mode, length=length), 4)
+
+
+def test_an_observation_that_a_process_could_not_hand_over():
+    env = failing("shape", AsyncVectorEnv)
+    with pytest.raises(UserError, match=r"returned what is not in its space: ValueError: .*\(3,\).*, for Dict\("):
+        run(env, 3)
+    env.close()
+
+
+class Batch(VectorEnv):
+    """A user's own, which returns `observation` and never ends."""
+
+    num_envs = 2
+    single_observation_space = spaces.Tuple([spaces.Box(-9, 9, (2,)), spaces.MultiBinary(1), spaces.Discrete(3)])
+    single_action_space = spaces.Box(-1, 1, (1,))
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+
+    def __init__(self, *observation):
+        self.observation = observation
+
+    def reset(self, *, seed=None, options=None):
+        return self.observation, {}
+
+
+# Breaks without the check in `_observation`: only the encoder would say something, or nobody.
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({0: np.zeros((2, 3))}, r"observation.0 has the shape \(2, 3\), not \(2, 2\)"),
+        ({0: np.zeros(2)}, r"observation.0 has the shape \(2,\), not \(2, 2\)"),
+        ({0: [[1, 2], [3]]}, "observation.0 is no array: its parts differ in shape"),
+        ({0: np.array([["a", "b"]] * 2)}, "observation.0 is <U1, not float32"),
+        ({2: np.array([0.0, 1.5])}, "observation.2 is float64, not int64"),
+    ],
+)
+def test_a_batch_that_is_not_in_its_space(change, what):
+    parts = [np.zeros((2, 2), np.int64), np.ones((2, 1), bool), np.zeros(2, np.uint8)]  # of other sizes: these will do
+    assert GymnasiumEnvironment(Batch(*parts)).reset().observation[0].dtype == torch.float32
+    for index, part in change.items():
+        parts[index] = part
+    with pytest.raises(UserError, match=f"^Batch returned what is not in its space: {what}; mend"):
+        GymnasiumEnvironment(Batch(*parts)).reset()
+    with pytest.raises(UserError, match="observation is no tuple of 3"):
+        GymnasiumEnvironment(Batch(*parts[1:])).reset()
+
+
+class OwnTensors(RepeatPrevious):
+    """A user's batch of tensors, with a bug."""
+
+    how = ""
+
+    def _transition(self, state, action):
+        if self.how == "bug":
+            divide()
+        return super()._transition(state, action)
+
+    def _observe(self, state):
+        observation = super()._observe(state)
+        return {"shape": observation[:, None], "type": observation.float()}.get(self.how, observation)
+
+
+def test_a_batch_of_tensors():
+    env = OwnTensors(3)
+    env.how = "bug"
+    with pytest.raises(UserError, match=r"^OwnTensors failed in step \(ZeroDivisionError: .*, test_failures.py:\d+\)"):
+        run(TorchEnvironment(env), 1)
+    for how, what in (("shape", r"has the shape \(3, 1\), not \(3,\)"), ("type", "is torch.float32, not int64")):
+        env.how = how
+        with pytest.raises(UserError, match=f"^OwnTensors returned what is not in its space: observation {what}"):
+            run(TorchEnvironment(env), 0)
+
+
+# Breaks if a bug of ours is put down to the user.
+def test_a_bug_in_an_environment_of_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(RepeatPrevious, "_transition", lambda self, state, action: divide())
+    with pytest.raises(ZeroDivisionError):
+        run(TorchEnvironment(RepeatPrevious(2)), 1)
+
+
+# Breaks if installed packages are not told from what all stand on, or if lines of these are told.
+def test_the_line_in_an_installed_environment():
+    vector_env = gym.make_vec("CartPole-v1", 1, vectorization_mode="sync")
+    env = GymnasiumEnvironment(vector_env)
+    env.reset(0)
+    vector_env.envs[0].unwrapped.gravity = np.zeros((2, 2)) @ np.zeros((2, 1))
+    with pytest.raises(UserError, match=r"^CartPole-v1 failed in step \(.*, cartpole.py:\d+\): mend the environment$"):
+        env.step(torch.zeros(1, dtype=torch.int64))
