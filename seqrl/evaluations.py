@@ -22,9 +22,10 @@ class Evaluations:
     """Plays `config.num_evaluations` times, evenly over a run's steps. With `keep` best the run ends with the agent of
     the best evaluation (of equals the later one), if that was better than the last by more than chance explains.
 
-    Training can lose what it had: once all episodes bring the same, standardised advantages are noise. But where
-    returns are much by chance, the best of ten evaluations is a draw among agents, early ones included: so the last
-    agent stays unless the mean difference over the episodes lies above 0 by more than its 95 % interval.
+    Training can lose what it had: a GRU that held masked CartPole's pole for 500 steps lets the cart drift off later,
+    too slowly for its horizon to tell (docs/log.md). But where returns are much by chance, the best of ten evaluations
+    is a draw among agents, early ones included: so the last agent stays unless the mean difference over the episodes
+    lies above 0 by more than its 95 % interval.
 
     Every evaluation plays the same episodes, in environments made for it, by likeliest actions: it changes nothing of
     the run, and two of them differ by the agent alone. What was chosen by them they judge too well: a figure to report
