@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.learning import machine
-from seqrl.run import read_metrics
+from seqrl.run_folder import read_metrics
 
 COMMAND = [sys.executable, "-m", "seqrl.cli", "train"]
 

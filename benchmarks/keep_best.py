@@ -26,7 +26,7 @@ from seqrl.algorithms import train
 from seqrl.config import RunConfig, make_environment
 from seqrl.evaluate import evaluate
 from seqrl.recipes import leduc, masked_cartpole, masked_cartpole_r2d2, masked_pendulum, repeat_previous, tmaze
-from seqrl.run import read_metrics
+from seqrl.run_folder import read_metrics
 from seqrl.seeds import derived_seed
 
 PROBLEMS: dict[str, Callable[[], RunConfig]] = {

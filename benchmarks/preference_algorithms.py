@@ -38,7 +38,7 @@ from seqrl.language.labellers import SimulatedLabeller, bayes_rate, uniform
 from seqrl.language.play import Played, play
 from seqrl.language.prompted import Prompted, prompts_of
 from seqrl.language.sentiment import sentiment
-from seqrl.run import CHECKPOINT, read_metrics
+from seqrl.run_folder import CHECKPOINT, read_metrics
 from seqrl.statistics import mean_and_half_width
 
 Answer = dict[str, Any]

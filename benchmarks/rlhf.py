@@ -36,7 +36,7 @@ from seqrl.language.rows import batch_of, rows_of
 from seqrl.language.tuned import TunedAgent
 from seqrl.language.tuning import observe
 from seqrl.language_runs.rlhf import make_scorer
-from seqrl.run import CHECKPOINT, read_metrics
+from seqrl.run_folder import CHECKPOINT, read_metrics
 from seqrl.statistics import mean_and_half_width
 from seqrl.text import TASKS, TextTask, Tokenizer
 

@@ -22,7 +22,7 @@ from rich.table import Table
 from benchmarks.learning import machine
 from benchmarks.preferences import Bench
 from seqrl.algorithms import rlhf
-from seqrl.run import read_metrics
+from seqrl.run_folder import read_metrics
 from seqrl.statistics import mean_and_half_width
 
 Answer = dict[str, Any]

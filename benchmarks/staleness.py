@@ -49,7 +49,7 @@ from seqrl.algorithms import r2d2
 from seqrl.data import ReplayBatch
 from seqrl.data.replay import StartState
 from seqrl.data.sharded_replay import ShardedReplay
-from seqrl.run import read_metrics
+from seqrl.run_folder import read_metrics
 from seqrl.trajectory import Tree, tree_like, tree_map
 
 STRATEGIES: tuple[str, ...] = get_args(StartState)

@@ -45,7 +45,7 @@ from seqrl.config import make_environment
 from seqrl.errors import UserError
 from seqrl.evaluate import evaluate
 from seqrl.recipes import RECIPES
-from seqrl.run import read_metrics
+from seqrl.run_folder import read_metrics
 from seqrl.statistics import mean_and_half_width
 
 CORRECTIONS = get_args(impala.Correction)

@@ -11,7 +11,7 @@ import tyro
 
 import seqrl
 from seqrl.recipes import flickering_pong
-from seqrl.run import read_metrics
+from seqrl.run_folder import read_metrics
 
 
 def main(steps: int = 20_000, num_envs: int = 16, run_dir: str = "runs/05_flickering_pong") -> list[dict[str, float]]:

@@ -23,7 +23,7 @@ from seqrl.decision_agent import DecisionAgent
 from seqrl.envs import Environment
 from seqrl.errors import UserError
 from seqrl.evaluate import evaluate
-from seqrl.run import CHECKPOINT
+from seqrl.run_folder import CHECKPOINT
 from seqrl.trajectory import tree_map
 
 FEW = 5

@@ -4,7 +4,8 @@ from typing import Protocol
 
 from seqrl.agent import Agent
 from seqrl.checkpoint import counter
-from seqrl.run import CHECKPOINT, Run, Stateful
+from seqrl.run import Run, Stateful
+from seqrl.run_folder import CHECKPOINT
 from seqrl.seeds import derived_seed
 from seqrl.trajectory import Tree
 

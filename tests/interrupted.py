@@ -9,7 +9,8 @@ import torch
 
 from seqrl.algorithms import resume, train
 from seqrl.checkpoint import load_checkpoint
-from seqrl.run import CHECKPOINT, Run, read_metrics
+from seqrl.run import Run
+from seqrl.run_folder import CHECKPOINT, read_metrics
 from seqrl.trajectory import tree_flatten
 
 

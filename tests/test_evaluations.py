@@ -14,7 +14,7 @@ from seqrl.config import make_environment
 from seqrl.errors import UserError
 from seqrl.evaluate import evaluate
 from seqrl.evaluations import SEED, Evaluations
-from seqrl.run import read_metrics
+from seqrl.run_folder import read_metrics
 from seqrl.seeds import derived_seed
 
 SMALL: dict[str, Any] = {"num_envs": 2, "rollout_length": 8, "hidden_size": 8, "evaluation_episodes": 3}

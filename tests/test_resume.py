@@ -20,7 +20,8 @@ from seqrl.algorithms import impala, load, ppo, r2d2, resume, train
 from seqrl.checkpoint import load_checkpoint
 from seqrl.cli import main
 from seqrl.errors import UserError
-from seqrl.run import CHECKPOINT, Run, read_finished_step, read_metrics, read_saved_step
+from seqrl.run import Run
+from seqrl.run_folder import CHECKPOINT, read_finished_step, read_metrics, read_saved_step
 from seqrl.trajectory import tree_flatten
 
 NUM_UPDATES = 8

@@ -24,8 +24,8 @@ from seqrl.agent import Agent
 from seqrl.algorithms import load, ppo, read_config, resume, train
 from seqrl.config import make_environment
 from seqrl.errors import UserError
-from seqrl.run import (
-    Run,
+from seqrl.run import Run
+from seqrl.run_folder import (
     config_from_json,
     config_to_json,
     create_folder,

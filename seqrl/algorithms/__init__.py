@@ -28,7 +28,7 @@ from seqrl.language.agent import LanguageAgent
 from seqrl.language_runs.config import LanguageConfig
 from seqrl.language_runs.run import read_tokenizer
 from seqrl.malloc import keep_freed_memory
-from seqrl.run import config_from_json, default_run_dir, load_weights, read_json, read_spaces
+from seqrl.run_folder import config_from_json, default_run_dir, load_weights, read_json, read_spaces
 
 ALGORITHMS: dict[str, ModuleType] = {
     "ppo": ppo,

@@ -27,7 +27,7 @@ from seqrl.language_runs.preferences import with_model_of
 from seqrl.language_runs.run import check_reads, dialogue_windows, open_run, read_dataset, read_tokenizer, split
 from seqrl.objectives import masked_mean
 from seqrl.offline.training import fit
-from seqrl.run import CHECKPOINT, load_weights
+from seqrl.run_folder import CHECKPOINT, load_weights
 from seqrl.text import Tokenizer
 
 

@@ -57,7 +57,7 @@ from seqrl.memory.make import MEMORIES
 from seqrl.objectives import masked_mean
 from seqrl.objectives.value import conservative_error
 from seqrl.offline.training import fit
-from seqrl.run import CHECKPOINT, config_from_json, load_weights, read_json
+from seqrl.run_folder import CHECKPOINT, config_from_json, load_weights, read_json
 from seqrl.text import Tokenizer
 
 Critic = Literal["proposals", "cql", "brac"]

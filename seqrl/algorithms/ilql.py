@@ -53,7 +53,7 @@ from seqrl.language_runs.run import (
 )
 from seqrl.objectives import conservative_error, expectile_error, masked_mean
 from seqrl.offline.training import fit
-from seqrl.run import CHECKPOINT, config_from_json, load_weights, read_json
+from seqrl.run_folder import CHECKPOINT, config_from_json, load_weights, read_json
 from seqrl.text import Tokenizer
 
 Target = Literal["bootstrap", "return"]

@@ -44,7 +44,8 @@ from seqrl.evaluations import Evaluations
 from seqrl.learner import Learner
 from seqrl.nets import PolicyHead, RewardScale, ValueHead
 from seqrl.objectives import gae, masked_mean, squared_error, vtrace
-from seqrl.run import Run, Stateful, read_spaces
+from seqrl.run import Run, Stateful
+from seqrl.run_folder import read_spaces
 from seqrl.training_state import TrainingState
 from seqrl.trajectory import Trajectory, to_device, tree_cat, tree_like, tree_map
 

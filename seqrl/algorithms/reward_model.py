@@ -45,7 +45,8 @@ from seqrl.language_runs.rewards import REPORT, TYPE, load_reward_model, make_re
 from seqrl.language_runs.run import read_tokenizer
 from seqrl.objectives.preference import bradley_terry_error
 from seqrl.offline.training import fit
-from seqrl.run import CHECKPOINT, Run
+from seqrl.run import Run
+from seqrl.run_folder import CHECKPOINT
 from seqrl.seeds import derived_seed
 from seqrl.text import Tokenizer
 from seqrl.trajectory import to_device

@@ -78,7 +78,7 @@ from seqrl.language_runs.rlhf_actor import SpeakingActor, minibatches
 from seqrl.language_runs.rlhf_config import Config, check
 from seqrl.language_runs.run import read_tokenizer
 from seqrl.objectives import approximate_kl, clipped_surrogate, masked_mean, squared_error
-from seqrl.run import CHECKPOINT, load_weights
+from seqrl.run_folder import CHECKPOINT, load_weights
 from seqrl.seeds import derived_seed
 from seqrl.text import Tokenizer
 

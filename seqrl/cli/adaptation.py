@@ -29,7 +29,7 @@ from seqrl.errors import UserError
 from seqrl.progress import progress_bar
 from seqrl.references import references_for
 from seqrl.reports import adaptation as report
-from seqrl.run import check_spaces, read_spaces
+from seqrl.run_folder import check_spaces, read_spaces
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from seqrl.config import make_environment, require
 from seqrl.data import EpisodeDataset
 from seqrl.decision_agent import DecisionAgent
 from seqrl.errors import UserError
-from seqrl.run import check_spaces
+from seqrl.run_folder import check_spaces
 
 
 @dataclass(frozen=True, kw_only=True)

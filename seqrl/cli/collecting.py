@@ -26,7 +26,7 @@ from seqrl.envs import Environment
 from seqrl.errors import UserError, nearest
 from seqrl.references import references_for
 from seqrl.references.learners import AnnealedOracle, QLearning
-from seqrl.run import check_spaces
+from seqrl.run_folder import check_spaces
 from seqrl.seeds import derived_seed
 
 RANDOM = "random"

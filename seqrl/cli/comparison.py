@@ -15,7 +15,7 @@ from seqrl.comparison.report import advice
 from seqrl.data.episodes import INDEX
 from seqrl.errors import UserError
 from seqrl.pages.comparison_page import write_comparison_page
-from seqrl.run import default_run_dir, read_json
+from seqrl.run_folder import default_run_dir, read_json
 
 
 def compare(args: list[str]) -> int:

@@ -23,7 +23,7 @@ from seqrl.pages.comparison_page import write_comparison_page
 from seqrl.pages.run_page import write_run_page
 from seqrl.reports.common import mean_and_interval
 from seqrl.reports.run import plot_run
-from seqrl.run import check_spaces, read_json
+from seqrl.run_folder import check_spaces, read_json
 
 
 @dataclass(frozen=True, kw_only=True)

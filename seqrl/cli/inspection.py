@@ -23,7 +23,7 @@ from seqrl.language_runs.config import LanguageConfig
 from seqrl.language_runs.run import check_reads
 from seqrl.pages.dialogues import write_dialogues_page
 from seqrl.pages.inspector import write_inspector
-from seqrl.run import check_spaces, read_json
+from seqrl.run_folder import check_spaces, read_json
 from seqrl.text import TextTask, make_task
 
 PAGE = "episodes.html"

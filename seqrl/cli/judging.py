@@ -15,7 +15,7 @@ from seqrl.data.preferences import read_preferences
 from seqrl.language.preferences import PreferenceDataset
 from seqrl.language.reward_report import reward_report
 from seqrl.language_runs.rewards import REPORT, load_reward_model
-from seqrl.run import read_json
+from seqrl.run_folder import read_json
 
 HELD_OUT = "held-out pairs"
 

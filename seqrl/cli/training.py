@@ -16,7 +16,7 @@ from seqrl.distributed import is_first
 from seqrl.errors import UserError, nearest
 from seqrl.language_runs.rewards import is_reward_run
 from seqrl.recipes import RECIPES
-from seqrl.run import read_finished_step, read_json, read_saved_step
+from seqrl.run_folder import read_finished_step, read_json, read_saved_step
 
 
 def train(args: list[str]) -> int:

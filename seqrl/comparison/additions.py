@@ -21,7 +21,7 @@ from seqrl.comparison.horizon import read_sweep
 from seqrl.config import require, require_not_negative
 from seqrl.errors import UserError
 from seqrl.memory.make import check_name
-from seqrl.run import read_json
+from seqrl.run_folder import read_json
 
 
 @dataclass(frozen=True, kw_only=True)

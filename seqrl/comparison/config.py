@@ -27,7 +27,7 @@ from seqrl.envs.exact import optimal_return
 from seqrl.errors import UserError
 from seqrl.memory.make import check_name
 from seqrl.recipes import settings_for
-from seqrl.run import config_from_json, read_json
+from seqrl.run_folder import config_from_json, read_json
 
 LOG, OFFLINE = "log", "offline"
 """In a comparison's folder, what its agents played, and the comparison of methods that learn from it."""

@@ -20,7 +20,7 @@ from seqrl.comparison.run_pool import EVALUATION
 from seqrl.config import make_environment
 from seqrl.data import EpisodeDataset, EpisodeWriter
 from seqrl.data.episode_files import INDEX
-from seqrl.run import read_json
+from seqrl.run_folder import read_json
 from seqrl.seeds import derived_seed
 
 RANDOM = "random"

@@ -9,12 +9,7 @@ from typing import Any
 
 from seqrl.checkpoint import write_atomically
 from seqrl.config import require
-from seqrl.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows: there two processes that work in one folder are not told from one
-    fcntl = None  # type: ignore[assignment]
+from seqrl.locks import lock
 
 RESULTS = "results.json"
 
@@ -22,21 +17,15 @@ RESULTS = "results.json"
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes from working in a comparison's folder. Raises UserError where one does."""
-    if fcntl is None:
-        yield
+    if os.name == "nt":
+        yield  # a folder cannot be opened there
         return
-    lock = os.open(folder, os.O_RDONLY)  # the folder itself: config.json is replaced where something is added
+    descriptor = os.open(folder, os.O_RDONLY)  # the folder itself: config.json is replaced where something is added
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise UserError(f"{folder} is being worked on by another seqrl compare: wait for it, or stop it") from None
-    except OSError:
-        pass  # a file system without locks
-    try:
+        lock(descriptor, f"{folder} is being worked on by another seqrl compare: wait for it, or stop it")
         yield
     finally:
-        os.close(lock)  # a killed process leaves no lock behind either
+        os.close(descriptor)
 
 
 def check_grows(folder: Path, seeds: tuple[int, int], names: tuple[Sequence[str], Sequence[str]]) -> None:

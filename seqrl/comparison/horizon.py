@@ -14,7 +14,7 @@ import numpy as np
 from seqrl.comparison.report import Tried
 from seqrl.comparison.run_pool import EVALUATION, Job, Measure, run_all
 from seqrl.errors import UserError
-from seqrl.run import read_json
+from seqrl.run_folder import read_json
 
 
 class Sweep(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 from seqrl.config import require
 from seqrl.errors import UserError
 from seqrl.reports.common import smooth
-from seqrl.run import read_metrics
+from seqrl.run_folder import read_metrics
 
 
 class Reached(NamedTuple):

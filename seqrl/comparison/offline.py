@@ -33,7 +33,7 @@ from seqrl.offline.config import problem_of
 from seqrl.offline.relabel import seconds_of
 from seqrl.offline.training import held_out_metrics
 from seqrl.recipes import behaviour_cloning, filtered_bc, qdt
-from seqrl.run import config_from_json, config_to_json, create_folder, read_json
+from seqrl.run_folder import config_from_json, config_to_json, create_folder, read_json
 from seqrl.spaces import space_to_json
 
 TYPE = "compare_offline"

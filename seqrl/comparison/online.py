@@ -25,7 +25,7 @@ from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, null_for
 from seqrl.config import RunConfig, make_environment, parse_env_kwargs
 from seqrl.envs.exact import memoryless_return, optimal_return
 from seqrl.evaluate import evaluate
-from seqrl.run import config_to_json, create_folder, read_json, read_metrics
+from seqrl.run_folder import config_to_json, create_folder, read_json, read_metrics
 from seqrl.statistics import mean_and_half_width
 
 __all__ = ["Config", "check", "compare", "default_settings", "read_comparison"]

@@ -26,7 +26,7 @@ from seqrl.algorithms import resume, train
 from seqrl.checkpoint import write_atomically
 from seqrl.errors import UserError
 from seqrl.progress import progress_bar
-from seqrl.run import read_last_metrics
+from seqrl.run_folder import read_last_metrics
 from seqrl.seeds import derived_seed
 
 EVALUATION = "evaluation.json"

@@ -26,7 +26,8 @@ from seqrl.language_runs.learners import before_sharing, check_learners, open_sh
 from seqrl.language_runs.lengths import check_judged
 from seqrl.language_runs.run import read_tokenizer
 from seqrl.offline.training import Loss, fit
-from seqrl.run import CHECKPOINT, Run, load_weights, read_json
+from seqrl.run import Run
+from seqrl.run_folder import CHECKPOINT, load_weights, read_json
 from seqrl.text import Tokenizer
 from seqrl.trajectory import to_device
 

@@ -21,7 +21,7 @@ from seqrl.language.utterances import Drawn, UtteranceDataset, speaking, turns_o
 from seqrl.language_runs.config import LanguageConfig, read_log
 from seqrl.language_runs.lengths import ANSWER, check_lengths
 from seqrl.progress import progress_bar
-from seqrl.run import CHECKPOINT, read_json
+from seqrl.run_folder import CHECKPOINT, read_json
 from seqrl.seeds import derived_seed
 from seqrl.text import Tokenizer
 

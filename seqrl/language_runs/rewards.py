@@ -13,7 +13,7 @@ from seqrl.language.model import LanguageModel
 from seqrl.language.reward_model import RewardAgent, RewardEnsemble, RewardModel
 from seqrl.language_runs.config import LanguageConfig, make_model
 from seqrl.language_runs.run import read_tokenizer
-from seqrl.run import config_from_json, load_weights, read_json
+from seqrl.run_folder import config_from_json, load_weights, read_json
 from seqrl.seeds import derived_seed
 from seqrl.text import Tokenizer
 

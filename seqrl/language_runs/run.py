@@ -9,7 +9,8 @@ from seqrl.config import require
 from seqrl.language.logged import DialogueDataset, DialogueWindows
 from seqrl.language.tokenizers import tokenizer_of
 from seqrl.language_runs.config import LanguageConfig, make_tokenizer, read_log
-from seqrl.run import Run, config_to_json, create_folder, read_json
+from seqrl.run import Run
+from seqrl.run_folder import config_to_json, create_folder, read_json
 from seqrl.text import TextTask, Tokenizer
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seqrl.data.dialogues import Dialogue, read_dialogues
-from seqrl.run import read_json
+from seqrl.run_folder import read_json
 
 LOGS = ("dialogues", "prompts")
 """Settings that name a log of dialogues."""

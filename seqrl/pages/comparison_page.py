@@ -30,7 +30,7 @@ from seqrl.pages.findings import attempt, findings
 from seqrl.pages.html import Html, element, figure, page, section, table, write_page
 from seqrl.pages.run_page import write_run_page
 from seqrl.reports.common import number, over_seeds
-from seqrl.run import read_json
+from seqrl.run_folder import read_json
 
 RESULTS, TABLE = "results.json", "table.md"
 

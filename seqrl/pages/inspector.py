@@ -11,7 +11,7 @@ import numpy as np
 from seqrl.inspection.episodes import Episode, Recall, leaves_of, total_of
 from seqrl.pages.html import Html, data_script, element, markup, page, plain, static, write_page
 from seqrl.pages.png import grey_or_colour, pictures
-from seqrl.run import read_json
+from seqrl.run_folder import read_json
 
 FRAME_BYTES, IMAGE_BYTES = 1_400_000, 900_000
 """What an episode's frames, and all images that the agent saw in it, may take on the page."""

@@ -15,7 +15,7 @@ from seqrl.pages.html import Html, definitions, element, figure, figures, grid, 
 from seqrl.pages.scales import Kind
 from seqrl.reports.common import mean_and_interval, smooth
 from seqrl.reports.run import LOGARITHMIC, PANELS, read_settings
-from seqrl.run import read_json, read_metrics
+from seqrl.run_folder import read_json, read_metrics
 from seqrl.statistics import mean_and_half_width
 
 RETURN, EVALUATED = "episode_return", "eval_return"

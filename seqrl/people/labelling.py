@@ -17,13 +17,9 @@ from seqrl.language.generation import Sampling, Voice
 from seqrl.language.labellers import SimulatedLabeller, uniform
 from seqrl.language.play import Played, play
 from seqrl.language.rewards import Reward
+from seqrl.locks import lock
 from seqrl.seeds import derived_seed
 from seqrl.text import TextTask, Tokenizer
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, where two sessions on one file are not told apart
-    fcntl = None  # type: ignore[assignment]
 
 AT_ONCE = 16
 """Questions whose answers are drawn side by side: a constant, since what is drawn depends on it."""
@@ -264,14 +260,12 @@ class Session:
             os.close(folder)
         except OSError as error:
             raise UserError(f"cannot write {shown(self.path, 1000)} ({error.strerror}): choose another file") from None
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.close()
-                raise UserError(
-                    f"{shown(self.path, 1000)} is being labelled in another session: end that, or give another --output"
-                ) from None
+        busy = f"{shown(self.path, 1000)} is being labelled in another session: end that, or give another --output"
+        try:
+            lock(file.fileno(), busy)
+        except UserError:
+            file.close()
+            raise
         return file
 
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import EngFormatter
 
 from seqrl.errors import UserError
 from seqrl.reports.common import smooth
-from seqrl.run import read_json, read_metrics
+from seqrl.run_folder import read_json, read_metrics
 
 EVALUATED = "evaluated"
 PANELS: dict[str, dict[str, str]] = {

@@ -13,7 +13,7 @@ from test_bc_and_ilql import KWARGS, TASK, dialogue, folder, settings  # noqa: F
 from seqrl.algorithms import bc, ilql, load_speaker, train
 from seqrl.data.dialogues import write_dialogues
 from seqrl.language.play import play
-from seqrl.run import read_json, read_metrics
+from seqrl.run_folder import read_json, read_metrics
 from seqrl.text import make_task
 
 

@@ -19,7 +19,7 @@ from seqrl.evaluate import evaluate
 from seqrl.learner import Learner
 from seqrl.offline.config import problem_of
 from seqrl.offline.training import held_out_metrics
-from seqrl.run import read_metrics
+from seqrl.run_folder import read_metrics
 from seqrl.trajectory import tree_map
 
 BOX = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)

@@ -17,7 +17,7 @@ from seqrl.language.preferences import PreferenceDataset, ThumbDataset, split_nu
 from seqrl.language_runs.config import LanguageConfig, make_model
 from seqrl.language_runs.preferences import Groups, Referenced, _split
 from seqrl.objectives import dpo_error
-from seqrl.run import CHECKPOINT
+from seqrl.run_folder import CHECKPOINT
 from seqrl.text import Tokenizer
 
 TOKENIZER = Tokenizer(list("abxy"))

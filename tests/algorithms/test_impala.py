@@ -15,7 +15,7 @@ from seqrl.data import TrajectoryReplay
 from seqrl.errors import UserError
 from seqrl.learner import Learner
 from seqrl.nets import RewardScale
-from seqrl.run import CHECKPOINT, read_metrics
+from seqrl.run_folder import CHECKPOINT, read_metrics
 from seqrl.testing import check_agent
 from seqrl.trajectory import tree_cat, tree_map
 

@@ -10,7 +10,7 @@ from seqrl.cli import main
 from seqrl.data import Batch
 from seqrl.envs import make
 from seqrl.envs.trials import unrevealed_space
-from seqrl.run import read_spaces
+from seqrl.run_folder import read_spaces
 from seqrl.trajectory import AgentInput
 
 

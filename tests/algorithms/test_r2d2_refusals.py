@@ -12,7 +12,8 @@ from seqrl import checkpoint
 from seqrl.algorithms import r2d2
 from seqrl.cli import main
 from seqrl.errors import UserError
-from seqrl.run import CHECKPOINT, Run
+from seqrl.run import Run
+from seqrl.run_folder import CHECKPOINT
 
 BAD = [
     ({"hidden_size": 0}, r"--hidden-size is 0: it must be at least 1"),

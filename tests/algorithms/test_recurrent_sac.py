@@ -17,7 +17,8 @@ from seqrl.data import Replay, ReplayBatch, Rollout
 from seqrl.envs import make
 from seqrl.errors import UserError
 from seqrl.learner import Learner
-from seqrl.run import CHECKPOINT, Run, read_metrics
+from seqrl.run import Run
+from seqrl.run_folder import CHECKPOINT, read_metrics
 from seqrl.testing import check_agent
 from seqrl.trajectory import AgentInput, tree_flatten, tree_map
 

@@ -19,7 +19,7 @@ from seqrl.language.tuning import observe, of_said, scored_rows
 from seqrl.language_runs.config import LanguageConfig, make_model
 from seqrl.language_runs.rlhf import Tuning
 from seqrl.learner import Learner
-from seqrl.run import CHECKPOINT, read_metrics
+from seqrl.run_folder import CHECKPOINT, read_metrics
 from seqrl.seeds import derived_seed
 from seqrl.text import make_task
 from tests.rated import TOKENIZER, WORDLE, Rated, alone, cloned, conversations, tuned

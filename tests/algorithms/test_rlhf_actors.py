@@ -16,7 +16,7 @@ from seqrl.language.rows import rows_of
 from seqrl.language.spoken import Spoken, of_tree, to_tree
 from seqrl.language.tuning import observe, said_by, with_gae, with_truncated_ratio, with_vtrace
 from seqrl.objectives import vtrace
-from seqrl.run import CHECKPOINT, read_metrics
+from seqrl.run_folder import CHECKPOINT, read_metrics
 from seqrl.trajectory import tree_flatten
 from tests.rated import TOKENIZER, WORDLE, Rated, cloned, conversations, tuned
 

@@ -18,7 +18,7 @@ from test_cli import COPY, refuse, run  # noqa: F401
 from seqrl.cli import main
 from seqrl.errors import UserError
 from seqrl.pages.run_page import run_page
-from seqrl.run import read_metrics
+from seqrl.run_folder import read_metrics
 
 
 def copy_of(run: Path, folder: Path) -> Path:

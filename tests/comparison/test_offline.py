@@ -24,7 +24,7 @@ from seqrl.comparison.report_offline import MethodRow, OfflineComparison, Score,
 from seqrl.comparison.verdict import verdict
 from seqrl.data import Episode, EpisodeDataset, EpisodeWriter
 from seqrl.recipes import RECIPES
-from seqrl.run import read_finished_step
+from seqrl.run_folder import read_finished_step
 
 FLAGS = ["--num-steps", "6", "--log-every", "3", "--hidden-size", "8", "--num-layers", "1", "--context-length", "4"]
 FLAGS += ["--batch-size", "8", "--value-updates", "5", "--num-episodes", "4", "--target-episodes", "2"]

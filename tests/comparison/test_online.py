@@ -22,7 +22,7 @@ from seqrl.comparison.online import Config
 from seqrl.comparison.plot import plot_comparison
 from seqrl.comparison.report import Comparison, Row, advice
 from seqrl.reports.common import smooth
-from seqrl.run import read_finished_step, read_metrics
+from seqrl.run_folder import read_finished_step, read_metrics
 from seqrl.statistics import mean_and_half_width
 
 FLAGS = ["--env-kwargs", "length=3", "--num-envs", "4", "--rollout-length", "8", "--hidden-size", "8"]

@@ -18,7 +18,7 @@ from seqrl.cli import main
 from seqrl.distributed import AsyncEngine, SyncEngine, ask_for_actors, asked_for_actors
 from seqrl.errors import UserError
 from seqrl.nets import RewardScale
-from seqrl.run import CHECKPOINT, config_to_json, create_folder, read_metrics, read_saved_step
+from seqrl.run_folder import CHECKPOINT, config_to_json, create_folder, read_metrics, read_saved_step
 
 pytestmark = pytest.mark.usefixtures("forked_actors")
 

@@ -15,7 +15,7 @@ from benchmarks.faults import kill_actors, processes_of
 from seqrl.algorithms import impala, resume, train
 from seqrl.checkpoint import load_checkpoint
 from seqrl.data import TrajectoryReplay
-from seqrl.run import CHECKPOINT, read_metrics, read_saved_step
+from seqrl.run_folder import CHECKPOINT, read_metrics, read_saved_step
 
 MINUTES, EVERY = 2.0, 5.0
 pytestmark = [

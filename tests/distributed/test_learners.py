@@ -22,7 +22,8 @@ from seqrl.errors import UserError
 from seqrl.learner import Learner
 from seqrl.nets import RewardScale, RunningNorm
 from seqrl.objectives import masked_mean
-from seqrl.run import CHECKPOINT, Run, read_metrics
+from seqrl.run import Run
+from seqrl.run_folder import CHECKPOINT, read_metrics
 from seqrl.trajectory import tree_flatten
 
 pytestmark = pytest.mark.usefixtures("quick_start")

@@ -10,7 +10,7 @@ from seqrl.distributed import Group
 from seqrl.errors import UserError
 from seqrl.language_runs.learners import open_shared
 from seqrl.language_runs.run import read_tokenizer
-from seqrl.run import read_json
+from seqrl.run_folder import read_json
 from tests.distributed.two_learners import check_that_one_may_die, check_that_two_are_one, crashing, judged, lines_of
 
 pytestmark = pytest.mark.usefixtures("quick_start")

@@ -21,7 +21,7 @@ from seqrl.checkpoint import load_checkpoint
 from seqrl.cli import main
 from seqrl.distributed import RayEngine, RayShards
 from seqrl.errors import UserError
-from seqrl.run import CHECKPOINT, read_metrics
+from seqrl.run_folder import CHECKPOINT, read_metrics
 from seqrl.trajectory import tree_flatten
 
 ray = pytest.importorskip("ray", reason="seqrl[ray] is not installed")

@@ -19,7 +19,7 @@ from seqrl.cli import main
 from seqrl.data import Replay
 from seqrl.data.sharded_replay import ShardedReplay
 from seqrl.distributed import AsyncEngine, Shipment, SyncEngine
-from seqrl.run import CHECKPOINT, read_metrics
+from seqrl.run_folder import CHECKPOINT, read_metrics
 from seqrl.trajectory import tree_leaves
 
 pytestmark = pytest.mark.usefixtures("forked_actors")

@@ -13,7 +13,7 @@ from seqrl.distributed.sharding import Whole, put_together, shard
 from seqrl.errors import UserError
 from seqrl.language.gpt2 import GPT2, GPT2Config
 from seqrl.learner import Learner
-from seqrl.run import CHECKPOINT, read_json
+from seqrl.run_folder import CHECKPOINT, read_json
 from seqrl.trajectory import tree_flatten
 from tests.distributed.two_learners import a_llama, check_that_one_may_die, check_that_two_are_one, crashing, judged
 

@@ -11,7 +11,8 @@ from seqrl.data.dialogues import Dialogue, Turn, write_dialogues
 from seqrl.data.preferences import Preference, write_preferences
 from seqrl.distributed import spawn
 from seqrl.errors import UserError
-from seqrl.run import CHECKPOINT, Run, read_metrics
+from seqrl.run import Run
+from seqrl.run_folder import CHECKPOINT, read_metrics
 from seqrl.trajectory import tree_flatten
 
 

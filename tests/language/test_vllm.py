@@ -14,7 +14,7 @@ from seqrl.language.generation import Plain, Sampling, generate
 from seqrl.language.gpt2 import GPT2, GPT2Config
 from seqrl.language.hugging_face import HuggingFaceModel
 from seqrl.language.vllm_voice import VllmVoice
-from seqrl.run import read_metrics
+from seqrl.run_folder import read_metrics
 from tests.language.test_hugging_face_models import large, llama
 from tests.rated import WORDLE, cloned
 

@@ -17,7 +17,7 @@ from seqrl.config import make_environment
 from seqrl.inspection.episodes import Episode, Recall
 from seqrl.pages.dialogues import write_dialogues_page
 from seqrl.pages.inspector import episode_data, short, write_inspector
-from seqrl.run import config_to_json
+from seqrl.run_folder import config_to_json
 from seqrl.spaces import space_to_json
 
 
