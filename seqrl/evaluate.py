@@ -32,12 +32,18 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    agent: ActingModule, environment: Environment, num_episodes: int = 100, seed: int = 0, sample: bool = False
+    agent: ActingModule,
+    environment: Environment,
+    num_episodes: int = 100,
+    seed: int = 0,
+    sample: bool = False,
+    max_length: int = 100_000,
 ) -> Evaluation:
     """Play `num_episodes` and give their returns. The agent takes its likeliest action, or draws it with `sample`.
 
     Each environment gives its first episodes, as many as every other (one more for some): taking whichever episodes end
-    first would favour the short ones. Raises UserError for fewer than one episode.
+    first would favour the short ones. An episode that lasts longer than `max_length` is cut there, and what follows
+    counts as the next: environments without a time limit end as well. Raises UserError for fewer than one episode.
     """
     if num_episodes < 1:
         raise UserError(f"--num-episodes is {num_episodes}: it must be at least 1")
@@ -57,7 +63,8 @@ def evaluate(
         step = environment.step(action)
         total += step.reward.double().cpu().numpy()
         length += mask.cpu().numpy()
-        for index in (step.terminated | step.truncated).nonzero().flatten().tolist():
+        ended = (step.terminated | step.truncated).cpu().numpy() | (length >= max_length)
+        for index in np.flatnonzero(ended).tolist():
             returns[index].append(total[index])
             lengths[index].append(int(length[index]))
             total[index], length[index] = 0.0, 0

@@ -16,6 +16,8 @@ from seqrl.trajectory import Tree
 
 SEED = 3
 """Tells the seed of these episodes from others that are made of the run's."""
+MAX_LENGTH = 10_000
+"""Steps after which an episode is cut: what trains without a time limit is not to wait for one."""
 
 
 class Evaluations:
@@ -70,7 +72,7 @@ class Evaluations:
         episodes = self.config.evaluation_episodes
         seed = derived_seed(self.config.seed, SEED) >> 2  # below 2³⁰: an environment's own stays an int32
         with contextlib.closing(make_environment(self.config, min(episodes, 50))) as environment:
-            return evaluate(self.agent, environment, episodes, seed).returns.tolist()
+            return evaluate(self.agent, environment, episodes, seed, max_length=MAX_LENGTH).returns.tolist()
 
     def state_dict(self) -> dict[str, Tree]:
         return {"step": self.step, "best_returns": self.best_returns, "best": dict(self.best)}

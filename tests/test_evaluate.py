@@ -103,6 +103,16 @@ def test_how_many_each_gives(num_envs: int, num_episodes: int, counts: list[int]
     assert result.lengths.tolist() == list(expected)
 
 
+@pytest.mark.parametrize("num_episodes", [1, 4])
+def test_an_environment_without_a_time_limit_ends(num_episodes: int) -> None:
+    """Breaks where only what the environment ends counts: this would never return."""
+    never = evaluate(Counting(), Scripted([[10**9], [10**9]]), 2 * num_episodes, max_length=7)  # type: ignore[arg-type]
+    assert never.lengths.tolist() == [7] * 2 * num_episodes
+    assert never.returns.tolist() == [0.0] * 2 * num_episodes
+    long = evaluate(Counting(), Scripted([[17, 3]]), 4, max_length=7)  # type: ignore[arg-type]
+    assert (long.lengths.tolist(), long.returns.tolist()) == ([7, 7, 3, 3], [0.0, 0.0, 17.0, 3.0])
+
+
 def test_memory_begins_anew_with_each_episode() -> None:
     """Golden: 3 decisions make 4 rows, of which the last shows the final observation; then a first row follows."""
     # Breaks when evaluate takes `~mask` for `is_first`, or leaves `is_first` as it was.

@@ -39,7 +39,12 @@ def compare(args: list[str]) -> int:
         return 130
     folder = Path(config.settings.run_dir)
     write_comparison_page(folder)
-    Console().print(f"Plot and figures: {folder / 'compare.png'}, table.md, results.json; a page: report.html")
+    more = f"seqrl compare --resume {folder} --num-seeds {config.num_seeds + 2}"
+    console = Console(emoji=False)
+    console.print(
+        f"Plot and figures: {folder / 'compare.png'}, table.md, results.json; a page: report.html", markup=False
+    )
+    console.print(f"More seeds, keeping these: {more}", markup=False, highlight=False)
     return 0
 
 
