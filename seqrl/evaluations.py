@@ -2,12 +2,15 @@
 
 import contextlib
 import math
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 
 from seqrl.agent import Agent
 from seqrl.config import RunConfig, make_environment
+from seqrl.errors import UserError
 from seqrl.evaluate import evaluate
 from seqrl.run import Stateful
 from seqrl.seeds import derived_seed
@@ -48,7 +51,8 @@ class Evaluations:
         return {"evaluations": self} if self.config.num_evaluations else {}
 
     def after(self, step: int) -> dict[str, float]:
-        """The metric `eval_return`, if one is due at `step`. After the last step the agent becomes the one to keep."""
+        """The metric `eval_return`, if one is due at `step`. After the last step the agent becomes the one to keep, whose
+        own is `kept_return`: higher where it is an earlier one."""
         due = self._number(step) > self._number(int(self.step))
         self.step.fill_(step)
         if not due:
@@ -58,11 +62,13 @@ class Evaluations:
             self.best_returns.copy_(returns)
             for key, value in self.agent.state_dict().items():
                 self.best[key].copy_(value)
+        metrics = {"eval_return": float(returns.mean())}
         if self.best and step >= self.config.num_steps:
             lost, half_width = mean_and_half_width((self.best_returns - returns).tolist())
             if lost > half_width:
                 self.agent.load_state_dict(self.best)
-        return {"eval_return": float(returns.mean())}
+            metrics["kept_return"] = float((self.best_returns if lost > half_width else returns).mean())
+        return metrics
 
     def _number(self, step: int) -> int:
         """How many evaluations there are to have been by `step`."""

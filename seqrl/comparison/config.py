@@ -141,7 +141,7 @@ def read_comparison(folder: Path) -> Config:
     data = read_json(folder, "config.json")
     if data.get("type") != "compare":
         raise UserError(f"{folder} is no comparison but a run of {data.get('type')}: use seqrl train --resume {folder}")
-    settings = config_from_json(data.pop("settings"), ppo.Config, folder / "config.json")
+    settings = config_from_json(data.pop("settings", None), ppo.Config, folder / "config.json")
     settings = dataclasses.replace(settings, run_dir=str(folder))
     return dataclasses.replace(config_from_json(data, Config, folder / "config.json"), settings=settings)
 

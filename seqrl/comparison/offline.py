@@ -123,7 +123,7 @@ def _bring_folder_to(config: Config, dataset: EpisodeDataset) -> None:
 def read_comparison(folder: Path) -> Config:
     """The config of a comparison's folder."""
     data, path = read_json(folder, "config.json"), folder / "config.json"
-    settings = config_from_json(data.pop("settings"), decision_transformer.Config, path)
+    settings = config_from_json(data.pop("settings", None), decision_transformer.Config, path)
     settings = dataclasses.replace(settings, run_dir=str(folder))
     return dataclasses.replace(config_from_json(data, Config, path), settings=settings)
 

@@ -216,6 +216,13 @@ def test_a_run_is_no_comparison(tmp_path: Path, run: Path, capsys: pytest.Captur
     refuse(capsys, tmp_path, ["compare", "--resume", str(run)], "no comparison", f"seqrl train --resume {run}")
 
 
+# Break: a comparison's settings taken without a look whether they are there.
+@pytest.mark.parametrize("kind", ["compare", "compare_offline"])
+def test_a_comparison_without_settings(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"type": kind, "num_seeds": 2}))
+    refuse(capsys, tmp_path, ["compare", "--resume", str(tmp_path)], "None for settings, which is no object")
+
+
 # Break: `read_settings` that is `read_json` alone, or `_evaluated` without its `try`.
 @pytest.mark.parametrize(
     ("name", "change", "words"),
