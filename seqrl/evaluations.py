@@ -77,8 +77,14 @@ class Evaluations:
     def _play(self) -> list[float]:
         episodes = self.config.evaluation_episodes
         seed = derived_seed(self.config.seed, SEED) >> 2  # below 2³⁰: an environment's own stays an int32
-        with contextlib.closing(make_environment(self.config, min(episodes, 50))) as environment:
-            return evaluate(self.agent, environment, episodes, seed, max_length=MAX_LENGTH).returns.tolist()
+        with _global_draws_kept(self.agent.device):
+            try:
+                environment = make_environment(self.config, min(episodes, 50))
+            except UserError as error:
+                without = "--num-evaluations 0 --keep last trains without"
+                raise UserError(f"{error} (to evaluate it beside those that are trained in: {without})") from error
+            with contextlib.closing(environment):
+                return evaluate(self.agent, environment, episodes, seed, max_length=MAX_LENGTH).returns.tolist()
 
     def state_dict(self) -> dict[str, Tree]:
         return {"step": self.step, "best_returns": self.best_returns, "best": dict(self.best)}
@@ -88,3 +94,16 @@ class Evaluations:
         self.best_returns.copy_(state["best_returns"])
         for key, value in self.best.items():
             value.copy_(state["best"][key])
+
+
+@contextlib.contextmanager
+def _global_draws_kept(device: torch.device) -> Iterator[None]:
+    """What is drawn inside from the generators that Python, NumPy and PyTorch share with everyone, or seeded there, as
+    older environments do, changes nothing of what is drawn later."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -1,5 +1,6 @@
 """What learning cost: the steps and the seconds until a return was reached, from a run's log."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,6 +66,12 @@ def reached(folder: Path, threshold: float) -> Reached:
 def last_evaluation(folder: Path) -> float | None:
     """What the agent of a run's last step brought, whichever is kept; None where it was not evaluated in training."""
     return next((line["eval_return"] for line in reversed(list(read_metrics(folder))) if "eval_return" in line), None)
+
+
+def keeps_earlier(folder: Path) -> bool:
+    """Whether a run ended with an earlier agent than that of its last step, which was clearly worse."""
+    last = next((line for line in reversed(list(read_metrics(folder))) if "eval_return" in line), {})
+    return last.get("kept_return", -math.inf) > last.get("eval_return", math.inf)
 
 
 def mean_of_second_half(folder: Path, metric: str) -> float | None:

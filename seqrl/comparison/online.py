@@ -18,7 +18,14 @@ from seqrl.comparison.config import Config, check, default_settings, read_compar
 from seqrl.comparison.experience import compare_methods
 from seqrl.comparison.folder import RESULTS, locked, write_config
 from seqrl.comparison.horizon import read_sweep, sweep
-from seqrl.comparison.learning_curve import Reached, last_evaluation, mean_of_second_half, reached, read_threshold
+from seqrl.comparison.learning_curve import (
+    Reached,
+    keeps_earlier,
+    last_evaluation,
+    mean_of_second_half,
+    reached,
+    read_threshold,
+)
 from seqrl.comparison.plot import plot_comparison
 from seqrl.comparison.report import Comparison, Horizon, Row
 from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, null_for_nan, run_all, seed_of
@@ -153,6 +160,7 @@ def _row(
         runs=[str(path) for path in folders],
         reached=there,
         final_means=[value for path in folders if (value := last_evaluation(path)) is not None],
+        earlier_kept=[keeps_earlier(path) for path in folders],
         steps_to_threshold=[one.steps for one in cost],
         seconds_to_threshold=[one.seconds for one in cost],
         exploring=any(one.exploring for one in cost),

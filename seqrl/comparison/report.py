@@ -83,6 +83,8 @@ class Row:
     final_means: list[float] = field(default_factory=list)
     """For each seed, what the agent of the last step brought when it was evaluated in training; the agent that is kept,
     of which all else tells, may be an earlier one. Empty without evaluations."""
+    earlier_kept: list[bool] = field(default_factory=list)
+    """For each seed, whether it is."""
     steps_to_threshold: list[float | None] = field(default_factory=list)
     """For each seed, the steps after which training was there; null where the evaluated agent is not."""
     seconds_to_threshold: list[float | None] = field(default_factory=list)
@@ -260,7 +262,8 @@ def advice(result: Comparison) -> str:
         sentences.append(f"Take {result.name(enough)}: it reaches {enough.mean:.4g}{while_others}")
         if beyond := [_with_budget(result, row, enough) for row in ordered[place + 1 :]]:
             sentences.append(f"Nothing is gained by {' or '.join(beyond)}.")
-    lost = [ok and end < result.threshold for ok, end in zip(enough.reached, enough.final_means, strict=False)]
+    ends = zip(enough.reached, enough.earlier_kept, enough.final_means, strict=False)
+    lost = [ok and earlier and end < result.threshold for ok, earlier, end in ends]
     if any(lost):
         sentences.append(f"Training lost it again on {sum(lost)} of {len(lost)} seeds; earlier agents are kept there.")
     if unsettled:

@@ -18,7 +18,7 @@ from seqrl.reports.run import LOGARITHMIC, PANELS, read_settings
 from seqrl.run_folder import read_json, read_metrics
 from seqrl.statistics import mean_and_half_width
 
-RETURN, EVALUATED = "episode_return", "eval_return"
+RETURN, EVALUATED, KEPT = "episode_return", "eval_return", "kept_return"
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Learning": (
         "How well the update went, and what moved.",
@@ -57,7 +57,7 @@ def run_page(folder: Path) -> Html:
         raise UserError(f"{folder} has logged nothing yet: wait for its first update, or train it")
     x_label = "updates" if "dataset" in config or "dialogues" in config else "environment steps"
     body: list[object] = [figures(_key_figures(folder, curves, x_label))]
-    if RETURN in curves:
+    if RETURN in curves or EVALUATED in curves:
         body.append(section("Return", _returns(curves, config, x_label)))
     body += findings(folder)
     body += _groups(curves, x_label)
@@ -97,6 +97,8 @@ def _key_figures(folder: Path, curves: dict[str, Any], x_label: str) -> list[tup
         known.append(("return, last tenth of training", f"{np.mean(last):.4g}"))
     if EVALUATED in curves:
         known.append(("evaluated while training: best, last", _best_and_last(curves[EVALUATED])))
+    if KEPT in curves:
+        known.append(("of the agent that is kept", f"{curves[KEPT][-1][1]:.4g}"))
     known += _evaluated(folder)
     for name, title in (("held_out_loss", "loss, held out"), ("held_out_accuracy", "accuracy, held out")):
         if name in curves:
@@ -128,13 +130,15 @@ def _evaluated(folder: Path) -> list[tuple[str, object]]:
 
 def _returns(curves: dict[str, Any], config: dict[str, Any], x_label: str) -> Html:
     levels = known_levels(config)
-    lines = [smoothed("training episodes" if EVALUATED in curves else "return", curves[RETURN])]
-    caption = "Mean return of the training episodes that ended in each update, exploration included."
+    lines, caption = [], ""
+    if RETURN in curves:
+        lines.append(smoothed("training episodes" if EVALUATED in curves else "return", curves[RETURN]))
+        caption = "Mean return of the training episodes that ended in each update, exploration included. "
     if EVALUATED in curves:
         lines.append(Line(name="evaluated", points=curves[EVALUATED], style=Style(1), dots=True))
-        caption += " Dots: the agent's likeliest actions, in the same episodes at every evaluation."
+        caption += "Dots: the agent's likeliest actions, in the same episodes at every evaluation. "
     chart = line_chart(lines, x_label=x_label, y_label="return", levels=levels, size=LARGE)
-    return figure(chart, caption + (" Dashed: exact, by planning." if levels else ""))
+    return figure(chart, (caption + ("Dashed: exact, by planning." if levels else "")).strip())
 
 
 def known_levels(config: dict[str, Any]) -> list[Level]:
@@ -152,7 +156,7 @@ def known_levels(config: dict[str, Any]) -> list[Level]:
 
 def _groups(curves: dict[str, Any], x_label: str) -> list[Html]:
     """The sections of panels that have something to show."""
-    sections, shown = [], {RETURN, EVALUATED}
+    sections, shown = [], {RETURN, EVALUATED, KEPT}
     for title, (about, names) in GROUPS.items():
         cards = []
         for name in names:
