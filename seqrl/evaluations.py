@@ -51,8 +51,8 @@ class Evaluations:
         return {"evaluations": self} if self.config.num_evaluations else {}
 
     def after(self, step: int) -> dict[str, float]:
-        """The metric `eval_return`, if one is due at `step`. After the last step the agent becomes the one to keep, whose
-        own is `kept_return`: higher where it is an earlier one."""
+        """The metric `eval_return`, if one is due at `step`. After the last step the agent becomes the one to keep,
+        whose return is `kept_return`: higher where it is an earlier one."""
         due = self._number(step) > self._number(int(self.step))
         self.step.fill_(step)
         if not due:

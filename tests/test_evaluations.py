@@ -1,10 +1,14 @@
 """Evaluations while training: when they come, that they change nothing, and which agent is kept."""
 
 import contextlib
+import random
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -60,6 +64,62 @@ def test_they_come_evenly_and_change_nothing(name: str, tmp_path: Path) -> None:
     assert evaluated(tmp_path / "watched")[96] == again.mean
 
 
+class SharedDraws(gym.Env[Any, Any]):
+    """As older environments: it draws from everyone's generators, and seeds them."""
+
+    observation_space, action_space = gym.spaces.Box(0, 1, (3,)), gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
+        super().reset(seed=seed)
+        if seed is not None:
+            random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+        self.time = 0
+        return self.seen(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, Any]:
+        self.time += 1
+        return self.seen(), float(action), self.time == 5, False, {}
+
+    def seen(self) -> Any:
+        return np.array([random.random(), np.random.random(), float(torch.rand(()))], np.float32)
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    gym.register("SharedDraws-v0", entry_point=SharedDraws)
+    yield
+    del gym.registry["SharedDraws-v0"]
+
+
+@pytest.mark.usefixtures("registered")
+def test_nothing_changes_where_environments_share_their_draws(tmp_path: Path) -> None:
+    """Breaks where the shared generators go on from where an evaluation leaves them."""
+    plain = replace(CONFIGS["ppo"], env="SharedDraws-v0", hide=(), run_dir=str(tmp_path / "plain"))
+    one, two = train(plain), train(replace(plain, num_evaluations=3, run_dir=str(tmp_path / "watched")))
+    assert equal(weights(one), weights(two))
+    logs = [[learnt(line) for line in read_metrics(tmp_path / folder)] for folder in ("plain", "watched")]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.usefixtures("registered")
+def test_an_environment_that_cannot_be_there_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+
+    def make(self: SharedDraws) -> None:
+        made.append(self)
+        if len(made) > CONFIGS["ppo"].num_envs:
+            raise RuntimeError("the port is taken")
+
+    monkeypatch.setattr(SharedDraws, "__init__", make)
+    config = replace(CONFIGS["ppo"], env="SharedDraws-v0", hide=(), num_evaluations=3, run_dir=str(tmp_path / "run"))
+    with pytest.raises(UserError) as caught:
+        train(config)
+    assert str(caught.value) == (
+        "cannot make environment 'SharedDraws-v0': the port is taken (to evaluate it beside those that are trained in: "
+        "--num-evaluations 0 --keep last trains without)"
+    )
+
+
 def test_as_many_as_there_are_updates_where_more_are_asked_for(tmp_path: Path) -> None:
     train(replace(CONFIGS["ppo"], num_evaluations=1000, run_dir=str(tmp_path / "run")))
     assert list(evaluated(tmp_path / "run")) == [16, 32, 48, 64, 80, 96]
@@ -91,6 +151,9 @@ def test_the_best_is_kept_where_it_was_clearly_better_than_the_last(
     assert equal(weights(agent), seen[kept])
     assert equal(weights(load(tmp_path / "run")), seen[kept])  # breaks where the agent is chosen after the last save
     assert tuple(evaluated(tmp_path / "run").values()) == pytest.approx(tuple(sum(some) / 3 for some in returns))
+    log = list(read_metrics(tmp_path / "run"))
+    assert log[-1]["kept_return"] == pytest.approx(sum(returns[kept]) / 3)  # breaks where it is always the last one's
+    assert not any("kept_return" in line for line in log[:-1])
 
 
 def test_the_mean_of_the_last_weights_is_what_the_last_evaluation_plays(

@@ -16,7 +16,7 @@ from seqrl.comparison.additions import check_only_adds
 from seqrl.comparison.approaches import Approach
 from seqrl.comparison.config import Config, check, default_settings, read_comparison
 from seqrl.comparison.experience import compare_methods
-from seqrl.comparison.folder import RESULTS, locked, write_config
+from seqrl.comparison.folder import RESULTS, grown, locked
 from seqrl.comparison.horizon import read_sweep, sweep
 from seqrl.comparison.learning_curve import (
     Reached,
@@ -54,10 +54,12 @@ def compare(config: Config, resumed: bool = False) -> Comparison:
     if not resumed:
         create_folder(config.folder, {"config.json": config_to_json("compare", config)})
     with locked(config.folder):
-        if resumed and (there := read_comparison(config.folder)) != config:
-            check_only_adds(there, config)
-            write_config(config.folder, config_to_json("compare", config))
-        return _compare(config)
+        there = read_comparison(config.folder) if resumed else config
+        if there == config:
+            return _compare(config)
+        check_only_adds(there, config)
+        with grown(config.folder, config_to_json("compare", there), config_to_json("compare", config)):
+            return _compare(config)
 
 
 def _compare(config: Config) -> Comparison:

@@ -115,7 +115,8 @@ class AsyncEngine(Engine):
         for connection in list(self.connections):
             index = self.connections[connection]
             if connection not in ready:
-                if time.monotonic() - self.heard.get(index, math.inf) > self.timeout:
+                silent = time.monotonic() - self.heard.get(index, math.inf) > self.timeout
+                if silent and not connection.poll():  # it may have sent while another's waited for room in the queue
                     self.processes[index].kill()
                     self._replace(connection, f"sent nothing for {self.timeout:g} seconds, and was killed")
                 continue

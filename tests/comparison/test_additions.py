@@ -160,6 +160,20 @@ def interrupted(*args: Any) -> None:
     raise KeyboardInterrupt
 
 
+def test_what_cannot_be_trained_is_not_added(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Breaks where config.json keeps it: the comparison could never be resumed again. What has begun it keeps."""
+    folder = begin(tmp_path / "comparison", "--memories", "none", "--num-seeds", "1", "--bptt-length", "4")
+    before = contents(folder)
+    assert add(folder, "--memories", "transformer") == 2
+    assert "--bptt-length 4 would store the transformer's large state" in capsys.readouterr().err
+    before.update({path: seen for path, seen in contents(folder).items() if path.name == "config.json"})
+    assert contents(folder) == before
+    assert json.loads((folder / "config.json").read_text())["memories"] == ["none"]
+    assert add(folder, "--num-seeds", "2", "--memories", "transformer") == 2
+    assert (folder / "none_s1").is_dir()
+    assert json.loads((folder / "config.json").read_text())["memories"] == ["none", "transformer"]
+
+
 def test_interrupted_the_figures_of_before_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Breaks when `_tells_more` is always false: the table would lose gru, which has not all its seeds.
     folder = begin(tmp_path / "comparison", "--memories", "none,gru", "--num-seeds", "1")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from seqrl.comparison.learning_curve import Reached, mean_of_second_half, reached
+from seqrl.comparison.learning_curve import Reached, keeps_earlier, last_evaluation, mean_of_second_half, reached
 
 
 def log(folder: Path, returns: list[float], **metrics: list[float]) -> Path:
@@ -43,3 +43,23 @@ def test_the_second_half(tmp_path: Path) -> None:
     run = log(tmp_path / "run", [0.0] * 4, delta_q_first=[9.0, 1.0, 2.0, 3.0])
     assert mean_of_second_half(run, "delta_q_first") == pytest.approx(2.0)
     assert mean_of_second_half(run, "kl") is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "last", "earlier"),
+    [
+        ([], None, False),
+        ([{"eval_return": 5.0}, {"eval_return": 3.0}], 3.0, False),  # of --keep last, or of a version before
+        ([{"eval_return": 5.0}, {"eval_return": 3.0, "kept_return": 3.0}], 3.0, False),
+        ([{"eval_return": 5.0}, {"eval_return": 3.0, "kept_return": 5.0}], 3.0, True),
+        (
+            [{"eval_return": 3.0, "kept_return": 5.0}, {"eval_return": 6.0, "kept_return": 6.0}],
+            6.0,
+            False,
+        ),  # trained on
+    ],
+)
+def test_which_agent_is_kept(lines: list[dict[str, float]], last: float | None, earlier: bool, tmp_path: Path) -> None:
+    logged = [{"step": 10 * k, **line, "loss": 1.0} for k, line in enumerate(lines, 1)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in logged))
+    assert (last_evaluation(tmp_path), keeps_earlier(tmp_path)) == (last, earlier)

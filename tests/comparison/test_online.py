@@ -86,6 +86,7 @@ def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         logs = [list(read_metrics(folder / f"{row['memory']}_s{seed}")) for seed in (0, 1)]
         assert [sum("eval_return" in line for line in log) for log in logs] == [3, 3]  # at each of the three updates
         assert row["final_means"] == [log[-1]["eval_return"] for log in logs]
+        assert row["earlier_kept"] == [log[-1]["kept_return"] > log[-1]["eval_return"] for log in logs]
     table = (folder / "table.md").read_text()
     for words in ("# seqrl/TMaze-v0 length=3", "| none |", "| gru |", "2 seeds", "optimal return 1"):
         assert words in table
@@ -264,11 +265,13 @@ def test_advice_at_chance() -> None:
 
 def test_advice_where_training_lost_what_is_kept() -> None:
     """Breaks where seeds that never were there count as lost, or the last agent's figures are the kept one's."""
-    kept = row("gru", 1.0, 1.0, 0.6, final_means=[0.5, 1.0, 0.55], reached=[True, True, False])
+    kept = row("gru", 1.0, 1.0, 0.6, final_means=[0.5, 1.0, 0.55], reached=[True, True, False], earlier_kept=[True] * 3)
     compared = replace(result(row("none", 0.5, 0.5, 0.5), kept), threshold=0.9)
     assert "Training lost it again on 1 of 3 seeds; earlier agents are kept there." in advice(compared)
     assert compared.columns()["last agent"] == ["–", "0.6833"]
     assert "lost" not in advice(replace(compared, rows=[replace(kept, final_means=[1.0, 0.95, 0.5])]))
+    # Breaks where a last agent that is kept counts as lost, as its few episodes while training brought less by chance.
+    assert "lost" not in advice(replace(compared, rows=[replace(kept, earlier_kept=[False] * 3)]))
 
 
 def test_the_best_is_kept_unless_said_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

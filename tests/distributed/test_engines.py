@@ -1,6 +1,7 @@
 """Both engines on one machine: what their trajectories hold, which weights acted, and what an actor's failure is."""
 
 import functools
+import multiprocessing
 import pickletools
 import time
 from contextlib import closing
@@ -194,6 +195,27 @@ def test_an_actor_that_dies_or_hangs_comes_back(kind, times, why, caplog):
     assert not torch.equal(found[0].inputs.observation, found[2].inputs.observation)  # other seeds
     assert len(caplog.messages) == times
     assert all(f"actor 1 {why}" in line and "begins anew" in line for line in caplog.messages)
+
+
+def test_a_learner_that_is_busy_for_long_makes_no_actor_hang(monkeypatch):
+    """Breaks if what came while another's trajectory waited for room in the queue is not looked for."""
+    engine = AsyncEngine(make_counting_actor, 2, timeout=10.0)
+    with closing(make_counting_actor(0, 0)) as actor:
+        data = actor.collect(weights_of(0), 0).to_bytes()
+    (first, to_first), (second, to_second) = multiprocessing.Pipe(), multiprocessing.Pipe()
+    engine.connections, engine.heard = {first: 0, second: 1}, {1: time.monotonic() - 11}
+    put = []
+
+    def put_late(item):
+        put.append(item)
+        to_second.send_bytes(data)
+
+    monkeypatch.setattr(engine, "_put", put_late)
+    to_first.send_bytes(data)
+    engine._receive_some()  # there is no process that could be killed
+    engine._receive_some()
+    assert len(put) == 2
+    assert list(engine.connections) == [first, second]
 
 
 def receive_for_ever(engine):

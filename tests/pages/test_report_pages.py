@@ -47,6 +47,14 @@ def test_short_and_long_runs(tmp_path, num_lines):
     assert len(document) < 60_000
 
 
+# Break: evaluations are shown with returns of training alone, which a short run in long episodes has none of.
+def test_evaluations_and_which_agent_is_kept(tmp_path):
+    lines = [{"step": 10.0, "eval_return": 5.0}, {"step": 20.0, "eval_return": 3.0, "kept_return": 5.0}]
+    read = Page(run_page(run_folder(tmp_path / "run", lines)))
+    assert all(word in read.text for word in ("best, last 5, 3", "of the agent that is kept 5", "Dots:"))
+    assert "kept return" not in read.text  # one number needs no panel
+
+
 def test_a_run_from_a_log_counts_updates(tmp_path):
     lines = [{"step": s, "log_likelihood": -1 / s, "steps_per_second": 9.0} for s in (1.0, 2.0)]
     read = Page(run_page(run_folder(tmp_path / "run", lines, env="", dataset="logs/some", type="decision_transformer")))
