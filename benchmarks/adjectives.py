@@ -167,7 +167,8 @@ def stability_claim(
 
 def num_lost(one: dict[str, Any], threshold: float) -> int:
     """On how many seeds an earlier agent brings the threshold, and that of the last step does not."""
-    return sum(ok and end < threshold for ok, end in zip(one["reached"], one.get("final_means", ()), strict=False))
+    lost = zip(one["reached"], one.get("final_means", ()), one.get("earlier_kept", ()), strict=False)
+    return sum(ok and earlier and end < threshold for ok, end, earlier in lost)
 
 
 def simple_claim(part: str, approach: str, other: str) -> Callable[[Parts], tuple[str, str]]:

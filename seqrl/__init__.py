@@ -11,17 +11,11 @@ Importing seqrl registers its environments with Gymnasium. Where PyTorch or Gymn
 `seqrl.exported` can be used: it acts from files that `seqrl export` wrote.
 """
 
-import os
-import sys
-
 from seqrl.errors import UserError
 from seqrl.interrupt import ends_on_interrupt
 
-# Of `python -m seqrl.cli` no more than "-m" is known while the package is imported.
-_IS_COMMAND = os.path.basename(next(iter(sys.argv), "")) in ("seqrl", "-m")
-
 try:
-    with ends_on_interrupt(_IS_COMMAND):
+    with ends_on_interrupt():
         from seqrl import envs
         from seqrl.agent import Agent
         from seqrl.algorithms import load, resume, train

@@ -1,11 +1,13 @@
 """A run is a folder: config.json, spaces.json, checkpoint.safetensors, metrics.jsonl and tensorboard/."""
 
+import contextlib
 import json
 import math
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, BinaryIO, Protocol, Self
@@ -46,6 +48,7 @@ class Run:
     """
 
     _lock: BinaryIO | None = None
+    _start_time = 0.0
 
     def __init__(self, folder: Path, num_steps: int, label: str):
         self.folder, self.num_steps, self.label = folder, num_steps, label
@@ -102,6 +105,13 @@ class Run:
                 f"cannot write {path} ({error.strerror}){', the one before is kept' if path.exists() else ''}: "
                 f"free some space, then continue with --resume {self.folder}"
             ) from None
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """What takes place inside, such as an evaluation, does not count in the steps per second."""
+        start = time.monotonic()
+        yield
+        self._start_time += time.monotonic() - start
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl, the same scalars for TensorBoard, and the progress bar.

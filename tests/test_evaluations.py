@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -59,8 +60,8 @@ def test_they_come_evenly_and_change_nothing(name: str, tmp_path: Path) -> None:
     assert equal(weights(one), weights(two))  # breaks where an evaluation draws from the run's own generators
     logs = [[learnt(line) for line in read_metrics(tmp_path / folder)] for folder in ("plain", "watched")]
     assert logs[0] == logs[1]
-    with contextlib.closing(make_environment(watched, 3)) as environment:
-        again = evaluate(load(tmp_path / "watched"), environment, 3, derived_seed(watched.seed, SEED) >> 2)
+    with contextlib.closing(make_environment(watched, 2)) as environment:
+        again = evaluate(load(tmp_path / "watched"), environment, 3, derived_seed(watched.seed, SEED, 0) >> 2)
     assert evaluated(tmp_path / "watched")[96] == again.mean
 
 
@@ -125,54 +126,86 @@ def test_as_many_as_there_are_updates_where_more_are_asked_for(tmp_path: Path) -
     assert list(evaluated(tmp_path / "run")) == [16, 32, 48, 64, 80, 96]
 
 
+SEEN = list[dict[str, Tensor]]
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, means: list[float], others: list[list[float]]) -> tuple[SEEN, SEEN]:
+    """Evaluations bring `means`, and the last and the best agent `others` when they play once more; the agents that
+    they see."""
+    seen: tuple[SEEN, SEEN] = [], []
+
+    def play(self: Evaluations, purpose: int) -> list[float]:
+        seen[purpose].append(weights(self.agent))
+        number = len(seen[purpose]) - 1
+        return others[number] if purpose else [means[number]] * 3
+
+    monkeypatch.setattr(Evaluations, "_play", play)
+    return seen
+
+
 @pytest.mark.parametrize(
-    ("returns", "kept"),
+    ("means", "others", "kept"),
     [
-        (([1, 1, 1], [5, 5, 5], [3, 3, 3]), 1),
-        (([5, 5, 5], [4.9, 5.1, 5], [3, 3, 3]), 1),  # breaks where `>=` is `>`
-        (([-3, -3, -3], [-2, -2, -2], [-1, -1, -1]), 2),
-        (([1, 1, 1], [1, 5, 9], [3, 3, 3]), 2),  # 2 ± 9.9; breaks where the interval is left out
-        (([1, 1, 1], [101, 5, 53], [99, 3, 51]), 1),  # 2 ± 0, episode by episode; breaks where they are not paired
+        ([1, 5, 3], [[3, 3, 3], [5, 5, 5]], 1),
+        ([5, 5, 3], [[3, 3, 3], [5, 5, 5]], 1),  # breaks where `>=` is `>`
+        ([-3, -2, -1], [], 2),  # breaks where nobody asks whether the last is the best
+        ([1, 5, 3], [[3, 3, 3], [3, 3, 3]], 2),  # breaks where the episodes that it was chosen by decide
+        ([1, 5, 3], [[3, 3, 3], [1, 5, 9]], 2),  # 2 ± 9.9; breaks where the interval is left out
+        ([1, 5, 3], [[99, 3, 51], [101, 5, 53]], 1),  # 2 ± 0, episode by episode; breaks where they are not paired
     ],
 )
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_best_is_kept_where_it_was_clearly_better_than_the_last(
-    name: str, returns: tuple[list[float], ...], kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_best_is_kept_where_it_is_clearly_better_than_the_last(
+    name: str, means: list[float], others: list[list[float]], kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[dict[str, Tensor]] = []
-
-    def scripted(self: Evaluations) -> list[float]:
-        seen.append(weights(self.agent))
-        return returns[len(seen) - 1]
-
-    monkeypatch.setattr(Evaluations, "_play", scripted)
+    seen, again = scripted(monkeypatch, means, others)
     agent = train(replace(CONFIGS[name], num_evaluations=3, keep="best", run_dir=str(tmp_path / "run")))
     assert not equal(seen[0], seen[1])
     assert equal(weights(agent), seen[kept])
     assert equal(weights(load(tmp_path / "run")), seen[kept])  # breaks where the agent is chosen after the last save
-    assert tuple(evaluated(tmp_path / "run").values()) == pytest.approx(tuple(sum(some) / 3 for some in returns))
+    assert tuple(evaluated(tmp_path / "run").values()) == tuple(means)
     log = list(read_metrics(tmp_path / "run"))
-    assert log[-1]["kept_return"] == pytest.approx(sum(returns[kept]) / 3)  # breaks where it is always the last one's
+    assert log[-1]["kept_return"] == means[kept]  # breaks where it is always the last one's
     assert not any("kept_return" in line for line in log[:-1])
+    if again:
+        assert equal(again[0], seen[2])
+        assert equal(again[1], seen[1])
 
 
 def test_the_mean_of_the_last_weights_is_what_the_last_evaluation_plays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[dict[str, Tensor]] = []
-    monkeypatch.setattr(Evaluations, "_play", lambda self: seen.append(weights(self.agent)) or [float(len(seen))] * 3)
+    seen, _ = scripted(monkeypatch, [1, 2, 3], [])
     config = replace(CONFIGS["ppo"], num_evaluations=3, keep="best", weight_average=1.0, run_dir=str(tmp_path / "run"))
     assert equal(weights(train(config)), seen[2])  # breaks where evaluations come before the average is taken
 
 
 def test_training_on_goes_on_from_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    means = iter((1.0, 5.0, 3.0, 4.0, 2.0, 4.5))
-    seen: list[dict[str, Tensor]] = []
-    monkeypatch.setattr(Evaluations, "_play", lambda self: seen.append(weights(self.agent)) or [next(means)] * 3)
+    seen, _ = scripted(monkeypatch, [1, 5, 3, 4, 2], [[3.0] * 3, [5.0] * 3, [2.0] * 3, [5.0] * 3])
     train(replace(CONFIGS["ppo"], num_evaluations=3, keep="best", run_dir=str(tmp_path / "run")))
     agent = resume(tmp_path / "run", 192)
     assert list(evaluated(tmp_path / "run")) == [32, 64, 96, 128, 192]
     assert equal(weights(agent), seen[1])
+
+
+def test_other_episodes_decide_than_those_it_was_chosen_by(tmp_path: Path) -> None:
+    config = replace(CONFIGS["ppo"], num_evaluations=3, run_dir=str(tmp_path / "run"))
+    evaluations = Evaluations(config, train(config))
+    assert evaluations._play(0) == evaluations._play(0) != evaluations._play(1)
+
+
+def test_its_seconds_do_not_count_in_the_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(self: Evaluations, purpose: int) -> list[float]:
+        time.sleep(1.0)
+        return [1.0, 2.0, 3.0]
+
+    monkeypatch.setattr(Evaluations, "_play", slow)
+    for name, config in CONFIGS.items():
+        start = time.monotonic()
+        train(replace(config, num_evaluations=1, run_dir=str(tmp_path / name)))
+        passed = time.monotonic() - start
+        *_, last = read_metrics(tmp_path / name)
+        assert last["step"] / last["steps_per_second"] < passed - 1.0  # breaks where it is not done `aside`
 
 
 @pytest.mark.parametrize(

@@ -263,7 +263,13 @@ def build(config: Config, observation_space: Any, action_space: Any) -> Agent:
             ),
             "value": ValueHead(config.hidden_size),
         }
-        return make_agent(config, observation_space, action_space, heads)
+        agent = make_agent(config, observation_space, action_space, heads)
+    require(
+        agent.memory.stores_state or config.replay_share == 0,
+        f"--replay-share {config.replay_share} would store the {config.memory}'s large state with every trajectory: "
+        "leave it out",
+    )
+    return agent
 
 
 def make_actor(config: Config, index: int, start: int) -> Actor:
@@ -321,11 +327,6 @@ def train_share(group: Group, config: Config, resume: bool) -> Agent:
     own = share(config, group)
     with contextlib.closing(make_environment(own, 1)) as environment:
         agent = build(own, environment.single_observation_space, environment.single_action_space)
-    require(
-        agent.memory.stores_state or config.replay_share == 0,
-        f"--replay-share {config.replay_share} would store the {config.memory}'s large state with every trajectory: "
-        "leave it out",
-    )
     with learner_threads(config, group.size), contextlib.closing(make_engine(own, group)) as engine:
         return _train(config, group, agent, engine, resume)
 
@@ -359,7 +360,9 @@ def _train(config: Config, group: Group, agent: Agent, engine: Engine, resume: b
                 engine.resize(wanted)
             steps, metrics, interrupted = group.report(fresh, rows, metrics | engine.metrics(), run.interrupted)
             step += steps
-            run.log(step, metrics | evaluations.after(step))
+            with run.aside():
+                metrics |= evaluations.after(step)
+            run.log(step, metrics)
             if state.updates % config.checkpoint_every == 0 or step >= config.num_steps:
                 state.save(run, step)
         if interrupted:

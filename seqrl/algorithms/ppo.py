@@ -265,7 +265,13 @@ def build(config: Config, observation_space: Any, action_space: Any) -> Agent:
             ),
             "value": ValueHead(config.hidden_size),
         }
-        return make_agent(config, observation_space, action_space, heads)
+        agent = make_agent(config, observation_space, action_space, heads)
+    require(
+        agent.memory.stores_state or config.bptt_length in (0, config.rollout_length),
+        f"--bptt-length {config.bptt_length} would store the {config.memory}'s large state inside each rollout: leave "
+        "it out",
+    )
+    return agent
 
 
 def train(config: Config, resume: bool = False) -> Agent:
@@ -292,10 +298,6 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
         observation_space = unrevealed_space(observation_space)
     agent = build(config, observation_space, environment.single_action_space)
     length = config.bptt_length or config.rollout_length
-    require(
-        agent.memory.stores_state or length == config.rollout_length,
-        f"--bptt-length {length} would store the {config.memory}'s large state inside each rollout: leave it out",
-    )
     learner = Learner(agent, config.learning_rate, config.max_grad_norm)
     rollout = Rollout(environment, agent, config.seed, config.noise_correlation)
     sequences = Sequences(config.rollout_length, length, config.burn_in, config.seed)
@@ -329,7 +331,9 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
                 average.add()
             if average is not None and step >= config.num_steps:
                 average.apply()
-            run.log(step, {**episodes.metrics(), **metrics, **evaluations.after(step)})
+            with run.aside():
+                evaluated = evaluations.after(step)
+            run.log(step, {**episodes.metrics(), **metrics, **evaluated})
             if state.updates % config.checkpoint_every == 0 or step >= config.num_steps:
                 state.save(run, step)
         if run.interrupted:

@@ -264,7 +264,13 @@ def build(config: Config, observation_space: Any, action_space: Any) -> Agent:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         head = ActionValueHead(config.hidden_size, action_space)
-        return make_agent(config, observation_space, action_space, {"policy": head})
+        agent = make_agent(config, observation_space, action_space, {"policy": head})
+    require(
+        agent.memory.stores_state or not stores_states(config),
+        f"--start-state {config.start_state} would store the {config.memory}'s large state with every sequence: "
+        "use --start-state burn_in",
+    )
+    return agent
 
 
 def make_actor(config: Config, index: int, start: int) -> Actor:
@@ -344,11 +350,6 @@ def train(config: Config, resume: bool = False) -> Agent:
     check(config)
     with contextlib.closing(make_environment(config, 1)) as environment:
         agent = build(config, environment.single_observation_space, environment.single_action_space)
-    require(
-        agent.memory.stores_state or not stores_states(config),
-        f"--start-state {config.start_state} would store the {config.memory}'s large state with every sequence: "
-        "use --start-state burn_in",
-    )
     with contextlib.closing(make_engine(config, make_actor)) as engine, learner_threads(config):
         return _train(config, agent, engine, resume)
 
@@ -379,7 +380,9 @@ def _train(config: Config, agent: Agent, engine: Engine, resume: bool) -> Agent:
                 version += 1
             engine.publish(agent.state_dict(), version)
             metrics = {**shipment.episodes.metrics(), **means(history), "policy_lag": float(lag), **engine.metrics()}
-            run.log(step, metrics | evaluations.after(step))
+            with run.aside():
+                metrics |= evaluations.after(step)
+            run.log(step, metrics)
             state.updates += 1
             if state.updates % config.checkpoint_every == 0 or step >= config.num_steps or replay.save_is_due:
                 state.save(run, step)

@@ -276,7 +276,9 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
             while version < updates_due(step, config):
                 history.append(learn(networks, learners, replay, version, config))
                 version += 1
-            run.log(step, {**episodes.metrics(), **means(history), **evaluations.after(step)})
+            with run.aside():
+                evaluated = evaluations.after(step)
+            run.log(step, {**episodes.metrics(), **means(history), **evaluated})
             state.updates += 1
             if state.updates % config.checkpoint_every == 0 or step >= config.num_steps:
                 state.save(run, step)

@@ -9,7 +9,6 @@ from typing import Any
 
 from seqrl.checkpoint import write_atomically
 from seqrl.config import require
-from seqrl.errors import UserError
 from seqrl.locks import lock
 
 RESULTS = "results.json"
@@ -44,17 +43,3 @@ def check_grows(folder: Path, seeds: tuple[int, int], names: tuple[Sequence[str]
 def write_config(folder: Path, content: dict[str, Any]) -> None:
     """Replace config.json as `create_folder` wrote it."""
     write_atomically(folder / "config.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-
-
-@contextlib.contextmanager
-def grown(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> Iterator[None]:
-    """config.json says `now`; again `before` where a UserError ends what is inside and no further run has begun, or all
-    that is there could not be resumed for what cannot be trained."""
-    there = set(folder.rglob("config.json"))
-    write_config(folder, now)
-    try:
-        yield
-    except UserError:
-        if set(folder.rglob("config.json")) == there:
-            write_config(folder, before)
-        raise

@@ -16,7 +16,7 @@ from seqrl.comparison.additions import check_only_adds
 from seqrl.comparison.approaches import Approach
 from seqrl.comparison.config import Config, check, default_settings, read_comparison
 from seqrl.comparison.experience import compare_methods
-from seqrl.comparison.folder import RESULTS, grown, locked
+from seqrl.comparison.folder import RESULTS, locked, write_config
 from seqrl.comparison.horizon import read_sweep, sweep
 from seqrl.comparison.learning_curve import (
     Reached,
@@ -54,12 +54,10 @@ def compare(config: Config, resumed: bool = False) -> Comparison:
     if not resumed:
         create_folder(config.folder, {"config.json": config_to_json("compare", config)})
     with locked(config.folder):
-        there = read_comparison(config.folder) if resumed else config
-        if there == config:
-            return _compare(config)
-        check_only_adds(there, config)
-        with grown(config.folder, config_to_json("compare", there), config_to_json("compare", config)):
-            return _compare(config)
+        if resumed and (there := read_comparison(config.folder)) != config:
+            check_only_adds(there, config)
+            write_config(config.folder, config_to_json("compare", config))
+        return _compare(config)
 
 
 def _compare(config: Config) -> Comparison:
@@ -73,13 +71,19 @@ def _compare(config: Config) -> Comparison:
         if done and not _tells_more(config.folder, done):
             _write(summarise(config, done), config.folder)
         raise
-    result = _write(summarise(config, online), config.folder)
+    result = summarise(config, online)
+    shows_parts = not _tells_more(config.folder, online)
+    if shows_parts:
+        _write(result, config.folder)
     if config.horizon_sweep:
         for horizon in measure_horizon(config):
-            result = _write(dataclasses.replace(result, horizon=horizon), config.folder)
+            result = dataclasses.replace(result, horizon=horizon)
+            if shows_parts:
+                _write(result, config.folder)
     if methods:
         offline, verdict = compare_methods(config, [Path(job.config.run_dir) for job in jobs])
-        result = _write(dataclasses.replace(result, offline=offline, verdict=verdict), config.folder)
+        result = dataclasses.replace(result, offline=offline, verdict=verdict)
+    _write(result, config.folder)
     plot_comparison(result, config.folder / "compare.png")
     return result
 
@@ -102,11 +106,10 @@ def _label(config: Config, approach: Approach) -> str:
     return str(approach) if config.approaches else approach.memory
 
 
-def _write(result: Comparison, folder: Path) -> Comparison:
+def _write(result: Comparison, folder: Path) -> None:
     figures = json.dumps(null_for_nan(dataclasses.asdict(result)), indent=2, allow_nan=False)
     write_atomically(folder / RESULTS, figures.encode())
     write_atomically(folder / "table.md", result.markdown().encode())
-    return result
 
 
 def play(run: RunConfig, agent: ActingModule, *, num_episodes: int) -> dict[str, Any]:

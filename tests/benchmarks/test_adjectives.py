@@ -115,7 +115,12 @@ def test_stability_simplicity_and_speed() -> None:
     figure, verdict = stability_claim((("tmaze", "ppo:b"),), False)(parts)
     assert (figure, verdict) == ("T-maze: 1 of 2 seeds reach the threshold, the worst 0.85 of a mean 0.9", HOLDS)
     assert stability_claim((("cartpole", "ppo:b"),), False)(parts)[1] == UNKNOWN
-    parts = {"tmaze": problem(row("ppo:a", final_means=[0.95, 0.4]), row("ppo:b", final_means=[0.95, 0.8]))}
+    parts = {
+        "tmaze": problem(
+            row("ppo:a", final_means=[0.95, 0.4], earlier_kept=[False, True]),
+            row("ppo:b", final_means=[0.95, 0.4], earlier_kept=[False, False]),
+        )
+    }
     figure, verdict = stability_claim((("tmaze", "ppo:a"),), False)(parts)
     assert "2 of 2 seeds reach the threshold, of which 1 lose it again by the end, the worst" in figure
     assert verdict == HOLDS  # breaks where the kept agents alone are looked at

@@ -32,11 +32,18 @@ def test_ctrl_c_while_the_command_begins(tmp_path: Path, command: list[str]) -> 
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
-def test_ctrl_c_afterwards_is_what_it_was() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with ends_on_interrupt(), ends_on_interrupt(False):
-        assert (signal.getsignal(signal.SIGINT) is before) == (before is not signal.default_int_handler)
-    assert signal.getsignal(signal.SIGINT) is before
+@pytest.mark.parametrize(("program", "is_ours"), [("/usr/bin/seqrl", True), ("-m", True), ("ipykernel.py", False)])
+def test_ctrl_c_is_a_notebooks_own_and_afterwards_what_it_was(
+    program: str, is_ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [program])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with ends_on_interrupt():
+            assert (signal.getsignal(signal.SIGINT) is not signal.default_int_handler) == is_ours
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # Break: standard input not looked at in `main`: RuntimeError, "lost sys.stdin".

@@ -161,17 +161,13 @@ def interrupted(*args: Any) -> None:
 
 
 def test_what_cannot_be_trained_is_not_added(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Breaks where config.json keeps it: the comparison could never be resumed again. What has begun it keeps."""
+    """Breaks where `build` does not refuse it: config.json would keep it, and could never be resumed again."""
     folder = begin(tmp_path / "comparison", "--memories", "none", "--num-seeds", "1", "--bptt-length", "4")
     before = contents(folder)
     assert add(folder, "--memories", "transformer") == 2
     assert "--bptt-length 4 would store the transformer's large state" in capsys.readouterr().err
-    before.update({path: seen for path, seen in contents(folder).items() if path.name == "config.json"})
     assert contents(folder) == before
-    assert json.loads((folder / "config.json").read_text())["memories"] == ["none"]
-    assert add(folder, "--num-seeds", "2", "--memories", "transformer") == 2
-    assert (folder / "none_s1").is_dir()
-    assert json.loads((folder / "config.json").read_text())["memories"] == ["none", "transformer"]
+    assert add(folder, "--num-seeds", "2") == 0
 
 
 def test_interrupted_the_figures_of_before_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,6 +179,20 @@ def test_interrupted_the_figures_of_before_stay(tmp_path: Path, monkeypatch: pyt
     assert add(folder, "--num-seeds", "2") == 130
     assert figures(folder) == before
     assert read_comparison(folder).num_seeds == 2  # and is gone on with
+
+
+def test_interrupted_in_its_sweep_the_figures_of_before_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Breaks when the table is written without the sweep that there was before it is measured again.
+    folder = begin(tmp_path / "comparison", "--memories", "none", "--num-seeds", "1", "--horizon-sweep", "length=3,4",
+                   "--horizon-seeds", "1")  # fmt: skip
+    before = figures(folder)
+    assert before["horizon"]["tried"]
+    with monkeypatch.context() as patch:
+        patch.setattr("seqrl.comparison.online.measure_horizon", interrupted)
+        assert add(folder, "--num-seeds", "2") == 130
+    assert figures(folder) == before
+    assert add(folder) == 0
+    assert len(figures(folder)["rows"][0]["seed_means"]) == 2
 
 
 # ------------------------------------------------------------------------------------------- without training anything

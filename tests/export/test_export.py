@@ -163,7 +163,7 @@ def test_onnx_that_is_not_installed_is_said_to_be(run: Path, tmp_path: Path, mon
 
 
 def test_a_run_that_speaks_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"type": "bc"}')
+    (tmp_path / "config.json").write_text('{"type": "bc", "dialogues": "talks.jsonl"}')
     with pytest.raises(UserError, match="speaks and has no actions"):
         export_run(tmp_path, tmp_path / "agent.onnx")
 
