@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from seqrl.acting import ActingModule
 from seqrl.memory.base import Memory, State
-from seqrl.nets import ACTION_MASK, Encoder
+from seqrl.nets import Encoder
 from seqrl.nets.functions import side_by_side, tanh
 from seqrl.nets.heads import is_plain
-from seqrl.trajectory import AgentInput, Trajectory, tree_map
+from seqrl.trajectory import ACTION_MASK, AgentInput, Trajectory, tree_map
 
 
 class Agent(ActingModule):

@@ -12,10 +12,9 @@ from torch import Generator, Tensor
 from seqrl.data.episodes import Episode
 from seqrl.envs import Environment
 from seqrl.errors import UserError
-from seqrl.nets import ACTION_MASK
 from seqrl.progress import progress_bar
 from seqrl.seeds import derived_seed
-from seqrl.trajectory import AgentInput, Tree, tree_leaves, tree_map
+from seqrl.trajectory import ACTION_MASK, AgentInput, Tree, tree_leaves, tree_map
 
 
 class Policy(Protocol):

@@ -81,8 +81,8 @@ class RunConfig(ProblemConfig):
     evaluation_episodes: int = 10
     """Episodes of each of these."""
     keep: str = "last"
-    """The agent that a finished run holds: last, or best, that of the best evaluation if it is better than the last one,
-    in other episodes, by more than chance explains."""
+    """The agent that a finished run holds: last, or best, that of the best evaluation if in other episodes it is better
+    than the last one by more than chance explains."""
 
 
 def make_environment(config: ProblemConfig, num_envs: int | None = None) -> Environment:

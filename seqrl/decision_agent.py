@@ -12,8 +12,8 @@ from seqrl.errors import UserError
 from seqrl.memory.base import Memory, State
 from seqrl.memory.reencoded import Reencoded
 from seqrl.memory.transformer import Transformer
-from seqrl.nets import ACTION_MASK, Encoder, PolicyHead, RunningNorm
-from seqrl.trajectory import AgentInput, Tree
+from seqrl.nets import Encoder, PolicyHead, RunningNorm
+from seqrl.trajectory import ACTION_MASK, AgentInput, Tree
 
 Timestep = Literal["sinusoidal", "learned", "none"]
 Context = Literal["reencode", "cache"]

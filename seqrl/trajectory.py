@@ -23,6 +23,8 @@ from torch import Tensor
 
 Tree = Any
 """A tensor, or a tuple, a named tuple or a dict of trees."""
+ACTION_MASK = "action_mask"
+"""The key of a dict observation that restricts the policy: it says what may be done, and is not seen."""
 
 
 def tree_map(function: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:

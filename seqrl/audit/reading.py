@@ -9,8 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from seqrl.data.episodes import EpisodeDataset
-from seqrl.nets import ACTION_MASK
-from seqrl.trajectory import Tree
+from seqrl.trajectory import ACTION_MASK, Tree
 
 BLOCK_BYTES = 32 << 20
 POINTS = 2_000_000

@@ -11,7 +11,8 @@ from seqrl.acting import ActingModule
 from seqrl.agent import Agent
 from seqrl.envs.adapters import Environment, TorchEnvironment
 from seqrl.envs.base import TorchVectorEnv
-from seqrl.envs.wrappers import Flicker, Hide, Noise
+from seqrl.envs.hide import Hide
+from seqrl.envs.wrappers import Flicker, Noise
 from seqrl.errors import UserError
 from seqrl.memory import GRU, LSTM, FrameStack, LinearAttention, LinearRecurrence, NoMemory
 from seqrl.nets.heads import is_plain

@@ -24,7 +24,7 @@ from torch import Tensor
 from seqrl.envs.base import TorchVectorEnv
 from seqrl.envs.failures import misfit, not_in_space, raise_as_they_were, told
 from seqrl.errors import UserError
-from seqrl.trajectory import TimeStep, Tree, tree_map, where_rows
+from seqrl.trajectory import ACTION_MASK, TimeStep, Tree, tree_map, where_rows
 
 
 class Environment(ABC):
@@ -230,10 +230,10 @@ class GymnasiumEnvironment(Environment):
         observation = self._tensors(space, self._inner_space, values)
         if self._num_masked_actions:
             mask = self._info_action_mask(infos, self._num_masked_actions)
-            observation = {"observation": observation, "action_mask": mask}
-        if isinstance(observation, dict) and "action_mask" in observation:
-            mask = observation["action_mask"]
-            observation["action_mask"] = mask | ~mask.any(-1, keepdim=True)  # nothing allowed: no distribution over it
+            observation = {"observation": observation, ACTION_MASK: mask}
+        if isinstance(observation, dict) and ACTION_MASK in observation:
+            mask = observation[ACTION_MASK]
+            observation[ACTION_MASK] = mask | ~mask.any(-1, keepdim=True)  # nothing allowed: no distribution over it
         return observation
 
     def _tensors(self, env_space: Space, agent_space: Space, values: Any) -> Tree:
@@ -285,15 +285,15 @@ class GymnasiumEnvironment(Environment):
     def _probe_action_mask(self) -> int:
         """The number of actions that `info["action_mask"]` speaks of, 0 where it is not given."""
         space = self.single_action_space
-        if isinstance(self._inner_space, spaces.Dict) and "action_mask" in self._inner_space.spaces:
-            self._check_own_mask(self._inner_space["action_mask"], space)
+        if isinstance(self._inner_space, spaces.Dict) and ACTION_MASK in self._inner_space.spaces:
+            self._check_own_mask(self._inner_space[ACTION_MASK], space)
             return 0
         if not isinstance(space, spaces.Discrete):
             return 0
         _, infos = self._reset()
-        if "action_mask" not in infos:
+        if ACTION_MASK not in infos:
             return 0
-        shape = np.shape(infos["action_mask"][0])
+        shape = np.shape(infos[ACTION_MASK][0])
         if shape != (space.n,):
             raise UserError(
                 f"'{self._name}' gives info['action_mask'] of shape {shape} for {space.n} actions: give one each"
@@ -316,9 +316,9 @@ class GymnasiumEnvironment(Environment):
     def _info_action_mask(self, infos: dict[str, Any], num_actions: int) -> Tensor:
         mask = np.ones((self.num_envs, num_actions), dtype=bool)
         # Gymnasium marks under `_key` which rows have given `key`; the others hold zeros there.
-        given = infos.get("_action_mask", np.full(self.num_envs, "action_mask" in infos))
+        given = infos.get("_action_mask", np.full(self.num_envs, ACTION_MASK in infos))
         for row in np.flatnonzero(given):
-            mask[row] = infos["action_mask"][row]
+            mask[row] = infos[ACTION_MASK][row]
         return torch.from_numpy(mask).to(self.device)
 
 

@@ -11,7 +11,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from seqrl.envs import atari, minigrid, open_spiel, popgym
 from seqrl.envs.adapters import Environment, GymnasiumEnvironment, TorchEnvironment
 from seqrl.envs.base import TorchVectorEnv
-from seqrl.envs.wrappers import Flicker, Hide, Noise
+from seqrl.envs.hide import Hide
+from seqrl.envs.wrappers import Flicker, Noise
 from seqrl.errors import UserError, nearest
 
 _VECTORIZATIONS = ("auto", "sync", "async")

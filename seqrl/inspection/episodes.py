@@ -32,10 +32,9 @@ from seqrl.inspection.attribution import (
 )
 from seqrl.memory.linear_attention import LinearAttention
 from seqrl.memory.reencoded import Reencoded
-from seqrl.nets import ACTION_MASK
 from seqrl.nets.distributions import Categorical, EpsilonGreedy, Gaussian, MultiCategorical
 from seqrl.seeds import derived_seed
-from seqrl.trajectory import AgentInput, Tree, tree_map, tree_stack
+from seqrl.trajectory import ACTION_MASK, AgentInput, Tree, tree_map, tree_stack
 
 LONGEST_DIFFERENTIATED = 600
 """Rows beyond which an attention memory's saliency and occlusion are left out: they grow with the square."""

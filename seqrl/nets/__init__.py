@@ -1,12 +1,11 @@
 """Encoders before the memory, heads behind it."""
 
 from seqrl.nets.distributions import Categorical, Distribution, EpsilonGreedy, Gaussian, MultiCategorical
-from seqrl.nets.encoders import ACTION_MASK, Encoder
+from seqrl.nets.encoders import Encoder
 from seqrl.nets.heads import ActionValueHead, PolicyHead, ValueHead
 from seqrl.nets.normalization import RewardScale, RunningNorm
 
 __all__ = [
-    "ACTION_MASK",
     "ActionValueHead",
     "Categorical",
     "Distribution",

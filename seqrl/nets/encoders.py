@@ -15,10 +15,7 @@ from torch import Tensor, nn
 from seqrl.errors import UserError
 from seqrl.nets.functions import Linear, tanh
 from seqrl.nets.normalization import RunningNorm
-from seqrl.trajectory import Tree
-
-ACTION_MASK = "action_mask"
-"""The key of a dict observation that restricts the policy; no encoder reads it."""
+from seqrl.trajectory import ACTION_MASK, Tree
 
 
 class VectorEncoder(nn.Module):

@@ -7,9 +7,10 @@ from gymnasium import spaces
 
 from seqrl.envs.adapters import Environment, TorchEnvironment
 from seqrl.envs.bandit import Bandit
+from seqrl.envs.hide import Hide
 from seqrl.envs.masked_cartpole import MaskedCartPole
 from seqrl.envs.tabular_mdp import TabularMDP
-from seqrl.envs.wrappers import Flicker, Hide, Noise
+from seqrl.envs.wrappers import Flicker, Noise
 from seqrl.errors import UserError
 from seqrl.trajectory import TimeStep, tree_flatten, tree_leaves, tree_map
 
