@@ -13,7 +13,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from rich.table import Table
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from seqrl.algorithms.decision_transformer import Config, chosen_episodes, loss
@@ -133,6 +132,8 @@ def calibrate(
     within = [k for k, target in enumerate(targets) if low <= target <= high]
     follows = math.nan
     if len(within) > 2:
+        from scipy.stats import spearmanr  # here, as it takes half a second, which every command would pay
+
         varies = mean[within].max() > mean[within].min()
         follows = float(spearmanr(np.array(targets)[within], mean[within]).statistic) if varies else 0.0
     return Calibration(

@@ -256,10 +256,14 @@ def test_the_module_runs_by_itself() -> None:
     """Where the terminal is not UTF-8 too: what it cannot show becomes a question mark."""
     # Breaks without `reconfigure` in main.
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    command = [sys.executable, "-m", "seqrl.cli", "envs"]
+    command = [sys.executable, "-X", "importtime", "-m", "seqrl.cli", "envs"]
     result = subprocess.run(command, capture_output=True, text=True, env=ascii_only)
-    assert (result.returncode, result.stderr) == (0, "")
+    assert result.returncode == 0
     assert "seqrl/TMaze-v0" in result.stdout
+    assert not [line for line in result.stderr.splitlines() if not line.startswith("import time:")]
+    # Breaks where a module that takes half a second or more is imported for all commands.
+    slow = ("scipy.stats", "torch._dynamo", "transformers", "ray", "gradio", "pandas", "minari", "onnx")
+    assert not {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()} & {*slow}
 
 
 BOX = """\
