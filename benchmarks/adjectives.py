@@ -363,7 +363,7 @@ not hold on yours: `seqrl compare` measures the same there.
 `make table` measures it, and goes on where it was interrupted; what it has not measured itself is taken from other
 benchmarks of this house, which are named then. "Solved" and "reached" mean nine tenths of the optimum,
 or of the best approach's return. A difference in steps or speed counts from a fifth on, one in returns beyond its 95 %
-interval over seeds. Seconds and steps per second are of one core that others used as well
+interval over seeds. Seconds and steps per second are of runs of which each had a core, two at a time
 """
 ABOUT = {
     "tmaze": "Remember a cue for as many steps as the corridor is long, then turn as it said. What the methods at the "

@@ -6,8 +6,7 @@
 
 Every part is a `seqrl compare` in a folder of its own under runs/table: on a problem, or on a log that is made for a
 purpose. Runs that are done are not done again, so what was interrupted goes on; `docs/table.md` is written after each
-part, and says of what was not measured that it was not. On one core that others use as well it takes three quarters of
-an hour.
+part, and says of what was not measured that it was not. On two cores that do nothing else it takes ten minutes.
 
     corridors   a log whose best needs the first half of one episode and the second half of another: who joins them?
     gamble      a log whose highest returns are luck: who is fooled by it?
