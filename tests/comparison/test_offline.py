@@ -277,6 +277,13 @@ def test_verdict_on_luck() -> None:
     assert "no lower target brings more" in said(result(untaught), "Asked for the log's best")
 
 
+def test_verdict_of_a_single_seed() -> None:
+    asked, filtered = row("decision_transformer", 9.5), row("filtered_bc", 9.0)
+    single = replace(result(asked, filtered), num_seeds=1)
+    assert verdict(single)[-1] == "A single seed settles little: give more --num-seeds."
+    assert not any("single seed" in sentence for sentence in verdict(result(CLONE, FILTERED)))
+
+
 def test_verdict_on_coverage() -> None:
     assert said(result(CLONE), "Coverage:").startswith("Coverage: 20 of 100 episodes (20 %)")
     assert "too few to learn the best from" in said(result(CLONE, near_best=4), "Coverage:")
