@@ -19,6 +19,7 @@ import seqrl
 from seqrl.algorithms import ppo, train
 from seqrl.cli import main
 from seqrl.cli.arguments import one_line
+from seqrl.evaluations import Evaluations
 from seqrl.run import Run
 
 TINY = ["--num-envs", "4", "--rollout-length", "8", "--hidden-size", "8", "--num-epochs", "1", "--num-minibatches", "2"]
@@ -264,6 +265,18 @@ def test_the_module_runs_by_itself() -> None:
     # Breaks where a module that takes half a second or more is imported for all commands.
     slow = ("scipy.stats", "torch._dynamo", "transformers", "ray", "gradio", "pandas", "minari", "onnx")
     assert not {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()} & {*slow}
+
+
+@pytest.mark.parametrize("means", [(5.0, 3.0), (3.0, 5.0)])
+def test_that_an_earlier_agent_is_kept_is_said(
+    tmp_path: Path, means: tuple[float, float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    brought = iter((means[0], means[1], means[1], means[0]))  # two evaluations; then the last agent, and the best
+    monkeypatch.setattr(Evaluations, "_play", lambda self, purpose: [next(brought)] * 3)
+    args = [*ENV, *TINY, "--num-evaluations", "2", "--keep", "best", "--run-dir", str(tmp_path / "run")]
+    assert main(args) == 0
+    said = "An earlier agent is kept, which brought 5 when it was evaluated; the last one brought 3.\n"
+    assert (said in capsys.readouterr().out) == (means[0] > means[1])  # breaks where it is said of the last one too
 
 
 BOX = """\
