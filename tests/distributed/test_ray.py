@@ -88,6 +88,7 @@ def test_an_actor_that_is_killed_comes_back(caplog):
     assert [line.split(" (")[0] for line in caplog.messages] == ["seqrl: actor 0 is lost"]
 
 
+@pytest.mark.slow  # Ray takes its time to begin so many processes; the same of engine async runs with every change
 def test_an_actor_that_hangs_is_begun_anew(caplog):
     with started(one_fails(Hanging, 0), 1, timeout=3.0) as engine:
         found = [engine.receive().trajectory.inputs.is_first[0].all().item() for _ in range(3)]
