@@ -7,7 +7,7 @@ A claim holds or does not by a rule that stands beside it in `CLAIMS`, never by 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from seqrl.comparison.report import Horizon, Tried
+from seqrl.comparison.report import Horizon, Tried, num_lost
 from seqrl.comparison.report_offline import TOLERANCE, Score
 
 HOLDS, NOT, OPEN, UNKNOWN = "holds", "**does not hold here**", "not settled", "not measured"
@@ -152,7 +152,11 @@ def stability_claim(
         known = [(part, one) for part, one in rows if one is not None]
         if not known:
             return "", UNKNOWN
-        lost = [num_lost(one, parts[part]["threshold"]) for part, one in known]
+        kept = ("earlier_kept", "final_means")
+        lost = [
+            num_lost(one["reached"], *(one.get(name, ()) for name in kept), parts[part]["threshold"])
+            for part, one in known
+        ]
         said = [
             f"{TITLES[part]}: {sum(one['reached'])} of {len(one['reached'])} seeds reach the threshold"
             f"{f', of which {k} lose it again by the end' if k else ''}, "
@@ -163,12 +167,6 @@ def stability_claim(
         return "; ".join(said), HOLDS if every == is_stable else NOT
 
     return tell
-
-
-def num_lost(one: dict[str, Any], threshold: float) -> int:
-    """On how many seeds an earlier agent brings the threshold, and that of the last step does not."""
-    lost = zip(one["reached"], one.get("final_means", ()), one.get("earlier_kept", ()), strict=False)
-    return sum(ok and earlier and end < threshold for ok, end, earlier in lost)
 
 
 def simple_claim(part: str, approach: str, other: str) -> Callable[[Parts], tuple[str, str]]:

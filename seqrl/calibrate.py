@@ -1,6 +1,5 @@
 """Which return should be asked for? Targets against achieved returns, and what the log says without an environment."""
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from seqrl.algorithms.decision_transformer import Config, chosen_episodes, loss
-from seqrl.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from seqrl.checkpoint import load_checkpoint, save_checkpoint, write_json
 from seqrl.data import EpisodeDataset, Windows
 from seqrl.decision_agent import DecisionAgent
 from seqrl.envs import Environment
@@ -235,7 +234,7 @@ def write(folder: Path, calibration: Calibration | None, bins: list[Bin], datase
     """calibration.json and, where targets were played, calibration.png, into a run's folder."""
     content = {"calibration": calibration.as_dict() if calibration else None, "bins": [b._asdict() for b in bins]}
     path = folder / "calibration.json"
-    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    write_json(path, content)
     if calibration is None:
         return [path]
     picture = folder / "calibration.png"

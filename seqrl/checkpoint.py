@@ -1,6 +1,7 @@
 """A tree of tensors in one safetensors file. Nothing is ever unpickled, and a write is whole or did not happen."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,20 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as strict JSON, whole or not at all. NaN, such as the interval of a single seed, is null."""
+    write_atomically(path, (json.dumps(_strict(content), indent=2, allow_nan=False) + "\n").encode())
+
+
+def _strict(value: Any) -> Any:
+    """`value` as strict JSON can hold it."""
+    if isinstance(value, dict):
+        return {key: _strict(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(child) for child in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def save_checkpoint(path: Path, tree: Tree, counters: dict[str, Any]) -> None:

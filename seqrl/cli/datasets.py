@@ -1,7 +1,6 @@
 """seqrl audit, seqrl import, seqrl export: datasets of logged episodes, and logs of dialogues."""
 
 import contextlib
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,10 @@ from rich.console import Console
 
 from seqrl.audit import audit as look_at
 from seqrl.audit import audit_dialogues, audit_preferences, audit_thumbs
-from seqrl.checkpoint import write_atomically
+from seqrl.checkpoint import write_json
 from seqrl.cli.arguments import parse, positional
 from seqrl.cli.collecting import default_folder
+from seqrl.cli.outputs import check_output
 from seqrl.config import RunConfig, make_environment
 from seqrl.data import EpisodeDataset, import_episodes, to_minari
 from seqrl.data.dialogue_importers import form_of, import_dialogues
@@ -45,8 +45,7 @@ def audit(args: list[str]) -> int:
         raise UserError("audit needs a dataset folder, named first: seqrl audit DATASET")
     if options.max_rows < 1:
         raise UserError(f"--max-rows is {options.max_rows}: it must be at least 1")
-    if options.output and Path(options.output).exists():
-        raise UserError(f"{shown(options.output, 1000)} exists already (--output): choose another file")
+    check_output(options.output)
     if Path(folder).is_file() or Path(folder).suffix == ".jsonl":  # episodes are folders
         if holds_preferences(folder):
             result = audit_preferences(folder)
@@ -61,7 +60,7 @@ def audit(args: list[str]) -> int:
     if options.output:
         path = Path(options.output)
         try:
-            write_atomically(path, (json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n").encode())
+            write_json(path, result.as_dict())
         except OSError as error:
             raise UserError(f"cannot write {path} ({error.strerror}): choose another --output") from None
     Console().print(*result.tables())

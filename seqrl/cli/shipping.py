@@ -17,6 +17,7 @@ import seqrl
 from seqrl.algorithms import dpo, kto, load_speaker, read_config
 from seqrl.checkpoint import write_atomically
 from seqrl.cli.arguments import parse, positional
+from seqrl.cli.outputs import check_output
 from seqrl.config import require
 from seqrl.data.dialogues import Dialogue, read_dialogues, shown
 from seqrl.errors import UserError
@@ -243,8 +244,7 @@ def turns(args: list[str]) -> int:
         raise UserError("turns needs a run folder, named first: seqrl turns RUN --dialogues FILE")
     require(bool(options.dialogues), "no dialogues given: name a log (--dialogues)")
     require(min(options.worst, options.best) >= 0, "--worst and --best are numbers of turns: 0 or more")
-    output = Path(options.output)
-    require(not options.output or not output.exists(), f"{output} exists already (--output): choose another file")
+    check_output(options.output)
     agent, config = _steered(name), read_config(name)
     found = list(
         turn_values(list(read_dialogues(options.dialogues)), agent.tokenizer, agent.values, getattr(config, "gamma", 1))
@@ -258,8 +258,8 @@ def turns(args: list[str]) -> int:
             console.print(turns_table(part, title))
     if options.output:
         lines = [{"list": kind, **turn.as_dict()} for kind, part in (("worst", worst), ("best", best)) for turn in part]
-        _write_lines(output, lines)
-        print("Written:", output)
+        _write_lines(Path(options.output), lines)
+        print("Written:", options.output)
     return 0
 
 

@@ -12,11 +12,12 @@ from seqrl.cli.actors import set_num_actors
 from seqrl.cli.arguments import parse, positional, take_flag
 from seqrl.cli.judging import tell_held_out
 from seqrl.cli.usage import print_usage
+from seqrl.comparison.learning_curve import last_evaluation
 from seqrl.distributed import is_first
 from seqrl.errors import UserError, nearest
 from seqrl.language_runs.rewards import is_reward_run
 from seqrl.recipes import RECIPES
-from seqrl.run_folder import read_finished_step, read_json, read_last_metrics, read_saved_step
+from seqrl.run_folder import read_finished_step, read_json, read_saved_step
 
 
 def train(args: list[str]) -> int:
@@ -78,12 +79,9 @@ def _finish(run: str, num_steps: int, flags: str = "") -> int:
         )
         return 130
     print(f"{run}: trained for {step:,} steps. See how well: seqrl evaluate {run}")
-    last = read_last_metrics(Path(run))
-    if "kept_return" in last and last["kept_return"] > last["eval_return"]:
-        print(
-            f"An earlier agent is kept, which brought {last['kept_return']:.4g} when it was evaluated; the last one "
-            f"brought {last['eval_return']:.4g}."
-        )
+    brought, is_earlier = last_evaluation(Path(run))
+    if is_earlier:
+        print(f"An earlier agent is kept, which was clearly better than the last one: that brought {brought:.4g}.")
     if is_reward_run(run):
         tell_held_out(run)
     return 0

@@ -1,13 +1,10 @@
 """A comparison's folder: one process at a time works in it, and what its config.json names only grows."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from seqrl.checkpoint import write_atomically
 from seqrl.config import require
 from seqrl.locks import lock
 
@@ -38,8 +35,3 @@ def check_grows(folder: Path, seeds: tuple[int, int], names: tuple[Sequence[str]
     )
     lacking = [name for name in names[0] if name not in names[1]]
     require(not lacking, f"{folder} has {', '.join(lacking)} too, which was added meanwhile: resume it once more")
-
-
-def write_config(folder: Path, content: dict[str, Any]) -> None:
-    """Replace config.json as `create_folder` wrote it."""
-    write_atomically(folder / "config.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())

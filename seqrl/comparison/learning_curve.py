@@ -1,6 +1,5 @@
 """What learning cost: the steps and the seconds until a return was reached, from a run's log."""
 
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import numpy as np
 from seqrl.config import require
 from seqrl.errors import UserError
 from seqrl.reports.common import smooth
-from seqrl.run_folder import read_metrics
+from seqrl.run_folder import read_last_metrics, read_metrics
 
 
 class Reached(NamedTuple):
@@ -63,15 +62,12 @@ def reached(folder: Path, threshold: float) -> Reached:
     return Reached(float(steps[first]), float(steps[first] / lines[first]["steps_per_second"]), exploring)
 
 
-def last_evaluation(folder: Path) -> float | None:
-    """What the agent of a run's last step brought, whichever is kept; None where it was not evaluated in training."""
-    return next((line["eval_return"] for line in reversed(list(read_metrics(folder))) if "eval_return" in line), None)
-
-
-def keeps_earlier(folder: Path) -> bool:
-    """Whether a run ended with an earlier agent than that of its last step, which was clearly worse."""
-    last = next((line for line in reversed(list(read_metrics(folder))) if "eval_return" in line), {})
-    return last.get("kept_return", -math.inf) > last.get("eval_return", math.inf)
+def last_evaluation(folder: Path) -> tuple[float | None, bool]:
+    """What the agent of a finished run's last step brought, None where it was not evaluated in training; and whether
+    an earlier agent is kept in its place."""
+    last = read_last_metrics(folder)
+    brought = last.get("eval_return")
+    return brought, brought is not None and last.get("kept_return", brought) > brought
 
 
 def mean_of_second_half(folder: Path, metric: str) -> float | None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,10 +18,10 @@ from seqrl.algorithms.decision_transformer import chosen_episodes, relabelled
 from seqrl.audit import audit
 from seqrl.audit.reading import Rows
 from seqrl.calibrate import calibrate, target_grid
-from seqrl.checkpoint import write_atomically
-from seqrl.comparison.folder import RESULTS, check_grows, locked, write_config
+from seqrl.checkpoint import write_atomically, write_json
+from seqrl.comparison.folder import RESULTS, check_grows, locked
 from seqrl.comparison.report_offline import MethodRow, OfflineComparison, Score, plot_offline
-from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, null_for_nan, run_all, seed_of
+from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, run_all, seed_of
 from seqrl.comparison.verdict import verdict
 from seqrl.config import make_environment, require
 from seqrl.data import EpisodeDataset
@@ -96,8 +95,7 @@ def compare(config: Config, resumed: bool = False) -> tuple[OfflineComparison, l
         run_all(jobs, measured, config.workers, folder)
         result = summarise(config, dataset)
         sentences = verdict(result)
-        figures = null_for_nan({**dataclasses.asdict(result), "verdict": sentences})
-        write_atomically(folder / RESULTS, json.dumps(figures, indent=2, allow_nan=False).encode())
+        write_json(folder / RESULTS, {**dataclasses.asdict(result), "verdict": sentences})
         write_atomically(folder / "table.md", result.markdown(sentences).encode())
         plot_offline(result, folder / "compare.png")
     return result, sentences
@@ -117,7 +115,7 @@ def _bring_folder_to(config: Config, dataset: EpisodeDataset) -> None:
             "these runs and compare anew",
         )
     if there != config:
-        write_config(folder, config_to_json(TYPE, config))
+        write_json(folder / "config.json", config_to_json(TYPE, config))
 
 
 def read_comparison(folder: Path) -> Config:

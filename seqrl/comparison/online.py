@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,16 +10,15 @@ from typing import Any
 import numpy as np
 
 from seqrl.acting import ActingModule
-from seqrl.checkpoint import write_atomically
+from seqrl.checkpoint import write_atomically, write_json
 from seqrl.comparison.additions import check_only_adds
 from seqrl.comparison.approaches import Approach
 from seqrl.comparison.config import Config, check, default_settings, read_comparison
 from seqrl.comparison.experience import compare_methods
-from seqrl.comparison.folder import RESULTS, locked, write_config
+from seqrl.comparison.folder import RESULTS, locked
 from seqrl.comparison.horizon import read_sweep, sweep
 from seqrl.comparison.learning_curve import (
     Reached,
-    keeps_earlier,
     last_evaluation,
     mean_of_second_half,
     reached,
@@ -28,7 +26,7 @@ from seqrl.comparison.learning_curve import (
 )
 from seqrl.comparison.plot import plot_comparison
 from seqrl.comparison.report import Comparison, Horizon, Row
-from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, null_for_nan, run_all, seed_of
+from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, run_all, seed_of
 from seqrl.config import RunConfig, make_environment, parse_env_kwargs
 from seqrl.envs.exact import memoryless_return, optimal_return
 from seqrl.evaluate import evaluate
@@ -56,7 +54,7 @@ def compare(config: Config, resumed: bool = False) -> Comparison:
     with locked(config.folder):
         if resumed and (there := read_comparison(config.folder)) != config:
             check_only_adds(there, config)
-            write_config(config.folder, config_to_json("compare", config))
+            write_json(config.folder / "config.json", config_to_json("compare", config))
         return _compare(config)
 
 
@@ -107,8 +105,7 @@ def _label(config: Config, approach: Approach) -> str:
 
 
 def _write(result: Comparison, folder: Path) -> None:
-    figures = json.dumps(null_for_nan(dataclasses.asdict(result)), indent=2, allow_nan=False)
-    write_atomically(folder / RESULTS, figures.encode())
+    write_json(folder / RESULTS, dataclasses.asdict(result))
     write_atomically(folder / "table.md", result.markdown().encode())
 
 
@@ -148,6 +145,7 @@ def _row(
     seconds = float(np.mean([result["seconds"] for result in results]))
     there = [value >= threshold for value in means]
     cost = [reached(path, threshold) if ok else Reached(None, None) for path, ok in zip(folders, there, strict=True)]
+    ended = [last_evaluation(path) for path in folders]
     stale = [mean_of_second_half(path, "delta_q_first") for path in folders]
     known = [value for value in stale if value is not None]
     return Row(
@@ -164,8 +162,8 @@ def _row(
         num_steps=runs[0].num_steps,
         runs=[str(path) for path in folders],
         reached=there,
-        final_means=[value for path in folders if (value := last_evaluation(path)) is not None],
-        earlier_kept=[keeps_earlier(path) for path in folders],
+        final_means=[last for last, _ in ended],
+        earlier_kept=[earlier for _, earlier in ended],
         steps_to_threshold=[one.steps for one in cost],
         seconds_to_threshold=[one.seconds for one in cost],
         exploring=any(one.exploring for one in cost),

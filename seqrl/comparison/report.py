@@ -6,7 +6,7 @@ episodes. `offline`, where methods learnt from what the others played, is what `
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -80,9 +80,9 @@ class Row:
     """The run folders."""
     reached: list[bool] = field(default_factory=list)
     """For each seed, whether the evaluated agent brings the threshold."""
-    final_means: list[float] = field(default_factory=list)
+    final_means: list[float | None] = field(default_factory=list)
     """For each seed, what the agent of the last step brought when it was evaluated in training; the agent that is kept,
-    of which all else tells, may be an earlier one. Empty without evaluations."""
+    of which all else tells, may be an earlier one. Null without evaluations."""
     earlier_kept: list[bool] = field(default_factory=list)
     """For each seed, whether it is."""
     steps_to_threshold: list[float | None] = field(default_factory=list)
@@ -148,7 +148,7 @@ class Comparison:
             "worst seed": lambda row: f"{min(row.seed_means):.4g}" if row.seed_means[1:] else "–",
             "sd": lambda row: f"{row.deviation:.3g}" if row.seed_means[1:] else "–",
             "reached": lambda row: f"{sum(row.reached)}/{len(row.reached)}" if row.reached else "–",
-            "last agent": lambda row: f"{np.mean(row.final_means):.4g}" if row.final_means else "–",
+            "last agent": lambda row: _mean_of_known(row.final_means),
             "steps to it": lambda row: _engineering(row, row.steps_to_threshold),
             "seconds to it": lambda row: _middle(row.seconds_to_threshold, "{:.3g}"),
             f"horizon ({sweep.key if sweep else ''})": lambda row: sweep.cell(row.approach) if sweep else "–",
@@ -219,6 +219,11 @@ class Comparison:
         return fitting_table(self.columns(), self.env, self.caption(), LEFT_OUT, ends, width)
 
 
+def _mean_of_known(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{np.mean(known):.4g}" if known else "–"
+
+
 def _middle(values: list[float | None], form: str) -> str:
     """The median over the seeds that got there."""
     known = [value for value in values if value is not None]
@@ -262,10 +267,9 @@ def advice(result: Comparison) -> str:
         sentences.append(f"Take {result.name(enough)}: it reaches {enough.mean:.4g}{while_others}")
         if beyond := [_with_budget(result, row, enough) for row in ordered[place + 1 :]]:
             sentences.append(f"Nothing is gained by {' or '.join(beyond)}.")
-    ends = zip(enough.reached, enough.earlier_kept, enough.final_means, strict=False)
-    lost = [ok and earlier and end < result.threshold for ok, earlier, end in ends]
-    if any(lost):
-        sentences.append(f"Training lost it again on {sum(lost)} of {len(lost)} seeds; earlier agents are kept there.")
+    if lost := num_lost(enough.reached, enough.earlier_kept, enough.final_means, result.threshold):
+        seeds = len(enough.seed_means)
+        sentences.append(f"Training lost it again on {lost} of {seeds} seeds; earlier agents are kept there.")
     if unsettled:
         seeds = len(enough.seed_means)
         sentences.append(
@@ -280,6 +284,14 @@ def advice(result: Comparison) -> str:
         )
     sentences.append(f"Its best run is {enough.best_run}.")
     return " ".join(sentences)
+
+
+def num_lost(
+    reached: Sequence[bool], earlier_kept: Sequence[bool], final_means: Sequence[float | None], threshold: float
+) -> int:
+    """On how many seeds the kept agent, an earlier one, brings the threshold, and that of the last step does not."""
+    seeds = zip(reached, earlier_kept, final_means, strict=False)  # runs without evaluations have none of the latter
+    return sum(ok and earlier and end is not None and end < threshold for ok, earlier, end in seeds)
 
 
 def _tolerance(result: Comparison, best: Row) -> float:

@@ -5,8 +5,6 @@ interrupted, or killed, is continued by running the same jobs again.
 """
 
 import contextlib
-import json
-import math
 import multiprocessing
 import os
 import signal
@@ -23,7 +21,7 @@ from rich.progress import Progress, TaskID
 
 from seqrl.acting import ActingModule
 from seqrl.algorithms import resume, train
-from seqrl.checkpoint import write_atomically
+from seqrl.checkpoint import write_json
 from seqrl.errors import UserError
 from seqrl.progress import progress_bar
 from seqrl.run_folder import read_last_metrics
@@ -167,13 +165,4 @@ def _train_and_measure(config: Any, measure: Measure) -> None:
         "seconds": measured.get("seconds", 0.0) + last["step"] / last["steps_per_second"],
         "num_parameters": sum(parameter.numel() for parameter in agent.parameters()),
     }
-    write_atomically(folder / EVALUATION, json.dumps(null_for_nan(result), allow_nan=False).encode())
-
-
-def null_for_nan(value: Any) -> Any:
-    """`value` as strict JSON can hold it. The interval of a single seed is NaN."""
-    if isinstance(value, dict):
-        return {key: null_for_nan(child) for key, child in value.items()}
-    if isinstance(value, list | tuple):
-        return [null_for_nan(child) for child in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    write_json(folder / EVALUATION, result)

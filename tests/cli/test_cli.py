@@ -275,7 +275,7 @@ def test_that_an_earlier_agent_is_kept_is_said(
     monkeypatch.setattr(Evaluations, "_play", lambda self, purpose: [next(brought)] * 3)
     args = [*ENV, *TINY, "--num-evaluations", "2", "--keep", "best", "--run-dir", str(tmp_path / "run")]
     assert main(args) == 0
-    said = "An earlier agent is kept, which brought 5 when it was evaluated; the last one brought 3.\n"
+    said = "An earlier agent is kept, which was clearly better than the last one: that brought 3.\n"
     assert (said in capsys.readouterr().out) == (means[0] > means[1])  # breaks where it is said of the last one too
 
 

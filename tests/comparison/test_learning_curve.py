@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from seqrl.comparison.learning_curve import Reached, keeps_earlier, last_evaluation, mean_of_second_half, reached
+from seqrl.comparison.learning_curve import Reached, last_evaluation, mean_of_second_half, reached
 
 
 def log(folder: Path, returns: list[float], **metrics: list[float]) -> Path:
@@ -62,4 +62,4 @@ def test_the_second_half(tmp_path: Path) -> None:
 def test_which_agent_is_kept(lines: list[dict[str, float]], last: float | None, earlier: bool, tmp_path: Path) -> None:
     logged = [{"step": 10 * k, **line, "loss": 1.0} for k, line in enumerate(lines, 1)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in logged))
-    assert (last_evaluation(tmp_path), keeps_earlier(tmp_path)) == (last, earlier)
+    assert last_evaluation(tmp_path) == (last, earlier)

@@ -52,6 +52,27 @@ def times(folder: Path) -> dict[Path, int]:
     }
 
 
+def check_results(results: Any, folder: Path) -> None:
+    """Of two seeds of none and of gru, each row against what lies in their folders."""
+    assert (results["optimal"], results["memoryless"], results["num_steps"]) == (1.0, 0.5, 96)
+    assert [row["memory"] for row in results["rows"]] == ["none", "gru"]
+    for row in results["rows"]:
+        returns = [
+            json.loads((folder / f"{row['memory']}_s{seed}" / "evaluation.json").read_text())["returns"]
+            for seed in (0, 1)
+        ]
+        assert np.shape(returns) == (2, 5)
+        assert row["seed_means"] == pytest.approx(np.mean(returns, axis=1))
+        assert row["mean"] == pytest.approx(np.mean(returns))
+        assert row["best_run"] == str(folder / f"{row['memory']}_s{int(np.argmax(row['seed_means']))}")
+        assert row["curves"][0][0][0] in (32, 64)
+        assert row["num_parameters"] > 100
+        logs = [list(read_metrics(folder / f"{row['memory']}_s{seed}")) for seed in (0, 1)]
+        assert [sum("eval_return" in line for line in log) for log in logs] == [3, 3]  # at each of the three updates
+        assert row["final_means"] == [log[-1]["eval_return"] for log in logs]
+        assert row["earlier_kept"] == [log[-1]["kept_return"] > log[-1]["eval_return"] for log in logs]
+
+
 def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """One comparison, and then its resumption after half of it was lost: what is done is kept."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -70,23 +91,7 @@ def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert_not_blank(folder / "compare.png")
 
     results = strict((folder / "results.json").read_text())
-    assert (results["optimal"], results["memoryless"], results["num_steps"]) == (1.0, 0.5, 96)
-    assert [row["memory"] for row in results["rows"]] == ["none", "gru"]
-    for row in results["rows"]:
-        returns = [
-            json.loads((folder / f"{row['memory']}_s{seed}" / "evaluation.json").read_text())["returns"]
-            for seed in (0, 1)
-        ]
-        assert np.shape(returns) == (2, 5)
-        assert row["seed_means"] == pytest.approx(np.mean(returns, axis=1))
-        assert row["mean"] == pytest.approx(np.mean(returns))
-        assert row["best_run"] == str(folder / f"{row['memory']}_s{int(np.argmax(row['seed_means']))}")
-        assert row["curves"][0][0][0] in (32, 64)
-        assert row["num_parameters"] > 100
-        logs = [list(read_metrics(folder / f"{row['memory']}_s{seed}")) for seed in (0, 1)]
-        assert [sum("eval_return" in line for line in log) for log in logs] == [3, 3]  # at each of the three updates
-        assert row["final_means"] == [log[-1]["eval_return"] for log in logs]
-        assert row["earlier_kept"] == [log[-1]["kept_return"] > log[-1]["eval_return"] for log in logs]
+    check_results(results, folder)
     table = (folder / "table.md").read_text()
     for words in ("# seqrl/TMaze-v0 length=3", "| none |", "| gru |", "2 seeds", "optimal return 1"):
         assert words in table
