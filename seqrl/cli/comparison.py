@@ -29,11 +29,12 @@ def compare(args: list[str]) -> int:
         config = _methods(name, args)
     else:
         config = _memories(name, args)
+    failed: list[str] = []
     try:
         if isinstance(config, of_methods.Config):
             _show_methods(config, resumed=run is not None)
         else:
-            _show_memories(config, resumed=run is not None)
+            failed = _show_memories(config, resumed=run is not None)
     except KeyboardInterrupt:
         print(f"seqrl: interrupted; continue with: seqrl compare --resume {config.settings.run_dir}", file=sys.stderr)
         return 130
@@ -45,7 +46,9 @@ def compare(args: list[str]) -> int:
         f"Plot and figures: {folder / 'compare.png'}, table.md, results.json; a page: report.html", markup=False
     )
     console.print(f"More seeds, keeping these: {more}", markup=False, highlight=False)
-    return 0
+    for error in failed:
+        print(f"seqrl: {error}", file=sys.stderr)
+    return 2 if failed else 0
 
 
 def _resumed(folder: Path, added: Additions) -> of_memories.Config | of_methods.Config:
@@ -83,12 +86,14 @@ def _with_run_dir(config: Any, problem: str) -> Any:
     return dataclasses.replace(config, settings=dataclasses.replace(config.settings, run_dir=run_dir))
 
 
-def _show_memories(config: of_memories.Config, resumed: bool) -> None:
+def _show_memories(config: of_memories.Config, resumed: bool) -> list[str]:
+    """Compare, and print what came out; returns what was wrong with runs that failed."""
     # Without emoji, which `ppo:brain:Ema` would have for a memory in brain.py.
     result, console = of_memories.compare(config, resumed), Console(emoji=False)
     console.print(result.table(console.width))
     for sentence in (advice(result), *(f"• {sentence}" for sentence in result.verdict)):
         console.print(sentence, highlight=False, markup=False)
+    return result.failed
 
 
 def _show_methods(config: of_methods.Config, resumed: bool) -> None:

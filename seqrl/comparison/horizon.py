@@ -69,7 +69,8 @@ def sweep(
         if not runs:
             return
         jobs = [Job(f"{name} {value:g} seed {run.seed}", run) for name, some in runs.items() for run in some]
-        run_all(jobs, play, workers, folder)
+        for error in run_all(jobs, play, workers, folder):
+            raise error
         for name, some in runs.items():
             means = [float(np.mean(read_json(Path(run.run_dir), EVALUATION)["returns"])) for run in some]
             solved = float(np.mean(means)) >= level(value)

@@ -92,7 +92,8 @@ def compare(config: Config, resumed: bool = False) -> tuple[OfflineComparison, l
         measured = partial(
             measure, num_episodes=config.num_episodes if config.play else 0, per_target=config.target_episodes
         )
-        run_all(jobs, measured, config.workers, folder)
+        for error in run_all(jobs, measured, config.workers, folder):
+            raise error
         result = summarise(config, dataset)
         sentences = verdict(result)
         write_json(folder / RESULTS, {**dataclasses.asdict(result), "verdict": sentences})

@@ -45,8 +45,9 @@ def compare(config: Config, resumed: bool = False) -> Comparison:
     Everything goes under `settings.run_dir`: a run folder for each approach and seed; `horizon` where a sweep is asked
     for; `log` and `offline` where methods learn from what was played. Figures and table are written after each of these
     parts, with what is known by then, and where it is interrupted. With `resumed`, what is done is kept and the rest
-    continued; `config` may then have more than the folder's config.json, which is brought to it. Raises UserError for
-    bad settings, an existing folder, or one that another process works in.
+    continued; `config` may then have more than the folder's config.json, which is brought to it. An approach of which
+    a run fails is left out, and what was wrong is in `failed`. Raises UserError for bad settings, an existing folder,
+    one that another process works in, and where no approach is left.
     """
     check(config)
     if not resumed:
@@ -63,23 +64,27 @@ def _compare(config: Config) -> Comparison:
     runs = {approach: config.runs_of(approach, config.num_seeds) for approach in online}
     jobs = [Job(f"{_label(config, approach)} seed {run.seed}", run) for approach in online for run in runs[approach]]
     try:
-        run_all(jobs, partial(play, num_episodes=config.num_episodes), config.workers, config.folder)
+        failed = run_all(jobs, partial(play, num_episodes=config.num_episodes), config.workers, config.folder)
     except KeyboardInterrupt:
         done = [approach for approach in online if all(_is_done(run.run_dir) for run in runs[approach])]
         if done and not _tells_more(config.folder, done):
             _write(summarise(config, done), config.folder)
         raise
-    result = summarise(config, online)
+    online = [approach for approach in online if all(_is_done(run.run_dir) for run in runs[approach])]
+    if not online:
+        raise failed[0]
+    result = dataclasses.replace(summarise(config, online), failed=[str(error) for error in failed])
     shows_parts = not _tells_more(config.folder, online)
     if shows_parts:
         _write(result, config.folder)
     if config.horizon_sweep:
-        for horizon in measure_horizon(config):
+        for horizon in measure_horizon(config, online):
             result = dataclasses.replace(result, horizon=horizon)
             if shows_parts:
                 _write(result, config.folder)
     if methods:
-        offline, verdict = compare_methods(config, [Path(job.config.run_dir) for job in jobs])
+        folders = [Path(run.run_dir) for approach in online for run in runs[approach]]
+        offline, verdict = compare_methods(config, folders)
         result = dataclasses.replace(result, offline=offline, verdict=verdict)
     _write(result, config.folder)
     plot_comparison(result, config.folder / "compare.png")
@@ -175,7 +180,7 @@ def _curve(folder: Path) -> list[tuple[float, float]]:
     return [(line["step"], line["episode_return"]) for line in read_metrics(folder) if "episode_return" in line]
 
 
-def measure_horizon(config: Config) -> Iterator[Horizon]:
+def measure_horizon(config: Config, online: Sequence[Approach]) -> Iterator[Horizon]:
     """What each approach solves as the sweep's argument grows; once more after each of its values."""
     asked = read_sweep(config.horizon_sweep)
     mine = parse_env_kwargs(config.settings.env_kwargs)
@@ -197,7 +202,6 @@ def measure_horizon(config: Config) -> Iterator[Horizon]:
         assert needed is not None, "`check` refuses what is not known"
         return needed
 
-    online, _ = config.named()
     makers = {str(approach): partial(runs_of, approach) for approach in online}
     measure = partial(play, num_episodes=config.num_episodes)
     for tried in sweep(asked.values, makers, level, measure, config.workers, config.folder):

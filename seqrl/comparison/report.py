@@ -119,6 +119,8 @@ class Comparison:
     verdict: list[str] = field(default_factory=list)
     """What the comparison of methods on the log says, in sentences."""
     horizon: Horizon | None = None
+    failed: list[str] = field(default_factory=list)
+    """What was wrong with runs that failed. Approaches without all of their runs are left out of `rows`."""
 
     @property
     def only_ppo(self) -> bool:
@@ -283,6 +285,7 @@ def advice(result: Comparison) -> str:
             f"The optimum, {result.optimal:.4g}, is not reached: give more --num-steps, or try other --memories."
         )
     sentences.append(f"Its best run is {enough.best_run}.")
+    sentences += [f"A run failed, and what it belongs to is left out: {error}." for error in result.failed]
     return " ".join(sentences)
 
 

@@ -48,17 +48,22 @@ class Job(NamedTuple):
     config: Any
 
 
-def run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path) -> None:
+def run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path) -> list[UserError]:
     """Train and measure all `jobs`, `workers` at a time (0: one on each processor), and show how far each is.
 
-    What a job's folder already holds is not done again. Ctrl-C lets the runs that train save themselves, and raises
-    KeyboardInterrupt. Raises UserError where a process was killed; `folder` is what is to be continued then.
+    What a job's folder already holds is not done again. A run that raises a UserError, such as one that diverges, does
+    not stop the others: what was raised is returned. Ctrl-C lets the runs that train save themselves, and raises
+    KeyboardInterrupt. Raises UserError where every run failed, and where a process was killed; `folder` is what is to
+    be continued then.
     """
     with progress_bar() as progress:
-        _run_all(jobs, measure, workers, folder, progress)
+        failed = _run_all(jobs, measure, workers, folder, progress)
+    if jobs and len(failed) == len(jobs):
+        raise failed[0]
+    return failed
 
 
-def _run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path, progress: Progress) -> None:
+def _run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path, progress: Progress) -> list[UserError]:
     tasks = {
         job.config.run_dir: progress.add_task(
             job.label, total=job.config.num_steps, episode_return=None, steps_per_second=0.0
@@ -68,6 +73,7 @@ def _run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path, 
     context = multiprocessing.get_context("spawn")  # forking a process that has used torch's threads may deadlock
     stop = context.Event()
     workers = min(workers or os.cpu_count() or 1, len(jobs))
+    failed: list[UserError] = []
     with ProcessPoolExecutor(workers, context, _begin_worker, (stop,)) as pool:
         with _interrupts_ignored():  # processes begun here ignore them too
             runs = {pool.submit(_train_and_measure, job.config, measure): job.config.run_dir for job in jobs}
@@ -78,7 +84,9 @@ def _run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path, 
                 for run_dir, task in tasks.items():
                     _show(progress, task, Path(run_dir))
                 for future in done:
-                    _raise_from(future, runs[future], folder)
+                    if error := _error_of(future, runs[future], folder):
+                        failed.append(error)
+                        progress.update(tasks[runs[future]], description="failed")
         except BaseException as error:
             stop.set()
             for process in multiprocessing.active_children():
@@ -89,20 +97,22 @@ def _run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path, 
                     f"a worker process was killed, perhaps for want of memory: continue with --resume {folder}"
                 ) from None
             raise
+    return failed
 
 
-def _raise_from(future: Future[None], run: str, folder: Path) -> None:
-    """Raise what the run raised, and say which run it was."""
+def _error_of(future: Future[None], run: str, folder: Path) -> UserError | None:
+    """The UserError that the run raised, which says what run it was. Anything else is raised, and says so too."""
     said = f"that was the run {run}; continue with seqrl compare --resume {folder}"
     try:
         future.result()
     except UserError as error:
-        raise UserError(f"{error} ({said})") from error
+        return UserError(f"{error} ({said})")
     except BrokenProcessPool:
         raise
     except Exception as error:
         error.add_note(f"seqrl: {said}")
         raise
+    return None
 
 
 _stop: Event

@@ -22,6 +22,7 @@ from seqrl.comparison.plot import plot_comparison
 from seqrl.comparison.report import Comparison, Horizon, Row, Tried, advice
 from seqrl.comparison.report_offline import MethodRow, OfflineComparison, Score
 from seqrl.data import EpisodeDataset
+from seqrl.errors import UserError
 from seqrl.reports.common import WIDTH
 from seqrl.statistics import mean_and_half_width
 
@@ -168,10 +169,11 @@ def test_the_sweep_stops_where_it_is_not_solved(tmp_path: Path, monkeypatch: pyt
             self.run_dir, self.seed = str(tmp_path / f"{name}_{value}_{seed}"), seed
             self.result = brings[name][int(value)][seed]
 
-    def run_all(jobs: Any, *rest: Any) -> None:
+    def run_all(jobs: Any, *rest: Any) -> list[UserError]:
         for _, run in jobs:
             Path(run.run_dir).mkdir()
             (Path(run.run_dir) / "evaluation.json").write_text(json.dumps({"returns": [run.result] * 3}))
+        return []
 
     monkeypatch.setattr("seqrl.comparison.horizon.run_all", run_all)
     makers = {name: lambda value, name=name: [Run(name, value, seed) for seed in (0, 1)] for name in brings}

@@ -31,6 +31,7 @@ from seqrl.cli import exporting, main
 from seqrl.comparison import run_pool
 from seqrl.data.dialogues import read_dialogues
 from seqrl.data.preferences import read_preferences
+from seqrl.errors import UserError
 from seqrl.text import make_task
 
 WITH_BLOCKS = [page for page in PAGES if blocks(page)]
@@ -64,10 +65,11 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, forked_actors: None) 
     gym.registry.update(registered)
 
 
-def run_in_turn(jobs: Any, measure: Any, workers: int, folder: Path, progress: Any) -> None:
+def run_in_turn(jobs: Any, measure: Any, workers: int, folder: Path, progress: Any) -> list[UserError]:
     """In place of the processes of a comparison."""
     for job in jobs:
         run_pool._train_and_measure(job.config, measure)
+    return []
 
 
 @pytest.fixture
