@@ -23,8 +23,7 @@ def test_each_environment_is_a_block_that_60_columns_hold(monkeypatch, capsys):
 
 
 # Break: `except BrokenPipeError` left out of `main`, or its `flush`.
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("args", [["envs"], ["--help"], ["train", "ppo", "--help"]])
+@pytest.mark.parametrize(("args", "unbuffered"), [(["envs"], ""), (["--help"], "1"), (["train", "ppo", "--help"], "")])
 def test_nobody_reads(args, unbuffered):
     read, write = os.pipe()
     os.close(read)

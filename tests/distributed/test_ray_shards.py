@@ -41,6 +41,7 @@ def take(replay, engine):
 
 
 # Breaks if a shard is another actor's, a sequence's number is its place, or priorities go to another process.
+@pytest.mark.slow  # Ray takes its time to begin so many processes; the same of engine async runs with every change
 def test_a_counting_memory_through_the_object_store_into_the_shards():
     """Three shards in two processes: one of them has two."""
     replay, received = shards(3, 2), [0, 0, 0]
