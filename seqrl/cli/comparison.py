@@ -24,6 +24,7 @@ def compare(args: list[str]) -> int:
     run, args = take_flag(args, "--resume")
     config: of_memories.Config | of_methods.Config
     if run is not None:
+        _refuse_what_is_fixed(Path(run), args)
         config = _resumed(Path(run), parse(Additions, args, Additions(), "seqrl compare --resume RUN"))
     elif name is not None and Path(name).is_dir():
         config = _methods(name, args)
@@ -49,6 +50,19 @@ def compare(args: list[str]) -> int:
     for error in failed:
         print(f"seqrl: {error}", file=sys.stderr)
     return 2 if failed else 0
+
+
+def _refuse_what_is_fixed(folder: Path, args: list[str]) -> None:
+    """Raise UserError for a flag of `seqrl compare` that its runs were begun with: that can only be compared anew."""
+    of_settings = {field.name for kind in (of_memories.Config, of_methods.Config) for field in dataclasses.fields(kind)}
+    of_settings |= {field.name for field in dataclasses.fields(of_memories.default_settings(""))}
+    fixed = of_settings - {field.name for field in dataclasses.fields(Additions)}
+    for name in (arg.partition("=")[0] for arg in args if arg.startswith("--")):
+        if name[2:].replace("-", "_") in fixed:
+            raise UserError(
+                f"{name}: the runs of {folder} were begun with what is in its config.json, and --resume keeps them as "
+                "they are; compare anew with another --run-dir"
+            )
 
 
 def _resumed(folder: Path, added: Additions) -> of_memories.Config | of_methods.Config:

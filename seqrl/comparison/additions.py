@@ -50,6 +50,9 @@ class Additions:
     """To a comparison on logged episodes, methods to add: any of behaviour_cloning, filtered_bc, decision_transformer,
     qdt."""
 
+    workers: int = 0
+    """Runs that train at the same time from now on, fewer where memory did not suffice; 0 for as many as before."""
+
     def given(self) -> dict[str, Any]:
         """By flag, what was said."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -74,6 +77,7 @@ def extended(there: Config, added: Additions) -> Config:
         horizon_seeds=added.horizon_seeds or there.horizon_seeds,
         horizon_steps=added.horizon_steps or there.horizon_steps,
         log_episodes=added.log_episodes or there.log_episodes,
+        workers=added.workers or there.workers,
     )
     check_only_adds(there, config)
     return config
@@ -104,19 +108,22 @@ def extended_on_log(there: offline.Config, added: Additions) -> offline.Config:
     """The same of a comparison of methods on logged episodes."""
     _check_numbers(added)
     folder = Path(there.settings.run_dir)
-    if others := set(added.given()) - {"--num-seeds", "--methods"}:
+    if others := set(added.given()) - {"--num-seeds", "--methods", "--workers"}:
         raise UserError(f"{folder} compares methods on logged episodes: {min(others)} is not for it, add --methods")
-    if added.given() and _is_part(folder):
+    if set(added.given()) - {"--workers"} and _is_part(folder):
         raise UserError(f"{folder} is a part of the comparison {folder.parent}: add to that, methods with --approaches")
     config = dataclasses.replace(
-        there, methods=_joined(there.methods, added.methods), num_seeds=added.num_seeds or there.num_seeds
+        there,
+        methods=_joined(there.methods, added.methods),
+        num_seeds=added.num_seeds or there.num_seeds,
+        workers=added.workers or there.workers,
     )
     check_grows(folder, (there.num_seeds, config.num_seeds), (there.methods, config.methods))
     return config
 
 
 def _check_numbers(added: Additions) -> None:
-    require_not_negative(added, "num_seeds", "horizon_seeds", "horizon_steps", "log_episodes")
+    require_not_negative(added, "num_seeds", "horizon_seeds", "horizon_steps", "log_episodes", "workers")
     require(added.horizon_steps < float("inf"), "--horizon-steps is inf: it must be a finite number")
 
 

@@ -94,7 +94,8 @@ def _run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path, 
                     os.kill(process.pid, signal.SIGINT)  # its run saves itself
             if isinstance(error, BrokenProcessPool):
                 raise UserError(
-                    f"a worker process was killed, perhaps for want of memory: continue with --resume {folder}"
+                    f"a worker process was killed, perhaps for want of memory: continue with seqrl compare --resume "
+                    f"{folder}, and --workers N for fewer at a time (there were {workers})"
                 ) from None
             raise
     return failed

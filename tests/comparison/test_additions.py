@@ -230,7 +230,9 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
         ([], ["--methods", "qdt"], ["--methods", "add them here with --approaches"]),
         ([], ["--override", "ppo.num_envs=8"], ["runs of ppo:none, ppo:frame_stack, ppo:gru in"]),
         ([], ["--override", "r2d2.burn_in=2"], ["there is no 'r2d2' here"]),
-        ([], ["--num-steps", "128"], ["--num-steps"]),
+        ([], ["--num-steps", "128"], ["--num-steps: the runs of", "were begun with what is in its config.json"]),
+        ([], ["--learning-rate=1"], ["--learning-rate: the runs of", "compare anew"]),
+        ([], ["--num-seed", "4"], ["did you mean --num-seeds?"]),
         ([], ["--horizon-sweep", "length"], ["--horizon-sweep 'length' is not KEY=VALUES"]),
         ([], ["--horizon-sweep", "lenth=1,2"], ["lenth"]),
         ([], ["--horizon-steps", "-1"], ["--horizon-steps is -1"]),
@@ -264,6 +266,7 @@ def test_what_is_no_flag_of_methods(tmp_path: Path) -> None:
     assert extended_on_log(there, Additions(methods=("qdt", "filtered_bc"), num_seeds=4)) == replace(
         there, methods=("behaviour_cloning", "qdt", "filtered_bc"), num_seeds=4
     )
+    assert extended_on_log(there, Additions(workers=1)) == replace(there, workers=1)
     for added, words in [
         (Additions(memories=("gru",)), "--memories is not for it, add --methods"),
         (Additions(approaches=("qdt",)), "--approaches is not for it"),
@@ -292,6 +295,7 @@ def test_names_are_added_however_they_are_given() -> None:
     ]  # fmt: skip
     own = extended(memories, Additions(memories=("brain:Ema",)))
     assert own.memories == ("none", "gru", "brain:Ema")
+    assert extended(memories, Additions(workers=1)) == replace(memories, workers=1)
     for same in (Additions(), Additions(num_seeds=3, memories=("gru",)), Additions(approaches=("ppo:none",))):
         assert extended(memories, same) == memories
     for same in (Additions(approaches=("bc", "r2d2:gru")), Additions(approaches=("behaviour_cloning",))):
