@@ -1,7 +1,7 @@
 """What acts: the interface that rollouts, evaluation and people use, whatever is behind it."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -11,6 +11,22 @@ from torch import Tensor, nn
 from seqrl.errors import UserError
 from seqrl.memory.base import State
 from seqrl.trajectory import AgentInput, Tree, tree_leaves, tree_map
+
+
+class Policy(Protocol):
+    """What can be played: an `ActingModule`, or anything with these five.
+
+    `outputs["policy"]` of `step` has `sample(generator)` and `mode()`, raw actions [1, B, ...]; `environment_action`
+    makes of a row of them, [B, ...], the actions that the environment takes. The state is the policy's own affair: it
+    is handed from step to step, and where `inputs.is_first` the policy forgets.
+    """
+
+    @property
+    def device(self) -> torch.device: ...
+    def initial_input(self, observation: Tree) -> AgentInput: ...
+    def initial_state(self, batch_size: int) -> Any: ...
+    def step(self, inputs: AgentInput, state: Any) -> tuple[dict[str, Any], Any]: ...
+    def environment_action(self, distribution: Any, raw: Tensor) -> Tensor: ...
 
 
 class ActingModule(nn.Module, ABC):

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from seqrl.acting import ActingModule
-from seqrl.collect import Policy
+from seqrl.acting import ActingModule, Policy
 from seqrl.envs import Environment
 from seqrl.envs.trials import EPISODE_START
 from seqrl.errors import UserError

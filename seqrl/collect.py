@@ -2,35 +2,20 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from seqrl.acting import Policy
 from seqrl.data.episodes import Episode
 from seqrl.envs import Environment
 from seqrl.errors import UserError
 from seqrl.progress import progress_bar
 from seqrl.seeds import derived_seed
 from seqrl.trajectory import ACTION_MASK, AgentInput, Tree, tree_leaves, tree_map
-
-
-class Policy(Protocol):
-    """What acts: an `Agent`, or anything with these five. `Scripted` makes one of a function.
-
-    `outputs["policy"]` of `step` has `sample(generator)` and `mode()`, raw actions [1, B, ...]; `environment_action`
-    makes of a row of them, [B, ...], the actions that the environment takes. The state is the policy's own affair: it
-    is handed from step to step, and where `inputs.is_first` the policy forgets.
-    """
-
-    @property
-    def device(self) -> torch.device: ...
-    def initial_input(self, observation: Tree) -> AgentInput: ...
-    def initial_state(self, batch_size: int) -> Any: ...
-    def step(self, inputs: AgentInput, state: Any) -> tuple[dict[str, Any], Any]: ...
-    def environment_action(self, distribution: Any, raw: Tensor) -> Tensor: ...
 
 
 class Scripted:

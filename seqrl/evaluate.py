@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from seqrl.acting import ActingModule
+from seqrl.acting import Policy
 from seqrl.envs import Environment
 from seqrl.errors import UserError
 from seqrl.seeds import derived_seed
@@ -32,7 +32,7 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    agent: ActingModule,
+    agent: Policy,
     environment: Environment,
     num_episodes: int = 100,
     seed: int = 0,

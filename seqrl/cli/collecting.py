@@ -15,11 +15,12 @@ import torch
 import tyro
 
 import seqrl
+from seqrl.acting import Policy
 from seqrl.algorithms import load, read_config
 from seqrl.cli.arguments import parse, positionals
 from seqrl.cli.speaking import collect_dialogues
-from seqrl.collect import Policy, random_policy, watched
 from seqrl.collect import collect as play
+from seqrl.collect import random_policy, watched
 from seqrl.config import ProblemConfig, RunConfig, make_environment, require
 from seqrl.data import EpisodeWriter
 from seqrl.envs import Environment

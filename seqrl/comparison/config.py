@@ -51,7 +51,8 @@ class Config:
     num_episodes: int = 100
     """Evaluation episodes of each run."""
     threshold: str = "90%"
-    """What counts as reached: a return, or a share of the best approach's return, such as 90%."""
+    """What counts as reached: a return, or a share such as 90%: of the optimum, or, where it is not known, of the way
+    from random actions to the best approach."""
     horizon_sweep: str = ""
     """An argument of the environment and its values: how long a delay is still bridged? length=5,20,50 or, by doubling,
     length=5..80."""

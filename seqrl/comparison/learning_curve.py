@@ -22,14 +22,14 @@ class Reached(NamedTuple):
 
 
 class Threshold(NamedTuple):
-    """A return, or a share of the optimum, or of the best that any approach reached where that is not known."""
+    """A return, or a share: of the optimum, or of the way from random actions to the best that any approach reached."""
 
     value: float
     is_share: bool
 
-    def of(self, best: float) -> float:
-        """The return that counts as reached, where the best is `best`: best − (1 − share) |best|, or the number."""
-        return best - (1 - self.value) * abs(best) if self.is_share else self.value
+    def of(self, best: float, floor: float = 0.0) -> float:
+        """The return that counts as reached: best − (1 − share) |best − floor|, or the number."""
+        return best - (1 - self.value) * abs(best - floor) if self.is_share else self.value
 
 
 def read_threshold(text: str) -> Threshold:
@@ -44,10 +44,11 @@ def read_threshold(text: str) -> Threshold:
     return Threshold(value / 100 if percent else value, bool(percent))
 
 
-def reached(folder: Path, threshold: float) -> Reached:
+def reached(folder: Path, threshold: float, floor: float = 0.0) -> Reached:
     """Where a run's training curve, each point the mean of five updates around it, first was at `threshold`.
 
-    For an agent that reaches it when evaluated. Seconds are those of the clock, with the steps per second that the
+    For an agent that reaches it when evaluated. A curve that stays below has nine tenths of the way from `floor` to its
+    own highest instead. Seconds are those of the clock, with the steps per second that the
     run's log has at this point.
     """
     lines = [line for line in read_metrics(folder) if "episode_return" in line]
@@ -57,7 +58,7 @@ def reached(folder: Path, threshold: float) -> Reached:
     curve = smooth([(line["step"], line["episode_return"]) for line in lines], steps)
     highest = float(curve.max())
     exploring = highest < threshold
-    level = highest - 0.1 * abs(highest) if exploring else threshold
+    level = highest - 0.1 * abs(highest - floor) if exploring else threshold
     first = int(np.flatnonzero(curve >= level)[0])
     return Reached(float(steps[first]), float(steps[first] / lines[first]["steps_per_second"]), exploring)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from seqrl.comparison.additions import check_only_adds
 from seqrl.comparison.approaches import Approach
 from seqrl.comparison.config import Config, check, default_settings, read_comparison
 from seqrl.comparison.experience import compare_methods
+from seqrl.comparison.floor import Floor, random_floor
 from seqrl.comparison.folder import RESULTS, locked
 from seqrl.comparison.horizon import read_sweep, sweep
 from seqrl.comparison.learning_curve import (
@@ -63,6 +65,7 @@ def _compare(config: Config) -> Comparison:
     online, methods = config.named()
     runs = {approach: config.runs_of(approach, config.num_seeds) for approach in online}
     jobs = [Job(f"{_label(config, approach)} seed {run.seed}", run) for approach in online for run in runs[approach]]
+    random_floor(config)  # what is wrong with the environment's episodes shows before anything is trained
     try:
         failed = run_all(jobs, partial(play, num_episodes=config.num_episodes), config.workers, config.folder)
     except KeyboardInterrupt:
@@ -126,30 +129,39 @@ def summarise(config: Config, online: Sequence[Approach]) -> Comparison:
     settings = config.settings
     runs = {approach: config.runs_of(approach, config.num_seeds) for approach in online}
     results = {approach: [read_json(Path(run.run_dir), EVALUATION) for run in runs[approach]] for approach in online}
-    means = {approach: [float(np.mean(result["returns"])) for result in results[approach]] for approach in online}
     kwargs = parse_env_kwargs(settings.env_kwargs)
     optimal = None if config.is_masked else optimal_return(settings.env, **kwargs)
-    best = max(float(np.mean(of_seeds)) for of_seeds in means.values())
-    threshold = read_threshold(config.threshold).of(best if optimal is None else optimal)
+    floor = random_floor(config)
+    rows = [_row(approach, runs[approach], results[approach]) for approach in online]
+    threshold = _threshold(config, max(rows, key=lambda row: row.mean), optimal, floor)
     return Comparison(
         env=" ".join([settings.env, *settings.env_kwargs]),
         num_steps=settings.num_steps,
         num_episodes=config.num_episodes,
         optimal=optimal,
         memoryless=None if config.is_masked else memoryless_return(settings.env, **kwargs),
-        rows=[_row(approach, runs[approach], results[approach], means[approach], threshold) for approach in online],
+        rows=[_with_cost(row, threshold, floor.mean if floor else 0.0) for row in rows],
         threshold=threshold,
+        random=floor.mean if floor else None,
+        random_half_width=floor.half_width if floor else 0.0,
     )
 
 
-def _row(
-    approach: Approach, runs: list[Any], results: list[dict[str, Any]], means: list[float], threshold: float
-) -> Row:
+def _threshold(config: Config, best: Row, optimal: float | None, floor: Floor | None) -> float:
+    """The return that counts as reached: of the optimum, or of the way from random actions to the best approach. NaN
+    where it is not clear that the best has left them."""
+    given = read_threshold(config.threshold)
+    if not given.is_share or optimal is not None or floor is None:
+        return given.of(best.mean if optimal is None else optimal)
+    return given.of(best.mean, floor.mean) if floor.is_below(best.mean, best.episodes_half_width) else math.nan
+
+
+def _row(approach: Approach, runs: list[Any], results: list[dict[str, Any]]) -> Row:
     folders = [Path(run.run_dir) for run in runs]
+    means = [float(np.mean(result["returns"])) for result in results]
     mean, half_width = mean_and_half_width(means)
+    _, of_episodes = mean_and_half_width([value for result in results for value in result["returns"]])
     seconds = float(np.mean([result["seconds"] for result in results]))
-    there = [value >= threshold for value in means]
-    cost = [reached(path, threshold) if ok else Reached(None, None) for path, ok in zip(folders, there, strict=True)]
     ended = [last_evaluation(path) for path in folders]
     stale = [mean_of_second_half(path, "delta_q_first") for path in folders]
     known = [value for value in stale if value is not None]
@@ -158,6 +170,7 @@ def _row(
         memory=approach.memory,
         mean=mean,
         half_width=half_width,
+        episodes_half_width=of_episodes,
         seed_means=means,
         steps_per_second=runs[0].num_steps / seconds,
         num_parameters=results[0]["num_parameters"],
@@ -166,13 +179,25 @@ def _row(
         curves=[_curve(path) for path in folders],
         num_steps=runs[0].num_steps,
         runs=[str(path) for path in folders],
-        reached=there,
         final_means=[last for last, _ in ended],
         earlier_kept=[earlier for _, earlier in ended],
+        delta_q=float(np.mean(known)) if known else None,
+    )
+
+
+def _with_cost(row: Row, threshold: float, floor: float) -> Row:
+    """The row with what it took each seed to reach the threshold."""
+    there = [value >= threshold for value in row.seed_means]
+    cost = [
+        reached(Path(run), threshold, floor) if ok else Reached(None, None)
+        for run, ok in zip(row.runs, there, strict=True)
+    ]
+    return dataclasses.replace(
+        row,
+        reached=there,
         steps_to_threshold=[one.steps for one in cost],
         seconds_to_threshold=[one.seconds for one in cost],
         exploring=any(one.exploring for one in cost),
-        delta_q=float(np.mean(known)) if known else None,
     )
 
 

@@ -66,7 +66,7 @@ class Row:
     memory: str
     mean: float
     half_width: float
-    """Half the 95 % interval of the mean over seeds, by Student's t."""
+    """Half the 95 % interval of the mean over seeds, by Student's t; NaN for a single one."""
     seed_means: list[float]
     steps_per_second: float
     num_parameters: int
@@ -91,6 +91,8 @@ class Row:
     exploring: bool = False
     """Whether a training curve stays below the threshold, as its agent explores, though the evaluated agent does not;
     its steps are those to nine tenths of its own highest."""
+    episodes_half_width: float = math.nan
+    """Half the 95 % interval of the mean over all episodes: what is known of a single seed."""
     delta_q: float | None = None
     """How far stale start states lead the values astray at the first row learnt from, where the algorithm measures it;
     the mean over the second half of training."""
@@ -114,7 +116,10 @@ class Comparison:
     memoryless: float | None
     rows: list[Row]
     threshold: float = math.nan
-    """The return that counts as reached."""
+    """The return that counts as reached; NaN where no approach is clearly above random actions."""
+    random: float | None = None
+    """The mean return of random actions, where the best without memory is not known, and half its 95 % interval."""
+    random_half_width: float = 0.0
     offline: OfflineComparison | None = None
     verdict: list[str] = field(default_factory=list)
     """What the comparison of methods on the log says, in sentences."""
@@ -205,6 +210,7 @@ class Comparison:
         ]
         parts += [f"optimal return {self.optimal:.3g}"] if self.optimal is not None else []
         parts += [f"best without memory {self.memoryless:.3g}"] if self.memoryless is not None else []
+        parts += [f"random actions {self.random:.4g}"] if self.random is not None else []
         parts += [f"reached: at least {self.threshold:.4g}"] if not math.isnan(self.threshold) else []
         if self.horizon is not None:
             runs = max(len(t.seed_means) for tried in self.horizon.tried.values() for t in tried)
@@ -212,7 +218,11 @@ class Comparison:
             parts += [
                 f"horizon: the largest {self.horizon.key} solved, mean of {runs} run{'s' if runs > 1 else ''}{times}"
             ]
-        parts += ["~: while exploring, to 90 % of its own highest"] if any(row.exploring for row in self.rows) else []
+        parts += (
+            ["~: its training curve, which explores, stays below; where that had 90 % of its own highest"]
+            if any(row.exploring for row in self.rows)
+            else []
+        )
         return "; ".join(parts) + "."
 
     def table(self, width: int = WIDTH) -> Table:
@@ -242,8 +252,8 @@ def advice(result: Comparison) -> str:
     """Which approach to take: the simplest that brings as much as the best, and which simpler ones may do so too.
 
     Of those that act, from the simplest memory on, and of one memory from the simplest algorithm on. As much is up to
-    5 % of what the optimum is above the best without memory, or 2 % of the best return where these are not known. A
-    larger difference within both intervals is not settled.
+    5 % of what the optimum, or the best approach where it is not known, is above the floor: the best without memory, or
+    random actions where that is not known. A larger difference within both intervals is not settled.
     """
     ordered = sorted(result.rows, key=_rank)
     best = max(ordered, key=lambda row: row.mean)
@@ -254,10 +264,10 @@ def advice(result: Comparison) -> str:
     sentences = []
     if len(ordered) == 1:
         sentences.append(f"Only {result.name(best)} was tried: compare others with --memories.")
-    elif short and result.memoryless is not None and best.mean - _noise(best) <= result.memoryless:
+    elif without := _nothing_learnt(result, best):
         sentences.append(
             f"None has learnt it yet: the best, {result.name(best)}, brings "
-            f"{mean_and_interval(best.mean, best.half_width)}, and {result.memoryless:.4g} can be had without memory."
+            f"{mean_and_interval(best.mean, _of_episodes(best))}, and {without}."
         )
         unsettled = []
     elif enough.memory == "none":
@@ -274,11 +284,12 @@ def advice(result: Comparison) -> str:
         sentences.append(f"Training lost it again on {lost} of {seeds} seeds; earlier agents are kept there.")
     if unsettled:
         seeds = len(enough.seed_means)
+        few = f"{seeds} seeds do" if seeds > 1 else "A single seed does"
         sentences.append(
-            f"{seeds} seeds do not settle whether {' or '.join(map(result.name, unsettled))}, which is simpler, would "
+            f"{few} not settle whether {' or '.join(map(result.name, unsettled))}, which is simpler, would "
             "do: give more --num-seeds."
         )
-    if len(ordered) > 1 and len(enough.seed_means) == 1:
+    elif len(ordered) > 1 and len(enough.seed_means) == 1:
         sentences.append("A single seed settles little: give more --num-seeds.")
     if short:
         sentences.append(
@@ -297,10 +308,25 @@ def num_lost(
     return sum(ok and earlier and end is not None and end < threshold for ok, earlier, end in seeds)
 
 
+def _nothing_learnt(result: Comparison, best: Row) -> str:
+    """What can be had without having learnt anything, if the best approach is not clearly above it; else nothing.
+
+    By the interval over episodes: where one seed of three fails, the others have learnt, whatever the seeds' interval.
+    """
+    least = best.mean - (0.0 if math.isnan(width := _of_episodes(best)) else width)
+    if result.memoryless is not None:
+        short = result.optimal is not None and result.optimal - best.mean > 0.1 * abs(result.optimal)
+        return f"{result.memoryless:.4g} can be had without memory" if short and least <= result.memoryless else ""
+    if result.random is not None and least <= result.random + result.random_half_width:
+        return f"random actions bring {mean_and_interval(result.random, result.random_half_width)}"
+    return ""
+
+
 def _tolerance(result: Comparison, best: Row) -> float:
-    if result.optimal is None or result.memoryless is None:
-        return 0.02 * abs(best.mean)
-    return 0.05 * abs(result.optimal - result.memoryless)
+    floor = result.random if result.memoryless is None else result.memoryless
+    if floor is None:
+        return 0.02 * abs(best.mean)  # written before random actions were played
+    return 0.05 * abs((best.mean if result.optimal is None else result.optimal) - floor)
 
 
 def _with_budget(result: Comparison, row: Row, other: Row) -> str:
@@ -315,6 +341,12 @@ def _rank(row: Row) -> tuple[int, bool, str]:
     return simplicity(row.memory), algorithm != "ppo", algorithm
 
 
+def _of_episodes(row: Row) -> float:
+    """Half the interval of the mean over episodes; over seeds in results that were written before it was known."""
+    return row.half_width if math.isnan(row.episodes_half_width) else row.episodes_half_width
+
+
 def _noise(*rows: Row) -> float:
-    """Half the 95 % interval of the difference of rows' means; 0 where a single seed says nothing about it."""
-    return math.hypot(*(row.half_width for row in rows if row.seed_means[1:]))
+    """Half the 95 % interval of the difference of rows' means: over seeds, or over episodes where there is one seed."""
+    widths = (row.half_width if row.seed_means[1:] else row.episodes_half_width for row in rows)
+    return math.hypot(*(width for width in widths if not math.isnan(width)))

@@ -1,6 +1,6 @@
 """References: policies that are known, computed and not quoted, to measure learners by."""
 
-from seqrl.collect import Policy
+from seqrl.acting import Policy
 from seqrl.envs import Bandit, DarkRoom, Environment, TabularMDP
 from seqrl.envs.dark_key_to_door import DarkKeyToDoor
 from seqrl.references import bandits, tabular

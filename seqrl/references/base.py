@@ -48,7 +48,7 @@ class Drawn(Chosen):
 
 
 class Reference(ABC):
-    """A policy (`seqrl.collect.Policy`) that counts what happens in a trial and acts upon it.
+    """A policy (`seqrl.acting.Policy`) that counts what happens in a trial and acts upon it.
 
     A subclass gives `begin` (what it knows before the trial), `update` (what it knows a row later) and `choose`. All
     are batched and row by row: what a row's state becomes does not depend on what stands beside it. The state starts

@@ -1,0 +1,45 @@
+"""What random actions bring: the floor that returns are measured from where theory knows none."""
+
+import contextlib
+from typing import NamedTuple
+
+from seqrl.checkpoint import write_json
+from seqrl.collect import random_policy
+from seqrl.comparison.config import Config
+from seqrl.comparison.run_pool import EVALUATION_SEED, seed_of
+from seqrl.config import make_environment, parse_env_kwargs
+from seqrl.envs.exact import memoryless_return
+from seqrl.evaluate import evaluate
+from seqrl.run_folder import read_json
+
+RANDOM = "random.json"
+"""In a comparison's folder, the returns of random actions: they are played once."""
+LONGEST = 10_000
+"""Random actions may never end an episode that has no time limit."""
+
+
+class Floor(NamedTuple):
+    """A return that needs no learning, and half its 95 % interval."""
+
+    mean: float
+    half_width: float
+
+    def is_below(self, mean: float, half_width: float) -> bool:
+        """Whether a mean is above the floor by more than chance explains."""
+        return mean - half_width > self.mean + self.half_width
+
+
+def random_floor(config: Config) -> Floor | None:
+    """The floor of random actions; None where the best return without a memory is known, which is the floor then."""
+    settings = config.settings
+    kwargs = parse_env_kwargs(settings.env_kwargs)
+    if not config.is_masked and memoryless_return(settings.env, **kwargs) is not None:
+        return None
+    if not (config.folder / RANDOM).is_file():
+        with contextlib.closing(make_environment(settings, min(config.num_episodes, 50))) as environment:
+            policy = random_policy(environment.single_action_space)
+            seed = seed_of(settings, EVALUATION_SEED)
+            played = evaluate(policy, environment, config.num_episodes, seed, sample=True, max_length=LONGEST)
+        write_json(config.folder / RANDOM, {"mean": played.mean, "half_width": played.half_width})
+    found = read_json(config.folder, RANDOM)
+    return Floor(found["mean"], found["half_width"])

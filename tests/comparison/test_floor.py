@@ -1,0 +1,108 @@
+"""Where theory knows no optimum, returns are measured from what random actions bring."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_online import result, row
+
+from seqrl.cli import main
+from seqrl.comparison.floor import Floor
+from seqrl.comparison.learning_curve import reached, read_threshold
+from seqrl.comparison.report import Comparison, advice
+
+GUESS = """
+import gymnasium as gym
+import numpy as np
+
+
+class Guess(gym.Env):
+    observation_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), float(self.np_random.choice((-11.0, -9.0))), True, False, {}
+
+
+gym.register("Guess-v0", Guess)
+"""
+
+
+def measured(*rows: object, random: float = -0.93, width: float = 0.02) -> Comparison:
+    return replace(result(*rows, optimal=None, memoryless=None), random=random, random_half_width=width)  # type: ignore[arg-type]
+
+
+def test_a_share_is_of_the_way_from_the_floor() -> None:
+    """Golden: of −0.93 → −0.33 nine tenths is −0.39. Breaks when the floor is left at 0 (−0.363)."""
+    assert read_threshold("90%").of(-0.33, -0.93) == pytest.approx(-0.39)
+    assert read_threshold("-0.5").of(-0.33, -0.93) == -0.5
+
+
+def test_a_curve_s_own_nine_tenths_are_from_the_floor_too(tmp_path: Path) -> None:
+    # Breaks when `floor` is not handed on: −0.93 itself is above −0.33 − 0.9 · 0.7.
+    returns = [-1.0] * 10 + [-0.5] * 10
+    lines = [{"step": 100 * k, "episode_return": r, "steps_per_second": 10.0} for k, r in enumerate(returns)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert reached(tmp_path, 0.0, floor=-1.0).steps == 1200
+    assert reached(tmp_path, 0.0, floor=-0.5).steps == 1200
+    assert reached(tmp_path, 0.0, floor=3.0).steps < 1200
+
+
+def test_nothing_is_learnt_where_random_actions_bring_as_much() -> None:
+    # Breaks when `_nothing_learnt` does not look at `random`: gru, 2 % above none, would be the one to take.
+    rows = row("none", -0.934, episodes_half_width=0.02), row("gru", -0.915, episodes_half_width=0.02)
+    words = advice(measured(*rows))
+    assert words.startswith("None has learnt it yet: the best, gru, brings -0.915 ± 0.02, and random actions bring")
+    assert "Take" not in words
+    assert advice(measured(*rows, random=-1.0)).startswith("Take gru")
+
+
+def test_one_seed_that_fails_does_not_hide_what_the_others_have_learnt() -> None:
+    # Breaks when the interval over seeds decides: 0.67 ± 1.4.
+    rows = row("none", 0.0, 0.0, 0.0), row("gru", 1.0, 1.0, 0.0, episodes_half_width=0.05)
+    assert advice(measured(*rows, random=0.0)).startswith("Take gru")
+
+
+def test_a_single_seed_settles_no_difference_that_episodes_make() -> None:
+    """Coin flips: 50 episodes bring 0.66 and 0.56. Breaks when a single seed's interval counts as 0."""
+    rows = row("none", 0.56, episodes_half_width=0.14), row("gru", 0.66, episodes_half_width=0.13)
+    words = advice(measured(*rows, random=0.0))
+    assert "A single seed does not settle whether none, which is simpler, would do" in words
+    assert "settles little" not in words
+
+
+def test_tolerance_is_of_what_is_above_the_floor() -> None:
+    # Breaks when it is 2 % of the best return: 9 of 1,000 would be as good as 990 to 999 are.
+    rows = row("none", 990.0, 990.0), row("gru", 1000.0, 1000.0)
+    assert advice(measured(*rows, random=980.0)).startswith("Take gru")
+    assert advice(measured(*rows, random=0.0)).startswith("No memory is needed here")
+
+
+def test_is_below_by_more_than_chance() -> None:
+    assert Floor(0.0, 0.1).is_below(0.5, 0.3)
+    assert not Floor(0.0, 0.3).is_below(0.5, 0.3)
+
+
+@pytest.mark.filterwarnings("ignore:.*Overriding environment")
+def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """No action changes the return, −10 in the mean. Breaks when a threshold is made of the best return alone."""
+    (tmp_path / "guess_in_test.py").write_text(GUESS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    status = main(["compare", "guess_in_test:Guess-v0", "--memories", "none,gru", "--num-seeds", "1", "--num-envs", "4",
+                   "--rollout-length", "8", "--num-minibatches", "1", "--num-steps", "64", "--num-episodes", "40",
+                   "--run-dir", "compared"])  # fmt: skip
+    assert status == 0
+    assert "None has learnt it yet" in " ".join(capsys.readouterr().out.split())
+    results = json.loads(Path("compared/results.json").read_text())
+    assert results["threshold"] is None
+    assert [row["reached"] for row in results["rows"]] == [[False], [False]]
+    assert results["random"] == pytest.approx(-10.0, abs=1.0)
+    assert not math.isnan(results["rows"][0]["episodes_half_width"])
+    assert json.loads(Path("compared/random.json").read_text())["mean"] == results["random"]
