@@ -269,6 +269,7 @@ def advice(result: Comparison) -> str:
             f"None has learnt it yet: the best, {result.name(best)}, brings "
             f"{mean_and_interval(best.mean, _of_episodes(best))}, and {without}."
         )
+        sentences += [] if short else ["Give more --num-steps."]
         unsettled = []
     elif enough.memory == "none":
         need = "Nothing shows a need for memory yet" if short else "No memory is needed here within this budget"
