@@ -3,9 +3,9 @@
     python -m benchmarks.popgym --runs runs/popgym --output benchmarks/results/popgym.json
     python -m benchmarks.popgym RepeatFirst CountRecall --num-seeds 3 --num-steps 2e6 --runs … --output …
 
-Runs that are done under `--runs` are kept, so an interrupted benchmark goes on. As in POPGym's protocol (Morad et al. 2023,
-arXiv 2303.01859) an agent reads its previous action, the best return possible is at most 1, and MMER is the highest mean
-return of training episodes. Unlike there the budget is a small one, and what the kept agent brings is evaluated.
+Runs that are done under `--runs` are kept, so an interrupted benchmark goes on. As in POPGym's protocol (Morad et al.
+2023, arXiv 2303.01859) an agent reads its previous action, no return is above 1, and MMER is the highest mean return of
+training episodes. Unlike there the budget is a small one, and what the kept agent brings is evaluated.
 """
 
 import argparse
