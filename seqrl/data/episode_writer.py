@@ -14,7 +14,7 @@ import numpy as np
 
 from seqrl.data.episode_files import FORMAT, INDEX, describe, layout, leaf_layout, space_tree
 from seqrl.data.episodes import Episode
-from seqrl.envs.adapters import _agent_space as agent_space
+from seqrl.envs.agent_spaces import agent_space
 from seqrl.errors import UserError
 from seqrl.nets.encoders import ACTION_MASK
 from seqrl.spaces import space_to_json
