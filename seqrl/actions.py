@@ -1,8 +1,8 @@
 """An action is one tensor, whatever its space.
 
 A *mixed* action, of a Dict or Tuple space nested at will, is the numbers of its leaves side by side, in the order of
-the space: float32 [..., D], in which whole numbers are exact up to 2²⁴. Discrete leaves count from 0 here, as everywhere
-in tensors, and from their `start` in the environment; Box leaves are in the space's own units.
+the space: float32 [..., D], in which whole numbers are exact up to 2²⁴. Discrete leaves count from 0 here, as in all
+tensors, and from their `start` in the environment; Box leaves are in the space's own units.
 """
 
 import math
@@ -114,7 +114,7 @@ def tensor_space(space: gym.Space) -> gym.Space:
 
 
 def nothing_done(space: gym.Space, batch_size: int, device: torch.device | str = "cpu") -> Tensor:
-    """Zeros in the place of the actions before a first row: [B, *shape], float32 of mixed and Box spaces, else int64."""
+    """Zeros in place of the actions before a first row: [B, *shape], float32 of mixed and Box spaces, else int64."""
     space = tensor_space(space)
     dtype = torch.float32 if isinstance(space, gym.spaces.Box) else torch.int64
     return torch.zeros(batch_size, *(space.shape or ()), dtype=dtype, device=device)
@@ -131,7 +131,7 @@ def split(action: Tensor, space: gym.Space) -> list[Tensor]:
 
 
 def unpack(action: Tensor, space: gym.Space) -> Tree:
-    """A mixed action [..., D] as a tree of tensors like its space, leaves [..., *shape]; others are left as they are."""
+    """A mixed action [..., D] as a tree of tensors like its space, leaves [..., *shape]; others stay as they are."""
     return _tree(space, iter(split(action, space))) if is_mixed(space) else action
 
 

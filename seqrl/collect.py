@@ -91,9 +91,9 @@ def allowed_actions(observation: Tree) -> Tensor | None:
 def random_actions(space: gym.Space, batch_size: int, generator: Generator, allowed: Tensor | None = None) -> Tensor:
     """Actions [B, *action shape], all allowed ones equally likely; discrete ones count from 0.
 
-    `allowed` [B, n] (bool) is for Discrete spaces, [B, Σ n_i] for MultiDiscrete ones, [B, 2 n] for MultiBinary ones, and
-    for mixed ones those of their leaves side by side. A bounded entry of a Box is uniform; one with a single bound is that bound ± Exp(1), one without is N(0, 1), as
-    Gymnasium draws them. Raises UserError for other spaces.
+    `allowed` (bool) is [B, n] for a Discrete space, [B, Σ n_i] for MultiDiscrete ones, [B, 2 n] for MultiBinary ones;
+    for mixed ones, those of the leaves side by side. A bounded entry of a Box is uniform; one with a single bound is
+    that bound ± Exp(1), one without is N(0, 1), as Gymnasium draws them. Raises UserError for other spaces.
     """
     device = generator.device
     if is_mixed(space):

@@ -119,8 +119,8 @@ class TorchEnvironment(Environment):
 class GymnasiumEnvironment(Environment):
     """Any Gymnasium `VectorEnv` (synchronous, asynchronous or a user's own), in any autoreset mode.
 
-    Observations may be nested Dict and Tuple spaces of Box, Discrete, MultiDiscrete and MultiBinary, and so may actions,
-    Box actions in the space's own units. Where a Discrete action space comes with `info["action_mask"]` at
+    Observations and actions may be nested Dict and Tuple spaces of Box, Discrete, MultiDiscrete and MultiBinary; Box
+    actions are in the space's own units. Where a Discrete action space comes with `info["action_mask"]` at
     reset, as in Taxi, observations become `{"observation": ..., "action_mask": bool [B, n]}`; to find that out, the
     environments are reset once here. A Dict observation with an `action_mask` of its own, an
     entry for each choice, has it turned to bool. A row

@@ -11,7 +11,7 @@ from seqrl.errors import UserError
 
 
 def agent_space(space: Any, path: str) -> Space:
-    """What the agent sees, or does, of the environment's `space`; `path`, "observation" or "action", names it in messages.
+    """What the agent sees or does of an environment's `space`; `path` is "observation" or "action", for messages.
 
     Raises UserError for a space that is not supported.
     """

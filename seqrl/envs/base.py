@@ -41,8 +41,8 @@ class TorchVectorEnv(VectorEnv, ABC):
     episode's first observation, reward 0 and both flags False. `max_episode_steps` sets `truncated` after that many
     decisions; None sets no limit. As in Gymnasium, both flags are True when both hold.
 
-    Actions are tensors or arrays [B, ...] of the action space, or trees of them where it is a Dict or Tuple space. For speed they are not checked: a discrete action out of
-    range is undefined behaviour.
+    Actions are tensors or arrays [B, ...] of the action space, or trees of them where it is a Dict or Tuple space. For
+    speed they are not checked: a discrete action out of range is undefined behaviour.
 
     Raises: UserError if `num_envs` or `max_episode_steps` is below 1, or `step` comes before `reset`.
     """

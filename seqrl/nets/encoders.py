@@ -154,7 +154,9 @@ class ActionEncoder(Encoder):
     """The encoder of actions as tensors: a mixed one is split into its leaves first."""
 
     def __init__(self, space: gym.Space, hidden_size: int):
-        super().__init__(gym.spaces.Tuple([part.space for part in parts(space)]) if is_mixed(space) else space, hidden_size)
+        super().__init__(
+            gym.spaces.Tuple([part.space for part in parts(space)]) if is_mixed(space) else space, hidden_size
+        )
         self.space = space
 
     def project(self, observation: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Heads: what an agent says about the history, read off the memory's output. Each takes features [..., H]."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, TypeGuard, cast
 
 import gymnasium as gym
 import numpy as np
@@ -52,8 +52,9 @@ class _Policy(nn.Module):
         self.sizes: tuple[int, ...] = tuple(choices(space).values())
         if is_mixed(space):
             leaves = parts(space)
-            self.parts = nn.ModuleList(_Policy(p.space, squash, initial_log_std, p.name) for p in leaves)
-            self.sizes = tuple(size for part in self.parts for size in part.sizes)
+            own = [_Policy(leaf.space, squash, initial_log_std, leaf.name) for leaf in leaves]
+            self.parts = nn.ModuleList(own)
+            self.sizes = tuple(size for part in own for size in part.sizes)
             self.part_sizes = [leaf.size for leaf in leaves]
         elif isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
             self._init_gaussian(space, initial_log_std)
@@ -78,6 +79,9 @@ class _Policy(nn.Module):
     def read(self, out: Tensor, allowed: Tensor | None) -> Distribution:
         if is_mixed(self.space):
             return self._read_parts(out, allowed)
+        return self.read_plain(out, allowed)
+
+    def read_plain(self, out: Tensor, allowed: Tensor | None) -> Categorical | MultiCategorical | Gaussian:
         if isinstance(self.space, gym.spaces.Box):
             if allowed is not None:
                 raise UserError(f"an action mask needs discrete actions, not {self.space}: remove `action_mask`")
@@ -87,15 +91,16 @@ class _Policy(nn.Module):
         return MultiCategorical(out, self.sizes, allowed)
 
     def _read_parts(self, out: Tensor, allowed: Tensor | None) -> Mixed:
-        widths = [sum(part.sizes) for part in self.parts]
-        masks: Sequence[Tensor | None] = [None] * len(widths)
+        own = cast(list[_Policy], list(self.parts))
+        widths = [sum(part.sizes) for part in own]
+        masks: Sequence[Tensor | None] = [None] * len(own)
         if allowed is not None:
-            choosing = [0 if isinstance(p.space, gym.spaces.Box) else w for p, w in zip(self.parts, widths, strict=True)]
+            choosing = [sum(choices(part.space).values()) for part in own]
             if not any(choosing):
                 raise UserError(f"an action mask needs discrete actions, not {self.space}: remove `action_mask`")
             masks = [mask if mask.shape[-1] else None for mask in allowed.split(choosing, -1)]
-        read = zip(self.parts, out.split(widths, -1), masks, strict=True)
-        return Mixed([part.read(own, mask) for part, own, mask in read], self.part_sizes)
+        read = zip(own, out.split(widths, -1), masks, strict=True)
+        return Mixed([part.read_plain(numbers, mask) for part, numbers, mask in read], self.part_sizes)
 
 
 class PolicyHead(_Policy, LinearHead):
