@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seqrl.actions import is_mixed, nothing_done, tensor_space, to_environment
 from seqrl.errors import UserError
 from seqrl.memory.base import State
 from seqrl.trajectory import AgentInput, Tree, tree_leaves, tree_map
@@ -39,6 +40,7 @@ class ActingModule(nn.Module, ABC):
     def __init__(self, observation_space: gym.Space, action_space: gym.Space):
         super().__init__()
         self.observation_space, self.action_space = observation_space, action_space
+        self._action_shape = tensor_space(action_space).shape or ()
         self._session: _Session | None = None
 
     heads: nn.ModuleDict
@@ -64,15 +66,9 @@ class ActingModule(nn.Module, ABC):
     def initial_input(self, observation: Tree) -> AgentInput:
         """The input for the first rows of a batch of episodes: observation leaves [B, ...]."""
         batch_size = next(tree_leaves(observation)).shape[0]
-        continuous = isinstance(self.action_space, gym.spaces.Box)
         return AgentInput(
             observation,
-            torch.zeros(
-                batch_size,
-                *(self.action_space.shape or ()),
-                dtype=torch.float32 if continuous else torch.int64,
-                device=self.device,
-            ),
+            nothing_done(self.action_space, batch_size, self.device),
             torch.zeros(batch_size, device=self.device),
             torch.ones(batch_size, dtype=torch.bool, device=self.device),
         )
@@ -89,8 +85,10 @@ class ActingModule(nn.Module, ABC):
         reward: Any = None,
         is_first: Any = None,
         sample: bool = False,
-    ) -> np.ndarray:
+    ) -> Any:
         """The action for an observation as the environment gives it, for one environment or a batch of them.
+
+        An array or a number, of a Dict or Tuple action space a dict or tuple of them.
 
         The agent keeps its memory from call to call. `is_first` (bool, one a row of the batch) begins new episodes for
         some rows; `reset` does so for all. `reward` is what the last action brought, needed only by an agent that was
@@ -126,13 +124,16 @@ class ActingModule(nn.Module, ABC):
         action = self.environment_action(distribution, raw[0])
         self._session = _Session(state, action)
         array = action.cpu().numpy()
+        if is_mixed(self.action_space):
+            tree = to_environment(array, self.action_space)
+            return tree_map(lambda leaf: leaf[0], tree) if single else tree
         if isinstance(self.action_space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
             array = array + self.action_space.start
         return array[0] if single else array
 
     def environment_action(self, distribution: Any, raw: Tensor) -> Tensor:
-        """A raw action [B, ...] of the policy as the environment takes it, [B, *action shape]."""
-        return distribution.to_environment(raw).reshape(-1, *(self.action_space.shape or ()))
+        """A raw action [B, ...] of the policy as an `Environment` takes it: one tensor, [B, *action shape]."""
+        return distribution.to_environment(raw).reshape(-1, *self._action_shape)
 
 
 class _Session:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from seqrl.acting import ActingModule
 from seqrl.memory.base import Memory, State
-from seqrl.nets import Encoder
+from seqrl.nets import ActionEncoder, Encoder
 from seqrl.nets.functions import side_by_side, tanh
 from seqrl.nets.heads import is_plain
 from seqrl.trajectory import ACTION_MASK, AgentInput, Trajectory, tree_map
@@ -42,7 +42,7 @@ class Agent(ActingModule):
         super().__init__(observation_space, action_space)
         self.encoder, self.memory, self.heads = encoder, memory, nn.ModuleDict(heads)
         size = encoder.output_size
-        self.previous_action = Encoder(action_space, size) if use_previous_action else None
+        self.previous_action = ActionEncoder(action_space, size) if use_previous_action else None
         self.previous_reward = nn.Linear(1, size, bias=False) if use_previous_reward else None
         self.autocast = autocast
 

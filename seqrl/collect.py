@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from seqrl.acting import Policy
+from seqrl.actions import choices, is_mixed, nothing_done, parts
 from seqrl.data.episodes import Episode
 from seqrl.envs import Environment
 from seqrl.errors import UserError
@@ -33,8 +34,7 @@ class Scripted:
 
     def initial_input(self, observation: Tree) -> AgentInput:
         batch_size = next(tree_leaves(observation)).shape[0]
-        dtype = torch.float32 if isinstance(self.action_space, gym.spaces.Box) else torch.int64
-        action = torch.zeros(batch_size, *(self.action_space.shape or ()), dtype=dtype)
+        action = nothing_done(self.action_space, batch_size)
         return AgentInput(observation, action, torch.zeros(batch_size), torch.ones(batch_size, dtype=torch.bool))
 
     def initial_state(self, batch_size: int) -> Generator:
@@ -76,25 +76,33 @@ def allowed_actions(observation: Tree) -> Tensor | None:
 def random_actions(space: gym.Space, batch_size: int, generator: Generator, allowed: Tensor | None = None) -> Tensor:
     """Actions [B, *action shape], all allowed ones equally likely; discrete ones count from 0.
 
-    `allowed` [B, n] (bool) is for Discrete spaces, [B, Σ n_i] for MultiDiscrete ones and [B, 2 n] for MultiBinary ones.
-    A bounded entry of a Box is uniform; one with a single bound is that bound ± Exp(1), one without is N(0, 1), as
-    Gymnasium draws them. Raises UserError for other spaces.
+    `allowed` (bool) is [B, n] for a Discrete space, [B, Σ n_i] for MultiDiscrete ones, [B, 2 n] for MultiBinary ones;
+    for mixed ones, those of the leaves side by side. A bounded entry of a Box is uniform; one with a single bound is
+    that bound ± Exp(1), one without is N(0, 1), as Gymnasium draws them. Raises UserError for other spaces.
     """
     device = generator.device
+    if is_mixed(space):
+        return _random_parts(space, batch_size, generator, allowed)
     if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return _random_box(space, batch_size, generator)
-    if isinstance(space, gym.spaces.Discrete):
-        sizes = [int(space.n)]
-    elif isinstance(space, gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
-        nvec = space.nvec if isinstance(space, gym.spaces.MultiDiscrete) else np.full(space.shape, 2)
-        sizes = nvec.flatten().tolist()
-    else:
+    sizes = list(choices(space).values())
+    if not sizes:
         raise UserError(f"no random actions of {space}: use Discrete, MultiDiscrete, MultiBinary or a Box of floats")
     draws = torch.rand(batch_size, sum(sizes), generator=generator, device=device)
     if allowed is not None:
         draws = draws.masked_fill(~allowed.to(device), -1.0)  # the largest draw wins, and a forbidden one never does
     action = torch.stack([part.argmax(-1) for part in draws.split(sizes, -1)], -1)
     return action.reshape(batch_size, *(space.shape or ()))
+
+
+def _random_parts(space: gym.Space, batch_size: int, generator: Generator, allowed: Tensor | None) -> Tensor:
+    drawn, start = [], 0
+    for part in parts(space):
+        end = start + sum(choices(part.space).values())
+        mask = None if allowed is None or end == start else allowed[:, start:end]
+        drawn.append(random_actions(part.space, batch_size, generator, mask).reshape(batch_size, -1).float())
+        start = end
+    return torch.cat(drawn, -1)
 
 
 def _random_box(space: gym.spaces.Box, batch_size: int, generator: Generator) -> Tensor:

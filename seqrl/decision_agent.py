@@ -12,7 +12,7 @@ from seqrl.errors import UserError
 from seqrl.memory.base import Memory, State
 from seqrl.memory.reencoded import Reencoded
 from seqrl.memory.transformer import Transformer
-from seqrl.nets import Encoder, PolicyHead, RunningNorm
+from seqrl.nets import ActionEncoder, Encoder, PolicyHead, RunningNorm
 from seqrl.trajectory import ACTION_MASK, AgentInput, Tree
 
 Timestep = Literal["sinusoidal", "learned", "none"]
@@ -73,7 +73,7 @@ class DecisionAgent(ActingModule):
         self.gamma, self.conditioned, self.max_timestep = gamma, conditioned, max_timestep
         self.reads_reward = conditioned
         self.encoder = Encoder(observation_space, hidden_size, normalize=normalize_observations)
-        self.previous_action = Encoder(action_space, hidden_size)
+        self.previous_action = ActionEncoder(action_space, hidden_size)
         self.return_to_go = nn.Linear(1, hidden_size) if conditioned else None
         self.timestep = None if timestep == "none" else _Timestep(timestep, hidden_size, max_timestep)
         num_tokens = 3 if conditioned else 2

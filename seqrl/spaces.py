@@ -56,6 +56,12 @@ def space_from_json(data: dict[str, Any]) -> gym.Space:
     )
 
 
+def order_of(data: dict[str, Any]) -> Any:
+    """The order of the parts of a space that `space_to_json` described: two descriptions are equal in any order."""
+    inner = data.get("spaces", ())
+    return [(key, order_of(child)) for key, child in (inner.items() if isinstance(inner, dict) else enumerate(inner))]
+
+
 def _bound(bound: np.ndarray) -> Any:
     """One number where all are equal (an image's bounds need no list of pixels), else a nested list."""
     uniform = bound.size and (bound == bound.flat[0]).all()

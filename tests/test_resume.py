@@ -87,6 +87,12 @@ CONFIGS: dict[str, Any] = {
         env="seqrl/MaskedPendulum-v0", memory="lstm", forced_lag=2, batch_size=4, replay_share=0.5, replay_capacity=5,
         env_kwargs=("max_episode_steps=11",), noise_correlation=0.5,
     ),
+    "mixed actions, gymnasium": config(
+        env="mixed_actions:MixedCue-v0", previous_action=True, noise_correlation=0.5
+    ),
+    "actors, mixed actions, gymnasium": actors_config(
+        env="mixed_actions:MixedCue-v0", forced_lag=1, noise_correlation=0.5
+    ),
     "actors, gymnasium": actors_config(env="CartPole-v1", hide=(1, 3), forced_lag=1, previous_action=True),
 }  # fmt: skip
 SAVED = "batched"  # its environment is saved with the checkpoint

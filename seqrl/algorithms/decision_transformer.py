@@ -19,13 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
+import gymnasium as gym
 import torch
 from torch import Tensor
 
 from seqrl.config import device, require, require_at_least_one
 from seqrl.data import EpisodeDataset, Windows
 from seqrl.decision_agent import Context, DecisionAgent, Timestep
+from seqrl.nets import Gaussian, Mixed
 from seqrl.objectives import masked_mean, squared_error
 from seqrl.offline.config import OfflineConfig, check_shared, problem_of
 from seqrl.offline.relabel import ValueConfig, relabelled_returns
@@ -96,17 +97,31 @@ def loss(
     policy = outputs["policy"]
     raw = policy.from_environment(action.reshape(*mask.shape, -1) if action.is_floating_point() else action)
     with torch.no_grad():
-        metrics = {"log_likelihood": masked_mean(policy.log_prob(raw), mask)}
-        if action.is_floating_point():
-            metrics["squared_error"] = masked_mean((policy.mode() - raw).square().sum(-1), mask)
-        else:
-            right = policy.mode() == raw
-            metrics["accuracy"] = masked_mean((right if right.ndim == 2 else right.all(-1)).float(), mask)
+        foreseen = {"log_likelihood": policy.log_prob(raw)} | _foreseen(policy, raw)
+        metrics = {name: masked_mean(values, mask) for name, values in foreseen.items()}
     if config.action_loss == "squared_error":
         total = masked_mean(squared_error(policy.mode(), raw).sum(-1), mask)
     else:
         total = masked_mean(-policy.log_prob(raw), mask)
     return total, {"loss": total.detach(), **metrics}
+
+
+def _foreseen(policy: Any, raw: Tensor) -> dict[str, Tensor]:
+    """Of each decision [T, B]: whether its discrete choices were foreseen, and how far off its numbers were."""
+    guess = policy.mode()
+    if not isinstance(policy, Mixed):
+        leaves = [(policy, guess, raw)]
+    else:
+        leaves = list(zip(policy.parts, guess.split(policy.sizes, -1), raw.split(policy.sizes, -1), strict=True))
+    right, far = [], []
+    for part, likeliest, leaf in leaves:
+        if isinstance(part, Gaussian):
+            far.append((likeliest - leaf).square().sum(-1))
+        else:
+            same = likeliest == leaf
+            right.append(same if same.ndim == 2 else same.all(-1))
+    found = {"accuracy": torch.stack(right).all(0).float()} if right else {}
+    return found | ({"squared_error": torch.stack(far).sum(0)} if far else {})
 
 
 def check(config: Config) -> None:
@@ -138,7 +153,7 @@ def check(config: Config) -> None:
 def build(config: Config, observation_space: Any, action_space: Any) -> DecisionAgent:
     """The untrained agent. Weights depend on the seed alone."""
     require(
-        config.action_loss == "likelihood" or np.issubdtype(action_space.dtype, np.floating),
+        config.action_loss == "likelihood" or isinstance(action_space, gym.spaces.Box),
         f"--action-loss squared_error for the action space {action_space}: it needs continuous actions",
     )
     with torch.random.fork_rng(devices=[]):

@@ -216,7 +216,7 @@ def build_networks(config: Config, observation_space: Any, action_space: Any) ->
     """
     require(
         isinstance(action_space, gym.spaces.Box) and action_space.is_bounded(),
-        f"recurrent SAC needs bounded continuous actions, not {action_space}: use ppo or r2d2",
+        f"recurrent SAC needs bounded continuous actions, not {action_space}: use ppo or impala",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -5,6 +5,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from seqrl.actions import choices, is_mixed, parts
 from seqrl.audit.finding import Finding, Found, listed, percent
 from seqrl.audit.reading import MOST_VALUES, Leaf, Rows, new_rows, row_hashes
 
@@ -141,18 +142,35 @@ def _range(leaf: Leaf, k: int, share: float) -> str:
 def actions(rows: Rows) -> Found:
     """Was each action tried, and are they what the space and the masks allow?"""
     space, action = rows.dataset.action_space, rows.action[rows.decision]
-    figures, found, text = (_box if isinstance(space, gym.spaces.Box) else _discrete)(space, action)
+    if is_mixed(space):
+        figures, found, text = _mixed(space, action)
+    else:
+        figures, found, text = (_box if isinstance(space, gym.spaces.Box) else _discrete)(space, action)
     if forbidden := _forbidden(rows, space):
         message = f"{forbidden:,} actions are forbidden by their action_mask: mend the log"
         found.append(Finding("actions", "forbidden", "wrong", message))
     return figures, found or [Finding("actions", "actions", "ok", text)]
 
 
+def _mixed(space: gym.Space, action: np.ndarray) -> tuple[dict[str, Any], list[Finding], str]:
+    """Leaf by leaf, each by its name."""
+    shares: list[Any] = []
+    at_bounds: list[float] = []
+    found: list[Finding] = []
+    texts, start = [], 0
+    for part in parts(space):
+        rows = action[:, start : start + part.size]
+        figures, findings, text = (_box if isinstance(part.space, gym.spaces.Box) else _discrete)(part.space, rows)
+        shares += figures.get("action_shares", [])
+        at_bounds += figures.get("at_bounds", [])
+        found += [finding._replace(message=f"{part.name}: {finding.message}") for finding in findings]
+        texts.append(f"{part.name} {text}")
+        start += part.size
+    return {"action_shares": shares, "at_bounds": at_bounds}, found, "; ".join(texts)
+
+
 def _discrete(space: gym.Space, action: np.ndarray) -> tuple[dict[str, Any], list[Finding], str]:
-    if isinstance(space, gym.spaces.Discrete):
-        sizes = [int(space.n)]
-    else:
-        sizes = space.nvec.flatten().tolist() if isinstance(space, gym.spaces.MultiDiscrete) else [2] * action.shape[1]
+    sizes = list(choices(space).values())
     outside = sum(int(((part < 0) | (part >= size)).sum()) for part, size in zip(action.T, sizes, strict=True))
     if outside:
         message = f"{outside:,} outside {space}: discrete actions count from 0"

@@ -13,10 +13,10 @@ raw numbers without a header:
 ========================  ======================================================================================
 
 A record holds the leaves of the observation space (`observation.0`, …, in its order), `action` as agents give it
-(discrete ones count from 0), `reward`, `terminated`, `truncated`, and `return_to_go`: the undiscounted sum of the
-rewards from a row to its episode's end, float32. Before the first row stands a record of zeros. So a window is one
-block of memory, with the row before it, which is blank at an episode's beginning: the cache misses that a draw waits
-for are those of one block a window, however many leaves and steps there are.
+(discrete ones count from 0, mixed ones are one vector: `seqrl.actions`), `reward`, `terminated`, `truncated`, and
+`return_to_go`: the undiscounted sum of the rewards from a row to its episode's end, float32. Before the first row is a
+record of zeros. So a window is one block of memory, with the row before it, which is blank at an episode's beginning:
+the cache misses that a draw waits for are those of one block a window, however many leaves and steps there are.
 
 Nothing of a row is read before it is drawn: opening costs the same for any number of rows. Who is going to draw often
 may have the pages mapped at once (`populate`): otherwise most draws from a long log wait for a page.
@@ -34,6 +34,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from seqrl.actions import tensor_space
 from seqrl.errors import UserError
 from seqrl.trajectory import Tree, tree_leaves, tree_map
 
@@ -78,7 +79,11 @@ def layout(observation: gym.Space, action: gym.Space) -> dict[str, np.dtype]:
     spaces: list[Any] = list(tree_leaves(space_tree(observation)))
     fields: dict[str, np.dtype] = {f"observation.{k}": np.dtype(leaf_layout(space)) for k, space in enumerate(spaces)}
     large = {name: record({name: field}) for name, field in fields.items() if field.itemsize >= LARGE}
-    fields |= {"action": np.dtype(leaf_layout(action)), "reward": np.dtype("<f4"), "return_to_go": np.dtype("<f4")}
+    fields |= {
+        "action": np.dtype(leaf_layout(tensor_space(action))),
+        "reward": np.dtype("<f4"),
+        "return_to_go": np.dtype("<f4"),
+    }
     fields |= {"terminated": np.dtype("|b1"), "truncated": np.dtype("|b1")}
     return {"rows": record({name: field for name, field in fields.items() if name not in large})} | large
 

@@ -12,9 +12,10 @@ from typing import Any, BinaryIO
 import gymnasium as gym
 import numpy as np
 
+from seqrl.actions import choices, is_mixed, tensor_space
 from seqrl.data.episode_files import FORMAT, INDEX, describe, layout, leaf_layout, space_tree
 from seqrl.data.episodes import Episode
-from seqrl.envs.adapters import _agent_space as agent_space
+from seqrl.envs.agent_spaces import agent_space
 from seqrl.errors import UserError
 from seqrl.nets.encoders import ACTION_MASK
 from seqrl.spaces import space_to_json
@@ -162,15 +163,30 @@ def checked(
             f"{where} ends neither terminated nor truncated: set truncated where only the recording stopped"
         )
     reward = checked_leaf(reward, REWARD, num_rows, "reward", where)
-    action = checked_leaf(episode.action, action_space, num_rows, "action", where)
-    if isinstance(action_space, gym.spaces.Box):
-        _check_bounds(action, action_space, where)
+    action = _checked_action(episode.action, action_space, num_rows, where)
     leaves = _checked_observation(episode.observation, observation_space, num_rows + 1, "observation", where)
     if isinstance(observation_space, gym.spaces.Dict) and ACTION_MASK in observation_space.spaces:
         place = list(space_tree(observation_space)).index(ACTION_MASK)
         mask = leaves[sum(len(list(tree_leaves(s))) for s in list(space_tree(observation_space).values())[:place])]
         _check_action_mask(mask, action, action_space, where)
     return leaves, action, reward
+
+
+def _checked_action(values: Any, space: gym.Space, num_rows: int, where: str) -> np.ndarray:
+    """Actions as one array; mixed ones may come as a tree of their leaves too."""
+    if is_mixed(space) and isinstance(values, dict | tuple):
+        leaves = _checked_observation(values, space, num_rows, "action", where)
+        values = np.concatenate([leaf.reshape(num_rows, -1).astype(np.float32) for leaf in leaves], 1)
+    whole = list(choices(space)) if is_mixed(space) else []
+    space = tensor_space(space)
+    action = checked_leaf(values, space, num_rows, "action", where)
+    if isinstance(space, gym.spaces.Box):
+        _check_bounds(action, space, where)
+    if whole:
+        good = np.ones(action.shape, dtype=bool)
+        good[:, whole] = action[:, whole] == np.rint(action[:, whole])
+        _check_rows(good, action, "action", where, "give whole numbers for discrete parts")
+    return action
 
 
 def checked_leaf(values: Any, space: gym.Space, num_rows: int, name: str, where: str) -> np.ndarray:
@@ -262,12 +278,11 @@ def _checked_observation(values: Tree, space: gym.Space, num_rows: int, name: st
 
 def _check_action_mask(mask: np.ndarray, action: np.ndarray, space: gym.Space, where: str) -> None:
     """Each decision was allowed. Of a final observation that allows nothing, as some give, the mask allows all."""
-    sizes = [int(space.n)] if isinstance(space, gym.spaces.Discrete) else getattr(space, "nvec", np.zeros(0)).tolist()
+    sizes = list(choices(space).values())
     if mask.shape[1:] != (sum(sizes),) or not sizes:
         raise UserError(f"{where}: action_mask has the shape {list(mask.shape[1:])} in a row: give one for each action")
-    for k, (part, chosen) in enumerate(
-        zip(np.split(mask, np.cumsum(sizes)[:-1], axis=1), action.reshape(len(action), -1).T, strict=True)
-    ):
+    chosen_of = action.reshape(len(action), -1)[:, list(choices(space))].astype(np.int64).T
+    for k, (part, chosen) in enumerate(zip(np.split(mask, np.cumsum(sizes)[:-1], axis=1), chosen_of, strict=True)):
         part[-1] |= ~part[-1].any()
         empty = np.flatnonzero(~part.any(1))
         if len(empty):

@@ -34,7 +34,7 @@ class Episode(NamedTuple):
     observation: Tree
     """Arrays [T + 1, ...]: the final observation is the last row."""
     action: np.ndarray
-    """[T, ...]; Box actions in the space's own units."""
+    """[T, ...]; Box actions in the space's own units. To be written, mixed ones may be trees of such leaves too."""
     reward: np.ndarray
     """[T] float32."""
     terminated: bool

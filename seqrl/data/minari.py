@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from seqrl.actions import is_mixed, to_environment
 from seqrl.data.episodes import EpisodeDataset
 from seqrl.data.raw_episodes import RawEpisode, Unfinished, ends_of, write_dataset
 from seqrl.errors import UserError
@@ -92,7 +93,9 @@ def to_minari(dataset: EpisodeDataset, dataset_id: str, *, env: str | None = Non
             yield minari.data_collector.EpisodeBuffer(
                 id=k,
                 observations=_in_own_units(episode.observation, spaces[0]),
-                actions=_in_own_units(episode.action, spaces[1]),
+                actions=to_environment(episode.action, spaces[1])
+                if is_mixed(spaces[1])
+                else _in_own_units(episode.action, spaces[1]),
                 rewards=episode.reward,
                 terminations=flags[0],
                 truncations=flags[1],

@@ -11,7 +11,7 @@ from seqrl.agent import Agent
 from seqrl.data.captured import Captured, OnDevice, on_device
 from seqrl.envs import Environment
 from seqrl.errors import UserError
-from seqrl.nets import Gaussian
+from seqrl.nets import Gaussian, Mixed
 from seqrl.trajectory import AgentInput, Trajectory, Tree, to_device, tree_leaves, tree_like, tree_map, tree_stack
 
 
@@ -36,7 +36,7 @@ class Rollout:
     """Carries the environments, the memory's state and the last row from one `collect` to the next.
 
     `seed` seeds the environments and the draws of actions, which come from a generator of their own. With
-    `noise_correlation` ρ, a Gaussian policy's noise is ε_t = ρ ε_{t−1} + √(1 − ρ²) ξ_t: each draw is still standard
+    `noise_correlation` ρ, the noise of Gaussian actions is ε_t = ρ ε_{t−1} + √(1 − ρ²) ξ_t: each draw is still standard
     normal, as its log-probability says, but the exploration is smooth in time (Hollenstein et al. 2024,
     arXiv 2312.11091, with an AR(1) process in place of coloured noise). `explore` makes of the distribution that the
     policy's head gives the one that is acted on. Of an agent without a value head, the trajectories' values are 0.
@@ -161,14 +161,14 @@ class Rollout:
         return outputs["value"][0] if "value" in outputs else self.inputs.previous_reward.new_zeros(len(self.mask))
 
     def _sample(self, distribution: object) -> Tensor:
-        if self.noise_correlation == 0.0 or not isinstance(distribution, Gaussian):
+        if self.noise_correlation == 0.0 or not isinstance(distribution, Gaussian | Mixed):
             return distribution.sample(self.generator)  # type: ignore[attr-defined]
         fresh = torch.empty_like(distribution.mean).normal_(generator=self.generator)
         if self.noise is not None:
             rho = self.noise_correlation
             fresh = rho * self.noise + (1 - rho**2) ** 0.5 * fresh
         self.noise = fresh
-        return distribution.from_noise(fresh)
+        return distribution.from_noise(fresh, self.generator)
 
     def _track(self, trajectory: Trajectory) -> Episodes:
         """Follow each environment's return and length, and give those of the episodes that ended."""

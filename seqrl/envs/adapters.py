@@ -21,6 +21,8 @@ from gymnasium import Space, spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from torch import Tensor
 
+from seqrl.actions import choices, to_environment, unpack
+from seqrl.envs.agent_spaces import agent_space
 from seqrl.envs.base import TorchVectorEnv
 from seqrl.envs.failures import misfit, not_in_space, raise_as_they_were, told
 from seqrl.errors import UserError
@@ -46,7 +48,10 @@ class Environment(ABC):
 
     @abstractmethod
     def step(self, action: Tensor) -> TimeStep:
-        """Take `action`, [B] for a Discrete action space, else [B, *shape]. Call `reset` or `load_state_dict` first."""
+        """Take `action`, [B] for a Discrete action space, [B, D] for a mixed one (`seqrl.actions`), else [B, *shape].
+
+        Call `reset` or `load_state_dict` first.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -92,7 +97,7 @@ class TorchEnvironment(Environment):
 
     def step(self, action: Tensor) -> TimeStep:
         with told(self._env, self._name, "step"):
-            observation, reward, terminated, truncated, _ = self._env.step(action)
+            observation, reward, terminated, truncated, _ = self._env.step(unpack(action, self.single_action_space))
         is_first, self._ended = self._ended, terminated | truncated
         return TimeStep(observation, reward, terminated, truncated, is_first, ~self._ended)
 
@@ -114,8 +119,8 @@ class TorchEnvironment(Environment):
 class GymnasiumEnvironment(Environment):
     """Any Gymnasium `VectorEnv` (synchronous, asynchronous or a user's own), in any autoreset mode.
 
-    Observations may be nested Dict and Tuple spaces of Box, Discrete, MultiDiscrete and MultiBinary; actions are one of
-    these four, Box actions in the space's own units. Where a Discrete action space comes with `info["action_mask"]` at
+    Observations and actions may be nested Dict and Tuple spaces of Box, Discrete, MultiDiscrete and MultiBinary; Box
+    actions are in the space's own units. Where a Discrete action space comes with `info["action_mask"]` at
     reset, as in Taxi, observations become `{"observation": ..., "action_mask": bool [B, n]}`; to find that out, the
     environments are reset once here. A Dict observation with an `action_mask` of its own, an
     entry for each choice, has it turned to bool. A row
@@ -138,8 +143,8 @@ class GymnasiumEnvironment(Environment):
         self._mode = _autoreset_mode(vector_env, self._name)
         self.num_envs = vector_env.num_envs
         self.device = torch.device(device)
-        self.single_action_space = _agent_space(vector_env.single_action_space, "action")
-        self._inner_space = _agent_space(vector_env.single_observation_space, "observation")
+        self.single_action_space = agent_space(vector_env.single_action_space, "action")
+        self._inner_space = agent_space(vector_env.single_observation_space, "observation")
         self.single_observation_space = self._inner_space
         self._num_masked_actions = self._probe_action_mask()
         if self._num_masked_actions:
@@ -155,7 +160,7 @@ class GymnasiumEnvironment(Environment):
         return _first(observation, self._flags(self._ended))
 
     def step(self, action: Tensor) -> TimeStep:
-        action_values = self._numpy_action(action)
+        action_values = to_environment(action.detach().cpu().numpy(), self._env.single_action_space)
         with told(self._env, self._name, "step"):
             values, reward, terminated, truncated, infos = self._env.step(action_values)
         self._num_steps += 1
@@ -274,11 +279,6 @@ class GymnasiumEnvironment(Environment):
             "mend the environment, or wrap it to clip what it returns"
         )
 
-    def _numpy_action(self, action: Tensor) -> np.ndarray:
-        space = self._env.single_action_space
-        values = action.detach().cpu().numpy().astype(space.dtype).reshape(self.num_envs, *(space.shape or ()))
-        return values + space.start if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else values
-
     def _flags(self, values: Any) -> Tensor:
         return torch.from_numpy(np.array(values, dtype=bool)).to(self.device)
 
@@ -300,13 +300,10 @@ class GymnasiumEnvironment(Environment):
             )
         return int(space.n)
 
-    def _check_own_mask(self, mask: Space, actions: Any) -> None:
-        if isinstance(actions, spaces.Box):
+    def _check_own_mask(self, mask: Space, actions: Space) -> None:
+        num_choices = sum(choices(actions).values())
+        if not num_choices:
             return  # refused where a policy is made for it
-        sizes = (
-            [actions.n] if isinstance(actions, spaces.Discrete) else getattr(actions, "nvec", [2] * actions.shape[0])
-        )
-        num_choices = int(np.sum(sizes))
         if not isinstance(mask, spaces.MultiBinary) or mask.shape != (num_choices,):
             raise UserError(
                 f"'{self._name}' observes an action_mask of {mask} for {actions}: give a MultiBinary({num_choices}), "
@@ -340,43 +337,6 @@ def _autoreset_mode(vector_env: VectorEnv, name: str) -> AutoresetMode:
             f"'{name}' has metadata['autoreset_mode'] {mode!r}, so when it resets is unknown: "
             "set it to a gymnasium.vector.AutoresetMode"
         ) from None
-
-
-def _agent_space(space: Any, path: str) -> Space:
-    """What the agent sees of the environment's `space`; `path` names it in messages."""
-    if path.startswith("observation") and isinstance(space, spaces.Dict):
-        return spaces.Dict({key: _agent_space(child, f"{path}.{key}") for key, child in space.items()})
-    if path.startswith("observation") and isinstance(space, spaces.Tuple):
-        return spaces.Tuple([_agent_space(child, f"{path}.{index}") for index, child in enumerate(space)])
-    is_mask = path == "observation.action_mask"
-    of_bits = isinstance(space, spaces.MultiDiscrete) and (space.nvec == 2).all()
-    if isinstance(space, spaces.MultiBinary) or (is_mask and (of_bits or isinstance(space, spaces.Box))):
-        return spaces.MultiBinary(space.shape[0] if len(space.shape) == 1 else space.shape)
-    if isinstance(space, spaces.Discrete):
-        return spaces.Discrete(int(space.n), start=int(space.start))
-    if isinstance(space, spaces.MultiDiscrete):
-        return spaces.MultiDiscrete(space.nvec.astype(np.int64), start=space.start.astype(np.int64))
-    if isinstance(space, spaces.Box):
-        return _agent_box(space, inwards=path == "action")
-    where = ", alone or in Dict and Tuple" if path.startswith("observation") else ""
-    raise UserError(
-        f"the {path} space {type(space).__name__} is not supported: "
-        f"wrap the environment so that it gives Box, Discrete, MultiDiscrete or MultiBinary{where}"
-    )
-
-
-def _agent_box(space: spaces.Box, inwards: bool) -> spaces.Box:
-    """`space` in the types that agents compute in; with `inwards` no bound is rounded to one outside the space."""
-    if space.dtype in (np.dtype(np.uint8), np.dtype(bool)):
-        return space
-    dtype: Any = np.float32 if np.issubdtype(space.dtype, np.floating) else np.int64
-    with np.errstate(over="ignore"):  # the largest float64 becomes infinity, which means the same
-        low: Any = space.low.astype(dtype)
-        high: Any = space.high.astype(dtype)
-    if inwards:
-        low = np.where(np.isfinite(low) & (low < space.low), np.nextafter(low, high), low)
-        high = np.where(np.isfinite(high) & (high > space.high), np.nextafter(high, low), high)
-    return spaces.Box(low, high, dtype=dtype)
 
 
 def _read_row(batch: Any, row: int) -> Any:

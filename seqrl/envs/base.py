@@ -10,8 +10,9 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from seqrl.actions import is_mixed
 from seqrl.errors import UserError
-from seqrl.trajectory import Tree, where_rows
+from seqrl.trajectory import Tree, tree_map, where_rows
 
 State = dict[str, Tensor]
 """The states of all rows, by name; leaves are [B, ...]. The base adds two: `steps` [B] int64, the decisions taken so
@@ -40,8 +41,8 @@ class TorchVectorEnv(VectorEnv, ABC):
     episode's first observation, reward 0 and both flags False. `max_episode_steps` sets `truncated` after that many
     decisions; None sets no limit. As in Gymnasium, both flags are True when both hold.
 
-    Actions are tensors or arrays [B, ...] of the action space. For speed they are not checked: a discrete action out of
-    range is undefined behaviour.
+    Actions are tensors or arrays [B, ...] of the action space, or trees of them where it is a Dict or Tuple space. For
+    speed they are not checked: a discrete action out of range is undefined behaviour.
 
     Raises: UserError if `num_envs` or `max_episode_steps` is below 1, or `step` comes before `reset`.
     """
@@ -82,7 +83,7 @@ class TorchVectorEnv(VectorEnv, ABC):
         """Fresh states for all rows; random draws come from `self.generator`."""
 
     @abstractmethod
-    def _transition(self, state: State, action: Tensor) -> Transition:
+    def _transition(self, state: State, action: Any) -> Transition:
         """What `action` does in `state`. Rows whose episode has ended come along too: their outcome is thrown away."""
 
     @abstractmethod
@@ -109,7 +110,7 @@ class TorchVectorEnv(VectorEnv, ABC):
             raise UserError("step() before reset(): call reset() first")
         starting = self.state["ended"]
         going = ~starting
-        action = torch.as_tensor(action, device=self.device).detach()
+        action = self._tensors(action)
         state, reward, terminated = self._transition(self.state, action)
         steps = (self.state["steps"] + 1) * going
         reward = reward.masked_fill(starting, 0.0)
@@ -120,6 +121,12 @@ class TorchVectorEnv(VectorEnv, ABC):
             state = where_rows(starting, self._start(), state)
         self.state = state | {"steps": steps, "ended": terminated | truncated}
         return self._observe(self.state), reward, terminated, truncated, {}
+
+    def _tensors(self, action: Any) -> Tree:
+        def tensor(leaf: Any) -> Tensor:
+            return torch.as_tensor(leaf, device=self.device).detach()
+
+        return tree_map(tensor, action) if is_mixed(self.single_action_space) else tensor(action)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that the next steps depend on, copied: the states by name, and the generator's state as `generator`."""

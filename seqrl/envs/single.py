@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 import torch
 
+from seqrl.actions import is_mixed
 from seqrl.envs.base import TorchVectorEnv
 from seqrl.errors import UserError
 from seqrl.trajectory import Tree, tree_map
@@ -37,7 +38,11 @@ class SingleEnv(gymnasium.Env):
         """As `gymnasium.Env.step`."""
         if self._ended:
             raise UserError("step() after the episode's end: call reset() first")
-        batched = torch.as_tensor(np.asarray(action)[None])
+
+        def row(leaf: Any) -> torch.Tensor:
+            return torch.as_tensor(np.asarray(leaf)[None])
+
+        batched = tree_map(row, action) if is_mixed(self.action_space) else row(action)
         observation, reward, terminated, truncated, info = self.batch.step(batched)
         self._ended = bool(terminated | truncated)
         return self._to_numpy(observation), float(reward), bool(terminated), bool(truncated), info

@@ -17,6 +17,7 @@ import torch
 
 import seqrl
 from seqrl.acting import ActingModule
+from seqrl.actions import is_mixed
 from seqrl.algorithms import load, read_config
 from seqrl.checkpoint import write_atomically
 from seqrl.config import make_environment
@@ -74,11 +75,15 @@ def export_agent(
     episodes that the agent plays in `environment`, for 4 episodes at once that end at different times. The largest
     difference, |a − b| / max(1, |a|), is in the file. `about` is told in it besides.
 
-    Raises UserError for an unknown format, a file that exists or cannot be written, a missing package, and where the
-    two differ by more than 1e-5; then nothing is written.
+    Raises UserError for an unknown format, a file that exists or cannot be written, a missing package, mixed actions,
+    and where the two differ by more than 1e-5; then nothing is written.
     """
     path = Path(path)
     check_output(path, format)
+    if is_mixed(agent.action_space):
+        raise UserError(
+            f"actions of {agent.action_space} have no place in an exported file: act with seqrl.load, by PyTorch"
+        )
     agent = in_float32(agent).cpu()
     step = ExportedStep(agent)
     rows = {"random": random_rows(step, num_steps, BATCH_SIZE, seed=1)}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from seqrl.acting import ActingModule
+from seqrl.actions import is_mixed, names
 from seqrl.envs import Environment
 from seqrl.envs.trials import EPISODE_START
 from seqrl.errors import UserError
@@ -32,7 +33,7 @@ from seqrl.inspection.attribution import (
 )
 from seqrl.memory.linear_attention import LinearAttention
 from seqrl.memory.reencoded import Reencoded
-from seqrl.nets.distributions import Categorical, EpsilonGreedy, Gaussian, MultiCategorical
+from seqrl.nets.distributions import Categorical, EpsilonGreedy, Gaussian, Mixed, MultiCategorical
 from seqrl.seeds import derived_seed
 from seqrl.trajectory import ACTION_MASK, AgentInput, Tree, tree_map, tree_stack
 
@@ -63,7 +64,8 @@ class Episode:
     """[T, ...], as the environment took it; discrete ones count from 0."""
     policy: dict[str, np.ndarray]
     """What the policy says at each of T + 1 rows: `probs` [T + 1, n] (of several parts, side by side, with `sizes`),
-    or `values` [T + 1, n] of actions, or `mean` and `std` [T + 1, A]; `entropy` [T + 1]."""
+    or `values` [T + 1, n] of actions, or `mean` and `std` [T + 1, A]; `entropy` [T + 1]. Of a mixed action both kinds,
+    and `choices` and `numbers`, the places in `action` of those with `probs` and of those with a `mean`."""
     value: np.ndarray | None
     """[T + 1], of rewards as they were learnt from, scaled or squashed; None for an agent without values. Of action
     values, the greatest."""
@@ -77,6 +79,8 @@ class Episode:
     inner_starts: list[int]
     """Of a trial, the rows at which inner episodes begin; else none."""
     recalls: list[Recall] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    """What the entries of a mixed action are called; else none."""
 
     @property
     def num_steps(self) -> int:
@@ -180,6 +184,7 @@ def _episode(agent: ActingModule, rows: _Rows, ended: tuple[bool, bool], seed: i
         truncated=ended[1],
         inner_starts=starts,
         recalls=recalls_of(agent, rows, average),
+        names=names(agent.action_space) if is_mixed(agent.action_space) else [],
     )
 
 
@@ -191,17 +196,40 @@ def _policy_of(outputs: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     if isinstance(first, Categorical):
         return {"probs": _column([policy.log_probs.exp() for policy in policies]), "entropy": entropy}
     if isinstance(first, MultiCategorical):
-        probs = [torch.cat([part.log_probs.exp() for part in policy.parts], -1) for policy in policies]
-        sizes = np.array([part.log_probs.shape[-1] for part in first.parts])
-        return {"probs": _column(probs), "sizes": sizes, "entropy": entropy}
+        return _probs([policy.parts for policy in policies]) | {"entropy": entropy}
     if isinstance(first, EpsilonGreedy):
         return {"values": _column([policy.values for policy in policies])}
-    assert isinstance(first, Gaussian)
+    if isinstance(first, Mixed):
+        return _parts_of(policies) | {"entropy": entropy}
+    return _gaussian(policies) | {"entropy": entropy}
+
+
+def _gaussian(policies: Sequence[Gaussian]) -> dict[str, np.ndarray]:
     return {
         "mean": _column([policy.to_environment(policy.mean) for policy in policies]),
         "std": _column([policy.log_std.exp().expand_as(policy.mean) for policy in policies]),
-        "entropy": entropy,
     }
+
+
+def _parts_of(policies: Sequence[Mixed]) -> dict[str, np.ndarray]:
+    """What the parts of a mixed action's policy say at each row, and the places of their numbers in it."""
+    found: dict[str, list[np.ndarray]] = {}
+    places = np.split(np.arange(sum(policies[0].sizes)), np.cumsum(policies[0].sizes)[:-1])
+    for k, place in enumerate(places):
+        own: list[Any] = [policy.parts[k] for policy in policies]
+        if isinstance(own[0], Gaussian):
+            said = _gaussian(own) | {"numbers": place}
+        else:
+            said = _probs([getattr(part, "parts", [part]) for part in own]) | {"choices": place}
+        for name, values in said.items():
+            found.setdefault(name, []).append(values)
+    return {name: np.concatenate(values, -1) for name, values in found.items()}
+
+
+def _probs(policies: Sequence[Sequence[Categorical]]) -> dict[str, np.ndarray]:
+    """Of each row the categoricals, side by side."""
+    probs = [torch.cat([part.log_probs.exp() for part in parts], -1) for parts in policies]
+    return {"probs": _column(probs), "sizes": np.array([part.log_probs.shape[-1] for part in policies[0]])}
 
 
 def _values_of(outputs: Sequence[dict[str, Any]]) -> np.ndarray | None:

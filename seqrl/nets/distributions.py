@@ -6,8 +6,9 @@ log-probability can be computed again exactly, without inverting a clip or a tan
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -99,7 +100,7 @@ class Gaussian:
         noise = torch.empty_like(self.mean).normal_(generator=generator)
         return self.from_noise(noise)
 
-    def from_noise(self, noise: Tensor) -> Tensor:
+    def from_noise(self, noise: Tensor, generator: Generator | None = None) -> Tensor:
         """The raw action for a given standard normal draw [..., A]: how a rollout correlates noise over time."""
         return self.mean + self.log_std.exp() * noise
 
@@ -136,6 +137,63 @@ class Gaussian:
     def _log_slope(self, action: Tensor) -> Tensor | float:
         """log d tanh(u)/du = 2 (log 2 − u − softplus(−2u)), stable for large |u|; 0 without squashing."""
         return 2.0 * (math.log(2.0) - action - F.softplus(-2.0 * action)) if self.bound == "squash" else 0.0
+
+
+class Mixed:
+    """Independent parts of any of the kinds above: the leaves of a mixed action, side by side as in `seqrl.actions`.
+
+    `sizes` says how many numbers of the action [..., D] each part has. All is a sum over the parts, but for `mean`,
+    which is that of the Gaussian parts side by side, [..., C], and of no entries without one.
+    """
+
+    def __init__(self, parts: Sequence[Categorical | MultiCategorical | Gaussian], sizes: Sequence[int]):
+        self.parts, self.sizes = list(parts), list(sizes)
+
+    @property
+    def mean(self) -> Tensor:
+        means = [part.mean for part in self.parts if isinstance(part, Gaussian)]
+        return torch.cat(means, -1) if means else self.entropy().unsqueeze(-1)[..., :0]
+
+    def sample(self, generator: Generator | None = None) -> Tensor:
+        return self.from_noise(torch.empty_like(self.mean).normal_(generator=generator), generator)
+
+    def from_noise(self, noise: Tensor, generator: Generator | None = None) -> Tensor:
+        """The raw action for a given standard normal draw [..., C] of its Gaussian parts; the others are drawn."""
+        widths = [size if isinstance(part, Gaussian) else 0 for part, size in zip(self.parts, self.sizes, strict=True)]
+        own = zip(self.parts, noise.split(widths, -1), strict=True)
+        return self._packed(
+            [part.from_noise(e) if isinstance(part, Gaussian) else part.sample(generator) for part, e in own]
+        )
+
+    def mode(self) -> Tensor:
+        return self._packed([part.mode() for part in self.parts])
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        return torch.stack([part.log_prob(leaf) for part, leaf in self._split(action)]).sum(0)
+
+    def entropy(self) -> Tensor:
+        return torch.stack([part.entropy() for part in self.parts]).sum(0)
+
+    def from_environment(self, action: Tensor) -> Tensor:
+        return self._packed([part.from_environment(leaf) for part, leaf in self._split(action)])
+
+    def to_environment(self, action: Tensor) -> Tensor:
+        return self._packed([part.to_environment(leaf) for part, leaf in self._split(action)])
+
+    def _split(self, action: Tensor) -> Iterator[tuple[Any, Tensor]]:
+        """Each part with its own actions of [..., D]."""
+        for part, leaf in zip(self.parts, action.split(self.sizes, -1), strict=True):
+            if isinstance(part, Gaussian):
+                yield part, leaf
+            else:
+                yield part, leaf.squeeze(-1).long() if isinstance(part, Categorical) else leaf.long()
+
+    def _packed(self, leaves: Sequence[Tensor]) -> Tensor:
+        flat = [
+            leaf.unsqueeze(-1) if isinstance(part, Categorical) else leaf
+            for part, leaf in zip(self.parts, leaves, strict=True)
+        ]
+        return torch.cat([leaf if leaf.is_floating_point() else leaf.float() for leaf in flat], -1)
 
 
 @dataclass(frozen=True)
@@ -178,4 +236,4 @@ class EpsilonGreedy:
         return action
 
 
-Distribution = Categorical | EpsilonGreedy | Gaussian | MultiCategorical
+Distribution = Categorical | EpsilonGreedy | Gaussian | Mixed | MultiCategorical

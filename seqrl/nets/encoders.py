@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seqrl.actions import is_mixed, parts, split
 from seqrl.errors import UserError
 from seqrl.nets.functions import Linear, tanh
 from seqrl.nets.normalization import RunningNorm
@@ -147,6 +148,19 @@ class Encoder(nn.Module):
         for path, encoder in zip(self.paths, self.encoders, strict=True):
             if isinstance(encoder, VectorEncoder) and encoder.norm is not None:
                 encoder.norm.update(encoder.flat(_at(observation, path))[mask])
+
+
+class ActionEncoder(Encoder):
+    """The encoder of actions as tensors: a mixed one is split into its leaves first."""
+
+    def __init__(self, space: gym.Space, hidden_size: int):
+        super().__init__(
+            gym.spaces.Tuple([part.space for part in parts(space)]) if is_mixed(space) else space, hidden_size
+        )
+        self.space = space
+
+    def project(self, observation: Tensor) -> Tensor:
+        return super().project(tuple(split(observation, self.space)) if is_mixed(self.space) else observation)
 
 
 def _leaves(space: gym.Space, path: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], gym.Space]]:

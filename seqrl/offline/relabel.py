@@ -17,7 +17,7 @@ from seqrl.checkpoint import write_atomically
 from seqrl.data import EpisodeDataset, Windows
 from seqrl.errors import UserError
 from seqrl.learner import Learner
-from seqrl.nets import Encoder
+from seqrl.nets import ActionEncoder, Encoder
 from seqrl.objectives import expectile_error, masked_mean, squared_error
 from seqrl.progress import progress_bar
 from seqrl.trajectory import Tree, tree_map
@@ -51,7 +51,7 @@ class Values(nn.Module):
     def __init__(self, observation_space: gym.Space, action_space: gym.Space, hidden_size: int):
         super().__init__()
         self.encoder = nn.ModuleList(Encoder(observation_space, hidden_size, normalize=True) for _ in range(3))
-        self.action = nn.ModuleList(Encoder(action_space, hidden_size) for _ in range(2))
+        self.action = nn.ModuleList(ActionEncoder(action_space, hidden_size) for _ in range(2))
         self.head = nn.ModuleList(_head(hidden_size) for _ in range(3))
 
     def of_actions(self, observation: Tree, action: Tensor) -> list[Tensor]:

@@ -129,6 +129,7 @@ def episode_data(episode: Episode, space: gym.Space) -> dict[str, Any]:
         "frames": frames,
         "leaves": [_leaf(*leaf, IMAGE_BYTES // max(images, 1)) for leaf in leaves],
         "action": short(episode.action),
+        "names": episode.names,
         "policy": {name: short(leaf) for name, leaf in episode.policy.items()},
         "value": short(episode.value),
         "asked": short(episode.asked),

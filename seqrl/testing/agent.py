@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqrl.actions import pack
 from seqrl.agent import Agent
 from seqrl.memory.base import State
 from seqrl.nets import EpsilonGreedy
@@ -77,7 +78,7 @@ class _Bench:
             shape = (num_steps, batch_size)
             return AgentInput(
                 _draw(agent.observation_space, shape, agent.device) if observation is None else observation,
-                _draw(agent.action_space, shape, agent.device),
+                pack(_draw(agent.action_space, shape, agent.device), agent.action_space),
                 torch.randn(shape, dtype=dtype).to(agent.device),
                 torch.zeros(shape, dtype=torch.bool, device=agent.device),
             )

@@ -43,7 +43,10 @@ def check_environment(env: VectorEnv, num_steps: int = 1000, seed: int = 0) -> N
     kept = [_copy(rows[0])]
     first = next(tree_leaves(rows[0].observation))
     if isinstance(first, Tensor):  # tensors in where tensors come out
-        actions, others = ([torch.as_tensor(a, device=first.device) for a in some] for some in (actions, others))
+        actions, others = (
+            [tree_map(lambda leaf: torch.as_tensor(leaf, device=first.device), action) for action in some]
+            for some in (actions, others)
+        )
     for action in actions:
         rows.append(_step(env, action))
         kept.append(_copy(rows[-1]))
@@ -152,9 +155,12 @@ def _scribble(row: _Row) -> None:
 
 
 def _choose(rows: np.ndarray, new: Any, old: Any) -> Any:
-    if isinstance(old, Tensor):
-        return where_rows(torch.as_tensor(rows, device=old.device), new, old)
-    return np.where(rows.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+    def choose(new: Any, old: Any) -> Any:
+        if isinstance(old, Tensor):
+            return where_rows(torch.as_tensor(rows, device=old.device), new, old)
+        return np.where(rows.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+    return tree_map(choose, new, old)
 
 
 def _equal(some: list[_Row], others: list[_Row]) -> bool:

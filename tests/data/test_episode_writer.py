@@ -186,7 +186,7 @@ def test_the_spaces_are_what_agents_see(tmp_path):
     ("arguments", "message"),
     [
         ((gym.spaces.Text(5), DISCRETE), "the observation space Text is not supported"),
-        ((VECTOR, gym.spaces.Tuple([DISCRETE])), "the action space Tuple is not supported"),
+        ((VECTOR, gym.spaces.Text(5)), "the action space Text is not supported"),
     ],
 )
 def test_spaces_that_no_agent_has(tmp_path, arguments, message):

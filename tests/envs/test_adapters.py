@@ -314,7 +314,7 @@ def test_not_finite(what, bad, kind):
         ("observation", spaces.Text(5)),
         ("observation", spaces.Sequence(spaces.Discrete(2))),
         ("observation", spaces.Graph(spaces.Discrete(2), None)),
-        ("action", spaces.Tuple([spaces.Discrete(2)])),
+        ("action", spaces.Text(5)),
     ],
 )
 def test_unsupported_space(kind, space):

@@ -19,7 +19,14 @@ BOX = gym.spaces.Box(-1, 1, (3,), np.float32)
 
 
 def played(length, number, max_steps=1000):
-    config = ppo.Config(env="seqrl/TMaze-v0", env_kwargs=(f"length={length}",), hidden_size=8)
+    return _played(ppo.Config(env="seqrl/TMaze-v0", env_kwargs=(f"length={length}",), hidden_size=8), number, max_steps)
+
+
+def played_mixed():
+    return _played(ppo.Config(env="mixed_actions:MixedEcho-v0", hidden_size=8), 1)
+
+
+def _played(config, number, max_steps=1000):
     with closing(make_environment(config, 1)) as environment:
         agent = ppo.build(config, environment.single_observation_space, environment.single_action_space).eval()
         return inspect(agent, environment, number, sample=True, max_steps=max_steps)

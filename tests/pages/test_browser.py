@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 from markup_reading import EVIL, Page
-from page_contents import ABOUT, BOX, played, spoken
+from mixed_actions import ALL
+from page_contents import ABOUT, BOX, played, played_mixed, spoken
 
 from seqrl.pages.dialogues import write_dialogues_page
 from seqrl.pages.inspector import write_inspector
@@ -44,6 +45,10 @@ STEPS = {
       $("theme").click(); seen.push(document.documentElement.dataset.theme);
       document.querySelector("#timeline svg").dispatchEvent(new MouseEvent("click", { clientX: 5 }));
       seen.push(text("place"));""",
+    "mixed": """
+      const rows = [...$("chosen").querySelectorAll(".bars > span:nth-child(3n + 1)")].map(row => row.textContent);
+      seen.push(rows.join(" "), $("chosen").querySelectorAll("span.chosen").length);
+      key("End"); seen.push(text("chosen").includes("no decision"));""",
     "talks": """
       const change = (choice, k) => { choice.selectedIndex = k; choice.dispatchEvent(new Event("change")); };
       const first = text("token");
@@ -65,7 +70,7 @@ STEPS = {
 # Break: any id, class or key that a script of ours relies on; anything that is loaded from elsewhere.
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 def test_in_a_browser(tmp_path):
-    """One headless Chromium opens three pages, clicks, steps, and tells what it saw; no page complains."""
+    """One headless Chromium opens four pages, clicks, steps, and tells what it saw; no page complains."""
     episodes, folder = played(4, 2), tmp_path / "run"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"type": "ppo", "env": EVIL, "seed": 0}))
@@ -73,6 +78,7 @@ def test_in_a_browser(tmp_path):
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     pages = {
         "episodes": write_inspector(tmp_path / "e.html", episodes, BOX, ABOUT).read_text(),
+        "mixed": write_inspector(tmp_path / "m.html", played_mixed(), ALL, ABOUT).read_text(),
         "talks": write_dialogues_page(tmp_path / "t.html", spoken(), ABOUT).read_text(),
         "run": run_page(folder),
     }
@@ -95,6 +101,10 @@ def test_in_a_browser(tmp_path):
     n = episodes[0].num_steps
     assert seen[:7] == [f"step 0 of {n}", f"step 2 of {n}", f"step 1 of {n}", True, True, f"step 1 of {n}", True]
     assert seen[7:] == [True, f"step 0 of {n}", True, "dark", f"step 0 of {last}"]
+    choices = [("which", 3), ("arm.1[0]", 2), ("arm.1[1]", 4), ("arm.2.light[0]", 2), ("arm.2.light[1]", 2)]
+    rows = [f"{name}: {k}" for name, size in choices for k in range(size)]
+    rows += [word for name in ("arm.0[0,0]", "arm.0[0,1]", "force") for word in (name, "mean")]
+    assert told["mixed"]["seen"] == [" ".join(rows), 2 * (len(choices) + 3), True]
     assert told["talks"]["seen"] == [True, True, True, 1, True, True]
     shown, step, value, hidden = told["run"]["seen"]
     assert (shown, hidden) == (False, True)

@@ -125,19 +125,20 @@
     bar,
     el("span", { className: chosen ? "chosen" : "" }, told),
   ];
-  const gaussianRows = ({ policy, action: actions, steps }, t) =>
+  const gaussianRows = ({ policy, action: actions, names: own, steps }, t) =>
     policy.mean[t].flatMap((mean, k) => {
-      const taken = actions.map(each => [each].flat()[k]);
+      const place = policy.numbers ? policy.numbers[k] : k;
+      const taken = actions.map(each => [each].flat()[place]);
       const [low, high] = span([...taken, ...policy.mean.map(row => row[k])], [0]);
       const at = value => (value - low) / (high - low || 1);
       const [bar, told] = t < steps ? [at(taken[t]), number(taken[t])] : [at(mean), "–"];
       return [
-        ...actionRow(action(k), track(bar, at(0), "chosen"), told, true),
+        ...actionRow(own[place] ?? action(k), track(bar, at(0), "chosen"), told, true),
         ...actionRow("mean", track(at(mean), at(0)), `${number(mean)}, σ ${number(policy.std[t][k])}`),
       ];
     });
   const discreteRows = (episode, t) => {
-    const { probs, values, sizes = [(probs || values)[t].length] } = episode.policy;
+    const { probs, values, choices, sizes = [(probs || values)[t].length] } = episode.policy;
     const row = (probs || values)[t];
     const [low, high] = values ? span(row.filter(value => value > -1e30)) : [0, 1];
     const least = values ? 0.04 : 0; // so that the least value has a bar too
@@ -145,21 +146,28 @@
     const names = sizes.flatMap((size, part) => Array.from({ length: size }, (_, k) => [part, k]));
     return names.flatMap(([part, k], j) => {
       const off = episode.allowed && !episode.allowed[t][j];
-      const chosen = taken[part] === k;
+      const place = choices ? choices[part] : part;
+      const chosen = taken[place] === k;
       const share = off ? 0 : least + ((1 - least) * (row[j] - low)) / (high - low || 1);
       const told = off ? "not allowed" : values ? number(row[j]) : percent(row[j]);
-      const name = sizes.length > 1 ? `${part}: ${k}` : action(k);
+      const own = episode.names[place] ?? (sizes.length > 1 ? part : null);
+      const name = own === null ? action(k) : `${own}: ${k}`;
       return actionRow(name, track(share, 0, chosen ? "chosen" : ""), told, chosen, off);
     });
   };
   const explained = policy => {
     if (policy.values) return "value of each action, drawn from the least to the greatest; the one taken is blue";
+    if (policy.mean && policy.probs) return "probability of each choice, the one taken is blue; numbers taken, and their means";
     return policy.mean
       ? "the action taken, and the policy's mean"
       : "probability of each action; the one taken is blue";
   };
   const showChosen = (episode, t) => {
-    const rows = (episode.policy.mean ? gaussianRows : discreteRows)(episode, t);
+    const discrete = episode.policy.probs || episode.policy.values;
+    const rows = [
+      ...(discrete ? discreteRows(episode, t) : []),
+      ...(episode.policy.mean ? gaussianRows(episode, t) : []),
+    ];
     const parts = [
       el("p", { className: "lead" }, explained(episode.policy)),
       el("div", { className: "bars" }, ...rows),
