@@ -57,6 +57,9 @@ class RunConfig(ProblemConfig):
     memory: str = "gru"
     """What the agent remembers with: none, frame_stack, gru, lstm, linear, linear_attention or transformer;
     your own as module:Class."""
+    memory_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Arguments of your own memory's class, such as state_size=16, or of a transformer or linear_attention, such as
+    num_layers=3; values are JSON."""
     num_steps: int = 300_000
     """Environment steps to train for, over all environments; a row in which an environment resets counts as one."""
 
@@ -140,7 +143,7 @@ def parse_env_kwargs(pairs: tuple[str, ...], flag: str = "--env-kwargs") -> dict
     numbers that are not finite.
     """
     kwargs: dict[str, Any] = {}
-    for pair in pairs:
+    for pair in map(str, pairs):  # JSON may have held numbers
         key, equals, value = pair.partition("=")
         require(bool(equals) and key.isidentifier(), f"{flag} {pair!r} is not KEY=VALUE, such as length=30")
         try:
@@ -194,6 +197,7 @@ def make_agent(
         config.hidden_size,
         num_frames=config.num_frames,
         memory_horizon=config.memory_horizon or None,
+        kwargs=parse_env_kwargs(config.memory_kwargs, "--memory-kwargs"),
     )
     return Agent(
         observation_space,

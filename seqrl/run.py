@@ -47,6 +47,8 @@ class Run:
     the context it is locked.
     """
 
+    is_new = False
+    """Whether the folder was made by this process, and nothing in it is gone on with."""
     _lock: BinaryIO | None = None
     _start_time = 0.0
 
@@ -71,6 +73,7 @@ class Run:
             spaces = spaces_to_json(observation_space, action_space)
             create_folder(folder, {"config.json": config_to_json(algorithm, config), "spaces.json": spaces})
         run = cls(folder, config.num_steps, label)
+        run.is_new = not resume
         run._take_lock()
         return run
 

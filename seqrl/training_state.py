@@ -7,6 +7,7 @@ from seqrl.checkpoint import counter
 from seqrl.run import Run, Stateful
 from seqrl.run_folder import CHECKPOINT
 from seqrl.seeds import derived_seed
+from seqrl.testing.own_memory import warn_of_broken_laws
 from seqrl.trajectory import Tree
 
 
@@ -44,6 +45,7 @@ class TrainingState:
     ):
         self.seed, self.rollout, self.replay, self.updates = seed, rollout, replay, 0
         self.saves_environment = environment.state_dict() is not None
+        self.agent = agent
         self.parts: dict[str, Stateful] = {"agent": agent, "rollout": rollout, **parts}
         if replay is not None:
             self.parts["replay"] = replay
@@ -62,7 +64,12 @@ class TrainingState:
             self.save(run, step)
 
     def restore(self, run: Run) -> int:
-        """Go back to the run's last checkpoint, if it has one, and return its step."""
+        """Go back to the run's last checkpoint, if it has one, and return its step.
+
+        Of a new run, first say so where the agent's memory breaks the laws.
+        """
+        if run.is_new:
+            warn_of_broken_laws(self.agent)
         counters = run.restore({})
         if not counters:
             return 0

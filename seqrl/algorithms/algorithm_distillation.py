@@ -21,14 +21,15 @@ differs:
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
+import tyro
 from torch import Tensor, nn
 
 from seqrl.acting import ActingModule
 from seqrl.agent import Agent
-from seqrl.config import device, require, require_at_least_one, require_not_negative
+from seqrl.config import device, parse_env_kwargs, require, require_at_least_one, require_not_negative
 from seqrl.data import EpisodeDataset, Windows
 from seqrl.data.histories import check_histories, exchanged, shuffled, strided
 from seqrl.envs.trials import EPISODE_START, OPTIMAL_ACTION, unrevealed_space
@@ -74,6 +75,8 @@ class Config(OfflineConfig):
     """Observations that a frame stack holds, the current one included."""
     memory_horizon: int = 64
     """Steps that half of a GRU's or LSTM's units bridge from the start, by their gates' biases; 0 for none."""
+    memory_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Arguments of your own memory's class, such as state_size=16, or of linear_attention; values are JSON."""
     normalize_observations: bool = True
     """Whether vector observations are standardised by the log's statistics."""
 
@@ -138,6 +141,11 @@ def check(config: Config) -> None:
     require_at_least_one(config, "hidden_size", "num_layers", "num_heads", "episode_stride", "num_frames")
     require_not_negative(config, "memory_horizon")
     require(
+        config.memory != "transformer" or not config.memory_kwargs,
+        f"--memory-kwargs {' '.join(config.memory_kwargs)}: the transformer is set by --num-layers, --num-heads and "
+        "--context-length",
+    )
+    require(
         not (config.shuffle_episodes and config.exchange_episodes),
         "--shuffle-episodes and --exchange-episodes are two ablations, within a history and among all: choose one",
     )
@@ -167,7 +175,12 @@ def build_memory(config: Config) -> Memory:
         memory: Memory = Transformer(size, size, config.num_layers, config.num_heads, window=config.context_length)
     else:
         memory = make_memory(
-            config.memory, size, size, num_frames=config.num_frames, memory_horizon=config.memory_horizon or None
+            config.memory,
+            size,
+            size,
+            num_frames=config.num_frames,
+            memory_horizon=config.memory_horizon or None,
+            kwargs=parse_env_kwargs(config.memory_kwargs, "--memory-kwargs"),
         )
     return Reencoded(memory, config.context_length) if config.context == "reencode" else memory
 

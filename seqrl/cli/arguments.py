@@ -104,7 +104,7 @@ def _split_commas(args: list[str]) -> list[str]:
     """`--hide 1,3` and `--memories none,gru` as tyro reads lists, one word each."""
     lists = {
         "--hide", "--memories", "--methods", "--env-kwargs", "--env_kwargs", "--task-kwargs", "--task_kwargs",
-        "--targets", "--betas", "--approaches", "--override", "--reward",
+        "--memory-kwargs", "--memory_kwargs", "--targets", "--betas", "--approaches", "--override", "--reward",
     }  # fmt: skip
     result: list[str] = []
     flag = ""

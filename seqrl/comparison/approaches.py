@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from seqrl.algorithms import impala, ppo, r2d2, recurrent_sac
 from seqrl.config import RunConfig, require
 from seqrl.errors import UserError, nearest
-from seqrl.memory.make import check_name, simplicity
+from seqrl.memory.make import check_name, is_own, simplicity
 from seqrl.recipes import RECIPES
 
 ONLINE: dict[str, ModuleType] = {"ppo": ppo, "impala": impala, "r2d2": r2d2, "recurrent_sac": recurrent_sac}
@@ -118,7 +118,8 @@ def overridden(settings: Any, names: Sequence[str], overrides: Sequence[Override
         require(setting in fields, f"--override {target}.{setting}: no such setting: {nearest(setting, fields)}")
         known = type(getattr(settings, setting))
         if not (type(value) is known or (known is float and type(value) is int)):
-            raise UserError(f"--override {target}.{setting}={value}: it must be of type {known.__name__}")
+            wanted = 'a list, such as ["key=1"]' if known is tuple else f"of type {known.__name__}"
+            raise UserError(f"--override {target}.{setting}={value}: it must be {wanted}")
         settings = dataclasses.replace(settings, **{setting: value})
     return settings
 
@@ -127,7 +128,8 @@ def settings_of(approach: Approach, base: ppo.Config, overrides: Sequence[Overri
     """The config of `approach` on the problem and with the budget of `base`.
 
     For PPO it is `base` with the memory. Others start from their recipe for the same environment, if there is one, else
-    from their defaults, and share with `base` what `SHARED` names. Overrides come last.
+    from their defaults, and share with `base` what `SHARED` names. `memory_kwargs` of `base` are for memories of one's
+    own alone: ours differ in what they take. Overrides come last.
     """
     settings: RunConfig = base
     if approach.algorithm != "ppo":
@@ -135,5 +137,6 @@ def settings_of(approach: Approach, base: ppo.Config, overrides: Sequence[Overri
         recipes: list[Any] = [recipe() for recipe in RECIPES.values()]
         start = next((r for r in recipes if type(r) is kind and r.env == base.env), kind())
         settings = dataclasses.replace(start, **{name: getattr(base, name) for name in SHARED})
-    settings = dataclasses.replace(settings, memory=approach.memory)
+    kwargs = base.memory_kwargs if is_own(approach.memory) else ()
+    settings = dataclasses.replace(settings, memory=approach.memory, memory_kwargs=kwargs)
     return overridden(settings, (approach.algorithm, str(approach)), overrides)

@@ -25,7 +25,7 @@ from seqrl.comparison.learning_curve import read_threshold
 from seqrl.config import make_environment, parse_env_kwargs, require, require_above_zero
 from seqrl.envs.exact import optimal_return
 from seqrl.errors import UserError
-from seqrl.memory.make import check_name
+from seqrl.memory.make import check_name, is_own
 from seqrl.recipes import settings_for
 from seqrl.run_folder import config_from_json, read_json
 
@@ -154,6 +154,12 @@ def check(config: Config) -> None:
     require(config.num_seeds >= 1, f"--num-seeds is {config.num_seeds}: it must be at least 1")
     require(config.num_episodes >= 2, f"--num-episodes is {config.num_episodes}: an interval needs at least 2")
     read_threshold(config.threshold)
+    kwargs = " ".join(config.settings.memory_kwargs)
+    require(
+        not kwargs or any(is_own(approach.memory) for approach in online),
+        f"--memory-kwargs {kwargs}: these are for memories of your own, and none is compared; give one of ours "
+        """its own, such as --override 'ppo:transformer.memory_kwargs=["num_layers=3"]'""",
+    )
     require(config.workers >= 0, f"--workers is {config.workers}: give 0 for one a core, or more")
     with contextlib.closing(make_environment(config.settings, 1)) as environment:
         environment.reset(config.settings.seed)  # a bug in it is found while there is no folder yet

@@ -45,9 +45,9 @@ def n_step_return(
 
         R^k_t = r_t + d_t ((1 − c_t) v_{t+1} + c_t R^{k−1}_{t+1}),   R^0_t = v_t,   R^k_T = v_T
 
-    where c is `trace`: 0 at rows whose return must not reach into the next row, as at the ends of episodes. Fewer than
-    n rewards are summed before a cut and at the last rows. `discount` is γ·(1 − terminated), and `next_value` is that
-    of the observation that followed row t within its own episode.
+    Returns R^n_t. c is `trace`: 0 at rows whose return must not reach into the next row, as at the ends of episodes,
+    `terminated | truncated`. Fewer than n rewards are summed before a cut and at the last rows. `discount` is
+    γ·(1 − terminated), and `next_value` is that of the observation that followed row t within its own episode.
 
     Source: Watkins 1989; Mnih et al. 2016, arXiv 1602.01783. Raises ValueError where n is below 1.
     """

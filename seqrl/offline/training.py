@@ -12,6 +12,7 @@ from seqrl.distributed.sharding import Whole, whole
 from seqrl.learner import Learner
 from seqrl.offline.config import OfflineConfig
 from seqrl.run import Run, Stateful
+from seqrl.testing.own_memory import warn_of_broken_laws
 from seqrl.trajectory import to_device
 
 A = TypeVar("A", bound=nn.Module)
@@ -93,6 +94,8 @@ def fit(
         run.restore(parts)
     else:
         describe(agent, dataset)
+    if run.is_new:
+        warn_of_broken_laws(agent)
     run.begin(step)
     while step < config.num_steps and not interrupted:
         learner.learning_rate = config.learning_rate * min(

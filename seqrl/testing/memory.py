@@ -61,6 +61,9 @@ class _Bench:
     @classmethod
     def build(cls, memory: Memory, num_steps: int, batch_size: int, seed: int, tolerance: float | None) -> "_Bench":
         generator = torch.Generator().manual_seed(seed)
+        for name in ("input_size", "output_size"):
+            size = getattr(memory, name, None)
+            assert isinstance(size, int), f"state: {name} of {type(memory).__name__} is {size}, but not a whole number"
         like = next(memory.parameters(), torch.zeros(()))
         x = _normal(like.new_empty(num_steps, batch_size, memory.input_size, dtype=torch.float64), generator)
         is_first = torch.zeros(num_steps, batch_size, dtype=torch.bool, device=x.device)
@@ -131,9 +134,10 @@ def _check_state(bench: _Bench) -> None:
     fresh = memory.initial_state(B)
     is_first = torch.zeros(T, B, dtype=torch.bool, device=x.device)
     for path, leaf in tree_flatten(fresh).items():
-        assert isinstance(leaf, Tensor), f"state: initial_state {path} is a {type(leaf).__name__}, but not a tensor"
-        assert leaf.shape[:1] == (B,), f"state: initial_state {path} is {list(leaf.shape)}, but not [{B}, ...]"
-        assert leaf.device == x.device, f"state: initial_state {path} is on {leaf.device}, but parameters on {x.device}"
+        name = f"initial_state{path and ' ' + path}"
+        assert isinstance(leaf, Tensor), f"state: {name} is a {type(leaf).__name__}, but not a tensor"
+        assert leaf.shape[:1] == (B,), f"state: {name} is {list(leaf.shape)}, but not [{B}, ...]"
+        assert leaf.device == x.device, f"state: {name} is on {leaf.device}, but parameters on {x.device}"
     for name, state in {
         "initial_state of one row": tree_map(lambda leaf: leaf.expand(B, *leaf.shape[1:]), memory.initial_state(1)),
         "the state after one step": memory.unroll(x[:1], fresh, is_first[:1])[1],

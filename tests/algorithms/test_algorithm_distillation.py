@@ -247,6 +247,7 @@ def test_the_ablations_are_of_what_is_learnt_from(log):
         ({"context_length": 0}, "--context-length is 0"),
         ({"held_out": 1.0}, "--held-out is 1.0"),
         ({"memory_horizon": -1}, "--memory-horizon is -1"),
+        ({"memory_kwargs": ("window=5",)}, "--memory-kwargs window=5: the transformer is set by --num-layers"),
         ({"shuffle_episodes": True, "exchange_episodes": True}, "--shuffle-episodes and --exchange-episodes"),
         ({"dataset": ""}, "--dataset"),
     ],
@@ -256,6 +257,21 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
         train(config(**{"dataset": "nowhere", **settings}))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+# Break: `kwargs` left out of build_memory, or the warning of `fit`; the memory is inside Reencoded, inside the agent.
+def test_a_memory_of_ones_own_takes_arguments_and_its_broken_laws_are_said(log, tmp_path, monkeypatch, capsys):
+    (tmp_path / "forgetless.py").write_text(
+        "from seqrl.memory import GRU\n\n\nclass Own(GRU):\n"
+        "    def __init__(self, input_size, hidden_size, rate):\n"
+        "        super().__init__(input_size, hidden_size)\n        self.rate = rate\n\n"
+        "    def unroll(self, x, state, is_first):\n        return super().unroll(x, state, is_first & False)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = {"memory": "forgetless:Own", "memory_kwargs": ("rate=0.5",), "dataset": str(log.folder)}
+    agent = train(config(**run, run_dir=str(tmp_path / "run")))
+    assert agent.memory.memory.rate == 0.5
+    assert "memory 'forgetless:Own' breaks a law of memory" in capsys.readouterr().err
 
 
 def test_logs_without_what_is_to_be_learnt_are_refused(tmp_path):

@@ -164,6 +164,29 @@ def test_a_memory_without_float64_is_checked_in_float32():
     check_memory(SingleOnly(3, 4))
 
 
+class Layered(GRU):
+    def initial_state(self, batch_size):
+        return torch.zeros(1, batch_size, self.output_size)
+
+    def unroll(self, x, state, is_first):
+        return x.new_zeros(*x.shape[:2], self.output_size), state
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda memory: delattr(memory, "input_size"), "input_size of GRU is None, but not a whole number"),
+        (lambda memory: setattr(memory, "output_size", 4.0), "output_size of GRU is 4.0, but not a whole number"),
+        (lambda memory: setattr(memory, "__class__", Layered), r"initial_state is \[1, 3, 4\], but not \[3, \.\.\.\]"),
+    ],
+)
+def test_what_is_no_memory_is_named(break_it, message):
+    memory = GRU(3, 4)
+    break_it(memory)
+    with pytest.raises(AssertionError, match=f"^state: {message}$"):
+        check_memory(memory)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

@@ -13,7 +13,7 @@ import seqrl
 from seqrl.cli import main
 from seqrl.comparison.plot import OWN, _look
 from seqrl.comparison.report import Comparison, Row
-from seqrl.memory import make_memory
+from seqrl.memory import LinearAttention, make_memory
 from seqrl.memory.make import MEMORIES, simplicity
 
 # "brain" is a name that rich's tables would make an emoji of: `impala:brain:Ema`.
@@ -58,6 +58,25 @@ class Unlike(Ema):
 
 class Unfinished(Memory):
     pass
+
+
+class Sized(Ema):
+    def __init__(self, input_size, hidden_size, state_size=4, rate=0.1):
+        super().__init__(input_size, hidden_size)
+        self.state_size = state_size
+        self.read, self.linear = nn.Linear(input_size, state_size), nn.Linear(state_size, hidden_size)
+
+    def initial_state(self, batch_size):
+        return self.linear.weight.new_zeros(batch_size, self.state_size)
+
+    def unroll(self, x, state, is_first):
+        return super().unroll(self.read(x), state, is_first)
+
+
+class Anything(Ema):
+    def __init__(self, input_size, hidden_size, **settings):
+        super().__init__(input_size, hidden_size)
+        self.settings = settings
 
 
 linear = nn.Linear
@@ -160,12 +179,91 @@ def test_refused_before_there_is_a_folder(name: str, message: str, capsys: pytes
 def test_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     import brain
 
-    called = []
-    monkeypatch.setattr(
-        brain.Ema, "__init__", lambda self, **sizes: called.append(sizes) or torch.nn.Module.__init__(self)
-    )
-    monkeypatch.setattr(brain.Ema, "input_size", 3, raising=False)
-    monkeypatch.setattr(brain.Ema, "output_size", 5, raising=False)
+    assert make_memory("brain:Anything", 3, 5, kwargs={"rate": 0.5}).settings == {"rate": 0.5}
+    called, init = [], brain.Ema.__init__
+    monkeypatch.setattr(brain.Ema, "__init__", lambda self, **sizes: called.append(sizes) or init(self, **sizes))
     memory = make_memory("brain:Ema", 3, 5, num_frames=2, memory_horizon=9)
     assert called == [{"input_size": 3, "hidden_size": 5}]
     assert memory.stores_state
+
+
+# Breaks where `make_agent` does not pass `memory_kwargs`, or the list is not split at commas.
+def test_arguments_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    sized = [*PPO, "--memory", "brain:Sized", "--num-steps", "64", "--learning-rate-schedule", "constant"]
+    assert main([*sized, "--memory-kwargs", "state_size=7,rate=0.5", "--run-dir", "run"]) == 0
+    assert json.loads(Path("run/config.json").read_text())["memory_kwargs"] == ["state_size=7", "rate=0.5"]
+    assert main(["train", "--resume", "run", "--num-steps", "96"]) == 0
+    assert seqrl.load("run").memory.state_size == 7
+    assert main(["evaluate", "run", "--num-episodes", "2"]) == 0
+    pytest.importorskip("onnxruntime")
+    assert main(["export", "run"]) == 0
+
+
+# Breaks where `memory_kwargs` has no default: folders of before have no such setting.
+def test_a_run_of_before_there_were_arguments() -> None:
+    assert main([*PPO, "--memory", "brain:Sized", "--num-steps", "32", "--run-dir", "run"]) == 0
+    config = json.loads(Path("run/config.json").read_text())
+    del config["memory_kwargs"]
+    Path("run/config.json").write_text(json.dumps(config))
+    assert seqrl.load("run").memory.state_size == 4
+
+
+# Breaks where `settings_of` gives them to ours too, which take none, or to PPO alone.
+def test_arguments_in_comparisons(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["compare", "seqrl/TMaze-v0", *TINY, "--num-steps", "64", "--num-seeds", "1", "--num-episodes", "2"]
+    args += ["--num-minibatches", "2", "--memory-kwargs", "state_size=5"]
+    args += ["--override", 'ppo:brain:Sized.memory_kwargs=["state_size=6"]', "--run-dir", "compared"]
+    assert main([*args, "--approaches", "ppo:none", "ppo:brain:Sized", "impala:brain:Sized"]) == 0
+    for run, expected in {
+        "none_s0": [],
+        "brain-Sized_s0": ["state_size=6"],
+        "impala_brain-Sized_s0": ["state_size=5"],
+    }.items():
+        assert json.loads(Path(f"compared/{run}/config.json").read_text())["memory_kwargs"] == expected
+    capsys.readouterr()
+    assert main([*args[:-4], "--memories", "none", "gru"]) == 2
+    assert "these are for memories of your own, and none is compared" in capsys.readouterr().err
+
+
+# Breaks where `make_memory` does not pass them.
+def test_arguments_of_ours() -> None:
+    assert make_memory("transformer", 8, 8, kwargs={"num_layers": 3, "num_heads": 2, "window": 5}).window == 5
+    memory = make_memory("linear_attention", 8, 8, kwargs={"num_layers": 2, "num_heads": 2, "key_size": 3})
+    assert isinstance(memory, LinearAttention)
+
+
+# Breaks where `_check_keywords` or `_check_settings_of_ours` lacks the clause of the message.
+@pytest.mark.parametrize(
+    ("name", "pair", "message"),
+    [
+        (
+            "brain:Sized",
+            "stat_size=3",
+            "'brain:Sized' has no argument 'stat_size' (--memory-kwargs): did you mean 'state_size'?",
+        ),
+        ("brain:Ema", "state_size=3", "has no argument 'state_size' (--memory-kwargs): it takes the sizes alone"),
+        (
+            "brain:Sized",
+            "hidden_size=3",
+            "--memory-kwargs hidden_size: the sizes of a memory are given by --hidden-size",
+        ),
+        ("brain:Sized", "state_size=x", "input_size=8, hidden_size=8, state_size='x')"),
+        ("brain:Sized", "state_size", "--memory-kwargs 'state_size' is not KEY=VALUE"),
+        (
+            "gru",
+            "size=3",
+            "has no argument 'size' (--memory-kwargs), its flags are --hidden-size and --memory-horizon: leave",
+        ),
+        ("frame_stack", "num_frames=3", "its flags are --hidden-size and --num-frames: leave it out"),
+        ("none", "size=3", "its flags are --hidden-size: leave it out"),
+        ("transformer", "num_layer=3", "did you mean 'num_layers'?"),
+        ("transformer", "num_layers=true", "--memory-kwargs num_layers=True: it must be a whole number"),
+        ("transformer", "num_layers=0", "num_layers is 0 in Transformer: give at least 1"),
+    ],
+)
+def test_arguments_that_are_none(name: str, pair: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*PPO, "--num-steps", "64", "--memory", name, "--memory-kwargs", pair]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert not Path("runs").exists()
