@@ -7,7 +7,8 @@ A claim holds or does not by a rule that stands beside it in `CLAIMS`, never by 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from seqrl.comparison.report import Horizon, Tried, num_lost
+from seqrl.comparison.advice import num_lost
+from seqrl.comparison.report import Horizon, Tried
 from seqrl.comparison.report_offline import TOLERANCE, Score
 
 HOLDS, NOT, OPEN, UNKNOWN = "holds", "**does not hold here**", "not settled", "not measured"

@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.learning import machine
+from seqrl.comparison.advice import advice
 from seqrl.comparison.online import Config, compare, default_settings
-from seqrl.comparison.report import Comparison, advice
+from seqrl.comparison.report import Comparison
 from seqrl.reports.common import mean_and_interval, smooth
 
 PROBLEMS = ("RepeatFirst", "RepeatPrevious", "Autoencode", "CountRecall", "Concentration", "HigherLower",

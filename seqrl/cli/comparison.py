@@ -11,7 +11,7 @@ from seqrl.cli.arguments import parse, positional, take_flag
 from seqrl.comparison import offline as of_methods
 from seqrl.comparison import online as of_memories
 from seqrl.comparison.additions import Additions, extended, extended_on_log
-from seqrl.comparison.report import advice
+from seqrl.comparison.advice import advice
 from seqrl.data.episodes import INDEX
 from seqrl.errors import UserError
 from seqrl.pages.comparison_page import write_comparison_page

@@ -6,15 +6,15 @@ episodes. `offline`, where methods learnt from what the others played, is what `
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from matplotlib.ticker import EngFormatter
 from rich.table import Table
 
+from seqrl.comparison.advice import advice
 from seqrl.comparison.report_offline import MethodRow, OfflineComparison
-from seqrl.memory.make import simplicity
 from seqrl.reports.common import WIDTH, fitting_table, markdown_table, mean_and_interval
 
 LEFT_OUT = (
@@ -246,108 +246,3 @@ def _engineering(row: Row, values: list[float | None]) -> str:
     known = [value for value in values if value is not None]
     mark = "~" if row.exploring else ""
     return mark + EngFormatter(places=1, sep="")(float(np.median(known))) if known else "–"
-
-
-def advice(result: Comparison) -> str:
-    """Which approach to take: the simplest that brings as much as the best, and which simpler ones may do so too.
-
-    Of those that act, from the simplest memory on, and of one memory from the simplest algorithm on. As much is up to
-    5 % of what the optimum, or the best approach where it is not known, is above the floor: the best without memory, or
-    random actions where that is not known. A larger difference within both intervals is not settled.
-    """
-    ordered = sorted(result.rows, key=_rank)
-    best = max(ordered, key=lambda row: row.mean)
-    enough = next(row for row in ordered if row.mean >= best.mean - _tolerance(result, best))
-    place = ordered.index(enough)
-    short = result.optimal is not None and result.optimal - best.mean > 0.1 * abs(result.optimal)
-    unsettled = [row for row in ordered[:place] if enough.mean - row.mean <= _noise(row, enough)]
-    sentences = []
-    if len(ordered) == 1:
-        sentences.append(f"Only {result.name(best)} was tried: compare others with --memories.")
-    elif without := _nothing_learnt(result, best):
-        sentences.append(
-            f"None has learnt it yet: the best, {result.name(best)}, brings "
-            f"{mean_and_interval(best.mean, _of_episodes(best))}, and {without}."
-        )
-        sentences += [] if short else ["Give more --num-steps."]
-        unsettled = []
-    elif enough.memory == "none":
-        need = "Nothing shows a need for memory yet" if short else "No memory is needed here within this budget"
-        sentences.append(f"{need}: the agent without memory is as good as the best.")
-    else:
-        against = ", ".join(f"{result.name(row)} reaches {row.mean:.4g}" for row in ordered[:place])
-        while_others = f", while {against}." if against else "."
-        sentences.append(f"Take {result.name(enough)}: it reaches {enough.mean:.4g}{while_others}")
-        if beyond := [_with_budget(result, row, enough) for row in ordered[place + 1 :]]:
-            sentences.append(f"Nothing is gained by {' or '.join(beyond)}.")
-    if lost := num_lost(enough.reached, enough.earlier_kept, enough.final_means, result.threshold):
-        seeds = len(enough.seed_means)
-        sentences.append(f"Training lost it again on {lost} of {seeds} seeds; earlier agents are kept there.")
-    if unsettled:
-        seeds = len(enough.seed_means)
-        few = f"{seeds} seeds do" if seeds > 1 else "A single seed does"
-        sentences.append(
-            f"{few} not settle whether {' or '.join(map(result.name, unsettled))}, which is simpler, would "
-            "do: give more --num-seeds."
-        )
-    elif len(ordered) > 1 and len(enough.seed_means) == 1:
-        sentences.append("A single seed settles little: give more --num-seeds.")
-    if short:
-        sentences.append(
-            f"The optimum, {result.optimal:.4g}, is not reached: give more --num-steps, or try other --memories."
-        )
-    sentences.append(f"Its best run is {enough.best_run}.")
-    sentences += [f"A run failed, and what it belongs to is left out: {error}." for error in result.failed]
-    return " ".join(sentences)
-
-
-def num_lost(
-    reached: Sequence[bool], earlier_kept: Sequence[bool], final_means: Sequence[float | None], threshold: float
-) -> int:
-    """On how many seeds the kept agent, an earlier one, brings the threshold, and that of the last step does not."""
-    seeds = zip(reached, earlier_kept, final_means, strict=False)  # runs without evaluations have none of the latter
-    return sum(ok and earlier and end is not None and end < threshold for ok, earlier, end in seeds)
-
-
-def _nothing_learnt(result: Comparison, best: Row) -> str:
-    """What can be had without having learnt anything, if the best approach is not clearly above it; else nothing.
-
-    By the interval over episodes: where one seed of three fails, the others have learnt, whatever the seeds' interval.
-    """
-    least = best.mean - (0.0 if math.isnan(width := _of_episodes(best)) else width)
-    if result.memoryless is not None:
-        short = result.optimal is not None and result.optimal - best.mean > 0.1 * abs(result.optimal)
-        return f"{result.memoryless:.4g} can be had without memory" if short and least <= result.memoryless else ""
-    if result.random is not None and least <= result.random + result.random_half_width:
-        return f"random actions bring {mean_and_interval(result.random, result.random_half_width)}"
-    return ""
-
-
-def _tolerance(result: Comparison, best: Row) -> float:
-    floor = result.random if result.memoryless is None else result.memoryless
-    if floor is None:
-        return 0.02 * abs(best.mean)  # written before random actions were played
-    return 0.05 * abs((best.mean if result.optimal is None else result.optimal) - floor)
-
-
-def _with_budget(result: Comparison, row: Row, other: Row) -> str:
-    """A row's name, and its steps where it was given fewer than another."""
-    fewer = row.num_steps < other.num_steps
-    return result.name(row) + (f" (in {row.num_steps:,} steps, not {other.num_steps:,})" if fewer else "")
-
-
-def _rank(row: Row) -> tuple[int, bool, str]:
-    """From the simplest on; PPO comes before what learns from replayed or late rows."""
-    algorithm = row.approach.partition(":")[0]
-    return simplicity(row.memory), algorithm != "ppo", algorithm
-
-
-def _of_episodes(row: Row) -> float:
-    """Half the interval of the mean over episodes; over seeds in results that were written before it was known."""
-    return row.half_width if math.isnan(row.episodes_half_width) else row.episodes_half_width
-
-
-def _noise(*rows: Row) -> float:
-    """Half the 95 % interval of the difference of rows' means: over seeds, or over episodes where there is one seed."""
-    widths = (row.half_width if row.seed_means[1:] else row.episodes_half_width for row in rows)
-    return math.hypot(*(width for width in widths if not math.isnan(width)))

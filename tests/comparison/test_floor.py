@@ -9,9 +9,10 @@ import pytest
 from test_online import result, row
 
 from seqrl.cli import main
+from seqrl.comparison.advice import advice
 from seqrl.comparison.floor import Floor
 from seqrl.comparison.learning_curve import reached, read_threshold
-from seqrl.comparison.report import Comparison, advice
+from seqrl.comparison.report import Comparison
 
 GUESS = """
 import gymnasium as gym
@@ -106,3 +107,29 @@ def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert results["random"] == pytest.approx(-10.0, abs=1.0)
     assert not math.isnan(results["rows"][0]["episodes_half_width"])
     assert json.loads(Path("compared/random.json").read_text())["mean"] == results["random"]
+
+
+def test_what_few_seeds_do_not_settle_is_not_called_needless() -> None:
+    """Two seeds each, 109 ± 67 and 101 ± 149, of 20 by random actions. Breaks when `better` is always empty."""
+    rows = row("none", 103.9, 114.3), row("gru", 88.8, 112.2)
+    words = advice(measured(*rows, random=20.0))
+    assert words.startswith("Nothing shows a need for memory yet")
+    assert "2 seeds do not settle whether gru would bring more: give more --num-seeds." in words
+
+
+def test_nothing_is_gained_by_what_may_yet_be_better_is_not_said() -> None:
+    # Breaks when "Nothing is gained" names every less simple approach.
+    rows = row("gru", 0.9, 0.92), row("lstm", 0.5, 1.3), row("transformer", 0.2, 0.21)
+    words = advice(measured(*rows, random=0.0))
+    assert "Nothing is gained by transformer." in words
+    assert "2 seeds do not settle whether lstm would bring more" in words
+
+
+def test_a_return_that_was_asked_for_and_not_reached_is_named() -> None:
+    # Breaks when `_misses_threshold` asks for any approach, not any seed, or does not look at `reached`.
+    rows = row("none", 109.0, 109.0, reached=[False, False]), row("gru", 100.0, 100.0, reached=[False, False])
+    words = advice(replace(measured(*rows, random=20.0), threshold=120.0))
+    assert words.startswith("Nothing shows a need for memory yet")
+    assert "None reaches 120: give more --num-steps, or try other --memories." in words
+    there = replace(rows[1], reached=[False, True])
+    assert "None reaches" not in advice(replace(measured(rows[0], there, random=20.0), threshold=120.0))

@@ -18,9 +18,10 @@ import pytest
 from scipy import stats
 
 from seqrl.cli import main
+from seqrl.comparison.advice import advice
 from seqrl.comparison.online import Config
 from seqrl.comparison.plot import plot_comparison
-from seqrl.comparison.report import Comparison, Row, advice
+from seqrl.comparison.report import Comparison, Row
 from seqrl.reports.common import smooth
 from seqrl.run_folder import read_finished_step, read_metrics
 from seqrl.statistics import mean_and_half_width

@@ -1,0 +1,141 @@
+"""The sentences under a comparison's table: which approach to take, and what the figures do not settle."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from seqrl.memory.make import simplicity
+from seqrl.reports.common import mean_and_interval
+
+if TYPE_CHECKING:
+    from seqrl.comparison.report import Comparison, Row
+
+
+def advice(result: "Comparison") -> str:
+    """Which approach to take: the simplest that brings as much as the best, and which others may do so too.
+
+    Of those that act, from the simplest memory on, and of one memory from the simplest algorithm on. As much is up to
+    5 % of what the optimum, or the best approach where it is not known, is above the floor: the best without memory, or
+    random actions where that is not known. Not settled is what lies within both intervals: a larger difference to a
+    simpler approach, and five times that difference to a less simple one.
+    """
+    ordered = sorted(result.rows, key=_rank)
+    best = max(ordered, key=lambda row: row.mean)
+    enough = next(row for row in ordered if row.mean >= best.mean - _tolerance(result, best))
+    place = ordered.index(enough)
+    simpler = [row for row in ordered[:place] if enough.mean - row.mean <= _noise(row, enough)]
+    margin, most = 5 * _tolerance(result, best), math.inf if result.optimal is None else result.optimal
+    better = [row for row in ordered[place + 1 :] if min(row.mean + _noise(row, enough), most) > enough.mean + margin]
+    sentences = []
+    if len(ordered) == 1:
+        sentences.append(f"Only {result.name(best)} was tried: compare others with --memories.")
+    elif without := _nothing_learnt(result, best):
+        sentences.append(
+            f"None has learnt it yet: the best, {result.name(best)}, brings "
+            f"{mean_and_interval(best.mean, _of_episodes(best))}, and {without}."
+        )
+        sentences += [] if _is_short(result, best) else ["Give more --num-steps."]
+        simpler = better = []
+    elif enough.memory == "none":
+        yet = better or _is_short(result, best) or _misses_threshold(result)
+        need = "Nothing shows a need for memory yet" if yet else "No memory is needed here within this budget"
+        sentences.append(f"{need}: the agent without memory is as good as the best.")
+    else:
+        sentences += _take(result, enough, ordered[:place], [row for row in ordered[place + 1 :] if row not in better])
+    if lost := num_lost(enough.reached, enough.earlier_kept, enough.final_means, result.threshold):
+        seeds = len(enough.seed_means)
+        sentences.append(f"Training lost it again on {lost} of {seeds} seeds; earlier agents are kept there.")
+    sentences += _not_settled(result, enough, simpler, better)
+    if _is_short(result, best):
+        missed = f"The optimum, {result.optimal:.4g}, is not reached"
+        sentences.append(f"{missed}: give more --num-steps, or try other --memories.")
+    elif _misses_threshold(result):
+        sentences.append(f"None reaches {result.threshold:.4g}: give more --num-steps, or try other --memories.")
+    sentences.append(f"Its best run is {enough.best_run}.")
+    sentences += [f"A run failed, and what it belongs to is left out: {error}." for error in result.failed]
+    return " ".join(sentences)
+
+
+def _take(result: "Comparison", enough: "Row", simpler: Sequence["Row"], no_better: Sequence["Row"]) -> list[str]:
+    against = ", ".join(f"{result.name(row)} reaches {row.mean:.4g}" for row in simpler)
+    while_others = f", while {against}." if against else "."
+    sentences = [f"Take {result.name(enough)}: it reaches {enough.mean:.4g}{while_others}"]
+    if no_better:
+        sentences.append(f"Nothing is gained by {' or '.join(_with_budget(result, row, enough) for row in no_better)}.")
+    return sentences
+
+
+def _not_settled(result: "Comparison", enough: "Row", simpler: Sequence["Row"], better: Sequence["Row"]) -> list[str]:
+    """What so few seeds leave open."""
+    seeds = len(enough.seed_means)
+    questions = [f"{' or '.join(map(result.name, simpler))}, which is simpler, would do"] if simpler else []
+    questions += [f"{' or '.join(map(result.name, better))} would bring more"] if better else []
+    if questions:
+        few = f"{seeds} seeds do" if seeds > 1 else "A single seed does"
+        return [f"{few} not settle whether {', or whether '.join(questions)}: give more --num-seeds."]
+    if seeds == 1 and result.rows[1:]:
+        return ["A single seed settles little: give more --num-seeds."]
+    return []
+
+
+def _is_short(result: "Comparison", best: "Row") -> bool:
+    """Whether the best approach misses the optimum by more than a tenth of it."""
+    return result.optimal is not None and result.optimal - best.mean > 0.1 * abs(result.optimal)
+
+
+def _misses_threshold(result: "Comparison") -> bool:
+    """Whether no seed of any approach has the return that counts as reached, which was asked for as a number then."""
+    given = result.optimal is None and not math.isnan(result.threshold)
+    return given and not any(any(row.reached) for row in result.rows)
+
+
+def num_lost(
+    reached: Sequence[bool], earlier_kept: Sequence[bool], final_means: Sequence[float | None], threshold: float
+) -> int:
+    """On how many seeds the kept agent, an earlier one, brings the threshold, and that of the last step does not."""
+    seeds = zip(reached, earlier_kept, final_means, strict=False)  # runs without evaluations have none of the latter
+    return sum(ok and earlier and end is not None and end < threshold for ok, earlier, end in seeds)
+
+
+def _nothing_learnt(result: "Comparison", best: "Row") -> str:
+    """What can be had without having learnt anything, if the best approach is not clearly above it; else nothing.
+
+    By the interval over episodes: where one seed of three fails, the others have learnt, whatever the seeds' interval.
+    """
+    least = best.mean - (0.0 if math.isnan(width := _of_episodes(best)) else width)
+    if result.memoryless is not None:
+        lost = _is_short(result, best) and least <= result.memoryless
+        return f"{result.memoryless:.4g} can be had without memory" if lost else ""
+    if result.random is not None and least <= result.random + result.random_half_width:
+        return f"random actions bring {mean_and_interval(result.random, result.random_half_width)}"
+    return ""
+
+
+def _tolerance(result: "Comparison", best: "Row") -> float:
+    floor = result.random if result.memoryless is None else result.memoryless
+    if floor is None:
+        return 0.02 * abs(best.mean)  # written before random actions were played
+    return 0.05 * abs((best.mean if result.optimal is None else result.optimal) - floor)
+
+
+def _with_budget(result: "Comparison", row: "Row", other: "Row") -> str:
+    """A row's name, and its steps where it was given fewer than another."""
+    fewer = row.num_steps < other.num_steps
+    return result.name(row) + (f" (in {row.num_steps:,} steps, not {other.num_steps:,})" if fewer else "")
+
+
+def _rank(row: "Row") -> tuple[int, bool, str]:
+    """From the simplest on; PPO comes before what learns from replayed or late rows."""
+    algorithm = row.approach.partition(":")[0]
+    return simplicity(row.memory), algorithm != "ppo", algorithm
+
+
+def _of_episodes(row: "Row") -> float:
+    """Half the interval of the mean over episodes; over seeds in results that were written before it was known."""
+    return row.half_width if math.isnan(row.episodes_half_width) else row.episodes_half_width
+
+
+def _noise(*rows: "Row") -> float:
+    """Half the 95 % interval of the difference of rows' means: over seeds, or over episodes where there is one seed."""
+    widths = (row.half_width if row.seed_means[1:] else row.episodes_half_width for row in rows)
+    return math.hypot(*(width for width in widths if not math.isnan(width)))
