@@ -167,7 +167,8 @@ def _register_installed() -> None:
 
 def _is_batched(env_id: str, vectorization: str, env_kwargs: dict[str, Any] | None = None) -> bool:
     """Whether the environments are stepped as one batch of tensors: ours, and a user's that are registered as such."""
-    return vectorization == "auto" and is_batch(registered(env_id), env_kwargs or {})
+    spec = registered(env_id)  # in any case: it sees which ids a module's first import brings
+    return vectorization == "auto" and is_batch(spec, env_kwargs or {})
 
 
 def _is_minigrid(env_id: str) -> bool:

@@ -4,7 +4,7 @@ import difflib
 import importlib
 import inspect
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, find_highest_version, get_env_id, load_env_creator, parse_env_id
@@ -55,7 +55,7 @@ def register(env_id: str, env_class: type[TorchVectorEnv], **kwargs: Any) -> Non
     gym.register(
         id=env_id,
         entry_point=partial(SingleEnv, env_class),
-        vector_entry_point=env_class,
+        vector_entry_point=cast(Any, env_class),  # which is called by keywords
         max_episode_steps=kwargs.pop("max_episode_steps", default),
         kwargs=kwargs,
     )

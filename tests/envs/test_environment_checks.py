@@ -220,7 +220,7 @@ def test_check_environment_catches(mutant, message):
         check_environment(mutant(4, max_episode_steps=60), num_steps=130)
 
 
-# Breaks if what says that it reads back is not taken at its word, or if the functions that are watched are not put back.
+# Breaks if what says that it reads back is not taken at its word, or if watched functions are not put back.
 def test_check_environment_takes_what_says_that_it_reads_back():
     env = SaysThatItReadsBack(4)
     check_environment(env, num_steps=130)

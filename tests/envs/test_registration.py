@@ -18,7 +18,7 @@ from seqrl.checkpoint import load_checkpoint
 from seqrl.cli import main
 from seqrl.envs import GymnasiumEnvironment, SingleEnv, TMaze, TorchEnvironment, make, register
 from seqrl.envs.hide import Hide
-from seqrl.envs.make import may_draw
+from seqrl.envs.make import _register_installed, may_draw
 from seqrl.envs.registration import is_batch, registered
 from seqrl.envs.wrappers import Flicker, Noise
 from seqrl.errors import UserError
@@ -89,6 +89,7 @@ def own(tmp_path, monkeypatch):
     (tmp_path / "own_by_test.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    _register_installed()  # a package registers its ids once in a process: they are to outlive a test
     before = dict(gym.registry)
     yield "own_by_test"
     sys.modules.pop("own_by_test", None)
@@ -218,8 +219,11 @@ def test_actors_in_processes_step_it_as_a_batch():
 def test_hints_of_a_module(env_id, words, tmp_path):
     entry = "gymnasium.envs.classic_control:CartPoleEnv"  # of another module: what its import registered tells
     (tmp_path / "borrowing.py").write_text(f"import gymnasium\ngymnasium.register('Rented-v0', '{entry}')\n")
-    with pytest.raises(UserError, match=f"^unknown environment '{env_id}' \\(--env\\): {words}"):
-        make(env_id, 1)
+    for vectorization in ("sync", "auto"):
+        sys.modules.pop("borrowing", None)
+        with pytest.raises(UserError, match=f"^unknown environment '{env_id}' \\(--env\\): {words}"):
+            make(env_id, 1, vectorization=vectorization)
+        gym.registry.pop("Rented-v0", None)
     sys.modules.pop("borrowing", None)
 
 
