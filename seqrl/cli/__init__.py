@@ -54,6 +54,18 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "envs": envs,
 }
 
+ALSO_CALLED = {
+    "list": "envs",
+    "environments": "envs",
+    "eval": "evaluate",
+    "test": "evaluate",
+    "play": "evaluate",
+    "plot": "report",
+    "resume": "train --resume",
+    "run": "train",
+}
+"""Words that other programs have for a command of ours."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 2 for bad input, 130 after Ctrl-C, 141 where nobody reads on.
@@ -102,7 +114,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 0
     try:
         if args[0] not in COMMANDS:
-            raise UserError(f"unknown command '{args[0]}': {nearest(args[0], COMMANDS)}")
+            meant = ALSO_CALLED.get(args[0].lower())
+            hint = f"did you mean '{meant}'?" if meant else nearest(args[0], COMMANDS)
+            raise UserError(f"unknown command '{args[0]}': {hint}")
         return COMMANDS[args[0]](args[1:])
     except UserError as error:
         print(f"seqrl: {_visible(str(error))}", file=sys.stderr)

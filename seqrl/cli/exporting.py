@@ -30,6 +30,8 @@ def export(args: list[str]) -> int:
     options = parse(Export, flags, Export(), "seqrl export RUN|DATASET")
     if folder is None:
         raise UserError("export needs a run folder, or a dataset, named first: seqrl export RUN")
+    if not Path(folder).exists():
+        raise UserError(f"there is no folder {folder}: name a run's, or a dataset's")
     is_run = (Path(folder) / "config.json").is_file()
     for_runs = options.format or options.output
     if options.to_minari and (is_run or for_runs):

@@ -12,11 +12,12 @@ import tyro
 from seqrl.algorithms import load, load_speaker, read_config, rlhf
 from seqrl.cli.arguments import parse, positional
 from seqrl.config import make_environment, parse_env_kwargs, require
-from seqrl.envs import ENVIRONMENTS, Environment
+from seqrl.envs import Environment
+from seqrl.envs.make import may_draw
 from seqrl.errors import UserError
 from seqrl.inspection.dialogues import inspect_dialogues
+from seqrl.inspection.episodes import Episode, total_of
 from seqrl.inspection.episodes import inspect as play
-from seqrl.inspection.episodes import total_of
 from seqrl.language.reranking import RerankingAgent
 from seqrl.language.utterance_steering import UtteranceAgent
 from seqrl.language_runs.config import LanguageConfig
@@ -80,9 +81,16 @@ def inspect(args: list[str]) -> int:
         "hide": config.hide,
     }
     path = write_inspector(run / PAGE, episodes, environment.single_observation_space, about)
-    returns = ", ".join(f"{total_of(episode):.4g}" for episode in episodes)
+    returns = ", ".join(f"{total_of(episode):.4g}{_if_cut(episode)}" for episode in episodes)
     print(f"{path}: returns {returns}. Open it in a browser.")
     return 0
+
+
+def _if_cut(episode: Episode) -> str:
+    """What is to be said behind a return that is not an episode's whole one."""
+    if episode.terminated or episode.truncated:
+        return ""
+    return f" (cut after {episode.num_steps} steps: --max-steps)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +144,8 @@ def inspect_speaker(run: Path, args: list[str]) -> int:
 
 
 def _that_draws(config: Any) -> Environment:
-    """The environment, drawing frames where it is not one of ours and can. What fails in drawing is left undrawn."""
-    if config.env in ENVIRONMENTS or not config.env:
+    """The environment, drawing frames where it can. What fails in drawing is left undrawn."""
+    if not config.env or not may_draw(config.env):
         return make_environment(config, 1)
     for name, value in (("PYGAME_HIDE_SUPPORT_PROMPT", "1"), ("SDL_VIDEODRIVER", "dummy")):
         os.environ.setdefault(name, value)  # pygame neither greets nor asks for a screen: frames are arrays

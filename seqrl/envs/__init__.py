@@ -3,13 +3,11 @@
 `gym.make_vec("seqrl/TMaze-v0", num_envs=64, device="cuda")` gives the batch, `gym.make("seqrl/TMaze-v0")` a single one.
 """
 
-from functools import partial
-
 import gymnasium
 
 from seqrl.envs.adapters import Environment, GymnasiumEnvironment, TorchEnvironment
 from seqrl.envs.bandit import Bandit
-from seqrl.envs.base import TorchVectorEnv
+from seqrl.envs.base import State, TorchVectorEnv, Transition
 from seqrl.envs.crossing_corridors import CrossingCorridors
 from seqrl.envs.dark_key_to_door import DarkKeyToDoor
 from seqrl.envs.dark_room import DarkRoom
@@ -20,6 +18,7 @@ from seqrl.envs.make import known_ids, make
 from seqrl.envs.masked_cartpole import MaskedCartPole
 from seqrl.envs.masked_mountain_car import MaskedMountainCarContinuous
 from seqrl.envs.masked_pendulum import MaskedPendulum
+from seqrl.envs.registration import register
 from seqrl.envs.repeat_previous import RepeatPrevious
 from seqrl.envs.shortest_path import ShortestPath
 from seqrl.envs.single import SingleEnv
@@ -46,15 +45,18 @@ __all__ = [
     "RepeatPrevious",
     "ShortestPath",
     "SingleEnv",
+    "State",
     "TMaze",
     "TabularMDP",
     "Tiger",
     "TorchEnvironment",
     "TorchVectorEnv",
+    "Transition",
     "TrialVectorEnv",
     "Trials",
     "known_ids",
     "make",
+    "register",
 ]
 
 ENVIRONMENTS: dict[str, type[TorchVectorEnv]] = {
@@ -76,19 +78,6 @@ ENVIRONMENTS: dict[str, type[TorchVectorEnv]] = {
 }
 """seqrl's environments by Gymnasium id. The first line of a class's docstring is its summary."""
 
-# Only these have a time limit from outside; the other tasks end by themselves.
-_MAX_EPISODE_STEPS: dict[type[TorchVectorEnv], int] = {
-    MaskedCartPole: 500,
-    MaskedPendulum: 200,
-    MaskedMountainCarContinuous: 999,
-    ShortestPath: 10,
-}
-
 for _id, _class in ENVIRONMENTS.items():
     if _id not in gymnasium.registry:  # a second import, say by importlib.reload, registers nothing twice
-        gymnasium.register(
-            id=_id,
-            entry_point=partial(SingleEnv, _class),
-            vector_entry_point=f"{_class.__module__}:{_class.__name__}",
-            max_episode_steps=_MAX_EPISODE_STEPS.get(_class),
-        )
+        register(_id, _class)

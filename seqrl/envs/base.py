@@ -15,8 +15,12 @@ from seqrl.errors import UserError
 from seqrl.trajectory import Tree, tree_map, where_rows
 
 State = dict[str, Tensor]
-"""The states of all rows, by name; leaves are [B, ...]. The base adds two: `steps` [B] int64, the decisions taken so
-far in the episode (0 at its first observation), and `ended` [B] bool, whether the last step ended it."""
+"""The states of all rows, by name; leaves are [B, ...]. Three names are the base's: it adds `steps` [B] int64, the
+decisions taken so far in the episode (0 at its first observation), and `ended` [B] bool, whether the last step ended
+it; `generator` stands for the generator's state in `state_dict`."""
+
+RESERVED = ("steps", "ended", "generator")
+"""The names in `State` that a subclass does not give."""
 
 Transition = tuple[State, Float[Tensor, "B"], Bool[Tensor, "B"]]
 """Next states, rewards (float32), and where the task itself ended."""
@@ -32,10 +36,28 @@ def require_at_least(minimum: int, **arguments: int) -> None:
 class TorchVectorEnv(VectorEnv, ABC):
     """B copies of one problem. Observations, rewards and flags are tensors [B, ...] on `device`.
 
-    A subclass gives the spaces of one copy and three functions of the states, `_start`, `_transition` and `_observe`.
-    They never write into a tensor they were given, keep all shapes fixed and never read a value back to the host, so
-    that a CUDA graph can capture a step, as rollouts on a GPU do: `step` builds new tensors and rebinds `self.state`,
-    and all draws come from `self.generator`. A subclass that does read back says so (`reads_back`).
+    A subclass gives the spaces of one copy and three functions of the states:
+
+    - `_start() -> State`: fresh states for all B rows, by names of its own (a dict of tensors [B, ...] on
+      `self.device`). Called at every step, since a row whose episode has ended starts anew in it; the others' are
+      thrown away.
+    - `_transition(state, action) -> (State, reward, terminated)`: `action` is [B] int64 for a Discrete space, else
+      [B, *shape]; the next states have the names, shapes and types of `_start`'s; `reward` is [B] float32,
+      `terminated` [B] bool. Rows whose episode has ended come along: their outcome is thrown away.
+    - `_observe(state) -> Tree`: what the agent sees, leaves [B, ...] of the observation space's types (int64 for
+      Discrete, dicts and tuples for Dict and Tuple) that share no memory with `state`.
+
+    `state` holds two names more, which the base keeps: `steps` [B] int64, the decisions taken so far in the episode, 0
+    at its first observation; and `ended` [B] bool. These and `generator` are reserved: what a subclass returns under
+    them is not read.
+
+    The three never write into a tensor they were given, keep all shapes fixed and never read a value back to the host
+    (no `if` over values, no `.item()`, no `x[mask]`), so that a CUDA graph can capture a step, as rollouts on a GPU do:
+    `step` builds new tensors and rebinds `self.state`, and all draws come from `self.generator`. A subclass that does
+    read back says so (`reads_back`). `seqrl.testing.check_environment` looks at all of this.
+
+    A constructor takes `num_envs`, `device` and `max_episode_steps` by these names and hands them on; then
+    `seqrl.envs.register` gives the class an id.
 
     Autoreset is Gymnasium's next-step mode: the step after an episode's end ignores its action and returns the new
     episode's first observation, reward 0 and both flags False. `max_episode_steps` sets `truncated` after that many

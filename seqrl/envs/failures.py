@@ -45,7 +45,9 @@ def told(env: VectorEnv, name: str, call: str) -> Iterator[None]:
         ours = name.startswith("seqrl/") or type(env.unwrapped).__module__.startswith("seqrl.")
         if ours or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
             raise
-        raise UserError(_line(env.unwrapped, name, call, error)) from error
+        said = _line(env.unwrapped, name, call, error)
+        _end_unread(env.unwrapped)
+        raise UserError(said) from error
 
 
 def raise_as_they_were(env: AsyncVectorEnv) -> None:
@@ -69,6 +71,13 @@ def raise_as_they_were(env: AsyncVectorEnv) -> None:
             raise error
 
     env._raise_if_errors = raise_if_errors  # type: ignore[method-assign]
+
+
+def _end_unread(env: Any) -> None:
+    """End the processes of `env` where not all that they sent was read: closing would wait for it for ever."""
+    if isinstance(env, AsyncVectorEnv) and not env.closed and env._state is not AsyncState.DEFAULT:
+        env._state = AsyncState.DEFAULT
+        env.close(terminate=True)
 
 
 def _end_of_process(env: Any, error: BaseException) -> str | None:
@@ -134,6 +143,8 @@ def _line(env: Any, name: str, call: str, error: BaseException) -> str:
                 return str(not_in_space(f"environment {row} of {name}", wrong))
         if any(Path(place.file).name == "shared_memory.py" for place in places):  # an AsyncVectorEnv likewise
             return str(not_in_space(name, f"{reason}, for {env.single_observation_space}"))
+        if any(place.function == "_add_info" for place in places):  # of Gymnasium's vectors
+            return f"{name} returned an info that is no dict: mend the environment"
     # A vector steps some of its environments while it resets others: the environment's own function tells.
     inside = [place for place in places if not _is_under(place, _SEQRL, _GYMNASIUM / "vector")]
     call = next((place.function for place in (*own, *inside) if place.function in ("reset", "step")), call)

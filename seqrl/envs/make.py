@@ -1,6 +1,8 @@
 """From an environment's id to the `Environment` that the rollout steps."""
 
-import difflib
+import contextlib
+import io
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -12,6 +14,7 @@ from seqrl.envs import atari, minigrid, open_spiel, popgym
 from seqrl.envs.adapters import Environment, GymnasiumEnvironment, TorchEnvironment
 from seqrl.envs.base import TorchVectorEnv
 from seqrl.envs.hide import Hide
+from seqrl.envs.registration import is_batch, registered, render_modes, unknown
 from seqrl.envs.wrappers import Flicker, Noise
 from seqrl.errors import UserError, nearest
 
@@ -39,8 +42,9 @@ def make(
 
     An id is one of ours (`seqrl/...`), of Gymnasium's, of POPGym's (`popgym-...`), of MiniGrid's (`MiniGrid-...`,
     `BabyAI-...`), of Atari's (`ALE/...`; see `seqrl.envs.atari`), of OpenSpiel's games (`openspiel/...`), or of any
-    package that registers its own (`package:Name-v0`). With vectorization "auto", ours are stepped as one batch of
-    tensors, Atari's as one batch by ALE, and the others one after the other; "async" gives each a process of its own.
+    package that registers its own (`package:Name-v0`). With vectorization "auto", ours, and all whose registered
+    `vector_entry_point` is a `TorchVectorEnv` (`seqrl.envs.register`), are stepped as one batch of tensors, Atari's as
+    one batch by ALE, and the others one after the other; "async" gives each a process of its own.
     `hide`, `flicker` and `noise` take something away from what is observed, in this order (see `seqrl.envs.wrappers`);
     `env_kwargs` go to the environment's constructor.
 
@@ -49,7 +53,7 @@ def make(
     """
     check_options(env_id, num_envs, device, vectorization, autoreset_mode)
     kwargs = dict(env_kwargs or {})
-    if _is_batched(env_id, vectorization):
+    if _is_batched(env_id, vectorization, kwargs):
         vector_env = _make_vec(env_id, num_envs, kwargs | {"device": device})
     elif atari.is_atari(env_id):
         _register(env_id)
@@ -60,10 +64,11 @@ def make(
         vector_env = _make_vec(
             env_id,
             num_envs,
-            kwargs,
+            # What Gymnasium's checker remarks on is of no use to who trains; what matters we check ourselves.
+            {"disable_env_checker": True} | kwargs,
             vectorization_mode="async" if vectorization == "async" else "sync",
             vector_kwargs={"autoreset_mode": _AUTORESET_MODES[autoreset_mode]},
-            wrappers=[minigrid.Categories] if _is_minigrid(env_id) else [],
+            wrappers=[_with_spaces, *([minigrid.Categories] if _is_minigrid(env_id) else [])],
         )
     try:
         env: Environment
@@ -88,6 +93,13 @@ def known_ids() -> list[str]:
     return sorted(gym.registry)
 
 
+def may_draw(env_id: str) -> bool:
+    """Whether the environment might draw frames for `render_mode="rgb_array"`: a class that cannot says so."""
+    _register(env_id)
+    spec = registered(env_id)
+    return not is_batch(spec, {}) and "rgb_array" in render_modes(spec)
+
+
 def check_options(
     env_id: str, num_envs: int, device: torch.device | str, vectorization: str, autoreset_mode: str
 ) -> None:
@@ -98,7 +110,7 @@ def check_options(
         raise UserError(f"unknown vectorization '{vectorization}': {nearest(vectorization, _VECTORIZATIONS)}")
     if autoreset_mode not in _AUTORESET_MODES:
         raise UserError(f"unknown autoreset_mode '{autoreset_mode}': {nearest(autoreset_mode, _AUTORESET_MODES)}")
-    if _is_batched(env_id, vectorization) and autoreset_mode != "next_step":
+    if autoreset_mode != "next_step" and _is_batched(env_id, vectorization):
         raise UserError(
             f"autoreset_mode={autoreset_mode}: stepped as one batch, '{env_id}' resets at the next step; "
             "give next_step, or vectorization sync"
@@ -115,14 +127,20 @@ def _make_vec(env_id: str, num_envs: int, env_kwargs: dict[str, Any], **options:
     try:
         return gym.make_vec(env_id, num_envs, **options, **env_kwargs)
     except gym.error.UnregisteredEnv:
-        module, colon, name = env_id.rpartition(":")
-        near = [module + colon + one for one in difflib.get_close_matches(name, known_ids(), cutoff=0.5)]
-        ours = [one for one in known_ids() if one.startswith("seqrl/")]
-        raise UserError(f"unknown environment '{env_id}' (--env): {nearest(env_id, near or ours)}") from None
+        _register_installed()
+        raise unknown(env_id) from None
     except (Exception, SystemExit) as error:  # whatever the environment's module and constructor raise
         reason = (str(error).splitlines() or [""])[0]
         what = f"it ends Python, {error!r}" if isinstance(error, SystemExit) else reason or type(error).__name__
         raise UserError(f"cannot make environment '{env_id}': {what}") from error
+
+
+def _with_spaces(env: gym.Env) -> gym.Env:
+    """`env`, if it has spaces: what a vector of environments says where they are not is no help."""
+    for name in ("observation_space", "action_space"):
+        if not isinstance(space := getattr(env, name), gym.Space):
+            raise TypeError(f"its {name} is {type(space).__name__}, which is no gymnasium.Space")
+    return env
 
 
 def _register(env_id: str) -> None:
@@ -137,9 +155,20 @@ def _register(env_id: str) -> None:
         open_spiel.register(env_id)
 
 
-def _is_batched(env_id: str, vectorization: str) -> bool:
-    """Whether the environment is one of ours, stepped as one batch of tensors."""
-    return env_id.startswith("seqrl/") and vectorization == "auto"
+def _register_installed() -> None:
+    """Import the optional packages that are there, quietly: an unknown id may be near one of theirs."""
+    said = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        warnings.simplefilter("ignore")
+        for package in (popgym, minigrid, atari):
+            with contextlib.suppress(Exception):  # missing, or broken: then it has no ids to hint at
+                package.register("")
+
+
+def _is_batched(env_id: str, vectorization: str, env_kwargs: dict[str, Any] | None = None) -> bool:
+    """Whether the environments are stepped as one batch of tensors: ours, and a user's that are registered as such."""
+    spec = registered(env_id)  # in any case: it sees which ids a module's first import brings
+    return vectorization == "auto" and is_batch(spec, env_kwargs or {})
 
 
 def _is_minigrid(env_id: str) -> bool:

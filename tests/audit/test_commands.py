@@ -81,7 +81,8 @@ def test_to_minari_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["import", "minari:x/y-v0", "--env", "CartPole-v1"], ["--env is not needed"]),
         (["export"], ["export needs a run folder, or a dataset, named first"]),
         (["export", "data"], ["--to-minari NAME-v0"]),
-        (["export", "nowhere", "--to-minari", "x-v0"], ["nowhere holds no logged episodes"]),
+        (["export", "nowhere"], ["there is no folder nowhere"]),
+        (["export", "nowhere", "--to-minari", "x-v0"], ["there is no folder nowhere"]),
     ],
     ids=lambda value: " ".join(value),
 )

@@ -87,6 +87,7 @@ def refuse(capsys: pytest.CaptureFixture[str], folder: Path, args: list[str], *w
 ENV = ["train", "ppo", "--env", "seqrl/TMaze-v0"]
 BAD: list[tuple[list[str], list[str]]] = [
     (["trian"], ["unknown command 'trian'", "'train'"]),
+    (["list"], ["unknown command 'list': did you mean 'envs'?"]),
     (["train"], ["needs a recipe or an algorithm", "ppo", "tmaze"]),
     (["train", "masked_cartpol"], ["'masked_cartpol'", "'masked_cartpole'"]),
     (["train", "--env", "CartPole-v1"], ["named first"]),

@@ -42,7 +42,7 @@ TINY = ["--num-envs", "2", "--rollout-length", "8", "--hidden-size", "8", "--num
 TRAIN = ["train", "ppo", "--env", "room_by_test:Room-v0", *TINY, "--num-minibatches", "2", "--num-steps", "32"]
 LINE = "seqrl: Room-v0 failed in step (ZeroDivisionError: division by zero, room_by_test.py:20): mend the environment\n"
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*Overriding environment", "ignore:.*render_mode")
+pytestmark = pytest.mark.filterwarnings("ignore:.*Overriding environment")
 
 
 @pytest.fixture(autouse=True)

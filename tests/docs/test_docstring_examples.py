@@ -16,7 +16,7 @@ from page_blocks import ROOT
 import seqrl
 import seqrl.export
 import seqrl.exported
-from seqrl.envs import trial_wrapper
+from seqrl.envs import registration, trial_wrapper
 
 STORY = (seqrl, seqrl.export, seqrl.exported)
 """Modules whose docstrings begin with code: each goes on where the one before has ended."""
@@ -41,7 +41,7 @@ def test_no_example_is_left_out() -> None:
     coded = {module for module, found in docstrings() if re.search(r"^    +(import|from) [\w.]+", found, re.MULTILINE)}
     prompted = {module for module, found in docstrings() if ">>>" in found}
     assert coded == {module.__name__ for module in STORY}
-    assert prompted == {trial_wrapper.__name__}
+    assert prompted == {trial_wrapper.__name__, registration.__name__}
 
 
 # Golden: `exported.about["paritie"]` in the docstring of seqrl.export.
@@ -59,8 +59,9 @@ def test_docstrings_run_as_one_story(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_what_stands_behind_prompts_runs() -> None:
     registered = dict(gym.registry)
     found = doctest.DocTestFinder().find(trial_wrapper.Trials, globs={"gym": gym, "Trials": trial_wrapper.Trials})
+    found += doctest.DocTestFinder().find(registration.register)
     results = [doctest.DocTestRunner().run(each) for each in found]
-    assert sum(each.attempted for each in results) == 3
+    assert sum(each.attempted for each in results) == 3 + 5
     assert sum(each.failed for each in results) == 0
     gym.registry.clear()
     gym.registry.update(registered)

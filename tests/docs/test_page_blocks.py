@@ -31,6 +31,7 @@ from seqrl.cli import exporting, main
 from seqrl.comparison import run_pool
 from seqrl.data.dialogues import read_dialogues
 from seqrl.data.preferences import read_preferences
+from seqrl.envs.make import _register_installed
 from seqrl.errors import UserError
 from seqrl.text import make_task
 
@@ -52,6 +53,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, forked_actors: None) -> Iterator[None]:
     """Training and the look at parity take a moment, comparisons train in this process; then all is as before."""
+    _register_installed()  # a package registers its ids once in a process: they are to outlive this
     train, handler, registered = seqrl.train, signal.getsignal(signal.SIGINT), dict(gym.registry)
     monkeypatch.setattr(seqrl, "train", lambda config: train(dataclasses.replace(config, **SETTINGS)))
     monkeypatch.setattr(run_pool, "_run_all", run_in_turn)

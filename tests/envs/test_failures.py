@@ -47,7 +47,8 @@ class Failing(gym.Env):
         self.steps += 1
         if self.steps == 3:
             self.fail()
-        return self.observe(self.steps == 3), 1.0, self.steps == self.length, False, {}
+        info = None if self.steps == 3 and self.how == "info" else {}
+        return self.observe(self.steps == 3), 1.0, self.steps == self.length, False, info
 
     def fail(self):
         if self.how == "bug":
@@ -152,6 +153,15 @@ def test_what_passes_untouched(kind, how, kind_of_error):
     env.close()
     assert str(caught.value) == ("draw another task" if how == "user error" else "")
     assert caught.value.__cause__ is None
+
+
+# Breaks without the look for `_add_info`: what Gymnasium's vectors say of it names no part of the environment.
+@VECTORS
+def test_an_info_that_is_no_dict(kind):
+    env = failing("info", kind)
+    with pytest.raises(UserError, match=f"^{kind.__name__} returned an info that is no dict: mend the environment$"):
+        run(env, 3)
+    env.close()
 
 
 def test_an_environment_that_ends_python():

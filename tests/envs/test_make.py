@@ -1,6 +1,7 @@
 """From ids to environments, ours and other packages'."""
 
 import multiprocessing
+import re
 import sys
 
 import gymnasium as gym
@@ -118,9 +119,9 @@ def test_a_suggestion_keeps_the_module(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("env_id", "module", "extra"),
     [
-        ("popgym-RepeatPreviousEasy-v0", "popgym", "popgym"),
-        ("popgym-LabyrinthEscapeEasy-v0", "mazelib", "popgym"),
-        ("BabyAI-GoToObj-v0", "minigrid", "minigrid"),
+        ("popgym-RepeatPreviousEasy-v0", "popgym", "'seqrl[popgym]'"),
+        ("popgym-LabyrinthEscapeEasy-v0", "mazelib", "'popgym[navigation]' cython"),
+        ("BabyAI-GoToObj-v0", "minigrid", "'seqrl[minigrid]'"),
     ],
 )
 def test_missing_package(env_id, module, extra, monkeypatch):
@@ -128,8 +129,46 @@ def test_missing_package(env_id, module, extra, monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)
     elif gym.registry.get(env_id) is not None:
         pytest.skip("mazelib is installed")
-    with pytest.raises(UserError, match=rf"^'{env_id}' needs {module}.*pip install 'seqrl\[{extra}\]'$"):
+    with pytest.raises(UserError, match=rf"^'{env_id}' needs {module}.*pip install {re.escape(extra)}$"):
         make(env_id, 1)
+
+
+# Breaks if what mazelib raises is put down to popgym, which is there.
+def test_a_maze_generator_that_cannot_be_imported(tmp_path, monkeypatch):
+    (tmp_path / "mazelib").mkdir()
+    (tmp_path / "mazelib" / "__init__.py").write_text("import no_such_compiler\n")
+    (tmp_path / "popgym.py").write_text("import mazelib\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "popgym"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(UserError) as error:
+        make("popgym-RepeatFirstEasy-v0", 1)
+    assert str(error.value) == (
+        "'popgym-RepeatFirstEasy-v0' needs popgym, which cannot import mazelib (No module named 'no_such_compiler'): "
+        "pip install 'popgym[navigation]' cython, or uninstall mazelib"
+    )
+
+
+# Breaks without `disable_env_checker`: Gymnasium's checker remarks on both, with the terminal's codes for colours.
+@pytest.mark.parametrize("env_id", ["popgym-CountRecallEasy-v0", "popgym-MultiarmedBanditEasy-v0"])
+def test_what_a_checker_remarks_on_is_not_shown(env_id, recwarn):
+    pytest.importorskip("popgym")
+    run(make(env_id, 1), 3)
+    assert [str(warning.message) for warning in recwarn.list] == []
+
+
+class Spaceless(gym.Env):
+    observation_space = None
+    action_space = gym.spaces.Discrete(2)
+
+
+def test_an_environment_without_a_space():
+    gym.register("seqrl-test/Spaceless-v0", Spaceless)
+    try:
+        with pytest.raises(UserError, match=r"its observation_space is NoneType, which is no gymnasium\.Space$"):
+            make("seqrl-test/Spaceless-v0", 1)
+    finally:
+        del gym.registry["seqrl-test/Spaceless-v0"]
 
 
 @pytest.mark.parametrize(

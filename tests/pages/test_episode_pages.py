@@ -122,10 +122,14 @@ def run_folder(folder):
 def test_the_command(tmp_path, capsys):
     folder = run_folder(tmp_path / "run")
     assert main(["inspect", str(folder), "--num-episodes", "2", "--sample"]) == 0
-    assert "episodes.html: returns" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "episodes.html: returns" in said
+    assert "cut" not in said
     data = Page((folder / "episodes.html").read_text()).data()
     assert [each["seed"] for each in data["episodes"]] == [10_000, 10_001]
     assert data["names"]["actions"] == ["left", "right", "up", "down"]
+    assert main(["inspect", str(folder), "--num-episodes", "1", "--max-steps", "2"]) == 0
+    assert " (cut after 2 steps: --max-steps). Open" in capsys.readouterr().out
     for args, words in [
         ([], "needs a run folder"),
         ([str(tmp_path)], "not a run folder"),
