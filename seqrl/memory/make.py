@@ -1,9 +1,5 @@
 """A memory by its name on the command line: one of ours, or one's own as `module:Class`."""
 
-import importlib
-import traceback
-from pathlib import Path
-
 from seqrl.errors import UserError, nearest
 from seqrl.memory.base import Memory
 from seqrl.memory.frame_stack import FrameStack
@@ -12,6 +8,7 @@ from seqrl.memory.linear_attention import LinearAttention
 from seqrl.memory.none import NoMemory
 from seqrl.memory.recurrent import GRU, LSTM
 from seqrl.memory.transformer import Transformer
+from seqrl.own_code import find_class, what_is
 
 MEMORIES = ("none", "frame_stack", "gru", "lstm", "linear", "linear_attention", "transformer")
 
@@ -56,12 +53,12 @@ def simplicity(name: str) -> int:
 
 
 def _make_own(name: str, input_size: int, hidden_size: int) -> Memory:
-    kind = _import(name)
+    kind = find_class("memory", name, (Memory,), "seqrl.memory.Memory")
     try:
         memory = kind(input_size=input_size, hidden_size=hidden_size)
     except (Exception, SystemExit) as error:  # whatever the constructor raises
         call = f"{kind.__name__}(input_size={input_size}, hidden_size={hidden_size})"
-        raise UserError(f"memory '{name}' cannot be made ({_what(error)}): it is called as {call}") from error
+        raise UserError(f"memory '{name}' cannot be made ({what_is(error)}): it is called as {call}") from error
     sizes = getattr(memory, "input_size", None), getattr(memory, "output_size", None)
     if sizes != (input_size, hidden_size):
         raise UserError(
@@ -69,35 +66,3 @@ def _make_own(name: str, input_size: int, hidden_size: int) -> Memory:
             f"set them to the input_size and the hidden_size that it is called with, {input_size} and {hidden_size}"
         )
     return memory
-
-
-def _import(name: str) -> type[Memory]:
-    module_name, _, kind_name = name.rpartition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # whatever the module raises
-        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-            raise UserError(
-                f"memory '{name}': there is no module '{error.name}'; one in this folder is found with PYTHONPATH=."
-            ) from error
-        raise UserError(f"memory '{name}': {module_name} cannot be imported ({_what(error)}): mend it") from error
-    kind = getattr(module, kind_name, None)
-    if kind is None:
-        known = [key for key, value in vars(module).items() if _is_memory(value) and value is not Memory]
-        way_out = nearest(kind_name, known) if known else "it has no subclass of seqrl.memory.Memory"
-        raise UserError(f"memory '{name}': {module_name} has no '{kind_name}': {way_out}")
-    if not _is_memory(kind):
-        raise UserError(f"memory '{name}' is no subclass of seqrl.memory.Memory: extend that (docs/your_own.md)")
-    return kind
-
-
-def _is_memory(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, Memory)
-
-
-def _what(error: BaseException) -> str:
-    """The error in one line, and where in the user's code it was raised."""
-    here = (__file__, importlib.__file__)
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename not in here and f.filename[:1] != "<"]
-    where = f", {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
