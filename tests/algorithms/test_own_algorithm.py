@@ -196,7 +196,7 @@ def test_names() -> None:
         assert read_overrides([word], targets)[0][1:] == ("seed", 1)
     with pytest.raises(UserError, match=r"unknown memory 'gur' \(--approaches my_ppo:Config:gur\): did you mean 'gru'"):
         read(["my_ppo:Config:gur"])
-    with pytest.raises(UserError, match="unknown algorithm in 'pppo:gru'.* did you mean 'ppo'"):
+    with pytest.raises(UserError, match=r"unknown algorithm in 'pppo:gru' \(--approaches\): did you mean 'ppo'"):
         read(["pppo:gru"])
     with pytest.raises(UserError, match="only what learns by acting is compared here"):
         read(["stubs:Logged:gru"])
