@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from seqrl.checkpoint import counter, load_checkpoint, save_checkpoint, write_atomically
 from seqrl.errors import UserError
 from seqrl.locks import lock
+from seqrl.own_code import algorithm_of
 from seqrl.progress import progress_bar
 from seqrl.run_folder import (
     CHECKPOINT,
@@ -57,21 +58,19 @@ class Run:
         self.interrupted = False
 
     @classmethod
-    def open(
-        cls, algorithm: str, config: Any, observation_space: gym.Space, action_space: gym.Space, resume: bool
-    ) -> "Run":
-        """Create the run's folder, or with `resume` reopen it.
+    def open(cls, config: Any, observation_space: gym.Space, action_space: gym.Space, resume: bool) -> "Run":
+        """Create the run's folder, or with `resume` reopen it. The algorithm is the one that the config's class is of.
 
         Raises UserError when a new run's folder exists, a reopened one's spaces differ from the environment's, or
         another process trains it.
         """
         folder = Path(config.run_dir)
-        label = f"{algorithm} {config.memory} {config.env}"
+        label = f"{algorithm_of(config)} {config.memory} {config.env}"
         if resume:
             check_spaces(folder, observation_space, action_space)
         else:
             spaces = spaces_to_json(observation_space, action_space)
-            create_folder(folder, {"config.json": config_to_json(algorithm, config), "spaces.json": spaces})
+            create_folder(folder, {"config.json": config_to_json(algorithm_of(config), config), "spaces.json": spaces})
         run = cls(folder, config.num_steps, label)
         run.is_new = not resume
         run._take_lock()

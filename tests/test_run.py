@@ -175,7 +175,7 @@ def test_one_process_at_a_time_trains_a_folder(trained: tuple[Path, Agent], tmp_
         again, spaces = replace(CONFIG, run_dir=str(folder)), read_spaces(folder)
         for attempt in (
             lambda: resume(folder, num_steps=128),
-            lambda: Run.open("ppo", again, *spaces, resume=True),  # before the checkpoint is read
+            lambda: Run.open(again, *spaces, resume=True),  # before the checkpoint is read
             lambda: Run(folder, 200, "test").begin(96),
         ):
             with pytest.raises(UserError, match=f"{folder} is being trained by another process: wait for it, or stop"):

@@ -1,7 +1,9 @@
-"""Algorithms, a readable file each. Each has a `Config`, `build`, `loss` and `train`."""
+"""Algorithms, a readable file each. Each has a `Config`, `build`, `loss` and `train`; so has one of your own."""
 
 import contextlib
 import dataclasses
+import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -23,12 +25,14 @@ from seqrl.algorithms import (
     reward_model,
     rlhf,
 )
+from seqrl.config import ProblemConfig
 from seqrl.errors import UserError, nearest
 from seqrl.language.agent import LanguageAgent
 from seqrl.language_runs.config import LanguageConfig
 from seqrl.language_runs.run import read_tokenizer
 from seqrl.malloc import keep_freed_memory
-from seqrl.run_folder import config_from_json, default_run_dir, load_weights, read_json, read_spaces
+from seqrl.own_code import algorithm_of, find_class, what_is
+from seqrl.run_folder import config_from_json, config_to_json, default_run_dir, load_weights, read_json, read_spaces
 
 ALGORITHMS: dict[str, ModuleType] = {
     "ppo": ppo,
@@ -51,6 +55,8 @@ __all__ = [
     "algorithm_distillation",
     "bc",
     "chai",
+    "check",
+    "config_class",
     "decision_transformer",
     "dpo",
     "ilql",
@@ -58,6 +64,7 @@ __all__ = [
     "kto",
     "load",
     "load_speaker",
+    "module_of",
     "ppo",
     "r2d2",
     "read_config",
@@ -71,8 +78,8 @@ __all__ = [
 
 
 def train(config: Any) -> Any:
-    """Train as `config` says (a `Config` of one of the algorithms), and return the agent."""
-    module = _module_of(config)
+    """Train as `config` says (a `Config` of one of the algorithms, or of your own), and return the agent."""
+    module = module_of(config)
     keep_freed_memory()
     return module.train(with_policy(with_run_dir(config)))
 
@@ -81,7 +88,7 @@ def with_policy(config: Any) -> Any:
     """`config` with a policy to steer or to propose, cloned now with the same settings, if it needs one."""
     if not isinstance(config, ilql.Config | chai.Config) or config.policy:
         return config
-    _module_of(config).check(dataclasses.replace(config, policy="yet to come"))
+    check(dataclasses.replace(config, policy="yet to come"))
     folder = f"{config.run_dir}_policy"
     shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(LanguageConfig)}
     cloning = bc.Config(**shared | {"run_dir": folder})
@@ -99,7 +106,7 @@ def with_run_dir(config: Any) -> Any:
             *(getattr(config, name, "") for name in ("prompts", "preferences", "thumbs", "policy")),
         )
         problem = config.task or Path(next(filter(None, logs), "")).stem
-        return dataclasses.replace(config, run_dir=default_run_dir(problem, _name_of(config), config.seed))
+        return dataclasses.replace(config, run_dir=default_run_dir(problem, algorithm_of(config), config.seed))
     problem = config.env or Path(getattr(config, "dataset", "")).name
     return dataclasses.replace(config, run_dir=default_run_dir(problem, config.memory, config.seed))
 
@@ -110,7 +117,7 @@ def resume(run: str | Path, num_steps: int | None = None) -> Any:
     if num_steps is not None:
         config = dataclasses.replace(config, num_steps=num_steps)
     keep_freed_memory()
-    return _module_of(config).train(config, resume=True)
+    return module_of(config).train(config, resume=True)
 
 
 def load(run: str | Path) -> ActingModule:
@@ -123,7 +130,7 @@ def load(run: str | Path) -> ActingModule:
     if isinstance(config, LanguageConfig):
         raise UserError(f"{run} speaks and has no actions: load it with seqrl.algorithms.load_speaker")
     with _blaming(folder / "config.json"):
-        agent = _module_of(config).build(config, *read_spaces(folder))
+        agent = module_of(config).build(config, *read_spaces(folder))
     load_weights(agent, folder)
     return agent.eval()
 
@@ -140,7 +147,7 @@ def load_speaker(run: str | Path) -> LanguageAgent:
     if isinstance(config, reward_model.Config):
         raise UserError(f"{run} scores and does not speak: load it with seqrl.language_runs.rewards.load_reward_model")
     with _blaming(folder / "config.json"):
-        agent = _module_of(config).build(config, read_tokenizer(folder), folder)
+        agent = module_of(config).build(config, read_tokenizer(folder), folder)
     load_weights(agent, folder)
     return agent.eval()
 
@@ -152,11 +159,11 @@ def read_config(run: str | Path) -> Any:
     name = str(data.get("type"))
     if name.startswith("compare"):
         raise UserError(f"{run} is a comparison, not a run: name a folder inside it, or seqrl compare --resume {run}")
-    if name not in ALGORITHMS:
-        raise UserError(f"{path} is of the unknown algorithm '{name}': {nearest(name, ALGORITHMS)}")
-    config = config_from_json(data, ALGORITHMS[name].Config, path)
     with _blaming(path):
-        ALGORITHMS[name].check(dataclasses.replace(config, device="cpu"))  # which a run may be read on
+        kind = config_class(name)
+    config = config_from_json(data, kind, path)
+    with _blaming(path):
+        check(dataclasses.replace(config, device="cpu"))  # which a run may be read on
     return config
 
 
@@ -169,14 +176,58 @@ def _blaming(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: {error}") from None
 
 
-def _module_of(config: Any) -> ModuleType:
-    return ALGORITHMS[_name_of(config)]
+def config_class(name: str) -> Any:
+    """The `Config` of the algorithm called `name`: of ours, or of one's own as `module:Class`, which is imported.
+
+    Raises UserError for an unknown name, and for a module or a class that is not there, or no algorithm.
+    """
+    if name in ALGORITHMS:
+        return ALGORITHMS[name].Config
+    module, _, own = name.rpartition(":")
+    if not (module and own):
+        raise UserError(f"unknown algorithm '{name}': {nearest(name, (*ALGORITHMS, 'module:Class'))}")
+    kind = find_class("algorithm", name, (ProblemConfig, LanguageConfig), "seqrl.config.RunConfig")
+    _check_class(kind, name)
+    module_of(kind())
+    return kind
 
 
-def _name_of(config: Any) -> str:
-    for name, module in ALGORITHMS.items():
-        if type(config) is module.Config:
-            return name
-    raise UserError(
-        f"{type(config).__name__} is not a Config of an algorithm: use for example seqrl.algorithms.ppo.Config"
-    )
+def _check_class(kind: Any, name: str) -> None:
+    """Raise UserError where a class of settings is not one that a run's folder can name, hold and give back."""
+    if "__dataclass_params__" not in vars(kind):  # else what it adds would be no settings, without a word
+        raise UserError(f"algorithm '{name}' is no dataclass: write @dataclass(frozen=True, kw_only=True) above it")
+    try:
+        default = kind()
+    except Exception as error:  # whatever its constructor raises
+        raise UserError(f"algorithm '{name}' needs a default for each setting ({what_is(error)})") from error
+    if algorithm_of(default) != name:
+        raise UserError(f"algorithm '{name}' is {algorithm_of(default)}: call it so, or define a class of its own")
+    try:
+        data = json.loads(json.dumps(config_to_json(name, default)))
+        same = config_from_json(data, kind, Path("config.json")) == default
+    except (UserError, TypeError, ValueError) as error:
+        raise UserError(f"algorithm '{name}' has settings that config.json cannot hold ({error})") from error
+    if not same:
+        raise UserError(f"algorithm '{name}' has settings that config.json does not give back: use plain ones")
+
+
+def module_of(config: Any) -> ModuleType:
+    """The module of the algorithm that `config` is of, which has `train` and `build`. Raises UserError where there is
+    none."""
+    name = algorithm_of(config)
+    if name in ALGORITHMS and type(config) is ALGORITHMS[name].Config:
+        return ALGORITHMS[name]
+    if ":" not in name or not isinstance(config, ProblemConfig | LanguageConfig):
+        raise UserError(
+            f"{type(config).__name__} is not a Config of an algorithm: use for example seqrl.algorithms.ppo.Config"
+        )
+    module = sys.modules[type(config).__module__]
+    for part in ("train", "build"):
+        if not callable(getattr(module, part, None)):
+            raise UserError(f"algorithm '{name}': its module has no {part}(): write or import it (docs/your_own.md)")
+    return module
+
+
+def check(config: Any) -> None:
+    """What the algorithm of `config` has to say against its settings, a UserError; one of one's own need not look."""
+    getattr(module_of(config), "check", lambda _: None)(config)

@@ -204,7 +204,7 @@ def train(config: Config, resume: bool = False) -> Agent | WithinEpisode:
     kwargs = tuple(pair for pair in config.env_kwargs if pair.partition("=")[0] != "reveal")
     config = replace(config, env_kwargs=kwargs)
     agent = build(config, unrevealed_space(dataset.observation_space), dataset.action_space)
-    run = Run.open("algorithm_distillation", config, agent.observation_space, agent.action_space, resume)
+    run = Run.open(config, agent.observation_space, agent.action_space, resume)
     histories, held_out = prepared(dataset, config)
     histories.warm()
     with run:

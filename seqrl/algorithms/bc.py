@@ -99,7 +99,7 @@ def train(config: Config, resume: bool = False) -> LanguageAgent:
         dataset = dataset.best(config.best_share)
         held_out = None if held_out is None else held_out.best(config.best_share)  # of what is cloned
     check_windows(agent.policy, (dataset, held_out), config.context_turns)
-    with open_run("bc", config, tokenizer, resume) as run:
+    with open_run(config, tokenizer, resume) as run:
         fit(config, agent, dataset, held_out, run, loss, _nothing, dialogue_windows)
     return agent.eval()
 

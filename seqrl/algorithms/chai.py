@@ -224,7 +224,7 @@ def train(config: Config, resume: bool = False) -> RerankingAgent:
         load_weights(agent.policy, config.policy, "policy")
     if config.task:
         check_reads(tokenizer, configured_task(config), config.policy)
-    with open_run("chai", config, tokenizer, resume, files) as run:
+    with open_run(config, tokenizer, resume, files) as run:
         dataset = proposed_dataset(
             config, agent.policy, tokenizer, run.folder, num_proposals=config.num_proposals, gamma=config.gamma,
             features=config.features, bad=config.bad if config.discriminator else (),

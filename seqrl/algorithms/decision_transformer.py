@@ -188,7 +188,7 @@ def train(config: Config, resume: bool = False) -> DecisionAgent:
     if config.timestep == "learned":
         config = replace(config, max_timestep=last_timestep(config, dataset))
     agent = build(config, dataset.observation_space, dataset.action_space)
-    run = Run.open("decision_transformer", config, agent.observation_space, agent.action_space, resume)
+    run = Run.open(config, agent.observation_space, agent.action_space, resume)
     dataset, held_out = chosen_episodes(dataset, config)
     if config.relabel == "values":
         dataset = relabelled(dataset, config)

@@ -118,4 +118,4 @@ def train_share(group: Group, config: Config, resume: bool) -> LanguageAgent:
     def dataset(tokenizer: Tokenizer) -> PreferenceDataset:
         return PreferenceDataset.of(read_preferences(config.preferences), tokenizer)
 
-    return tune("dpo", of_one(group, config), dataset, loss, log_probs, resume, group)
+    return tune(of_one(group, config), dataset, loss, log_probs, resume, group)

@@ -226,7 +226,7 @@ def train(config: Config, resume: bool = False) -> SteeredAgent | UtteranceAgent
     dataset, held_out = split(dataset, config)
     besides = int(config.level == "utterance")  # Q is read behind what was said last
     check_windows(agent.values.model, (dataset, held_out), config.context_turns, besides)
-    with open_run("ilql", config, tokenizer, resume, files) as run:
+    with open_run(config, tokenizer, resume, files) as run:
         fit(
             config, agent, dataset, held_out, run, loss, _describe, dialogue_windows,
             after_update=lambda agent: agent.values.follow(config.polyak),

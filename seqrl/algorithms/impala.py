@@ -337,7 +337,7 @@ def _train(config: Config, group: Group, agent: Agent, engine: Engine, resume: b
     scale = RewardScale(config.num_actors * config.num_envs, config.gamma, grows=True).to(agent.device)
     group.join(agent, scale)
     replay = TrajectoryReplay(own.replay_capacity, config.seed + group.rank)
-    run = group.open("impala", config, agent.observation_space, agent.action_space, resume)
+    run = group.open(config, agent.observation_space, agent.action_space, resume)
     evaluations = Evaluations(own, agent, lambda returns: group.gather(returns)[0])
     parts: dict[str, Stateful] = {"learner": learner, "scale": scale, "trajectories": replay, **evaluations.parts()}
     state = TrainingState(config.seed, agent, engine.environments, engine.acting, None, **parts)

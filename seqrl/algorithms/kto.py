@@ -125,4 +125,4 @@ def train_share(group: Group, config: Config, resume: bool) -> LanguageAgent:
         return ThumbDataset.of(thumbs_of(read_preferences(config.preferences)), tokenizer)
 
     shared = partial(loss, group=group)
-    return tune("kto", of_one(group, config), dataset, shared, log_probs, resume, group, held_out_loss=loss)
+    return tune(of_one(group, config), dataset, shared, log_probs, resume, group, held_out_loss=loss)

@@ -303,7 +303,7 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
     sequences = Sequences(config.rollout_length, length, config.burn_in, config.seed)
     scale = RewardScale(config.num_envs, config.gamma).to(agent.device)
     recorder = HistoryRecorder.of(config, agent) if config.record else None
-    run = Run.open("ppo", config, agent.observation_space, agent.action_space, resume)
+    run = Run.open(config, agent.observation_space, agent.action_space, resume)
     evaluations = Evaluations(config, agent)
     parts: dict[str, Stateful] = {"learner": learner, "sequences": sequences, "scale": scale, **evaluations.parts()}
     average = WeightAverage(agent) if config.weight_average > 0 else None

@@ -357,7 +357,7 @@ def train(config: Config, resume: bool = False) -> Agent:
 def _train(config: Config, agent: Agent, engine: Engine, resume: bool) -> Agent:
     target = copy.deepcopy(agent)
     learner = Learner(agent, config.learning_rate, config.max_grad_norm)
-    run = Run.open("r2d2", config, agent.observation_space, agent.action_space, resume)
+    run = Run.open(config, agent.observation_space, agent.action_space, resume)
     replay = make_shards(config, engine)
     evaluations = Evaluations(config, agent)
     parts: dict[str, Stateful] = {"learner": learner, "target": target, **evaluations.parts()}

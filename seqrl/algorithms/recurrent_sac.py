@@ -247,7 +247,7 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
         for name, module in (("actor", actor), ("critic", critic), ("temperature", temperature))
     }
     rollout = Rollout(environment, actor, config.seed)
-    run = Run.open("recurrent_sac", config, actor.observation_space, actor.action_space, resume)
+    run = Run.open(config, actor.observation_space, actor.action_space, resume)
     replay = make_replay(config, stores_states=False)
     evaluations = Evaluations(config, actor)
     state = TrainingState(

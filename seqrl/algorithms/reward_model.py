@@ -41,7 +41,7 @@ from seqrl.language_runs.learners import (
 )
 from seqrl.language_runs.lengths import check_judged
 from seqrl.language_runs.preferences import with_model_of
-from seqrl.language_runs.rewards import REPORT, TYPE, load_reward_model, make_reward_agent
+from seqrl.language_runs.rewards import REPORT, load_reward_model, make_reward_agent
 from seqrl.language_runs.run import read_tokenizer
 from seqrl.objectives.preference import bradley_terry_error
 from seqrl.offline.training import fit
@@ -163,7 +163,7 @@ def train_share(group: Group, config: Config, resume: bool) -> RewardAgent:
     if config.shard:
         _share(agent, config)
     first = group.rank == 0
-    with open_shared(group, TYPE, config, tokenizer, resume) as run:
+    with open_shared(group, config, tokenizer, resume) as run:
         pairs, kept_out = _Bootstraps(dataset, config, group), held_out if first or config.shard else None
         fit(config, agent, pairs, kept_out, run, loss, _nothing, _draw, group=group, rows=_count, sharded=config.shard)
         if first or config.shard:  # it takes all to read with weights of which each has a part

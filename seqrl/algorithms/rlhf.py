@@ -183,7 +183,7 @@ def train_share(group: Group, config: Config, resume: bool) -> TunedAgent:
     share_models(agent, own)
     agent.generator = make_generator(own)
     tuning = Tuning.of(own, agent, group)
-    with open_shared(group, "rlhf", config, tokenizer, resume) as run, contextlib.ExitStack() as until_the_end:
+    with open_shared(group, config, tokenizer, resume) as run, contextlib.ExitStack() as until_the_end:
         until_the_end.callback(agent.speak_itself)
         if config.num_actors:
             until_the_end.enter_context(learner_threads(config))

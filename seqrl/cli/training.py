@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seqrl.algorithms import ALGORITHMS, read_config, with_run_dir
+from seqrl.algorithms import ALGORITHMS, config_class, read_config, with_run_dir
 from seqrl.algorithms import resume as resume_run
 from seqrl.algorithms import train as train_run
 from seqrl.cli.actors import set_num_actors
@@ -29,7 +29,8 @@ def train(args: list[str]) -> int:
         if "-h" in args or "--help" in args:
             print_usage()
             return 0
-        raise UserError(f"train needs a recipe or an algorithm, named first: {', '.join([*ALGORITHMS, *RECIPES])}")
+        known = ", ".join([*ALGORITHMS, *RECIPES])
+        raise UserError(f"train needs a recipe or an algorithm, named first: {known}; your own as module:Class")
     default = _default(name)
     config = with_run_dir(parse(type(default), args, default, f"seqrl train {name}"))
     train_run(config)
@@ -38,10 +39,10 @@ def train(args: list[str]) -> int:
 
 def _default(name: str) -> Any:
     """The config that a recipe or an algorithm begins with."""
-    if name in ALGORITHMS:
-        return ALGORITHMS[name].Config()
     if name in RECIPES:
         return RECIPES[name]()
+    if name in ALGORITHMS or ":" in name:
+        return config_class(name)()
     raise UserError(f"unknown recipe or algorithm '{name}': {nearest(name, [*ALGORITHMS, *RECIPES])}")
 
 

@@ -11,7 +11,8 @@ seqrl: reinforcement learning with memory
   seqrl compare --resume RUN [flags]
                                   continue a comparison, or add seeds, approaches, methods or a sweep to it
   seqrl train NAME [flags]        train a recipe ({recipes})
-                                  or an algorithm ({algorithms}) on --env ENV
+                                  or an algorithm ({algorithms};
+                                  your own as module:Class) on --env ENV
   seqrl train --resume RUN        continue a run, bit for bit
   seqrl chat RUN [flags]          talk to a trained speaker, and see what else it might have said
   seqrl label RUN [flags]         choose which of two answers is better: preferences to learn from

@@ -1,22 +1,22 @@
 """The approaches that `seqrl compare ENV` measures, by name: who acts while it learns, and who learns from a log.
 
-`ppo:gru` is an algorithm that acts, with a memory, which may be one's own (`ppo:module:Class`). `behaviour_cloning` (or
-`bc`), `filtered_bc` (or `best_bc`), `decision_transformer` and `qdt` learn from what the others played.
+`ppo:gru` is an algorithm that acts, with a memory. Either may be one's own, or both: `ppo:module:Class`,
+`module:Class:gru`, `module:Class:other:Kind`. `behaviour_cloning` (or `bc`), `filtered_bc` (or `best_bc`),
+`decision_transformer` and `qdt` learn from what the others played.
 """
 
 import dataclasses
 import json
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any, NamedTuple
 
-from seqrl.algorithms import impala, ppo, r2d2, recurrent_sac
+from seqrl.algorithms import config_class, ppo
 from seqrl.config import RunConfig, require
 from seqrl.errors import UserError, nearest
-from seqrl.memory.make import check_name, is_own, simplicity
+from seqrl.memory.make import check_name, is_own
 from seqrl.recipes import RECIPES
 
-ONLINE: dict[str, ModuleType] = {"ppo": ppo, "impala": impala, "r2d2": r2d2, "recurrent_sac": recurrent_sac}
+ONLINE = ("ppo", "impala", "r2d2", "recurrent_sac")
 """Algorithms that act, from the simplest on."""
 OFFLINE = ("behaviour_cloning", "filtered_bc", "decision_transformer", "qdt")
 """Methods that learn from a log, as `seqrl.comparison.offline.METHODS` knows them."""
@@ -41,13 +41,8 @@ class Approach(NamedTuple):
     @property
     def folder(self) -> str:
         """What its runs' folders begin with: the memory alone for PPO, as before there were other algorithms."""
-        memory = self.memory.replace(":", "-")
-        return memory if self.algorithm == "ppo" else f"{self.algorithm}_{memory}"
-
-    @property
-    def rank(self) -> tuple[int, int]:
-        """From the simplest on: by memory, then by algorithm."""
-        return simplicity(self.memory), list(ONLINE).index(self.algorithm)
+        name = self.memory if self.algorithm == "ppo" else f"{self.algorithm}_{self.memory}"
+        return name.replace(":", "-")
 
 
 def read(names: Sequence[str]) -> tuple[list[Approach], list[str]]:
@@ -58,12 +53,9 @@ def read(names: Sequence[str]) -> tuple[list[Approach], list[str]]:
     online: list[Approach] = []
     offline: list[str] = []
     for name in names:
-        algorithm, colon, memory = name.partition(":")
         method = ALIASES.get(name, name)
-        if colon:
-            require(algorithm in ONLINE, f"unknown algorithm in '{name}' (--approaches): {nearest(algorithm, ONLINE)}")
-            check_name(memory, f"--approaches {name}")
-            online.append(Approach(algorithm, memory))
+        if ":" in name:
+            online.append(_approach(name))
         else:
             known = [*OFFLINE, *ALIASES, *(f"{algorithm}:gru" for algorithm in ONLINE)]
             require(method in OFFLINE, f"unknown approach '{name}' (--approaches): {nearest(name, known)}")
@@ -72,6 +64,22 @@ def read(names: Sequence[str]) -> tuple[list[Approach], list[str]]:
         require(len(set(every)) == len(every), "--approaches names one twice: name each once")
     require(bool(online), "--approaches names none that acts, such as ppo:gru: what should the others learn from?")
     return online, offline
+
+
+def _approach(name: str) -> Approach:
+    """`ALGORITHM:MEMORY`. Behind one of ours all is the memory; else the first two parts are an algorithm of one's own,
+    which is imported."""
+    algorithm, _, memory = name.partition(":")
+    if algorithm not in ONLINE:
+        kind, colon, memory = memory.partition(":")
+        way_out = nearest(algorithm, (*ONLINE, "module:Class"))
+        require(bool(colon), f"unknown algorithm in '{name}' (--approaches): {way_out}")
+        algorithm = f"{algorithm}:{kind}"
+        acts = issubclass(config_class(algorithm), RunConfig)
+        require(acts, f"algorithm '{algorithm}' (--approaches {name}) is no subclass of seqrl.config.RunConfig: only "
+                      "what learns by acting is compared here")  # fmt: skip
+    check_name(memory, f"--approaches {name}")
+    return Approach(algorithm, memory)
 
 
 class Override(NamedTuple):
@@ -133,7 +141,7 @@ def settings_of(approach: Approach, base: ppo.Config, overrides: Sequence[Overri
     """
     settings: RunConfig = base
     if approach.algorithm != "ppo":
-        kind = ONLINE[approach.algorithm].Config
+        kind = config_class(approach.algorithm)
         recipes: list[Any] = [recipe() for recipe in RECIPES.values()]
         start = next((r for r in recipes if type(r) is kind and r.env == base.env), kind())
         settings = dataclasses.replace(start, **{name: getattr(base, name) for name in SHARED})

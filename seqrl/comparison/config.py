@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from seqrl.algorithms import decision_transformer, ppo
+from seqrl.algorithms import check as check_algorithm
+from seqrl.algorithms import decision_transformer, module_of, ppo
 from seqrl.comparison import offline as compare_offline
 from seqrl.comparison.approaches import (
-    ONLINE,
     Approach,
     Override,
     overridden,
@@ -42,8 +42,8 @@ class Config:
     """PPO's memories to compare: any of none, frame_stack, gru, lstm, linear, linear_attention, transformer; your own
     as module:Class."""
     approaches: tuple[str, ...] = ()
-    """In their place, ALGORITHM:MEMORY of ppo, impala, r2d2 and recurrent_sac, such as r2d2:gru; and bc, best_bc,
-    decision_transformer and qdt, which learn from what those play."""
+    """In their place, ALGORITHM:MEMORY of ppo, impala, r2d2 and recurrent_sac, such as r2d2:gru, or your own as
+    module:Class:MEMORY; and bc, best_bc, decision_transformer and qdt, which learn from what those play."""
     override: Annotated[tuple[str, ...], tyro.conf.arg(metavar="APPROACH.SETTING=VALUE")] = ()
     """Settings of some approaches alone, such as r2d2.num_steps=60000 or offline.num_steps=2000 (all methods)."""
     num_seeds: int = 3
@@ -166,8 +166,8 @@ def check(config: Config) -> None:
         spaces = environment.single_observation_space, environment.single_action_space
         for approach in online:
             settings = settings_of(approach, config.settings, overrides)
-            ONLINE[approach.algorithm].check(settings)
-            ONLINE[approach.algorithm].build(settings, *spaces)
+            check_algorithm(settings)
+            module_of(settings).build(settings, *spaces)
     if offline:
         require(config.log_episodes >= 4, f"--log-episodes is {config.log_episodes}: four play, give each one")
         methods = config.methods(config.folder / LOG)

@@ -2,7 +2,9 @@
 
 import itertools
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -25,6 +27,9 @@ OWN = ("#8c564b", "#332288", "#999933")
 """Memories of one's own, in the order of the rows."""
 LINES = {"ppo": "-", "impala": "--", "r2d2": "-.", "recurrent_sac": ":"}
 MARKERS = {"ppo": "o", "impala": "s", "r2d2": "^", "recurrent_sac": "D"}
+OWN_LINES = ((0, (3, 1, 1, 1, 1, 1)), (0, (7, 3)), (0, (1, 3)))
+OWN_MARKERS = ("v", "P", "X")
+"""Of algorithms of one's own, in the order of the rows."""
 
 
 def plot_comparison(result: Comparison, path: Path) -> None:
@@ -52,11 +57,25 @@ def plot_comparison(result: Comparison, path: Path) -> None:
     temporary.replace(path)
 
 
-def _look(result: Comparison, row: Row) -> tuple[str, str, str]:
-    algorithm = row.approach.partition(":")[0]
-    own = dict.fromkeys(other.memory for other in result.rows if other.memory not in COLOURS)
-    colours = COLOURS | dict(zip(own, itertools.cycle(OWN), strict=False))
-    return colours[row.memory], LINES[algorithm], MARKERS[algorithm]
+def _look(result: Comparison, row: Row) -> tuple[str, str | tuple[int, tuple[int, ...]], str]:
+    """Colour, kind of line and marker."""
+    algorithm = _algorithm(row)
+    names = dict.fromkeys(map(_algorithm, result.rows))
+    return (
+        _with_own(COLOURS, dict.fromkeys(other.memory for other in result.rows), OWN)[row.memory],
+        _with_own(LINES, names, OWN_LINES)[algorithm],
+        _with_own(MARKERS, names, OWN_MARKERS)[algorithm],
+    )
+
+
+def _algorithm(row: Row) -> str:
+    return row.approach.removesuffix(f":{row.memory}")
+
+
+def _with_own(looks: Mapping[str, Any], names: Iterable[str], free: Sequence[Any]) -> dict[str, Any]:
+    """`looks`, and for those of `names` that are not among them, one's own, those of `free` in turn."""
+    own = (name for name in names if name not in looks)
+    return {**looks, **dict(zip(own, itertools.cycle(free), strict=False))}
 
 
 def _curves(axes: Axes, result: Comparison) -> None:

@@ -136,13 +136,11 @@ class Group:
         merged = _merged([(report.metrics, report.rows) for report in reports]) if self.size > 1 else metrics
         return sum(r.steps for r in reports), {**episodes.metrics(), **merged}, any(r.interrupted for r in reports)
 
-    def open(
-        self, algorithm: str, config: Any, observation_space: gym.Space, action_space: gym.Space, resume: bool
-    ) -> Run:
+    def open(self, config: Any, observation_space: gym.Space, action_space: gym.Space, resume: bool) -> Run:
         """`Run.open`, by the first learner alone."""
         if self.rank:
             return Follower(Path(config.run_dir))
-        return Run.open(algorithm, config, observation_space, action_space, resume)
+        return Run.open(config, observation_space, action_space, resume)
 
     def add_others(self, parts: dict[str, Stateful], common: Sequence[str]) -> None:
         """Let a checkpoint hold, besides the first learner's `parts`, those of the others that are not in `common`."""

@@ -57,7 +57,7 @@ def of_one(group: Group, config: C) -> C:
     return replace(config, device=f"cuda:{group.rank}" if device == "cuda" else device)  # type: ignore[type-var]
 
 
-def open_shared(group: Group, algorithm: str, config: LanguageConfig, tokenizer: Tokenizer, resume: bool) -> Run:
+def open_shared(group: Group, config: LanguageConfig, tokenizer: Tokenizer, resume: bool) -> Run:
     """`open_run` by the first learner; the others read the folder, and write nothing.
 
     What is written down is the device that was asked for, cuda, and not the first learner's: the run is resumed by all.
@@ -65,7 +65,7 @@ def open_shared(group: Group, algorithm: str, config: LanguageConfig, tokenizer:
     if group.rank:
         return Follower(Path(config.run_dir))
     several = group.size > 1 and config.device.startswith("cuda")
-    return open_run(algorithm, replace(config, device="cuda") if several else config, tokenizer, resume)
+    return open_run(replace(config, device="cuda") if several else config, tokenizer, resume)
 
 
 def share_weights(root: nn.Module, model: LanguageModel, config: LanguageConfig, methods: Sequence[str] = ()) -> None:

@@ -26,6 +26,7 @@ from seqrl.language_runs.learners import before_sharing, check_learners, open_sh
 from seqrl.language_runs.lengths import check_judged
 from seqrl.language_runs.run import read_tokenizer
 from seqrl.offline.training import Loss, fit
+from seqrl.own_code import algorithm_of
 from seqrl.run import Run
 from seqrl.run_folder import CHECKPOINT, load_weights, read_json
 from seqrl.text import Tokenizer
@@ -156,7 +157,6 @@ KINDS = ("bc", "dpo", "kto", "rlhf")
 
 
 def tune(
-    name: str,
     config: C,
     dataset_of: Callable[[Tokenizer], Any],
     loss: Loss,
@@ -171,7 +171,7 @@ def tune(
     asks the other learners, `held_out_loss` is the one that does not, for what the first alone looks at.
     """
     if not resume:
-        refuse_unread(config, ("dialogues", "context_turns"), f"{name} learns from judged answers")
+        refuse_unread(config, ("dialogues", "context_turns"), f"{algorithm_of(config)} learns from judged answers")
         config = with_model_of(config, config.policy)
     tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
     agent = LanguageAgent(tokenizer, make_model(before_sharing(config), tokenizer))
@@ -183,7 +183,7 @@ def tune(
         held_out = Groups(dataset.subset(left_out), 256, 0) if looks else None
         dataset = dataset.subset(kept)
     learnt = Groups(dataset, config.batch_size, config.seed, learners)
-    with open_shared(learners, name, config, tokenizer, resume) as run:
+    with open_shared(learners, config, tokenizer, resume) as run:
         if not (run.folder / CHECKPOINT).exists():
             load_weights(agent.policy, config.policy, "policy")
         share_weights(agent.policy, agent.policy, config, methods=["logits"])

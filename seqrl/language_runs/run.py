@@ -9,6 +9,7 @@ from seqrl.config import require
 from seqrl.language.logged import DialogueDataset, DialogueWindows
 from seqrl.language.tokenizers import tokenizer_of
 from seqrl.language_runs.config import LanguageConfig, make_tokenizer, read_log
+from seqrl.own_code import algorithm_of
 from seqrl.run import Run
 from seqrl.run_folder import config_to_json, create_folder, read_json
 from seqrl.text import TextTask, Tokenizer
@@ -37,11 +38,9 @@ def split(dataset: DialogueDataset, config: LanguageConfig) -> tuple[DialogueDat
     return dataset, None
 
 
-def open_run(
-    algorithm: str, config: LanguageConfig, tokenizer: Tokenizer, resume: bool, files: dict[str, Any] | None = None
-) -> Run:
+def open_run(config: LanguageConfig, tokenizer: Tokenizer, resume: bool, files: dict[str, Any] | None = None) -> Run:
     """Create the run's folder, with `files` (name to JSON) in it too; or with `resume` reopen it."""
-    folder = Path(config.run_dir)
+    folder, algorithm = Path(config.run_dir), algorithm_of(config)
     if not resume:
         about = {"config.json": config_to_json(algorithm, config), "vocabulary.json": tokenizer.to_json()}
         create_folder(folder, about | (files or {}))

@@ -2,11 +2,8 @@
 
 import contextlib
 import copy
-import importlib
 import inspect
-import traceback
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +17,7 @@ from seqrl.memory.linear_attention import LinearAttention
 from seqrl.memory.none import NoMemory
 from seqrl.memory.recurrent import GRU, LSTM
 from seqrl.memory.transformer import Transformer
+from seqrl.own_code import find_class, what_is
 from seqrl.trajectory import tree_flatten
 
 MEMORIES = ("none", "frame_stack", "gru", "lstm", "linear", "linear_attention", "transformer")
@@ -99,14 +97,14 @@ def _check_settings_of_ours(name: str, settings: Mapping[str, Any]) -> None:
 
 
 def _make_own(name: str, input_size: int, hidden_size: int, settings: Mapping[str, Any]) -> Memory:
-    kind = _import(name)
+    kind = find_class("memory", name, (Memory,), "seqrl.memory.Memory")
     _check_keywords(name, kind, settings)
     arguments = {"input_size": input_size, "hidden_size": hidden_size, **settings}
     try:
         memory = kind(**arguments)
     except (Exception, SystemExit) as error:  # whatever the constructor raises
         call = f"{kind.__name__}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
-        raise UserError(f"memory '{name}' cannot be made ({_what(error)}): it is called as {call}") from error
+        raise UserError(f"memory '{name}' cannot be made ({what_is(error)}): it is called as {call}") from error
     sizes = getattr(memory, "input_size", None), getattr(memory, "output_size", None)
     if sizes != (input_size, hidden_size):
         raise UserError(
@@ -152,7 +150,7 @@ def _try_out(name: str, memory: Memory) -> None:
                 answer = memory.unroll(x, states[B], is_first)
                 problem = _wrong_answer(answer, states[B], [T, B, memory.output_size])
         except (Exception, SystemExit) as error:  # whatever the memory raises
-            problem = f"{called} fails ({_what(error)}): it is called with x {list(x.shape)} and is_first {[T, B]}"
+            problem = f"{called} fails ({what_is(error)}): it is called with x {list(x.shape)} and is_first {[T, B]}"
     if problem:
         raise UserError(f"memory '{name}': {problem}; seqrl.testing.check_memory tries it")
 
@@ -195,35 +193,3 @@ def _shapes(state: State) -> dict[str, tuple[list[int], str]]:
 
 def _said(shapes: Mapping[str, tuple[list[int], str]]) -> str:
     return ", ".join(f"{path} {shape} {kind}".strip() for path, (shape, kind) in shapes.items()) or "()"
-
-
-def _import(name: str) -> type[Memory]:
-    module_name, _, kind_name = name.rpartition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # whatever the module raises
-        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-            raise UserError(
-                f"memory '{name}': there is no module '{error.name}'; one in this folder is found with PYTHONPATH=."
-            ) from error
-        raise UserError(f"memory '{name}': {module_name} cannot be imported ({_what(error)}): mend it") from error
-    kind = getattr(module, kind_name, None)
-    if kind is None:
-        known = [key for key, value in vars(module).items() if _is_memory(value) and value is not Memory]
-        way_out = nearest(kind_name, known) if known else "it has no subclass of seqrl.memory.Memory"
-        raise UserError(f"memory '{name}': {module_name} has no '{kind_name}': {way_out}")
-    if not _is_memory(kind):
-        raise UserError(f"memory '{name}' is no subclass of seqrl.memory.Memory: extend that (docs/your_own.md)")
-    return kind
-
-
-def _is_memory(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, Memory)
-
-
-def _what(error: BaseException) -> str:
-    """The error in one line, and where in the user's code it was raised."""
-    others = (importlib.__file__, *(str(Path(file).parent) for file in (__file__, torch.__file__)), "<")
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(others)]
-    where = f", {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"

@@ -61,5 +61,5 @@ def test_mistakes_are_named(config, tmp_path):
 # Broken by the first learner's own device, of which several learners would then be asked for.
 def test_a_run_is_resumed_on_the_device_that_was_asked_for(config, tmp_path):
     own = replace(config, device="cuda:0", num_learners=2, run_dir=str(tmp_path / "run"))
-    open_shared(Group(0, 2), "dpo", own, read_tokenizer(config.policy), False)
+    open_shared(Group(0, 2), own, read_tokenizer(config.policy), False)
     assert read_json(tmp_path / "run", "config.json")["device"] == "cuda"

@@ -24,6 +24,8 @@ QUICK = {
     "train ppo --env Acrobot-v1": RUN + " --env-kwargs max_episode_steps=20",
     "train tmaze": RUN,
     "train rl2_bandit": RUN + " --rollout-length 11",
+    "train a2c:Config": "--num-steps 64 --num-envs 4 --rollout-length 8 --hidden-size 8",
+    "train --resume runs/a2c": "--num-steps 128",
     "train impala": "--num-steps 256 --num-envs 4 --rollout-length 8 --hidden-size 8",
     "train r2d2": REPLAYED,
     "train recurrent_sac": REPLAYED,

@@ -55,7 +55,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, forked_actors: None) 
     """Training and the look at parity take a moment, comparisons train in this process; then all is as before."""
     _register_installed()  # a package registers its ids once in a process: they are to outlive this
     train, handler, registered = seqrl.train, signal.getsignal(signal.SIGINT), dict(gym.registry)
-    monkeypatch.setattr(seqrl, "train", lambda config: train(dataclasses.replace(config, **SETTINGS)))
+    monkeypatch.setattr(seqrl, "train", lambda config: train(quickened(config)))
     monkeypatch.setattr(run_pool, "_run_all", run_in_turn)
     monkeypatch.setattr(run_pool, "_stop", multiprocessing.Event(), raising=False)
     monkeypatch.setattr(exporting, "export_run", functools.partial(exporting.export_run, num_steps=50))
@@ -65,6 +65,11 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, forked_actors: None) 
     signal.signal(signal.SIGINT, handler)
     gym.registry.clear()
     gym.registry.update(registered)
+
+
+def quickened(config: Any) -> Any:
+    """With those of SETTINGS that it has."""
+    return dataclasses.replace(config, **{name: value for name, value in SETTINGS.items() if hasattr(config, name)})
 
 
 def run_in_turn(jobs: Any, measure: Any, workers: int, folder: Path, progress: Any) -> list[UserError]:
