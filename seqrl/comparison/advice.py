@@ -124,10 +124,10 @@ def _with_budget(result: "Comparison", row: "Row", other: "Row") -> str:
     return result.name(row) + (f" (in {row.num_steps:,} steps, not {other.num_steps:,})" if fewer else "")
 
 
-def _rank(row: "Row") -> tuple[int, bool, str]:
-    """From the simplest on; PPO comes before what learns from replayed or late rows."""
-    algorithm = row.approach.partition(":")[0]
-    return simplicity(row.memory), algorithm != "ppo", algorithm
+def _rank(row: "Row") -> tuple[int, bool, bool, str]:
+    """From the simplest on; PPO comes before what learns from replayed or late rows, ours before one's own."""
+    algorithm = row.approach.removesuffix(f":{row.memory}")
+    return simplicity(row.memory), ":" in algorithm, algorithm != "ppo", algorithm
 
 
 def _of_episodes(row: "Row") -> float:
