@@ -108,14 +108,19 @@ def load_weights(agent: nn.Module, run: str | Path, part: str = "") -> None:
         ) from None
 
 
-def create_folder(folder: Path, files: dict[str, Any]) -> None:
-    """Make `folder` with JSON files in it, whole or not at all. Raises UserError when it exists or cannot be made."""
+def check_new(folder: Path) -> None:
+    """Raise UserError where there is such a folder already, or cannot be one of this name."""
     try:
         str(folder).encode()
     except UnicodeEncodeError:  # bytes of the command line that are no UTF-8, which TensorBoard and JSON cannot name
         raise UserError(f"{str(folder)!r} is no UTF-8 (--run-dir): choose another name") from None
     if folder.exists():
         raise UserError(f"{folder} exists already (--run-dir): choose another, or continue it with --resume {folder}")
+
+
+def create_folder(folder: Path, files: dict[str, Any]) -> None:
+    """Make `folder` with JSON files in it, whole or not at all. Raises UserError when it exists or cannot be made."""
+    check_new(folder)
     for name, value in files.get("config.json", {}).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"--{name.replace('_', '-')} is {value}: it must be a finite number")

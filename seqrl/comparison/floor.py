@@ -1,7 +1,7 @@
 """What random actions bring: the floor that returns are measured from where theory knows none."""
 
 import contextlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from seqrl.checkpoint import write_json
 from seqrl.collect import random_policy
@@ -29,17 +29,26 @@ class Floor(NamedTuple):
         return mean - half_width > self.mean + self.half_width
 
 
-def random_floor(config: Config) -> Floor | None:
-    """The floor of random actions; None where the best return without a memory is known, which is the floor then."""
+def play_randomly(config: Config) -> dict[str, Any]:
+    """By the file's name, what is to be kept of random actions' returns; nothing where the best return without a
+    memory is known, which is the floor then."""
     settings = config.settings
     kwargs = parse_env_kwargs(settings.env_kwargs)
     if not config.is_masked and memoryless_return(settings.env, **kwargs) is not None:
-        return None
+        return {}
+    with contextlib.closing(make_environment(settings, min(config.num_episodes, 50))) as environment:
+        policy = random_policy(environment.single_action_space)
+        seed = seed_of(settings, EVALUATION_SEED)
+        played = evaluate(policy, environment, config.num_episodes, seed, sample=True, max_length=LONGEST)
+    return {RANDOM: {"mean": played.mean, "half_width": played.half_width}}
+
+
+def random_floor(config: Config) -> Floor | None:
+    """The floor of random actions, where they were played; first now in a comparison of before they were."""
     if not (config.folder / RANDOM).is_file():
-        with contextlib.closing(make_environment(settings, min(config.num_episodes, 50))) as environment:
-            policy = random_policy(environment.single_action_space)
-            seed = seed_of(settings, EVALUATION_SEED)
-            played = evaluate(policy, environment, config.num_episodes, seed, sample=True, max_length=LONGEST)
-        write_json(config.folder / RANDOM, {"mean": played.mean, "half_width": played.half_width})
+        for name, value in play_randomly(config).items():
+            write_json(config.folder / name, value)
+        if not (config.folder / RANDOM).is_file():
+            return None
     found = read_json(config.folder, RANDOM)
     return Floor(found["mean"], found["half_width"])

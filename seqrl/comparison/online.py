@@ -16,7 +16,7 @@ from seqrl.comparison.additions import check_only_adds
 from seqrl.comparison.approaches import Approach
 from seqrl.comparison.config import Config, check, default_settings, read_comparison
 from seqrl.comparison.experience import compare_methods
-from seqrl.comparison.floor import Floor, random_floor
+from seqrl.comparison.floor import Floor, play_randomly, random_floor
 from seqrl.comparison.folder import RESULTS, locked
 from seqrl.comparison.horizon import read_sweep, sweep
 from seqrl.comparison.learning_curve import (
@@ -32,7 +32,7 @@ from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, run_all,
 from seqrl.config import RunConfig, make_environment, parse_env_kwargs
 from seqrl.envs.exact import memoryless_return, optimal_return
 from seqrl.evaluate import evaluate
-from seqrl.run_folder import config_to_json, create_folder, read_json, read_metrics
+from seqrl.run_folder import check_new, config_to_json, create_folder, read_json, read_metrics
 from seqrl.statistics import mean_and_half_width
 
 __all__ = ["Config", "check", "compare", "default_settings", "read_comparison"]
@@ -53,7 +53,8 @@ def compare(config: Config, resumed: bool = False) -> Comparison:
     """
     check(config)
     if not resumed:
-        create_folder(config.folder, {"config.json": config_to_json("compare", config)})
+        check_new(config.folder)
+        create_folder(config.folder, {"config.json": config_to_json("compare", config), **play_randomly(config)})
     with locked(config.folder):
         if resumed and (there := read_comparison(config.folder)) != config:
             check_only_adds(there, config)
@@ -65,7 +66,6 @@ def _compare(config: Config) -> Comparison:
     online, methods = config.named()
     runs = {approach: config.runs_of(approach, config.num_seeds) for approach in online}
     jobs = [Job(f"{_label(config, approach)} seed {run.seed}", run) for approach in online for run in runs[approach]]
-    random_floor(config)  # what is wrong with the environment's episodes shows before anything is trained
     try:
         failed = run_all(jobs, partial(play, num_episodes=config.num_episodes), config.workers, config.folder)
     except KeyboardInterrupt:

@@ -153,7 +153,7 @@ def _check_functions(env: TorchVectorEnv, actions: list[Any], seed: int) -> None
             setattr(env, name, watched(name, getattr(env, name)))
         env.reset(seed=seed)
         for action in actions[: len(actions) // 2 + 1]:
-            env.step(torch.as_tensor(action, device=env.device))
+            env.step(tree_map(lambda leaf: torch.as_tensor(leaf, device=env.device), action))
     finally:
         for name in names:
             vars(env).pop(name, None)

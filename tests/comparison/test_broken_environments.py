@@ -16,7 +16,7 @@ class Broken(gym.Env):
     action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
     def __init__(self, where="reset"):
-        self.where = where
+        self.where, self.steps = where, 0
 
     def reset(self, *, seed=None, options=None):
         if self.where == "reset":
@@ -24,7 +24,10 @@ class Broken(gym.Env):
         return np.zeros(2, np.float32), {}
 
     def step(self, action):
-        raise KeyError("no door")
+        self.steps += 1
+        if self.where == "step" or self.steps > 50:
+            raise KeyError("no door")
+        return np.zeros(2, np.float32), 0.0, self.steps % 2 == 0, False, {}
 
 
 gym.register("Broken-v0", Broken)
@@ -52,11 +55,20 @@ def test_a_bug_in_reset_leaves_no_folder(capsys: pytest.CaptureFixture[str]) -> 
     assert not Path("compared").exists()
 
 
+# Breaks if random actions are not played before the folder is made.
+@pytest.mark.filterwarnings("ignore:.*Overriding environment")
+def test_a_bug_in_every_step_leaves_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare("step") == 2
+    line = "seqrl: Broken-v0 failed in step (KeyError: 'no door', broken_by_test.py:21): mend the environment\n"
+    assert capsys.readouterr().err == line
+    assert not Path("compared").exists()
+
+
 # Breaks if what a run's process raised is not carried to the comparison's.
 @pytest.mark.filterwarnings("ignore:.*Overriding environment")
-def test_a_bug_in_step_is_one_line_and_the_folder_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
-    assert compare("step") == 2
-    line = "Broken-v0 failed in step (KeyError: 'no door', broken_by_test.py:19): mend the environment"
+def test_a_bug_in_a_late_step_is_one_line_and_the_folder_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare("late") == 2
+    line = "Broken-v0 failed in step (KeyError: 'no door', broken_by_test.py:21): mend the environment"
     run = "that was the run compared/none_s0; continue with seqrl compare --resume compared"
     assert f"seqrl: {line} ({run})\n" in capsys.readouterr().err
     assert Path("compared/none_s0/config.json").is_file()
