@@ -67,9 +67,17 @@ def test_every_memory_agrees_over_a_thousand_steps_with_resets(name: str, format
 @pytest.mark.parametrize(
     "settings",
     [
-        r2d2.Config(**TINY, memory="lstm", length=8, overlap=4, burn_in=4, replay_capacity=400, learning_starts=56),
+        r2d2.Config(
+            **TINY | {"num_steps": 128},
+            memory="lstm",
+            length=8,
+            overlap=4,
+            burn_in=4,
+            replay_capacity=400,
+            learning_starts=56,
+        ),
         recurrent_sac.Config(
-            **TINY | {"env": "seqrl/MaskedPendulum-v0"},
+            **TINY | {"env": "seqrl/MaskedPendulum-v0", "num_steps": 128},
             memory="linear",
             length=8,
             overlap=4,
