@@ -45,6 +45,7 @@ from seqrl.language.utterances import UtteranceBatch, UtteranceDataset
 from seqrl.language_runs.config import (
     OF_TRANSFORMERS,
     LanguageConfig,
+    check_rewarded,
     check_shared,
     configured_task,
     make_model,
@@ -179,6 +180,7 @@ def check(config: Config) -> None:
     require(0 < config.gamma <= 1, f"--gamma is {config.gamma}: it must be above 0, and at most 1")
     require(0 < config.polyak <= 1, f"--polyak is {config.polyak}: it must be above 0, and at most 1")
     require(bool(config.policy), "no language model that proposes: name a run of bc with --policy (seqrl train bc)")
+    check_rewarded(config)
 
 
 def build(config: Config, tokenizer: Tokenizer, run: Any = None) -> RerankingAgent:

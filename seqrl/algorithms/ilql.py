@@ -40,7 +40,14 @@ from seqrl.language.logged import DialogueDataset, DialogueWindows
 from seqrl.language.rows import decisions
 from seqrl.language.steering import SteeredAgent, TokenValues
 from seqrl.language.utterance_steering import UtteranceAgent, last_of_turns, utterance_rows
-from seqrl.language_runs.config import LanguageConfig, check_shared, check_sizes, configured_task, make_model
+from seqrl.language_runs.config import (
+    LanguageConfig,
+    check_rewarded,
+    check_shared,
+    check_sizes,
+    configured_task,
+    make_model,
+)
 from seqrl.language_runs.lengths import check_windows
 from seqrl.language_runs.preferences import settings_of_policy
 from seqrl.language_runs.run import (
@@ -183,6 +190,7 @@ def check(config: Config) -> None:
         f"--heads-only with --initial {config.initial}: the model would never learn to read; leave one of them out",
     )
     require(bool(config.policy), "no policy to steer: name a run of bc with --policy (seqrl train bc)")
+    check_rewarded(config)
 
 
 def build(config: Config, tokenizer: Tokenizer, run: Any = None) -> SteeredAgent | UtteranceAgent:
