@@ -95,8 +95,7 @@ def make_chat(run: str, options: ChatOptions) -> Chat:
     agent = load_speaker(run)
     require(
         bool(config.task) or not options.watch,
-        f"{run} was trained without a task that would speak in your place (--watch): leave it out, or have one speak "
-        f"with seqrl evaluate {run} --task TASK --show 1",
+        f"{run} was trained without a task that would speak in your place (--watch): leave it out, and speak yourself",
     )
     voice: Voice | None = None
     if options.beta is not None:

@@ -18,6 +18,7 @@ from seqrl.algorithms import dpo, kto, load_speaker, read_config
 from seqrl.checkpoint import write_atomically
 from seqrl.cli.arguments import parse, positional
 from seqrl.cli.outputs import check_output
+from seqrl.cli.without_task import NO_TASK
 from seqrl.config import require
 from seqrl.data.dialogues import Dialogue, read_dialogues, shown
 from seqrl.errors import UserError
@@ -185,7 +186,8 @@ def frontier(args: list[str]) -> int:
     assert isinstance(config, LanguageConfig)
     require(
         bool(config.task),
-        f"{run} was trained without a task to play: play one by seqrl evaluate {run} --sample --task TASK --beta B",
+        f"{run} {NO_TASK}: compare βs on a log with propensities, by "
+        f"seqrl ship {run} --dialogues HELD_OUT --betas 0,1,2,4,8",
     )
     task = configured_task(config)
     with progress_bar() as progress:

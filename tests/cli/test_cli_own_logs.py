@@ -3,13 +3,19 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from seqrl.algorithms import bc, load_speaker
 from seqrl.cli import main
 from seqrl.data.dialogues import Dialogue, Turn, write_dialogues
+from seqrl.language.logged import DialogueDataset
 
 SMALL = ["--hidden-size", "8", "--batch-size", "4", "--num-steps", "2", "--max-tokens", "6"]
-ASKED, SAID = ("where is my parcel ?", "i cannot log in .", "the invoice is wrong ."), ("it comes tomorrow .", "read it .")
+ASKED, SAID = (
+    ("where is my parcel ?", "i cannot log in .", "the invoice is wrong ."),
+    ("it comes tomorrow .", "read it ."),
+)
 
 
 def support(number: int, first: int = 0, *, rewards: bool = True, propensity: float | None = None) -> list[Dialogue]:
@@ -78,3 +84,63 @@ def test_a_task_of_the_same_words_is_played(tmp_path, capsys):
     assert main(["train", "bc", "--dialogues", log, *SMALL, "--run-dir", run]) == 0  # the log's own vocabulary
     assert main(["evaluate", run, "--task", "negotiation", "--num-dialogues", "2"]) == 0
     assert "on negotiation" in capsys.readouterr().out
+
+
+# Broken by hints that know no run without a task: what a command advises is done here.
+def test_what_is_advised_after_training_can_be_done(tmp_path, capsys):
+    for algorithm in ("bc", "ilql"):
+        run = str(tmp_path / algorithm)
+        assert main(["train", algorithm, "--dialogues", "log.jsonl", *SMALL, "--run-dir", run]) == 0
+        hint = capsys.readouterr().out.strip().splitlines()[-1].partition("See how well: ")[2]
+        commands = [part.split()[1:] for part in hint.replace(" or ", ", ").split(", ")]
+        assert [each[0] for each in commands] == [{"bc": "evaluate", "ilql": "ship"}[algorithm], "chat", "report"]
+        for command in (commands[0], commands[2]):
+            args = ["held_out.jsonl" if arg == "HELD_OUT" else arg for arg in command]
+            assert main(args) < 2  # a verdict may be 1
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("args", "way"),
+    [
+        (["evaluate", "ilql_policy"], "seqrl evaluate ilql_policy --prompts HELD_OUT, seqrl chat ilql_policy"),
+        (["inspect", "ilql"], "seqrl ship ilql --dialogues HELD_OUT, seqrl chat ilql"),
+        (["frontier", "ilql"], "seqrl ship ilql --dialogues HELD_OUT --betas 0,1,2,4,8"),
+    ],
+)
+def test_without_a_task_it_says_what_can_be_done(args, way, capsys):
+    assert main(args) == 2
+    said = told(capsys)
+    assert f"{args[1]} was trained without a task to play" in said
+    assert way in said
+
+
+def test_answers_of_a_log_are_foretold(tmp_path, capsys):
+    """The figures are those that bc logs as held_out_…, of all dialogues. Broken by `allowed` that leaves out specials."""
+    output = tmp_path / "figures.json"
+    flags = ["--prompts", "held_out.jsonl", "--output", str(output), "--show", "1"]
+    assert main(["evaluate", "ilql_policy", *flags]) == 0
+    out = capsys.readouterr().out
+    assert "perplexity" in out
+    assert "\nother> " in out
+    assert "\nagent> " in out
+    figures = json.loads(output.read_text())
+    agent = load_speaker("ilql_policy")
+    dataset = DialogueDataset.of(support(12, 100), agent.tokenizer)
+    chosen = np.arange(12)
+    loss, metrics = bc.loss(agent, dataset._gather(chosen, 0 * chosen, dataset.num_turns), bc.Config())
+    assert (figures["num_dialogues"], figures["num_turns"]) == (12, 12)
+    assert figures["loss"] == pytest.approx(float(loss.detach()), rel=1e-4)
+    assert figures["accuracy"] == pytest.approx(float(metrics["accuracy"]), abs=1e-6)
+    assert main(["evaluate", "ilql", "--prompts", "held_out.jsonl", "--beta", "0"]) == 0
+    assert "β = 0" in capsys.readouterr().out
+
+
+def test_a_log_that_is_not_found_was_named_from_elsewhere(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["train", "bc", "--dialogues", "log.jsonl", *SMALL, "--run-dir", str(run)]) == 0
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(settings | {"dialogues": "gone.jsonl"}))
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run), "--num-steps", "3"]) == 2
+    assert "gone.jsonl (--dialogues), which is not found: start in the folder it was trained in" in told(capsys)
