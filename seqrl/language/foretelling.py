@@ -18,7 +18,7 @@ MAX_NUMBERS = 2**26
 
 
 class Foretold(NamedTuple):
-    """Means over the agent's tokens, those that end its turns too: what `bc` logs as held_out_loss, of all dialogues."""
+    """Means over the agent's tokens, those that end its turns too: as `bc`'s held_out_loss, of all dialogues."""
 
     num_dialogues: int
     num_turns: int

@@ -1,15 +1,19 @@
 """A log of one's own, by the command line: no task that could be played, rewards on some turns."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from off_policy.test_shipping import GOOD
 
 from seqrl.algorithms import bc, load_speaker
-from seqrl.cli import main
+from seqrl.cli import main, shipping
+from seqrl.cli.judging import HELD_OUT, tell
 from seqrl.data.dialogues import Dialogue, Turn, write_dialogues
 from seqrl.language.logged import DialogueDataset
+from seqrl.off_policy import Interval
 
 SMALL = ["--hidden-size", "8", "--batch-size", "4", "--num-steps", "2", "--max-tokens", "6"]
 ASKED, SAID = (
@@ -116,7 +120,7 @@ def test_without_a_task_it_says_what_can_be_done(args, way, capsys):
 
 
 def test_answers_of_a_log_are_foretold(tmp_path, capsys):
-    """The figures are those that bc logs as held_out_…, of all dialogues. Broken by `allowed` that leaves out specials."""
+    """The figures are those that bc logs as held_out_…, of all dialogues. Broken by `allowed` without specials."""
     output = tmp_path / "figures.json"
     flags = ["--prompts", "held_out.jsonl", "--output", str(output), "--show", "1"]
     assert main(["evaluate", "ilql_policy", *flags]) == 0
@@ -144,3 +148,67 @@ def test_a_log_that_is_not_found_was_named_from_elsewhere(tmp_path, capsys):
     capsys.readouterr()
     assert main(["train", "--resume", str(run), "--num-steps", "3"]) == 2
     assert "gone.jsonl (--dialogues), which is not found: start in the folder it was trained in" in told(capsys)
+
+
+QUICK = ["--dialogues", "held_out.jsonl", "--no-fit", "--num-resamples", "100"]
+
+
+def shipped(run: str, name: str = "shipping.json") -> dict:
+    return json.loads((Path(run) / name).read_text())
+
+
+def test_verdicts_name_beta_and_the_log_and_keep_those_of_another(capsys):
+    """Broken by one name for all files: the run's own verdict would be written over."""
+    main(["ship", "ilql", *QUICK])
+    own = shipped("ilql")
+    assert (own["beta"], own["log"], own["title"]) == (16.0, "held_out.jsonl", "ilql (β = 16) on held_out.jsonl")
+    main(["ship", "ilql", *QUICK, "--beta", "1"])
+    assert shipped("ilql") == own
+    other = shipped("ilql", "shipping_beta1.json")
+    assert (other["beta"], other["title"]) == (1.0, "ilql (β = 1) on held_out.jsonl")
+    assert Path("ilql/shipping_beta1.png").is_file()
+    main(["ship", "ilql_policy", *QUICK])
+    assert (shipped("ilql_policy")["beta"], shipped("ilql_policy")["title"]) == (None, "ilql_policy on held_out.jsonl")
+    assert "--beta" not in capsys.readouterr().out.partition("ilql_policy")[2]
+
+
+def test_several_betas_are_a_table_and_one_is_chosen(capsys, monkeypatch):
+    """Broken by a sweep that evaluates one β for all, or chooses one that does not ship."""
+    assert main(["ship", "ilql", *QUICK, "--betas", "0,1,4"]) == 1
+    said = capsys.readouterr().out
+    assert "None of these ships" in said
+    rows = shipped("ilql", "shipping_betas.json")
+    assert ([row["beta"] for row in rows["betas"]], rows["chosen"]) == ([0.0, 1.0, 4.0], None)
+    sizes = [row["effective_size"] for row in rows["betas"]]
+    assert len(set(sizes)) == 3
+    for row in rows["betas"]:
+        assert f"{row['effective_size']:.1f}" in said
+    gains = iter([-0.1, 0.2, 0.3, 0.25])
+    monkeypatch.setattr(shipping, "evaluate_logged", lambda *args, **kwargs: dataclasses.replace(
+        GOOD, gain=Interval(0.5, next(gains), 0.9)))  # fmt: skip
+    assert main(["ship", "ilql", *QUICK, "--betas", "8,1,2,4"]) == 0
+    assert "β = 2: of those that ship" in capsys.readouterr().out
+    assert shipped("ilql", "shipping_betas.json")["chosen"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--betas", "0,-1"], "--betas has -1.0"),
+        (["--betas", "0,1", "--beta", "2"], "--beta and --betas: give one of them"),
+    ],
+)
+def test_bad_betas(flags, words, capsys):
+    assert main(["ship", "ilql", *QUICK, *flags]) == 2
+    assert words in told(capsys)
+
+
+def test_one_pair_is_not_pairs_and_shares_have_one_style(capsys):
+    share = dict.fromkeys(("accuracy", "calibration_error", "longer_chosen", "longer_preferred"), 1.0)
+    numbers = dict.fromkeys(("log_loss", "disagreement", "length_correlation"), 0.0)
+    for pairs, words in ((1, "run on 1 held-out pair\n"), (2, "run on 2 held-out pairs\n")):
+        tell("run", {"pairs": pairs, "calibration": [], **share, **numbers}, HELD_OUT)
+        said = capsys.readouterr().out
+        assert words in "\n".join(line.strip() for line in said.splitlines())
+        assert "100 %" in said
+        assert "%" not in said.replace(" %", "")
