@@ -1,19 +1,25 @@
 """A log of one's own, by the command line: no task that could be played, rewards on some turns."""
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from off_policy.test_shipping import GOOD
+from rich.console import Console
 
 from seqrl.algorithms import bc, load_speaker
 from seqrl.cli import main, shipping
+from seqrl.cli.chatting import rendered
 from seqrl.cli.judging import HELD_OUT, tell
-from seqrl.data.dialogues import Dialogue, Turn, write_dialogues
+from seqrl.data.dialogues import Dialogue, Turn, read_dialogues, write_dialogues
+from seqrl.language.candidates import Candidate
 from seqrl.language.logged import DialogueDataset
+from seqrl.language.rows import TokenTurn
 from seqrl.off_policy import Interval
+from seqrl.people.chat import AGENT, Chat, Option, Said
 
 SMALL = ["--hidden-size", "8", "--batch-size", "4", "--num-steps", "2", "--max-tokens", "6"]
 ASKED, SAID = (
@@ -212,3 +218,52 @@ def test_one_pair_is_not_pairs_and_shares_have_one_style(capsys):
         assert words in "\n".join(line.strip() for line in said.splitlines())
         assert "100 %" in said
         assert "%" not in said.replace(" %", "")
+
+
+def test_what_is_saved_calls_speakers_as_the_log_does(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("where is my parcel ?\n"))
+    assert main(["chat", "ilql", "--save", str(tmp_path / "talk.jsonl")]) == 0
+    [talk] = read_dialogues(tmp_path / "talk.jsonl")
+    assert (talk.agent, [turn.speaker for turn in talk.turns]) == ("bot", ["customer", "bot"])
+    assert "agent> " in capsys.readouterr().out
+
+
+def option(text: str, log_prob: float, q: float, removed: str = "") -> Option:
+    candidate = Candidate(ids=(1,), text=text, log_prob=log_prob, ended=True, q=q, v=0.0)
+    return Option(candidate=candidate, removed=removed)
+
+
+# Broken by a warning at each such answer, at none, or of one that is likely.
+def test_it_warns_once_of_what_is_hardly_ever_said(monkeypatch, capsys):
+    answers = iter([(-9.0, 3.0), (-1.0, 2.0), (-8.0, 3.0)])
+
+    def options(chat: Chat) -> list[Option]:
+        log_prob, q = next(answers)
+        return [option("chosen", log_prob, q), option("likeliest", -1.0, 1.0)]
+
+    monkeypatch.setattr(Chat, "_options", options)
+    monkeypatch.setattr("sys.stdin", io.StringIO("log in ?\n" * 3))
+    assert main(["chat", "ilql"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("8.0 below the likeliest one's") == 1
+    assert out.count("hardly ever said") == 1
+
+
+# Broken by columns of fixed least widths, beside which the last one was cropped: "highest Q of th".
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_remarks_are_wrapped_by_words(width):
+    likely, bad = (
+        option("please reset your password by the link", -5.59, 3.94),
+        option("no", -1.0, 9.0, "has 'no', out"),
+    )
+    said = Said(
+        speaker=AGENT, text=likely.candidate.text, turn=TokenTurn(agent=True, ids=(1,)), at=0.0, options=(likely, bad),
+        chosen=likely, why="highest Q of those that are left",
+    )  # fmt: skip
+    screen = io.StringIO()
+    console = Console(file=screen, width=width)
+    console.print(*rendered(said, Chat(load_speaker("ilql"))), sep="\n")
+    lines = screen.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    words = " ".join(lines).split()
+    assert all(words.count(word) for word in said.why.split())
