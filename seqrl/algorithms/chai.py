@@ -180,7 +180,6 @@ def check(config: Config) -> None:
     require(0 < config.gamma <= 1, f"--gamma is {config.gamma}: it must be above 0, and at most 1")
     require(0 < config.polyak <= 1, f"--polyak is {config.polyak}: it must be above 0, and at most 1")
     require(bool(config.policy), "no language model that proposes: name a run of bc with --policy (seqrl train bc)")
-    check_rewarded(config)
 
 
 def build(config: Config, tokenizer: Tokenizer, run: Any = None) -> RerankingAgent:
@@ -216,6 +215,8 @@ def train(config: Config, resume: bool = False) -> RerankingAgent:
     not finite.
     """
     check(config)
+    if not resume:
+        check_rewarded(config)
     if not resume and config.policy != f"{config.run_dir}_policy":  # which was cloned with these settings
         unread = (*OF_TRANSFORMERS, "gradient_checkpointing", "context_turns")
         refuse_unread(config, unread, "the policy is there, and the critic's memory has a width alone, --hidden-size")

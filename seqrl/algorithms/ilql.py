@@ -190,7 +190,6 @@ def check(config: Config) -> None:
         f"--heads-only with --initial {config.initial}: the model would never learn to read; leave one of them out",
     )
     require(bool(config.policy), "no policy to steer: name a run of bc with --policy (seqrl train bc)")
-    check_rewarded(config)
 
 
 def build(config: Config, tokenizer: Tokenizer, run: Any = None) -> SteeredAgent | UtteranceAgent:
@@ -221,6 +220,7 @@ def train(config: Config, resume: bool = False) -> SteeredAgent | UtteranceAgent
     check(config)
     if not resume:
         check_sizes(config)
+        check_rewarded(config)
     tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
     agent = build(config, tokenizer, config.run_dir if resume else None)
     files = {} if resume else {"policy.json": read_json(Path(config.policy), "config.json")}

@@ -131,7 +131,9 @@ def make_chat(run: str, options: ChatOptions) -> Chat:
 
 def _names(run: str) -> dict[str, str]:
     """Of the agent and the person, in what is saved: as the run's log has them."""
-    known = speakers_of(Path(run))
+    known = None
+    with contextlib.suppress(UserError):  # of a log that has been damaged since, which is not needed to talk
+        known = speakers_of(Path(run))
     return dict(zip((AGENT, PERSON), known, strict=True)) if known else {}
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 from off_policy.test_shipping import GOOD
 from rich.console import Console
 
-from seqrl.algorithms import bc, load_speaker
+from seqrl.algorithms import ALGORITHMS, bc, load_speaker
 from seqrl.cli import main, shipping
 from seqrl.cli.chatting import rendered
 from seqrl.cli.judging import HELD_OUT, tell
 from seqrl.data.dialogues import Dialogue, Turn, read_dialogues, write_dialogues
+from seqrl.errors import UserError
 from seqrl.language.candidates import Candidate
 from seqrl.language.logged import DialogueDataset
 from seqrl.language.rows import TokenTurn
@@ -69,7 +71,7 @@ def told(capsys) -> str:
     return err
 
 
-# Broken by `check_rewarded` left out of either `check`, or behind the cloning, which would leave a folder.
+# Broken by `check_rewarded` left out of the command (a policy would be cloned first), and of either `train`.
 @pytest.mark.parametrize("algorithm", ["ilql", "chai"])
 def test_values_are_not_learnt_of_nothing(algorithm, folder, capsys):
     assert main(["train", algorithm, "--dialogues", "bare.jsonl", *SMALL, "--run-dir", "new"]) == 2
@@ -77,6 +79,18 @@ def test_values_are_not_learnt_of_nothing(algorithm, folder, capsys):
     assert "bare.jsonl: no turn has a reward: nothing to learn values from; train bc, or" in said
     assert "seqrl reward bare.jsonl" in said
     assert not list(folder.glob("new*"))
+    module = ALGORITHMS[algorithm]
+    with pytest.raises(UserError, match="no turn has a reward"):
+        module.train(module.Config(policy="ilql_policy", dialogues="bare.jsonl", run_dir="new"))
+
+
+# Broken by a look at the log wherever a config is read, as `check` is called there.
+def test_a_run_is_loaded_without_its_log(tmp_path, monkeypatch, folder):
+    run = shutil.copytree(folder / "ilql", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(settings | {"dialogues": "gone.jsonl"}))
+    load_speaker(run)
 
 
 # Broken by `check_reads` that is content with `reads_all`, as it was; the second half by MOST_SPELT of 0.
