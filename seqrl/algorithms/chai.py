@@ -215,11 +215,11 @@ def train(config: Config, resume: bool = False) -> RerankingAgent:
     not finite.
     """
     check(config)
-    if not resume:
-        check_rewarded(config)
     if not resume and config.policy != f"{config.run_dir}_policy":  # which was cloned with these settings
         unread = (*OF_TRANSFORMERS, "gradient_checkpointing", "context_turns")
         refuse_unread(config, unread, "the policy is there, and the critic's memory has a width alone, --hidden-size")
+    if not resume:
+        check_rewarded(config)
     tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
     agent = build(config, tokenizer, config.run_dir if resume else None)
     files = {} if resume else {"policy.json": read_json(Path(config.policy), "config.json")}
