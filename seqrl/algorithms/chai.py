@@ -45,6 +45,7 @@ from seqrl.language.utterances import UtteranceBatch, UtteranceDataset
 from seqrl.language_runs.config import (
     OF_TRANSFORMERS,
     LanguageConfig,
+    check_rewarded,
     check_shared,
     configured_task,
     make_model,
@@ -217,6 +218,8 @@ def train(config: Config, resume: bool = False) -> RerankingAgent:
     if not resume and config.policy != f"{config.run_dir}_policy":  # which was cloned with these settings
         unread = (*OF_TRANSFORMERS, "gradient_checkpointing", "context_turns")
         refuse_unread(config, unread, "the policy is there, and the critic's memory has a width alone, --hidden-size")
+    if not resume:
+        check_rewarded(config)
     tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
     agent = build(config, tokenizer, config.run_dir if resume else None)
     files = {} if resume else {"policy.json": read_json(Path(config.policy), "config.json")}

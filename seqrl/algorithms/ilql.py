@@ -40,7 +40,14 @@ from seqrl.language.logged import DialogueDataset, DialogueWindows
 from seqrl.language.rows import decisions
 from seqrl.language.steering import SteeredAgent, TokenValues
 from seqrl.language.utterance_steering import UtteranceAgent, last_of_turns, utterance_rows
-from seqrl.language_runs.config import LanguageConfig, check_shared, check_sizes, configured_task, make_model
+from seqrl.language_runs.config import (
+    LanguageConfig,
+    check_rewarded,
+    check_shared,
+    check_sizes,
+    configured_task,
+    make_model,
+)
 from seqrl.language_runs.lengths import check_windows
 from seqrl.language_runs.preferences import settings_of_policy
 from seqrl.language_runs.run import (
@@ -213,6 +220,7 @@ def train(config: Config, resume: bool = False) -> SteeredAgent | UtteranceAgent
     check(config)
     if not resume:
         check_sizes(config)
+        check_rewarded(config)
     tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
     agent = build(config, tokenizer, config.run_dir if resume else None)
     files = {} if resume else {"policy.json": read_json(Path(config.policy), "config.json")}

@@ -44,6 +44,11 @@ class Audit:
         """Whether nothing is wrong."""
         return all(finding.severity != "wrong" for finding in self.findings)
 
+    @property
+    def bad_lines(self) -> frozenset[int]:
+        """Those of a log that have something wrong."""
+        return frozenset().union(*(each.lines for each in self.findings if each.severity == "wrong"))
+
     def table(self) -> Table:
         """One line for each finding."""
         env = " ".join([str(self.about.get("env") or ""), *map(str, self.about.get("env_kwargs") or ())]).strip()
@@ -54,7 +59,7 @@ class Audit:
         table = Table(title=title, caption=caption, show_lines=False)
         for name in ("check", "verdict", "what was found"):
             table.add_column(name, no_wrap=name != "what was found")
-        for check, _, severity, message in self.findings:
+        for check, _, severity, message, _ in self.findings:
             table.add_row(check, Text(severity, STYLES[severity]), Text(message))
         return table
 
@@ -69,7 +74,7 @@ class Audit:
             "folder": str(self.folder),
             "sound": self.sound,
             "about": self.about,
-            "findings": [finding._asdict() for finding in self.findings],
+            "findings": [dict(zip(Finding._fields[:4], finding, strict=False)) for finding in self.findings],
             "figures": self.figures,
         }
         return json.loads(json.dumps(_plain(content)))

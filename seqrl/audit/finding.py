@@ -8,12 +8,16 @@ from seqrl.data.dialogues import shown
 
 
 class Finding(NamedTuple):
-    """One line of an audit. `kind` is stable, for programs; `message` has the figures and the way out."""
+    """One line of an audit. `kind` is stable, for programs; `message` has the figures and the way out.
+
+    `lines` are those of a log that are the worse for it, where it can be mended by leaving them out.
+    """
 
     check: str
     kind: str
     severity: Literal["ok", "look", "wrong"]
     message: str
+    lines: frozenset[int] = frozenset()
 
 
 Found = tuple[dict[str, Any], list[Finding]]
@@ -56,6 +60,11 @@ def among(bad: Sequence[Line], log: Sequence[Line], what: str) -> str:
     """How many, and where the first is."""
     first = bad[0]
     return f"{len(bad):,} of {len(log):,} {what} (first: line {first.line}, id '{shown(first.id, 30)}')"
+
+
+def lines(bad: Sequence[Line]) -> frozenset[int]:
+    """Of a finding."""
+    return frozenset(each.line for each in bad)
 
 
 def sharing(log: Sequence[L], key: Callable[[L], Hashable]) -> list[L]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal
 
-from seqrl.audit.finding import Finding, Found, all_well, among, listed, percent, repeating, sharing
+from seqrl.audit.finding import Finding, Found, all_well, among, lines, listed, percent, repeating, sharing
 from seqrl.audit.reading_dialogues import Facts, Log
 from seqrl.data.dialogues import shown
 
@@ -19,7 +19,9 @@ def dialogues(log: Log) -> Found:
     same = sharing(log.dialogues, lambda facts: facts.id)
     if same:
         message = f"{_of(same, log)} share their id with another: give each its own"
-        found.append(Finding("dialogues", "same_id", "wrong", message))
+        found.append(
+            Finding("dialogues", "same_id", "wrong", message, lines(repeating(log.dialogues, lambda facts: facts.id)))
+        )
     copies = repeating(log.dialogues, lambda facts: facts.words)
     if copies:
         message = f"{_of(copies, log)} say word for word what an earlier one says: held-out ones would be known already"
@@ -37,7 +39,7 @@ def speakers(log: Log) -> Found:
         names = listed([f"'{shown(name, 30)}'" for name in sorted(silent[0].speakers)])
         agent = shown(silent[0].agent, 30)
         message = f"the agent says nothing in {_of(silent, log)}: '{agent}' is to be learnt, {names} speak"
-        found.append(Finding("speakers", "silent_agent", "wrong", message))
+        found.append(Finding("speakers", "silent_agent", "wrong", message, lines(silent)))
     strange = _strange(log)
     if strange:
         where = next(facts for facts in log.dialogues if strange[0] in facts.speakers)
@@ -100,7 +102,7 @@ def _missing(log: Log, rewarded: list[Facts]) -> list[Finding]:
         message = (
             f"{_of(missing, log)} have none, and the others do: write 0 where nothing was earned, or leave them out"
         )
-        found.append(Finding("rewards", "missing", "wrong", message))
+        found.append(Finding("rewards", "missing", "wrong", message, lines(missing)))
     gaps = [facts for facts in rewarded if 0 < len(facts.rewards) < facts.mine]
     if gaps and 2 * len(gaps) < len(rewarded):  # else only some turns are ever rewarded
         message = f"{_of(gaps, log)} have none on some of the agent's turns, most have them on all: lost, or 0?"
@@ -114,7 +116,7 @@ def _against_points(log: Log) -> list[Finding]:
     copied = [f for f in known if len(f.rewards) > 1 and f.points and all(reward == f.points for reward in f.rewards)]
     if copied:
         message = f"{_of(copied, log)} have all the points on every turn: they count several times; keep the last"
-        return [Finding("rewards", "copied", "wrong", message)]
+        return [Finding("rewards", "copied", "wrong", message, lines(copied))]
     other = [facts for facts in known if facts.points is not None and abs(facts.total - facts.points) > 1e-6]
     if other:
         first = other[0]
@@ -132,7 +134,7 @@ def leaks(log: Log) -> Found:
         message = (
             f"rewards on turns that are not the agent's in {_of(theirs, log)}: put them on the agent's turn before"
         )
-        found.append(Finding("leaks", "rewards_of_others", "wrong", message))
+        found.append(Finding("leaks", "rewards_of_others", "wrong", message, lines(theirs)))
     early = [facts for facts in log.dialogues if facts.early_feedback]
     if early:
         message = f"thumbs or clicks before the agent's first turn in {_of(early, log)}: they reward nothing of its"
@@ -171,23 +173,27 @@ def _meta_that_tells(log: Log) -> list[str]:
 
 
 def failures(log: Log) -> Found:
-    """Failed deals must not keep the rewards of what was nearly agreed on."""
+    """Failed dialogues must not keep the rewards of what was nearly agreed on."""
     known = [facts for facts in log.dialogues if "agreement" in facts.outcome]
     failed = [facts for facts in known if facts.failed]
     kept = [facts for facts in failed if facts.total > 0]
     figures = {"agreement_known": len(known), "failed": len(failed), "rewarded_failures": len(kept)}
     if not kept:
-        text = f"{percent(len(failed) / len(known))} of deals failed" if known else "no outcome has an agreement"
-        text += ", and earned nothing" if failed else ""
+        text = "no outcome tells of an agreement, so none is known to have failed"
+        if known:
+            text = f"{percent(len(failed) / len(known))} of dialogues ended without an agreement"
+        if failed:
+            low, high = min(facts.total for facts in failed), max(facts.total for facts in failed)
+            text += f", with returns of {low:.6g}" + (f" to {high:.6g}" if low < high else "")
         return figures, [Finding("failures", "failures", "ok", text)]
     low, high = min(facts.total for facts in kept), max(facts.total for facts in kept)
     severity: Literal["look", "wrong"] = "look"
     if low < high or any(facts.points is None or facts.points != facts.total for facts in kept):
         severity = "wrong"
     amount = f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}"
-    why = "set them to 0" if severity == "wrong" else "the outcome says so too; is that the rule for walking away?"
+    why = "set them to 0" if severity == "wrong" else "the outcome says so too; is that the rule for failures?"
     message = f"no agreement, but rewards of {amount} in {_of(kept, log)}: {why}"
-    return figures, [Finding("failures", "kept_rewards", severity, message)]
+    return figures, [Finding("failures", "kept_rewards", severity, message, lines(kept))]
 
 
 def endings(log: Log) -> Found:
@@ -199,9 +205,13 @@ def endings(log: Log) -> Found:
     figures = {"without_outcome": len(without), "end_with_others": len(theirs), "cut_off": len(cut)}
     found = []
     if cut:
-        severity: Literal["look", "wrong"] = "wrong" if len(without) < len(log.dialogues) else "look"
-        message = f"{_of(cut, log)} end on another's turn without an outcome: cut off? Leave them out"
-        found.append(Finding("endings", "truncated", severity, message))
+        # Where most end so, that is how such conversations end: the other thanks, and goes.
+        severity: Literal["look", "wrong"] = "look"
+        message = f"{_of(cut, log)} end on another's turn: that may be their end, such as thanks; an outcome would tell"
+        if len(without) < len(log.dialogues) and 2 * len(cut) <= len(log.dialogues):
+            severity = "wrong"
+            message = f"{_of(cut, log)} end on another's turn without an outcome: cut off? Leave them out"
+        found.append(Finding("endings", "truncated", severity, message, lines(cut)))
     if without and len(without) < len(log.dialogues) and len(without) > len(cut):
         message = f"{_of(without, log)} have no outcome, and the others do: cut off?"
         found.append(Finding("endings", "no_outcome", "look", message))
@@ -227,7 +237,9 @@ def turns(log: Log) -> Found:
         bad = [facts for facts in log.dialogues if getattr(facts, attribute)]
         figures[kind] = sum(getattr(facts, attribute) for facts in bad)
         if bad:
-            found.append(Finding("turns", kind, severity, f"{_of(bad, log)} {problem} ({figures[kind]:,} turns)"))
+            found.append(
+                Finding("turns", kind, severity, f"{_of(bad, log)} {problem} ({figures[kind]:,} turns)", lines(bad))
+            )
     return figures, all_well(found, "turns", "speakers take turns, none is empty or twice")
 
 
@@ -242,7 +254,7 @@ def propensities(log: Log) -> Found:
         message = (
             f"{_of(bad, log)} have some outside (0, 1], such as {value:.6g}: log probabilities were logged, or percent?"
         )
-        found.append(Finding("propensities", "outside", "wrong", message))
+        found.append(Finding("propensities", "outside", "wrong", message, lines(bad)))
     if 0 < given < mine:
         message = f"on {percent(given / mine)} of the agent's turns: importance weights need them on all"
         found.append(Finding("propensities", "partial", "look", message))

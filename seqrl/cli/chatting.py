@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -21,7 +22,18 @@ from seqrl.errors import UserError, nearest
 from seqrl.language.generation import Sampling, Voice
 from seqrl.language.steering import SteeredAgent
 from seqrl.language_runs.config import configured_task
-from seqrl.people.chat import AGENT, Chat, Said, Transcript, WordFilter, checked_candidates
+from seqrl.off_policy.learnt_from import speakers_of
+from seqrl.people.chat import (
+    AGENT,
+    FAR_BELOW,
+    PERSON,
+    Chat,
+    Said,
+    Transcript,
+    WordFilter,
+    checked_candidates,
+    nats_below,
+)
 
 MOST_SHOWN = 2_000
 """Characters of an utterance that the terminal shows."""
@@ -95,8 +107,7 @@ def make_chat(run: str, options: ChatOptions) -> Chat:
     agent = load_speaker(run)
     require(
         bool(config.task) or not options.watch,
-        f"{run} was trained without a task that would speak in your place (--watch): leave it out, or have one speak "
-        f"with seqrl evaluate {run} --task TASK --show 1",
+        f"{run} was trained without a task that would speak in your place (--watch): leave it out, and speak yourself",
     )
     voice: Voice | None = None
     if options.beta is not None:
@@ -114,7 +125,16 @@ def make_chat(run: str, options: ChatOptions) -> Chat:
         forbid=forbid,
         task=configured_task(config) if options.watch else None,
         seed=options.seed,
+        names=_names(run) if not config.task else {},
     )
+
+
+def _names(run: str) -> dict[str, str]:
+    """Of the agent and the person, in what is saved: as the run's log has them."""
+    known = None
+    with contextlib.suppress(UserError):  # of a log that has been damaged since, which is not needed to talk
+        known = speakers_of(Path(run))
+    return dict(zip((AGENT, PERSON), known, strict=True)) if known else {}
 
 
 def agent_speaks_first(run: str, options: ChatOptions) -> bool:
@@ -216,8 +236,21 @@ def _answer(console: Console, talk: Chat, transcript: Transcript | None) -> None
     said: list[Said] = []
     if _try(console, lambda: said.append(talk.answer())):
         console.print(*rendered(said[0], talk), sep="\n")
+        _warn(console, talk)
     if transcript is not None:
         transcript.save(talk)
+
+
+def _warn(console: Console, talk: Chat) -> None:
+    """Once, at the first answer that values chose although it is hardly said."""
+    far = [nats_below(said) > FAR_BELOW for said in talk.said if said.speaker == AGENT]
+    if talk.choose == "q" and far[-1] and sum(far) == 1:
+        less = "a smaller --beta, " if isinstance(talk.agent, SteeredAgent) else ""
+        console.print(
+            f"  ! log p of this answer is {nats_below(talk.said[-1]):.1f} below the likeliest one's: values chose what "
+            f"is hardly ever said, which they may know little of; try {less}--choose likeliest or drawn",
+            style="yellow",
+        )
 
 
 def _try(console: Console, act: Callable[[], object]) -> bool:
@@ -243,12 +276,12 @@ def rendered(said: Said, talk: Chat) -> Iterable[Text | Table]:
 
 def _table(said: Said, talk: Chat) -> Table:
     v = said.options[0].candidate.v
-    table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False, title_justify="left")
-    table.add_column("")
-    table.add_column("candidate" if v is None else f"candidate (V before: {v:.2f})", overflow="fold", min_width=30)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", title_justify="left", expand=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("candidate" if v is None else f"candidate (V before: {v:.2f})", overflow="fold", ratio=3)
     for name in ["times", "log p", *(["Q", "Q − V"] if talk.critic is not None else [])]:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", style="dim", overflow="fold")
+    table.add_column("", style="dim", overflow="fold", ratio=2)
     for option in said.options:
         is_chosen = option is said.chosen
         values = [str(option.times), f"{option.candidate.log_prob:.2f}"]

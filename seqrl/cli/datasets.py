@@ -15,7 +15,8 @@ from seqrl.checkpoint import write_json
 from seqrl.cli.arguments import parse, positional
 from seqrl.cli.collecting import default_folder
 from seqrl.cli.outputs import check_output
-from seqrl.config import RunConfig, make_environment
+from seqrl.cli.splitting import check_parts, write_good
+from seqrl.config import RunConfig, make_environment, require
 from seqrl.data import EpisodeDataset, import_episodes, to_minari
 from seqrl.data.dialogue_importers import form_of, import_dialogues
 from seqrl.data.dialogues import shown
@@ -34,6 +35,12 @@ class Audit:
     """File to write the findings and figures to as JSON; by default none."""
     max_rows: int = 2_000_000
     """Rows of a larger dataset that are looked at: whole episodes, drawn at random. Of dialogues, all are."""
+    keep_good: str = ""
+    """Of a log of dialogues: file to write those to that nothing is wrong with; must not exist yet."""
+    held_out: str = ""
+    """File to write a share of these to instead, to be held out of training; must not exist yet."""
+    share: float = 0.1
+    """That share. Which they are depends on their ids alone, so a longer log holds out the same ones."""
     seed: int = 0
     """Seeds that draw."""
 
@@ -46,6 +53,7 @@ def audit(args: list[str]) -> int:
     if options.max_rows < 1:
         raise UserError(f"--max-rows is {options.max_rows}: it must be at least 1")
     check_output(options.output)
+    check_parts(options.keep_good, options.held_out, options.share)
     if Path(folder).is_file() or Path(folder).suffix == ".jsonl":  # episodes are folders
         if holds_preferences(folder):
             result = audit_preferences(folder)
@@ -64,6 +72,9 @@ def audit(args: list[str]) -> int:
         except OSError as error:
             raise UserError(f"cannot write {path} ({error.strerror}): choose another --output") from None
     Console().print(*result.tables())
+    if options.keep_good:
+        require(result.about.get("form") == "dialogues", "--keep-good is for logs of dialogues: leave it out")
+        print(write_good(result, options.keep_good, options.held_out, options.share))
     return 0 if result.sound else 1
 
 

@@ -11,6 +11,7 @@ import tyro
 
 from seqrl.algorithms import load, load_speaker, read_config, rlhf
 from seqrl.cli.arguments import parse, positional
+from seqrl.cli.without_task import NO_TASK, ways
 from seqrl.config import make_environment, parse_env_kwargs, require
 from seqrl.envs import Environment
 from seqrl.envs.make import may_draw
@@ -122,7 +123,7 @@ def inspect_speaker(run: Path, args: list[str]) -> int:
         task: TextTask[Any] = rlhf.problem(config, agent.tokenizer)
         name = f"prompts of {Path(config.prompts).name}"
     else:
-        require(bool(name), f"{run} was trained without a task: name one with --task")
+        require(bool(name), f"{run} {NO_TASK}: name one of the same words with --task, or {ways(run, config)}")
         task = make_task(name, **parse_env_kwargs(kwargs, "--task-kwargs"))
         check_reads(agent.tokenizer, task, str(run))
     talks = inspect_dialogues(

@@ -54,12 +54,16 @@ def tell_held_out(run: str | Path) -> None:
 def tell(run: str, report: dict[str, Any], pairs: str) -> None:
     """A report (`RewardReport.to_json`) in tables."""
     console = Console()
-    table = Table(title=f"{run} on {report['pairs']} {pairs}" if pairs == HELD_OUT else f"{run} on {pairs}")
+    table = Table(
+        title=f"{run} on {report['pairs']} {pairs[: -1 if report['pairs'] == 1 else None]}"
+        if pairs == HELD_OUT
+        else f"{run} on {pairs}"
+    )
     columns = {
         "pairs": str(report["pairs"]),
-        "accuracy": f"{report['accuracy']:.1%}",
+        "accuracy": _percent(report["accuracy"]),
         "log loss": f"{report['log_loss']:.3f}",
-        "calibration error": f"{report['calibration_error']:.1%}",
+        "calibration error": _percent(report["calibration_error"]),
         "disagreement": f"{report['disagreement']:.2f}",
     }
     for column in columns:
@@ -70,10 +74,16 @@ def tell(run: str, report: dict[str, Any], pairs: str) -> None:
     for column in ("probability", "pairs", "foretold", "came"):
         table.add_column(column, justify="right")
     for each in report["calibration"]:
-        told = (f"{each['foretold']:.1%}", f"{each['right']:.1%}") if each["pairs"] else ("–", "–")
-        table.add_row(f"{each['low']:.0%} to {each['high']:.0%}", str(each["pairs"]), *told)
+        told = (_percent(each["foretold"]), _percent(each["right"])) if each["pairs"] else ("–", "–")
+        table.add_row(f"{_percent(each['low'])} to {_percent(each['high'])}", str(each["pairs"]), *told)
     console.print(table)
     print(
         f"Length: correlation with the score {report['length_correlation']:+.2f}; the longer answer was chosen in "
-        f"{report['longer_chosen']:.1%} of the pairs and has the higher score in {report['longer_preferred']:.1%}."
+        f"{_percent(report['longer_chosen'])} of the pairs and has the higher score in "
+        f"{_percent(report['longer_preferred'])}."
     )
+
+
+def _percent(share: float) -> str:
+    """As the audits and the verdicts write it: 100 %, 66.7 %."""
+    return f"{100 * share:.3g} %"

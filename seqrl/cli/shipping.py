@@ -18,6 +18,7 @@ from seqrl.algorithms import dpo, kto, load_speaker, read_config
 from seqrl.checkpoint import write_atomically
 from seqrl.cli.arguments import parse, positional
 from seqrl.cli.outputs import check_output
+from seqrl.cli.without_task import NO_TASK
 from seqrl.config import require
 from seqrl.data.dialogues import Dialogue, read_dialogues, shown
 from seqrl.errors import UserError
@@ -26,7 +27,7 @@ from seqrl.language.generation import Plain, Voice
 from seqrl.language.steering import SteeredAgent
 from seqrl.language_runs.config import LanguageConfig, configured_task
 from seqrl.language_runs.run import check_vocabulary
-from seqrl.off_policy import FittedConfig, Requirements, checks, evaluate_logged, ships
+from seqrl.off_policy import FittedConfig, Requirements, checks, chosen, evaluate_logged, ships
 from seqrl.off_policy.frontier import Point
 from seqrl.off_policy.frontier import frontier as play_betas
 from seqrl.off_policy.learnt_from import not_found, num_learnt_from, policy_of
@@ -41,13 +42,15 @@ class Ship:
     """Would a speaker do better than what was logged? From logged dialogues alone; the exit status is 1 for "do not".
 
     Each utterance is weighed by how much likelier it is now than it was when it was logged. Writes shipping.json and
-    shipping.png into the run's folder. Docs: docs/shipping.md.
+    shipping.png into the run's folder; of a --beta that is not the run's own, shipping_betaB. Docs: docs/shipping.md.
     """
 
     dialogues: str = ""
     """A log of dialogues that the run did not learn from, with propensities."""
     beta: float = -1.0
     """How strongly values steer, for a run that has them; by default as the run says."""
+    betas: tuple[float, ...] = ()
+    """Several of them, such as 0,1,2,4,8, to choose among: a table with a row for each."""
     baseline: float | None = None
     """A mean return that must be exceeded too."""
     min_effective_size: float = 50.0
@@ -77,8 +80,10 @@ def ship(args: list[str]) -> int:
     options = parse(Ship, args, Ship(), "seqrl ship RUN")
     _check_ship(name, options)
     run, agent = Path(str(name)), _speaker(str(name))
+    voices = {beta: _voice(agent, beta) for beta in options.betas or (options.beta,)}
     dialogues = list(read_dialogues(options.dialogues))
-    learnt_from = num_learnt_from(run, dialogues, options.dialogues)
+    behaviour = _behaviour(agent, run, options, dialogues)
+    learnt_from, unknown = num_learnt_from(run, dialogues, options.dialogues), not_found(run)
     fitted = FittedConfig(num_iterations=options.num_iterations, seed=options.seed) if options.fit else None
     wanted = Requirements(
         baseline=options.baseline,
@@ -86,23 +91,62 @@ def ship(args: list[str]) -> int:
         max_share=options.max_share,
         estimated_propensities=options.estimated_propensities,
     )
+    judged: dict[float, report_shipping.Judged] = {}
     with progress_bar() as progress:
         steps = 2 + (fitted.num_iterations * fitted.num_folds if fitted else 0)
-        bar = progress.add_task(f"ship {run.name}", total=steps, episode_return=None, steps_per_second=0.0)
-        found = evaluate_logged(
-            dialogues, agent.tokenizer, _voice(agent, options.beta), _behaviour(agent, run, options, dialogues),
-            gamma=options.gamma, fitted=fitted, num_resamples=options.num_resamples, seed=options.seed,
-            watch=lambda: progress.advance(bar),
-        )  # fmt: skip
-    results = checks(found, wanted, learnt_from, not_found(run))
-    title = f"{run.name}{_steered_by(agent, options.beta)} on {Path(options.dialogues).name}"
+        total = len(voices) * steps
+        bar = progress.add_task(f"ship {run.name}", total=total, episode_return=None, steps_per_second=0.0)
+        for beta, voice in voices.items():
+            found = evaluate_logged(
+                dialogues, agent.tokenizer, voice, behaviour, gamma=options.gamma, fitted=fitted,
+                num_resamples=options.num_resamples, seed=options.seed, watch=lambda: progress.advance(bar),
+            )  # fmt: skip
+            results = checks(found, wanted, learnt_from, unknown, steered=isinstance(agent, SteeredAgent))
+            judged[beta] = report_shipping.Judged(found, results)
+    about = {
+        "command": command, "versions": {"seqrl": seqrl.__version__, "torch": torch.__version__},
+        "run": str(run), "log": options.dialogues,
+    }  # fmt: skip
+    if options.betas:
+        return _tell_betas(run, options, judged, wanted, about)
+    return _tell(run, agent, options, judged[options.beta], wanted, about)
+
+
+def _tell(
+    run: Path, agent: LanguageAgent, options: Ship, judged: report_shipping.Judged, wanted: Requirements,
+    about: dict[str, Any],
+) -> int:  # fmt: skip
+    """One verdict, in the terminal and in the run's folder. What was said of another β stays."""
+    found, results = judged
+    own = agent.beta if isinstance(agent, SteeredAgent) else None
+    beta = own if options.beta < 0 else options.beta
+    name = "shipping" if beta == own else f"shipping_beta{beta:g}"
+    title = f"{run.name}{'' if beta is None else f' (β = {beta:g})'} on {Path(options.dialogues).name}"
     console = Console()
     console.print(report_shipping.figures_table(found, escape(title)))
     console.print(report_shipping.checks_table(results))
     console.print(f"\n{report_shipping.verdict(results)}", style="bold green" if ships(results) else "bold red")
-    about = {"command": command, "versions": {"seqrl": seqrl.__version__, "torch": torch.__version__}}
-    print("Written:", *report_shipping.write(run, found, results, wanted, about, title))
+    about |= {"title": title, "beta": beta}
+    print("Written:", *report_shipping.write(run, found, results, wanted, about, title, name))
     return 0 if ships(results) else 1
+
+
+def _tell_betas(
+    run: Path, options: Ship, judged: dict[float, report_shipping.Judged], wanted: Requirements, about: dict[str, Any]
+) -> int:
+    """A row for each β, and which is chosen. The exit status is 1 where none ships."""
+    beta = chosen(judged)
+    console = Console()
+    title = f"{run.name} on {Path(options.dialogues).name}, by β"
+    console.print(report_shipping.betas_table(judged, escape(title)))
+    if beta is None:
+        console.print("None of these ships: keep what was logged, or log more.", style="bold red")
+    else:
+        again = f"seqrl ship {run} --dialogues OTHERS --beta {beta:g}"
+        console.print(f"β = {beta:g}: of those that ship, it gains most at the lower end.", style="bold green")
+        print(f"It was chosen by this log, which flatters it: judge it once more by other dialogues, {again}")
+    print("Written:", report_shipping.write_betas(run, judged, wanted, {**about, "title": title, "chosen": beta}))
+    return 1 if beta is None else 0
 
 
 def _check_ship(name: str | None, options: Ship) -> None:
@@ -110,6 +154,9 @@ def _check_ship(name: str | None, options: Ship) -> None:
         raise UserError("ship needs a run folder, named first: seqrl ship RUN --dialogues FILE")
     require(bool(options.dialogues), "no dialogues given: name a log that the run did not learn from (--dialogues)")
     require(math.isfinite(options.beta), f"--beta is {options.beta}: it must be a number, 0 or more")
+    for beta in options.betas:
+        require(0 <= beta < math.inf, f"--betas has {beta}: each must be a number, 0 or more")
+    require(not options.betas or options.beta < 0, "--beta and --betas: give one of them")
     require(math.isfinite(options.baseline or 0), f"--baseline is {options.baseline}: it must be a number")
     require(0 < options.gamma <= 1, f"--gamma is {options.gamma}: it must be above 0, and at most 1")
     require(options.num_resamples >= 100, f"--num-resamples is {options.num_resamples}: an interval needs at least 100")
@@ -133,10 +180,6 @@ def _voice(agent: LanguageAgent, beta: float) -> Voice:
         "this run chooses among whole utterances, so how likely it says one is not known: give the run that proposes",
     )
     return voice
-
-
-def _steered_by(agent: LanguageAgent, beta: float) -> str:
-    return f" (β = {agent.beta if beta < 0 else beta:g})" if isinstance(agent, SteeredAgent) else ""
 
 
 def _behaviour(agent: LanguageAgent, run: Path, options: Ship, dialogues: list[Dialogue]) -> Voice:
@@ -185,7 +228,8 @@ def frontier(args: list[str]) -> int:
     assert isinstance(config, LanguageConfig)
     require(
         bool(config.task),
-        f"{run} was trained without a task to play: play one by seqrl evaluate {run} --sample --task TASK --beta B",
+        f"{run} {NO_TASK}: compare βs on a log with propensities, by "
+        f"seqrl ship {run} --dialogues HELD_OUT --betas 0,1,2,4,8",
     )
     task = configured_task(config)
     with progress_bar() as progress:

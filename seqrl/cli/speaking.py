@@ -15,25 +15,32 @@ from rich.table import Table
 from seqrl.algorithms import load_speaker, read_config, rlhf
 from seqrl.cli.arguments import parse, positionals
 from seqrl.cli.outputs import check_output, write_output
+from seqrl.cli.without_task import NO_TASK, ways
 from seqrl.config import parse_env_kwargs, require
 from seqrl.data.dialogues import Dialogue, read_dialogues, shown, write_dialogues
 from seqrl.errors import UserError
 from seqrl.language.agent import LanguageAgent
-from seqrl.language.generation import Sampling
+from seqrl.language.foretelling import foretold
+from seqrl.language.generation import Plain, Sampling
+from seqrl.language.logged import DialogueDataset
 from seqrl.language.logging import logged_play
-from seqrl.language.play import play
+from seqrl.language.play import Played, play
 from seqrl.language.prompted import Prompted, prompts_of
-from seqrl.language.scripted import scripted_dialogues
+from seqrl.language.scripted import AGENT, scripted_dialogues
 from seqrl.language.steering import SteeredAgent
 from seqrl.language_runs.config import LanguageConfig
-from seqrl.language_runs.lengths import check_prompts
+from seqrl.language_runs.lengths import check_prompts, check_windows
 from seqrl.language_runs.rlhf import make_scorer
 from seqrl.language_runs.rlhf_config import check_prompted
 from seqrl.language_runs.run import check_reads
+from seqrl.progress import progress_bar
 from seqrl.reports.common import mean_and_interval
 from seqrl.seeds import derived_seed
 from seqrl.statistics import mean_and_half_width
 from seqrl.text import TextTask, Tokenizer, make_task
+
+OTHER = "other"
+"""Whoever speaks with the agent, where conversations are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +121,10 @@ def _default_file(task: str) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSpeaker:
-    """Let a trained speaker talk to the task that it was trained on, or another of the same vocabulary."""
+    """Let a trained speaker talk to the task that it was trained on, or another of the same vocabulary.
+
+    Or let it answer a log's prompts, with --reward; or without, see how well it foretells the log's own answers.
+    """
 
     num_dialogues: Annotated[int, tyro.conf.arg(aliases=["--num-episodes"])] = 100
     """Conversations to have."""
@@ -129,10 +139,11 @@ class EvaluateSpeaker:
     task_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """Other arguments of the task, KEY=VALUE."""
     prompts: str = ""
-    """Or a log of dialogues, each of whose agent's turns is a prompt to answer."""
+    """Or a log of dialogues: without --reward, how likely its answers are, all of them; with it, what was said before
+    each is a prompt to answer."""
     reward: tuple[str, ...] = ()
     """What is earned in place of the task's reward, NAME or NAME=WEIGHT each, such as own_sentiment=1 length=-0.01, or
-    the run folder of a reward model. Answers to --prompts need one, unless the run was trained with one."""
+    the run folder of a reward model. A run that was trained with one answers --prompts for its own."""
     show: int = 0
     """Conversations to print, besides."""
     output: str = ""
@@ -148,8 +159,10 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
     config: LanguageConfig = read_config(run)
     agent = load_speaker(run)
     prompts = options.prompts or ("" if options.task else getattr(config, "prompts", ""))
-    task, name = _problem(run, config, options, prompts, agent.tokenizer)
     own = config.reward if isinstance(config, rlhf.Config) and not options.task else ()
+    if prompts and not options.reward and own in ((), ("task",)):
+        return _foretell(run, config, agent, options)
+    task, name = _problem(run, config, options, prompts, agent.tokenizer)
     reward = options.reward or own or ("task",)
     if prompts:
         check_prompted(reward)
@@ -179,7 +192,7 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
     table.add_row(*columns.values())
     Console().print(table)
     for each, total in list(zip(played, totals, strict=True))[: options.show]:
-        print(*(shown(text, 1000) for text in each.dialogue.texts if text), f"return {total:g}\n", sep="\n")
+        print(*_lines(each), f"return {total:g}\n", sep="\n")
     own_beta = agent.beta if isinstance(agent, SteeredAgent) else None
     figures = {
         "run": run, "problem": name, "reward": reward, "beta": own_beta if options.beta < 0 else options.beta,
@@ -190,15 +203,59 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
     return 0
 
 
+def _foretell(run: str, config: LanguageConfig, agent: LanguageAgent, options: EvaluateSpeaker) -> int:
+    """How likely the answers of a log are; --show prints what the run would say in their place."""
+    log, tokenizer = options.prompts, agent.tokenizer
+    _check_one_problem(options)
+    dialogues = list(read_dialogues(log))
+    check_windows(agent.policy, [DialogueDataset.of(dialogues, tokenizer)], 0)
+    voice, steering = _voice(agent, options.beta)
+    if hasattr(voice, "speak"):  # how likely it says an utterance is not known
+        voice, steering = Plain(agent.policy), ", by the policy that proposes"
+    with progress_bar() as progress:
+        bar = progress.add_task(f"evaluate {run}", total=len(dialogues), episode_return=None, steps_per_second=0.0)
+        found = foretold(voice, dialogues, tokenizer, lambda number: progress.advance(bar, number))
+    table = Table(title=f"{run} on the answers of {shown(log, 1000)}{steering}")
+    columns = {
+        "dialogues": f"{found.num_dialogues:,}", "answers": f"{found.num_turns:,}", "tokens": f"{found.num_tokens:,}",
+        "loss (nats a token)": f"{found.loss:.4g}", "perplexity": f"{found.perplexity:.4g}",
+        "likeliest token": f"{100 * found.accuracy:.3g} %",
+    }  # fmt: skip
+    for column in columns:
+        table.add_column(column, justify="right")
+    table.add_row(*columns.values())
+    Console().print(table)
+    if options.show:
+        task = Prompted(prompts_of(dialogues), tokenizer)
+        sampling = Sampling(temperature=float(options.sample))
+        for each in play(
+            task, voice, options.show, tokenizer=tokenizer, seed=options.seed, sampling=sampling,
+            max_tokens=config.max_tokens,
+        ):  # fmt: skip
+            print(*_lines(each), "", sep="\n")
+    write_output(options.output, {"run": run, "prompts": log, **found._asdict()})
+    return 0
+
+
+def _lines(played: Played) -> Iterator[str]:
+    """What was said by whom, in order, the history of a prompt too."""
+    said = [*played.history, *((bool(k % 2), text) for k, text in enumerate(played.dialogue.texts) if k % 2 or text)]
+    return (f"{AGENT if agent else OTHER}> {shown(text, 1000)}" for agent, text in said)
+
+
+def _check_one_problem(options: EvaluateSpeaker) -> None:
+    require(not (options.task and options.prompts), "--task and --prompts: give one of them")
+
+
 def _problem(
     run: str, config: LanguageConfig, options: EvaluateSpeaker, prompts: str, tokenizer: Tokenizer
 ) -> tuple[TextTask[Any], str]:
     """What is spoken in, and how it is called: what the options name, else the run's own."""
-    require(not (options.task and options.prompts), "--task and --prompts: give one of them")
+    _check_one_problem(options)
     if prompts:
         return Prompted(prompts_of(read_dialogues(prompts)), tokenizer), f"prompts of {prompts}"
     name, kwargs = options.task or config.task, options.task_kwargs or ((), config.task_kwargs)[not options.task]
-    require(bool(name), f"{run} was trained without a task: name one with --task, or a log with --prompts")
+    require(bool(name), f"{run} {NO_TASK}: name one of the same words with --task, or {ways(run, config)}")
     task = make_task(name, **parse_env_kwargs(kwargs, "--task-kwargs"))
     check_reads(tokenizer, task, run)
     return task, " ".join([name, *kwargs])

@@ -5,16 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seqrl.algorithms import ALGORITHMS, config_class, read_config, with_run_dir
+from seqrl.algorithms import ALGORITHMS, chai, config_class, ilql, read_config, with_run_dir
 from seqrl.algorithms import resume as resume_run
 from seqrl.algorithms import train as train_run
 from seqrl.cli.actors import set_num_actors
 from seqrl.cli.arguments import parse, positional, take_flag
 from seqrl.cli.judging import tell_held_out
 from seqrl.cli.usage import print_usage
+from seqrl.cli.without_task import plays_nothing, ways
 from seqrl.comparison.learning_curve import last_evaluation
+from seqrl.data.dialogues import shown
 from seqrl.distributed import is_first
 from seqrl.errors import UserError, nearest
+from seqrl.language_runs.config import check_rewarded
 from seqrl.language_runs.rewards import is_reward_run
 from seqrl.recipes import RECIPES
 from seqrl.run_folder import read_finished_step, read_json, read_saved_step
@@ -33,6 +36,8 @@ def train(args: list[str]) -> int:
         raise UserError(f"train needs a recipe or an algorithm, named first: {known}; your own as module:Class")
     default = _default(name)
     config = with_run_dir(parse(type(default), args, default, f"seqrl train {name}"))
+    if isinstance(config, ilql.Config | chai.Config) and config.dialogues:
+        check_rewarded(config)  # before a policy is cloned
     train_run(config)
     return _finish(config.run_dir, config.num_steps) if is_first() else 0
 
@@ -62,11 +67,24 @@ def _resume(run: str, args: list[str], name: str | None) -> int:
     if name is not None and type(_default(name)) is not type(read_config(run)):
         kind = read_json(Path(run), "config.json")["type"]
         raise UserError(f"{run} is a run of {kind}, not of {name}: leave the name out, seqrl train --resume {run}")
+    _check_logs(run)
     if options.num_actors:
         set_num_actors(run, options.num_actors)
     resume_run(run, options.num_steps or None)
     flags = f" --num-steps {options.num_steps}" if options.num_steps else ""
     return _finish(run, options.num_steps or read_config(run).num_steps, flags) if is_first() else 0
+
+
+def _check_logs(run: str) -> None:
+    """Raise UserError where a log that the run learns from is not found: it was named from another folder."""
+    config = read_config(run)
+    for name in ("dialogues", "prompts", "preferences", "thumbs"):
+        log = getattr(config, name, "")
+        if log and not Path(log).exists():
+            raise UserError(
+                f"{run} learns from {shown(log, 1000)} (--{name}), which is not found: start in the folder it was "
+                "trained in, or bring the log back"
+            )
 
 
 def _finish(run: str, num_steps: int, flags: str = "") -> int:
@@ -79,7 +97,9 @@ def _finish(run: str, num_steps: int, flags: str = "") -> int:
             file=sys.stderr,
         )
         return 130
-    print(f"{run}: trained for {step:,} steps. See how well: seqrl evaluate {run}")
+    config = read_config(run)
+    how_well = ways(run, config) if plays_nothing(run, config) else f"seqrl evaluate {run}"
+    print(f"{run}: trained for {step:,} steps. See how well: {how_well}")
     brought, is_earlier = last_evaluation(Path(run))
     if is_earlier:
         print(f"An earlier agent is kept, which was clearly better than the last one: that brought {brought:.4g}.")

@@ -16,7 +16,7 @@ from seqrl.config import (
     require_at_least_one,
     require_not_negative,
 )
-from seqrl.data.dialogues import Dialogue, read_dialogues
+from seqrl.data.dialogues import Dialogue, read_dialogues, shown
 from seqrl.errors import UserError, nearest
 from seqrl.language.gpt2 import GPT2, GPT2Config
 from seqrl.language.model import LanguageModel, MemoryModel
@@ -144,6 +144,17 @@ def configured_task(config: LanguageConfig) -> TextTask[Any]:
 def read_log(config: LanguageConfig) -> list[Dialogue]:
     """The logged dialogues of `config`."""
     return list(read_dialogues(config.dialogues))
+
+
+def check_rewarded(config: LanguageConfig) -> None:
+    """Raise UserError where no turn of the agent has a reward in the log of `config`: all values would be 0."""
+    turns = (turn for log in read_dialogues(config.dialogues) for turn in log.turns if turn.speaker == log.agent)
+    log = shown(config.dialogues, 1000)
+    require(
+        any(turn.reward is not None for turn in turns),  # reading ends at the first
+        f"{log}: no turn has a reward: nothing to learn values from; train bc, or weigh answers first with "
+        f"seqrl reward {log} --thumbs 1 --output FILE (or another of its rewards)",
+    )
 
 
 def make_tokenizer(config: LanguageConfig, dialogues: list[Dialogue]) -> Tokenizer:

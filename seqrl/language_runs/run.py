@@ -6,13 +6,18 @@ from typing import Any
 import torch
 
 from seqrl.config import require
+from seqrl.data.dialogues import Dialogue, shown
 from seqrl.language.logged import DialogueDataset, DialogueWindows
+from seqrl.language.scripted import scripted_dialogues
 from seqrl.language.tokenizers import tokenizer_of
 from seqrl.language_runs.config import LanguageConfig, make_tokenizer, read_log
 from seqrl.own_code import algorithm_of
 from seqrl.run import Run
 from seqrl.run_folder import config_to_json, create_folder, read_json
 from seqrl.text import TextTask, Tokenizer
+
+MOST_SPELT = 0.25
+"""Of a task's words, the share that a run may lack: of a log of the same task few, of another most are lacking."""
 
 
 def dialogue_windows(
@@ -62,6 +67,27 @@ def check_vocabulary(tokenizer: Tokenizer, other: Tokenizer, run: str) -> None:
 
 
 def check_reads(tokenizer: Tokenizer, task: TextTask[Any], run: str) -> None:
-    """Raise UserError where a run's vocabulary has no tokens for what the task says."""
+    """Raise UserError where a run's vocabulary has no tokens for what the task says.
+
+    One with bytes reads any text, but where it has to spell most words the run never learnt them. Bytes alone, and a
+    folder's tokenizer, have no words that could be missing.
+    """
     if not tokenizer.reads_all:
         check_vocabulary(task.tokenizer, tokenizer, run)
+    elif tokenizer.pieces and tokenizer.to_json() != task.tokenizer.to_json():
+        words = [word for each in scripted_dialogues(task, ["random"], 4) for word in words_of(each)]
+        spelt = [word for word in words if tokenizer.spells(word)]
+        share = len(spelt) / max(len(words), 1)
+        require(
+            share <= MOST_SPELT,
+            f"{run} was trained in another vocabulary: of the words of this task {100 * share:.0f} % are not in it, "
+            f"such as {', '.join(shown(word.strip()) for word in sorted(set(spelt))[:3])}: give the task that its log "
+            "is of, or train on a log of this one",
+        )
+
+
+def words_of(dialogue: Dialogue) -> list[str]:
+    """All that is said in it, word by word, each with the space before it."""
+    texts = [turn.text for turn in dialogue.turns]
+    words = Tokenizer.of_words(texts)
+    return [words.decode([token]) for text in texts for token in words.encode(text)]

@@ -2,7 +2,7 @@
 
 from seqrl.off_policy.evaluation import Evaluation, Interval, Turns, estimate, evaluate_logged
 from seqrl.off_policy.fitted import FittedConfig, cross_fitted
-from seqrl.off_policy.shipping import Check, Requirements, checks, ships
+from seqrl.off_policy.shipping import Check, Requirements, checks, chosen, ships
 
 __all__ = [
     "Check",
@@ -12,6 +12,7 @@ __all__ = [
     "Requirements",
     "Turns",
     "checks",
+    "chosen",
     "cross_fitted",
     "estimate",
     "evaluate_logged",

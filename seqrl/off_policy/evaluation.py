@@ -28,7 +28,7 @@ from seqrl.seeds import derived_seed
 from seqrl.text import Tokenizer
 
 WIS, PER_DECISION, ROBUST, FITTED = (
-    "weighted importance sampling", "weighted, per turn", "weighted doubly robust", "fitted Q evaluation",
+    "weighted importance sampling", "per-turn weights", "weighted doubly robust", "fitted Q evaluation",
 )  # fmt: skip
 MAX_NUMBERS = 2**29
 """Probabilities that are held at once, of all tokens at all of the agent's decisions: 2 GiB."""

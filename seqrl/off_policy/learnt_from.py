@@ -5,6 +5,7 @@ what stands before that is this folder: names are looked up there first, and in 
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,18 @@ def num_learnt_from(run: Path, dialogues: list[Dialogue], path: str) -> int:
 def not_found(run: Path) -> list[str]:
     """Which of these logs are not there, or the policy's run, behind which there may be others."""
     return list(dict.fromkeys(name for name, log in _logs_of(run) if log is None))
+
+
+def speakers_of(run: Path) -> tuple[str, str] | None:
+    """How the agent and the other are called in the first log that the run learnt from, if it is there and its first
+    dialogues call them alike."""
+    log = next((log for _, log in _logs_of(run) if log is not None), None)
+    if log is None:
+        return None
+    dialogues = list(islice(read_dialogues(log), 20))
+    agents = {dialogue.agent for dialogue in dialogues}
+    others = {turn.speaker for dialogue in dialogues for turn in dialogue.turns} - agents
+    return (agents.pop(), others.pop()) if len(agents) == len(others) == 1 else None
 
 
 def policy_of(run: Path) -> Path | None:

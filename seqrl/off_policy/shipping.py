@@ -1,6 +1,6 @@
 """Ship, or do not: what must hold before a policy replaces the one that was logged. Where unsure, it does not ship."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from seqrl.data.dialogues import shown
@@ -31,15 +31,19 @@ class Check:
 
 
 def checks(
-    found: Evaluation, wanted: Requirements, num_learnt_from: int = 0, not_found: Sequence[str] = ()
+    found: Evaluation,
+    wanted: Requirements,
+    num_learnt_from: int = 0,
+    not_found: Sequence[str] = (),
+    steered: bool = False,
 ) -> list[Check]:
     """All that must hold. `num_learnt_from`: how many of the dialogues the policy is known to have learnt from;
-    `not_found`: logs, or runs, of which that is not known."""
+    `not_found`: logs, or runs, of which that is not known; `steered`: whether less steering can be advised."""
     return [
         _better(found),
         *_above(found, wanted),
         _agreement(found, wanted),
-        _size(found, wanted),
+        _size(found, wanted, steered),
         _share(found, wanted),
         _overlap(found),
         _propensities(found, wanted),
@@ -51,6 +55,13 @@ def checks(
 def ships(results: Sequence[Check]) -> bool:
     """Whether all hold."""
     return all(check.passed for check in results)
+
+
+def chosen(judged: Mapping[float, tuple[Evaluation, Sequence[Check]]]) -> float | None:
+    """Of several β, each with what was found, the one that ships and gains most at the lower end; of equal ones the
+    smallest. None where none ships."""
+    passed = sorted(beta for beta, (_, results) in judged.items() if ships(results))
+    return max(passed, key=lambda beta: judged[beta][0].gain.low, default=None)
 
 
 def _better(found: Evaluation) -> Check:
@@ -86,9 +97,9 @@ def _agreement(found: Evaluation, wanted: Requirements) -> Check:
     apart = [name for name, other in others if other.low > best.high or other.high < best.low]
     below = [name for name, other in found.estimates.items() if not other.value > bar]  # NaN among them
     if apart:
-        reason = f"Not within each other's intervals: {first} and {' and '.join(apart)}."
+        reason = f"Not within each other's intervals: {_quoted([first, *apart])}."
     elif below:
-        reason = f"Not above {bar:.4g} by: {', '.join(below)}."
+        reason = f"Not above {bar:.4g} by: {_quoted(below)}."
     else:
         reason = f"All {len(found.estimates)} estimates overlap, and each is above {bar:.4g}."
     if FITTED not in found.estimates:
@@ -96,7 +107,12 @@ def _agreement(found: Evaluation, wanted: Requirements) -> Check:
     return Check(name="estimators agree", passed=not apart and not below, reason=reason)
 
 
-def _size(found: Evaluation, wanted: Requirements) -> Check:
+def _quoted(names: Sequence[str]) -> str:
+    """Names that have commas themselves."""
+    return ", ".join(f"'{name}'" for name in names)
+
+
+def _size(found: Evaluation, wanted: Requirements, steered: bool) -> Check:
     """A self-normalised estimate and its interval are worth what the effective number of dialogues is."""
     passed = found.effective_size >= wanted.min_effective_size
     reason = (
@@ -104,14 +120,14 @@ def _size(found: Evaluation, wanted: Requirements) -> Check:
         f"{wanted.min_effective_size:.4g} {'were' if passed else 'are'} needed."
     )
     if not passed:
-        reason += " Log more, or steer less (a smaller --beta)."
+        reason += " Log more, or steer less (a smaller --beta)." if steered else " Log more."
     return Check(name="enough dialogues", passed=passed, reason=reason)
 
 
 def _share(found: Evaluation, wanted: Requirements) -> Check:
     passed = 0 < found.greatest_share <= wanted.max_share
     reason = f"The heaviest dialogue has {100 * found.greatest_share:.2g} % of all weight"
-    end = f"; {100 * wanted.max_share:.3g} % {'are' if passed else 'would be'} allowed."
+    end = f"; at most {100 * wanted.max_share:.3g} % is allowed."
     return Check(name="no dialogue decides", passed=passed, reason=reason + end)
 
 

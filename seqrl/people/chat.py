@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import torch
@@ -34,6 +35,8 @@ ROUNDS = 4
 """How often candidates are drawn before the agent says nothing, where all are removed."""
 WHITE = "\t\n\v\f\r\x85"
 """Control characters that are white space."""
+FAR_BELOW = 5.0
+"""Nats below the likeliest candidate's log p, of what values choose, from which a person is warned: a 150th of it."""
 MOST_CANDIDATES = 64
 MOST_CHARACTERS = 4_000
 """Of what a person says at once."""
@@ -83,6 +86,12 @@ class Said:
     """What the task gave for it; None where no task is played."""
 
 
+def nats_below(said: Said) -> float:
+    """How far the log p of what is said lies below the likeliest candidate's, of those that are left."""
+    left = [option.candidate.log_prob for option in said.options if not option.removed]
+    return max(left) - said.chosen.candidate.log_prob if said.chosen else 0.0
+
+
 class Chat:
     """A conversation of an agent with a person, or with `task` if it is given.
 
@@ -105,7 +114,9 @@ class Chat:
         forbid: Filter | None = None,
         task: TextTask[Any] | None = None,
         seed: int = 0,
+        names: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        """`names` are what speakers are called in what is saved, where that is not their own: as a log calls them."""
         self.agent, self.task, self.forbid = agent, task, forbid
         self.tokenizer = agent.tokenizer
         self.voice = voice or proposing(agent)
@@ -117,6 +128,7 @@ class Chat:
         self.num_candidates = checked_candidates(num_candidates)
         self.generator = torch.Generator(agent.device).manual_seed(seed)
         self.task_generator = torch.Generator().manual_seed(seed)
+        self.names = names
         self.said: list[Said] = []
         self.state: Any = None
         self._start = time.monotonic()
@@ -194,13 +206,21 @@ class Chat:
     def dialogue(self, meta: Mapping[str, Value]) -> Dialogue:
         """The conversation as a line of a log, with what the task tells of it; without propensities (docs/chat.md)."""
         turns = [
-            Turn(speaker=said.speaker, text=said.text, reward=said.reward, at=round(said.at, 3)) for said in self.said
+            Turn(
+                speaker=self.names.get(said.speaker, said.speaker),
+                text=said.text,
+                reward=said.reward,
+                at=round(said.at, 3),
+            )
+            for said in self.said
         ]
         if self.over and not turns[-1].text:
             turns.pop()  # a task that ends without a word has no turn
         facts = self.task.facts(self.state) if self.task is not None else {}
         outcome = self.task.outcome(self.state) if self.task is not None and self.over else {}
-        return Dialogue(id="chat", agent=AGENT, turns=tuple(turns), outcome=outcome, meta={**facts, **meta})
+        return Dialogue(
+            id="chat", agent=self.names.get(AGENT, AGENT), turns=tuple(turns), outcome=outcome, meta={**facts, **meta}
+        )
 
     def _hear(self, text: str, speaker: str) -> Said:
         ids = tuple(self.tokenizer.encode(text))

@@ -4,9 +4,10 @@ import io
 import json
 import math
 import textwrap
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -17,11 +18,18 @@ from matplotlib.axes import Axes
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from rich.table import Table
 
-from seqrl.checkpoint import write_atomically
+from seqrl.checkpoint import write_atomically, write_json
 from seqrl.off_policy import Check, Evaluation, Interval, Requirements, ships
 
 GOOD, BAD, POLICY, LOG, GREY = "#007a5a", "#b03a00", "#0072b2", "#444444", "#888888"
 """From Okabe and Ito's palette, the first two darkened to be read as text."""
+
+
+class Judged(NamedTuple):
+    """What was found of a policy, and what of that holds."""
+
+    found: Evaluation
+    results: list[Check]
 
 
 def verdict(results: list[Check]) -> str:
@@ -38,6 +46,24 @@ def figures_table(found: Evaluation, title: str) -> Table:
     for index, (name, interval) in enumerate(rows):
         span = f"{interval.low:.4g} to {interval.high:.4g}" if math.isfinite(interval.low) else "–"
         table.add_row(name, f"{interval.value:.4g}", span, end_section=index in (0, len(rows) - 2))
+    return table
+
+
+def betas_table(judged: Mapping[float, Judged], title: str) -> Table:
+    """A row for each β, with what does not hold."""
+    first = next(iter(judged.values())).found
+    logged = f"the log's mean: {first.logged.value:.4g} ({first.logged.low:.4g} to {first.logged.high:.4g})"
+    table = Table(title=title, caption=f"{logged}. Intervals: 95 %, over resampled dialogues.")
+    for name in ("β", "estimate", "95 % interval", "dialogues are worth"):
+        table.add_column(name, justify="right", no_wrap=name != "dialogues are worth")
+    table.add_column("verdict")
+    for beta, (found, results) in judged.items():
+        best = next(iter(found.estimates.values()))
+        failed = ", ".join(check.name for check in results if not check.passed)
+        table.add_row(
+            f"{beta:g}", f"{best.value:.4g}", f"{best.low:.4g} to {best.high:.4g}", f"{found.effective_size:.1f}",
+            verdict(results) + (f"; fails: {failed}" if failed else ""),
+        )  # fmt: skip
     return table
 
 
@@ -84,17 +110,26 @@ def finite(value: Any) -> Any:
 
 
 def write(
-    folder: Path, found: Evaluation, results: list[Check], wanted: Requirements, about: dict[str, Any], title: str
-) -> list[Path]:
-    """shipping.json and shipping.png into a run's folder, each whole or not at all."""
+    folder: Path, found: Evaluation, results: list[Check], wanted: Requirements, about: dict[str, Any], title: str,
+    name: str = "shipping",
+) -> list[Path]:  # fmt: skip
+    """`name`.json and `name`.png into a run's folder, each whole or not at all."""
     content = json.dumps(as_dict(found, results, wanted, about), indent=1, allow_nan=False)
     files = {
-        folder / "shipping.json": f"{content}\n".encode(),
-        folder / "shipping.png": plot(found, results, wanted, title),
+        folder / f"{name}.json": f"{content}\n".encode(),
+        folder / f"{name}.png": plot(found, results, wanted, title),
     }
     for path, data in files.items():  # both are made before the first is written
         write_atomically(path, data)
     return list(files)
+
+
+def write_betas(folder: Path, judged: Mapping[float, Judged], wanted: Requirements, about: dict[str, Any]) -> Path:
+    """shipping_betas.json: all figures of each β."""
+    rows = [as_dict(found, results, wanted, {"beta": beta}) for beta, (found, results) in judged.items()]
+    path = folder / "shipping_betas.json"
+    write_json(path, finite({**about, "betas": rows}))
+    return path
 
 
 def plot(found: Evaluation, results: list[Check], wanted: Requirements, title: str) -> bytes:

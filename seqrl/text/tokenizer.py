@@ -63,6 +63,10 @@ class Tokenizer:
         """Whether any text has tokens."""
         return self.byte_fallback
 
+    def spells(self, text: str) -> bool:
+        """Whether some of `text` has bytes alone for tokens."""
+        return self.byte_fallback and any(token < self._first_piece for token in self.encode(text))
+
     def __len__(self) -> int:
         return self._first_piece + len(self.pieces)
 

@@ -326,4 +326,9 @@ def test_evaluating_draws_what_is_chosen_from(log: Path, capsys: pytest.CaptureF
     assert main(["evaluate", str(log / "evaluated"), "--num-dialogues", "1", "--show", "1", "--seed", "1"]) == 0
     printed = capsys.readouterr().out
     talk = play(MAZE, trained.voice(), 1, seed=1, max_tokens=4)[0]
-    assert "\n".join(shown(text, 1000) for text in talk.dialogue.texts if text) in printed
+    assert (
+        "\n".join(
+            f"{('other', 'agent')[k % 2]}> {shown(text, 1000)}" for k, text in enumerate(talk.dialogue.texts) if text
+        )
+        in printed
+    )

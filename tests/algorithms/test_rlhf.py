@@ -327,9 +327,9 @@ def test_prompts_of_a_log_are_answered(folder, tmp_path, capsys):
     answering = ["--prompts", str(folder / "log.jsonl"), "--num-dialogues", "1", "--show", "1"]
     assert evaluate_speaker(str(folder / "bc"), [*answering, "--reward", "turns=7"]) == 0
     assert "return 7\n" in capsys.readouterr().out  # what is scored, not the task's
-    for reward, named in (([], "task"), (["--reward", "clicks"], "clicks")):
+    for named in ("task", "clicks"):
         with pytest.raises(UserError, match=f"--reward {named} says nothing of an answer to a prompt"):
-            evaluate_speaker(str(folder / "bc"), [*answering, *reward])
+            evaluate_speaker(str(folder / "bc"), [*answering, "--reward", named])
 
 
 ANSWERS = Rated({("",): -0.5, ("a",): 1.0, ("aa",): 0.3, ("ab",): 1.5, ("ba",): -1.0, ("bb",): 0.8})

@@ -12,7 +12,8 @@ from rich.console import Console
 import seqrl.audit.of_dialogues as module
 from seqrl.audit import Audit, audit_dialogues
 from seqrl.cli import main
-from seqrl.data.dialogues import Dialogue, Turn, write_dialogues
+from seqrl.cli.splitting import is_held_out
+from seqrl.data.dialogues import Dialogue, Turn, read_dialogues, write_dialogues
 
 Dialogues = list[Dialogue]
 
@@ -211,3 +212,51 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is of another program: seqrl import it" in capsys.readouterr().err
     assert main(["audit", str(tmp_path / "nowhere.jsonl")]) == 2
     assert "cannot read" in capsys.readouterr().err
+
+
+# Broken by words of deals where there are none, or "earned nothing" whatever was earned.
+def test_failures_earn_what_they_earned(tmp_path: Path) -> None:
+    log = [with_turn(each, 3, reward=-1.0 - k % 2) for k, each in enumerate(sound(12))]
+    log = [replace(each, outcome={"agreement": k % 3 > 0}) for k, each in enumerate(log)]
+    [message] = [each.message for each in audited(tmp_path, log).findings if each.check == "failures"]
+    assert message == "33.3 % of dialogues ended without an agreement, with returns of -2 to -1"
+
+
+# Broken by a `truncated` that does not ask how many end so.
+def test_where_most_end_with_thanks_none_is_cut_off(tmp_path: Path) -> None:
+    thanks = Turn(speaker="person", text="Thank you!", at=1e6)
+    log = [replace(each, turns=(*each.turns, thanks), outcome={}) for each in sound(12)]
+    for outcome in ({}, {"points": 0}):  # of one alone
+        log[0] = replace(log[0], outcome=outcome)
+        [first] = [each for each in audited(tmp_path, log).findings if each.kind == "truncated"]
+        assert first.severity == "look"
+        assert "cut off" not in first.message
+
+
+# Broken by a part that is written whatever is wrong in it, a split by place, or a file that is written over.
+def test_what_is_good_is_kept_and_a_share_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = sound(120)
+    bad = {3: without_rewards(log[3]), 5: replace(log[5], id="d4"), 9: with_turn(log[9], 1, text=" ")}
+    write_dialogues(tmp_path / "log.jsonl", [bad.get(k, each) for k, each in enumerate(log)])
+    names = [str(tmp_path / name) for name in ("log.jsonl", "good.jsonl", "held.jsonl")]
+    before = Path(names[0]).read_bytes()
+    args = ["audit", names[0], "--keep-good", names[1]]
+    assert main([*args, "--held-out", names[2], "--share", "0.3"]) == 1
+    assert "3 left out" in " ".join(capsys.readouterr().out.split())
+    good, held = (list(read_dialogues(name)) for name in names[1:])
+    kept = [each for k, each in enumerate(log) if k not in bad]
+    assert sorted([*good, *held], key=lambda each: int(each.id[1:])) == kept
+    assert 20 < len(held) < 52
+    assert main(["audit", names[1]]) == main(["audit", names[2]]) == 0
+    assert {each.id for each in held} == {each.id for each in reversed(kept) if is_held_out(each, 0.3)}
+    assert len({is_held_out(replace(each, meta={"dialogue": 7}), 0.5) for each in kept}) == 1
+    capsys.readouterr()
+    for flags, words in (
+        (args, "exists already (--keep-good)"),
+        ([*args[:3], names[0]], "exists already (--keep-good)"),
+        ([*args[:2], "--held-out", str(tmp_path / "x")], "--held-out without --keep-good"),
+        ([*args[:3], str(tmp_path / "x"), "--share", "1"], "--share is 1.0"),
+    ):
+        assert main(flags) == 2
+        assert words in capsys.readouterr().err
+    assert Path(names[0]).read_bytes() == before

@@ -171,7 +171,7 @@ def test_help_tells_how_many_updates_an_iteration_has(capsys):
         (["frontier", "{run}_policy"], "no values of tokens to steer by"),
         (["frontier", "{run}", "--betas", "-1"], "beta is -1.0"),
         (["frontier", "{run}", "--num-dialogues", "1"], "at least 2"),
-        (["frontier", "{no_task}"], "seqrl evaluate {no_task} --sample --task TASK"),
+        (["frontier", "{no_task}"], "seqrl ship {no_task} --dialogues HELD_OUT --betas"),
         (["turns"], "needs a run folder"),
         (["turns", "{run}", "--dialogues", "{silent}"], "the agent never speaks in {silent}"),
         (["turns", "{run}"], "no dialogues given"),

@@ -79,7 +79,9 @@ NEEDS = {
     "chai.md": [],
     "chat.md": ["runs/questions", "RUN=runs/questions", "words.txt"],
     "decision_transformer.md": ["runs/cartpole"],
+    "dialogues.md": ["LOG.jsonl=chats.jsonl"],
     "export.md": ["runs/cartpole", "datasets/CartPole-v1"],
+    "language.md": ["chats.jsonl"],
     "preference_algorithms.md": ["logs/talks.jsonl", "logs/others.jsonl", "prefs.jsonl", "thumbs.jsonl"],
     "preferences.md": ["logs/talks.jsonl", "prefs.jsonl", "others.jsonl"],
     "report.md": ["runs/tmaze", "RUN=runs/tmaze", "COMPARISON"],
@@ -130,12 +132,13 @@ TALKS = [
 ]
 
 
-def talks() -> str:
-    """A log of dialogues as docs/dialogues.md has it."""
+def talks(number: int = 12, **of_the_agent: float) -> str:
+    """A log of dialogues as docs/dialogues.md has it, with what each turn of the agent has besides."""
     lines = []
-    for k in range(12):
+    for k in range(number):
         texts = TALKS[k % len(TALKS)]
         turns = [{"speaker": ("customer", "shop")[i % 2], "text": text} for i, text in enumerate(texts)]
+        turns = [turn | of_the_agent if turn["speaker"] == "shop" else turn for turn in turns]
         lines.append(json.dumps({"id": f"chat-{k}", "agent": "shop", "turns": turns}) + "\n")
     return "".join(lines)
 
@@ -150,6 +153,7 @@ def thumbs() -> str:
 WRITTEN: dict[str, Callable[[], str]] = {
     "logs/talks.jsonl": talks,
     "logs/others.jsonl": talks,
+    "chats.jsonl": lambda: talks(60, reward=1.0, propensity=0.5),
     "thumbs.jsonl": thumbs,
     "words.txt": lambda: "horse\nfool*\n",
 }

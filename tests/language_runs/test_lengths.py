@@ -23,6 +23,8 @@ def log(path, words=11):
     """Eight dialogues, of which the seventh is the longest."""
     dialogues = [Dialogue(id=f"d{k}", agent="bot", turns=said("x y", "x", "y", "x")) for k in range(8)]
     dialogues[6] = replace(dialogues[6], turns=said("x y", "x", "x " * words + "y", "x"))
+    for k, each in enumerate(dialogues):  # values are learnt of rewards
+        dialogues[k] = replace(each, turns=(*each.turns[:-1], replace(each.turns[-1], reward=1.0)))
     write_dialogues(path, dialogues)
     return str(path)
 

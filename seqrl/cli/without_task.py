@@ -1,0 +1,24 @@
+"""What can be done with a run of what speaks that has no task to play."""
+
+from pathlib import Path
+from typing import Any
+
+from seqrl.algorithms import ilql
+from seqrl.language_runs.config import LanguageConfig
+from seqrl.language_runs.rewards import is_reward_run
+
+NO_TASK = "was trained without a task to play"
+
+
+def plays_nothing(run: str | Path, config: Any) -> bool:
+    """Whether `seqrl evaluate RUN` alone has nothing to play."""
+    is_speaker = isinstance(config, LanguageConfig) and not is_reward_run(run)
+    return is_speaker and not config.task and not getattr(config, "prompts", "")
+
+
+def ways(run: str | Path, config: Any) -> str:
+    """The commands that judge such a run, the one that says most first."""
+    first = f"seqrl evaluate {run} --prompts HELD_OUT"
+    if isinstance(config, ilql.Config) and config.level == "token":
+        first = f"seqrl ship {run} --dialogues HELD_OUT"  # what values are for, they do not foretell what was said
+    return f"{first}, seqrl chat {run} or seqrl report {run}"
