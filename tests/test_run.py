@@ -7,9 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -284,3 +286,44 @@ def test_settings_that_json_cannot_hold_leave_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^--max-grad-norm is inf: it must be a finite number$"):
         create_folder(tmp_path / "run", {"config.json": {"max_grad_norm": math.inf}})
     assert not list(tmp_path.iterdir())
+
+
+# Breaks without the check in Run.log (training goes on for a while), or where what TensorBoard raises as it closes is not
+# caught: a traceback. Also if Run.save does not look for the folder first: "free some space".
+@pytest.mark.parametrize("where", ["log", "save", "evaluate"])
+@pytest.mark.parametrize("fate", ["moved", "deleted"])
+def test_a_folder_that_is_gone_while_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fate: str, where: str
+) -> None:
+    folder, log, save = tmp_path / "run", Run.log, Run.save
+    in_threads: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", in_threads.append)
+
+    def lose() -> None:
+        if folder.exists():
+            folder.rename(tmp_path / "elsewhere") if fate == "moved" else shutil.rmtree(folder)
+
+    def log_and_lose(self: Run, step: int, metrics: dict[str, float]) -> None:
+        log(self, step, metrics)
+        if step == 64 and where == "log":
+            lose()
+        if step == 64 and where == "evaluate":
+            lose()
+            raise FileNotFoundError(2, "No such file or directory", str(folder / "kept"))
+
+    def lose_and_save(self: Run, *args: Any) -> None:
+        if self.folder.exists() and where == "save":
+            lose()
+        save(self, *args)
+
+    monkeypatch.setattr(Run, "log", log_and_lose)
+    monkeypatch.setattr(Run, "save", lose_and_save)
+    with pytest.raises(UserError) as error:
+        train(replace(CONFIG, run_dir=str(folder), checkpoint_every=1))
+    said = f"{folder} is gone: it was moved or deleted while training; continue with seqrl train --resume "
+    assert str(error.value) == f"{said}<where it is now>"
+    assert in_threads == []
+    monkeypatch.undo()
+    if fate == "moved" and where != "save":
+        resume(tmp_path / "elsewhere")
+        assert read_finished_step(tmp_path / "elsewhere") == 96
