@@ -327,3 +327,34 @@ def test_a_folder_that_is_gone_while_training(
     if fate == "moved" and where != "save":
         resume(tmp_path / "elsewhere")
         assert read_finished_step(tmp_path / "elsewhere") == 96
+
+
+# Breaks without `lines` in progress_bar, or where a line is told at each update, or in the first half minute.
+def test_plain_lines_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Golden: nothing in the first 30 seconds, then a line every 30 seconds; of several tasks only what is said."""
+    clock = [0.0]
+    monkeypatch.setattr(progress.Bar, "QUIET", 30.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with progress.progress_bar() as bar:
+        task = bar.add_task("ppo gru X-v0", total=2000, episode_return=None, steps_per_second=0.0)
+        for second in range(0, 100, 5):
+            clock[0] = second
+            bar.update(task, completed=10 * second, steps_per_second=10.0)
+            if second == 50:
+                bar.update(task, episode_return=-1.234)
+    assert capsys.readouterr().err.splitlines() == [
+        "ppo gru X-v0: 300 of 2,000, 10 steps/s",
+        "ppo gru X-v0: 600 of 2,000, 10 steps/s, return -1.23",
+        "ppo gru X-v0: 900 of 2,000, 10 steps/s, return -1.23",
+    ]
+    with progress.progress_bar() as bar:
+        tasks = [bar.add_task(name, total=None, episode_return=None, steps_per_second=0.0) for name in "ab"]
+        bar.say("a: begun")
+        assert capsys.readouterr().err == ""
+        clock[0] += 30
+        bar.update(tasks[0], completed=3)
+        assert capsys.readouterr().err == "a: begun\n"
+        bar.say("b: begun")
+        assert capsys.readouterr().err == "b: begun\n"
