@@ -98,7 +98,7 @@ class Run:
         return counters
 
     def save(self, parts: dict[str, Stateful], counters: dict[str, Any]) -> None:
-        """Write the checkpoint, whole or not at all. Raises UserError where the disk has no room, or the folder is gone."""
+        """Write the checkpoint, whole or not at all. Raises UserError where that fails."""
         self._check_there()
         path = self.folder / CHECKPOINT
         try:

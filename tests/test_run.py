@@ -288,8 +288,8 @@ def test_settings_that_json_cannot_hold_leave_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-# Breaks without the check in Run.log (training goes on for a while), or where what TensorBoard raises as it closes is not
-# caught: a traceback. Also if Run.save does not look for the folder first: "free some space".
+# Breaks without the check in Run.log (training goes on for a while), or where what TensorBoard raises as it closes is
+# not caught: a traceback. Also if Run.save does not look for the folder first: "free some space".
 @pytest.mark.parametrize("where", ["log", "save", "evaluate"])
 @pytest.mark.parametrize("fate", ["moved", "deleted"])
 def test_a_folder_that_is_gone_while_training(
