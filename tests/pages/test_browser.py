@@ -56,7 +56,8 @@ STEPS = {
     "named": """
       const first = row => [row.textContent, row.nextElementSibling.querySelector("i").style.width];
       seen.push([...$("seen").querySelectorAll(".bars > span:nth-child(3n + 1)")].map(first).join(" "));
-      seen.push([...document.querySelectorAll(".chip")].find(chip => chip.textContent === "mask").title.slice(0, 14));""",
+      const chip = [...document.querySelectorAll(".chip")].find(chip => chip.textContent === "mask");
+      seen.push(chip.title.slice(0, 14));""",
     "talks": """
       const change = (choice, k) => { choice.selectedIndex = k; choice.dispatchEvent(new Event("change")); };
       const first = text("token");
@@ -117,7 +118,7 @@ def test_in_a_browser(tmp_path):
     rows += [word for name in ("arm.0[0,0]", "arm.0[0,1]", "force") for word in (name, "mean")]
     assert told["mixed"]["seen"] == [" ".join(rows), 2 * (len(choices) + 3), True]
     # Entries are called by their keys, and 0.15 of −1 … 1 is 7.5 % of a bar.
-    assert told["named"]["seen"] == ["set 7.5% state.0 100% state.1 100%", "on: a decision"]
+    assert told["named"]["seen"] == ["set,7.5% state.0,100% state.1,100%", "on: a decision"]
     assert told["talks"]["seen"] == [True, True, True, 1, True, True]
     shown, step, value, hidden = told["run"]["seen"]
     assert (shown, hidden) == (False, True)
