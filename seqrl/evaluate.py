@@ -1,7 +1,7 @@
 """How well an agent does: whole episodes, an equal number from every environment."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -73,10 +73,8 @@ def evaluate(
             cut[index].append(not ended[index])
             total[index], length[index] = 0.0, 0
         inputs, mask = AgentInput.following(step, action), step.mask
-    first = [
-        episode
-        for *told, want in zip(returns, lengths, cut, wanted, strict=True)
-        for episode in zip(*(each[:want] for each in told), strict=True)
-    ]
-    found, steps, cuts = zip(*first, strict=True)
-    return Evaluation(np.array(found), np.array(steps), sum(cuts))
+
+    def first(all_of: list[list[Any]]) -> list[Any]:
+        return [each for own, want in zip(all_of, wanted, strict=True) for each in own[:want]]
+
+    return Evaluation(np.array(first(returns)), np.array(first(lengths)), sum(first(cut)))

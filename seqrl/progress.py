@@ -42,7 +42,7 @@ class Bar(Progress):
         self.lines, self._held = lines, list[str]()
         self._began = self._told = time.monotonic()
 
-    def update(self, task_id: TaskID, **changes: Any) -> None:  # type: ignore[override]
+    def update(self, task_id: TaskID, **changes: Any) -> None:
         super().update(task_id, **changes)
         self._tell()
 

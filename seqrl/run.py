@@ -51,6 +51,7 @@ class Run:
     """Whether the folder was made by this process, and nothing in it is gone on with."""
     _lock: BinaryIO | None = None
     _start_time = 0.0
+    _flush_time = -math.inf
 
     def __init__(self, folder: Path, num_steps: int, label: str):
         self.folder, self.num_steps, self.label = folder, num_steps, label
@@ -138,9 +139,9 @@ class Run:
         self._metrics.flush()
         for name, value in metrics.items():
             self._tensorboard.add_scalar(name, value, step)
-        if time.monotonic() - self._shown_time > 60:
+        if time.monotonic() - self._flush_time > 60:
             self._tensorboard.flush()
-            self._shown_time = time.monotonic()
+            self._flush_time = time.monotonic()
         self._progress.update(self._task, completed=step, steps_per_second=rate)
         if "episode_return" in metrics:
             self._progress.update(self._task, episode_return=metrics["episode_return"])
@@ -156,7 +157,7 @@ class Run:
         self._metrics = (self.folder / METRICS).open("a")
         # Flushed by `log`: where the folder is gone, TensorBoard's own thread would end in a traceback.
         folder = str(self.folder / "tensorboard")
-        self._tensorboard, self._shown_time = SummaryWriter(folder, purge_step=step + 1, flush_secs=10**6), -math.inf
+        self._tensorboard = SummaryWriter(folder, purge_step=step + 1, flush_secs=10**6)
         self._progress.update(self._task, completed=step)
 
     def __enter__(self) -> Self:

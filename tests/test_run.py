@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -300,6 +301,9 @@ def test_a_folder_that_is_gone_while_training(
     monkeypatch.setattr(threading, "excepthook", in_threads.append)
 
     def lose() -> None:
+        time.sleep(
+            0.3
+        )  # nobody is as quick as the one flush that TensorBoard's thread does by itself, of its first row
         if folder.exists():
             folder.rename(tmp_path / "elsewhere") if fate == "moved" else shutil.rmtree(folder)
 
