@@ -301,9 +301,7 @@ def test_a_folder_that_is_gone_while_training(
     monkeypatch.setattr(threading, "excepthook", in_threads.append)
 
     def lose() -> None:
-        time.sleep(
-            0.3
-        )  # nobody is as quick as the one flush that TensorBoard's thread does by itself, of its first row
+        time.sleep(0.3)  # longer than TensorBoard's thread takes for the one flush that it does by itself, at first
         if folder.exists():
             folder.rename(tmp_path / "elsewhere") if fate == "moved" else shutil.rmtree(folder)
 

@@ -22,6 +22,7 @@ from seqrl.evaluate import evaluate as play
 from seqrl.language_runs.rewards import is_reward_run
 from seqrl.pages.comparison_page import write_comparison_page
 from seqrl.pages.run_page import write_run_page
+from seqrl.pages.sweep_page import run_folders, write_sweep_page
 from seqrl.reports.common import mean_and_interval
 from seqrl.reports.run import plot_run
 from seqrl.run_folder import check_spaces, read_json
@@ -131,7 +132,8 @@ def _figures(run: str, config: Any, options: Evaluate, result: Evaluation) -> di
 class Report:
     """A page about a run, one that is still training too: report.html in its folder, and its curves as report.png.
 
-    Of a comparison, its table, advice and curves, and a page for each of its runs.
+    Of a comparison, its table, advice and curves, and a page for each of its runs; of a folder with runs inside, a
+    table of them and their curves.
     """
 
 
@@ -141,7 +143,9 @@ def report(args: list[str]) -> int:
     if run is None:
         raise UserError("report needs a run folder, named first: seqrl report RUN")
     folder = Path(run)
-    if str(read_json(folder, "config.json").get("type")).startswith("compare"):
+    if run_folders(folder):
+        print(write_sweep_page(folder))
+    elif str(read_json(folder, "config.json").get("type")).startswith("compare"):
         print(write_comparison_page(folder))
     else:
         print(plot_run(folder))

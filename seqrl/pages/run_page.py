@@ -199,14 +199,15 @@ def _problem(config: dict[str, Any]) -> str:
 def _settings(config: dict[str, Any]) -> list[tuple[str, str]]:
     """All of config.json by name, as the flags are written, but the folder: where it was may not be where it is."""
     hidden = ("type", "run_dir")
-
-    def shown(value: Any) -> str:
-        if isinstance(value, list):
-            return ", ".join(map(str, value)) or "–"
-        if isinstance(value, bool):
-            return "yes" if value else "no"
-        if isinstance(value, int) and abs(value) >= 10_000:
-            return f"{value:,}"
-        return "–" if value in ("", None) else str(value)
-
     return [(re.sub("_", " ", name), shown(value)) for name, value in config.items() if name not in hidden]
+
+
+def shown(value: Any) -> str:
+    """A setting's value as pages write it."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and abs(value) >= 10_000:
+        return f"{value:,}"
+    return "–" if value in ("", None) else str(value)

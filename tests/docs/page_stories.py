@@ -80,7 +80,7 @@ NEEDS = {
     "export.md": ["runs/cartpole", "datasets/CartPole-v1"],
     "preference_algorithms.md": ["logs/talks.jsonl", "logs/others.jsonl", "prefs.jsonl", "thumbs.jsonl"],
     "preferences.md": ["logs/talks.jsonl", "prefs.jsonl", "others.jsonl"],
-    "report.md": ["runs/tmaze", "RUN=runs/tmaze", "COMPARISON"],
+    "report.md": ["runs/tmaze", "RUN=runs/tmaze", "RUNS/one=runs/tmaze", "COMPARISON"],
     "rewards.md": ["LOG.jsonl=logs/deals.jsonl", "WORDS.txt=words.txt"],
     "shipping.md": ["runs/cloned=runs/walker", "runs/ilql=runs/maze"],
     "rlhf.md": ["logs/talks.jsonl", "runs/judge", "runs/negotiator", "RUN=runs/negotiator"],

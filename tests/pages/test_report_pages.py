@@ -292,6 +292,29 @@ def test_a_sweep_of_which_one_value_was_tried(tmp_path):
     assert colours["counts as solved"] != colours["none"]
 
 
+# Break: all settings in the table, or those of one run alone; the first tenth of the returns for the last.
+def test_a_folder_of_runs(tmp_path, capsys):
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    for name, rate in (("a b", 1e-3), ("c", 3e-4)):
+        lines = [{"step": 100.0 * k, "episode_return": k * rate * 1e3, "steps_per_second": 50.0} for k in range(1, 21)]
+        run_folder(folder / name, lines, learning_rate=rate, run_dir=f"old/{name}")
+    run_folder(folder / "begun", [])
+    assert main(["report", str(folder)]) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "report.html")
+    text = (folder / "report.html").read_text()
+    assert Page(text).within("td") == ["0.001", "19.5", "2,000", "40", "0.0003", "5.85", "2,000", "40"]
+    assert "learning rate" in text
+    assert "num envs" not in text
+    assert 'href="a%20b/report.html"' in text
+    assert {a["data-name"] for a in Page(text).classed("path", "line")} == {"a b", "c"}
+    assert (folder / "c" / "report.html").is_file()
+    for name in ("a b", "c"):
+        (folder / name / "metrics.jsonl").write_text("")
+    assert main(["report", str(folder)]) == 2
+    assert "no run in" in capsys.readouterr().err
+
+
 def test_report_and_its_errors(tmp_path, capsys):
     folder = comparison_folder(tmp_path / "cmp", rows=[])
     assert main(["report", str(folder)]) == 0
