@@ -1,7 +1,7 @@
 """How well an agent does: whole episodes, an equal number from every environment."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ class Evaluation(NamedTuple):
 
     returns: np.ndarray
     lengths: np.ndarray
+    num_cut: int = 0
+    """How many of them had not ended, and were cut at the greatest length."""
 
     @property
     def mean(self) -> float:
@@ -53,6 +55,7 @@ def evaluate(
     total, length = np.zeros(batch_size), np.zeros(batch_size, dtype=np.int64)
     returns: list[list[float]] = [[] for _ in range(batch_size)]
     lengths: list[list[int]] = [[] for _ in range(batch_size)]
+    cut: list[list[bool]] = [[] for _ in range(batch_size)]
     step = environment.reset(seed)
     inputs, state, mask = agent.initial_input(step.observation), agent.initial_state(batch_size), step.mask
     while any(len(done) < want for done, want in zip(returns, wanted, strict=True)):
@@ -63,13 +66,15 @@ def evaluate(
         step = environment.step(action)
         total += step.reward.double().cpu().numpy()
         length += mask.cpu().numpy()
-        ended = (step.terminated | step.truncated).cpu().numpy() | (length >= max_length)
-        for index in np.flatnonzero(ended).tolist():
+        ended = (step.terminated | step.truncated).cpu().numpy()
+        for index in np.flatnonzero(ended | (length >= max_length)).tolist():
             returns[index].append(total[index])
             lengths[index].append(int(length[index]))
+            cut[index].append(not ended[index])
             total[index], length[index] = 0.0, 0
         inputs, mask = AgentInput.following(step, action), step.mask
-    first = [
-        (r, n) for rs, ns, w in zip(returns, lengths, wanted, strict=True) for r, n in zip(rs[:w], ns[:w], strict=True)
-    ]
-    return Evaluation(np.array([r for r, _ in first]), np.array([n for _, n in first]))
+
+    def first(all_of: list[list[Any]]) -> list[Any]:
+        return [each for own, want in zip(all_of, wanted, strict=True) for each in own[:want]]
+
+    return Evaluation(np.array(first(returns)), np.array(first(lengths)), sum(first(cut)))

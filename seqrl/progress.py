@@ -1,10 +1,12 @@
-"""The bar that shows how far a run is."""
+"""The bar that shows how far a run is; plain lines where standard error is no terminal, such as in a log file."""
 
 import multiprocessing
 import sys
+import time
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 
@@ -25,13 +27,64 @@ class _SpeedColumn(ProgressColumn):
         return Text(f"{task.fields['steps_per_second']:8,.0f} steps/s", style="cyan")
 
 
-def progress_bar() -> Progress:
-    """On standard error, and silent where nobody watches: in a file, or in a worker whose parent shows its progress."""
+class Bar(Progress):
+    """A bar for each task, or plain lines.
+
+    Lines are for long work: what is said in its first seconds is held back until they are over, so that what is done
+    by then says nothing. A single task tells how far it is; of several only what is `say`-ed is told.
+    """
+
+    QUIET = 30.0
+    """Seconds before the first line, and between two of how far a task is."""
+
+    def __init__(self, *columns: ProgressColumn, lines: bool, **options: Any):
+        super().__init__(*columns, **options)
+        self.lines, self._held = lines, list[str]()
+        self._began = self._told = time.monotonic()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        super().update(task_id, **changes)
+        self._tell()
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        self._tell()
+
+    def say(self, line: str) -> None:
+        """A line on standard error, where there is no bar."""
+        self._held.append(line)
+        self._tell()
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if not self.lines or now - self._began < self.QUIET:
+            return
+        if len(self.tasks) == 1 and now - self._told >= self.QUIET:
+            self._held.append(_how_far(self.tasks[0]))
+            self._told = now
+        for line in self._held:
+            print(line, file=sys.stderr, flush=True)
+        self._held.clear()
+
+
+def _how_far(task: Task) -> str:
+    total = "" if task.total is None else f" of {task.total:,.0f}"
+    speed, value = task.fields["steps_per_second"], task.fields["episode_return"]
+    facts = [f"{task.completed:,.0f}{total}"]
+    facts += [f"{speed:,.0f} steps/s"] if speed else []
+    facts += [] if value is None else [f"return {value:.2f}"]
+    return f"{task.description}: {', '.join(facts)}"
+
+
+def progress_bar() -> Bar:
+    """On standard error, as lines where that is no terminal; silent in a worker whose parent shows its progress."""
     watched = multiprocessing.parent_process() is None or multiprocessing.current_process().name == "learner 0"
-    silent = not (sys.stderr.isatty() and watched)
+    is_terminal = sys.stderr.isatty()
     whole = Column(no_wrap=True)
     columns = (
         _LabelColumn(), BarColumn(15, table_column=whole), TextColumn("{task.percentage:3.0f}%", table_column=whole),
         _ReturnColumn(whole), _SpeedColumn(whole), TimeRemainingColumn(compact=True, table_column=whole),
     )  # fmt: skip
-    return Progress(*columns, console=Console(stderr=True), disable=silent)
+    return Bar(
+        *columns, console=Console(stderr=True), disable=not (is_terminal and watched), lines=watched and not is_terminal
+    )

@@ -52,6 +52,7 @@ class Run:
     """Whether the folder was made by this process, and nothing in it is gone on with."""
     _lock: BinaryIO | None = None
     _start_time = 0.0
+    _flush_time = -math.inf
 
     def __init__(self, folder: Path, num_steps: int, label: str):
         self.folder, self.num_steps, self.label = folder, num_steps, label
@@ -97,7 +98,8 @@ class Run:
         return counters
 
     def save(self, parts: dict[str, Stateful], counters: dict[str, Any]) -> None:
-        """Write the checkpoint, whole or not at all. Raises UserError where the disk has no room for it."""
+        """Write the checkpoint, whole or not at all. Raises UserError where that fails."""
+        self._check_there()
         path = self.folder / CHECKPOINT
         try:
             tree: Tree = {name: dict(part.state_dict()) for name, part in parts.items()}
@@ -118,8 +120,10 @@ class Run:
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl, the same scalars for TensorBoard, and the progress bar.
 
-        Raises UserError where a metric is not finite: the update went wrong, and a checkpoint before it is still good.
+        Raises UserError where a metric is not finite: the update went wrong, and a checkpoint before it is still good;
+        and where the folder is gone.
         """
+        self._check_there()
         saved = (self.folder / CHECKPOINT).exists()
         kept = f"the last checkpoint in {self.folder} is kept; " if saved else ""
         for name, value in metrics.items():
@@ -134,6 +138,9 @@ class Run:
         self._metrics.flush()
         for name, value in metrics.items():
             self._tensorboard.add_scalar(name, value, step)
+        if time.monotonic() - self._flush_time > 60:
+            self._tensorboard.flush()
+            self._flush_time = time.monotonic()
         self._progress.update(self._task, completed=step, steps_per_second=rate)
         if "episode_return" in metrics:
             self._progress.update(self._task, episode_return=metrics["episode_return"])
@@ -147,7 +154,9 @@ class Run:
         self._start_step, self._start_time = step, time.monotonic()
         self._drop_metrics_after(step)
         self._metrics = (self.folder / METRICS).open("a")
-        self._tensorboard = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
+        # Flushed by `log`: where the folder is gone, TensorBoard's own thread would end in a traceback.
+        folder = str(self.folder / "tensorboard")
+        self._tensorboard = SummaryWriter(folder, purge_step=step + 1, flush_secs=10**6)
         self._progress.update(self._task, completed=step)
 
     def __enter__(self) -> Self:
@@ -169,10 +178,20 @@ class Run:
         self._progress.stop()
         for log in ("_metrics", "_tensorboard"):
             if hasattr(self, log):  # begin() was reached
-                getattr(self, log).close()
+                with contextlib.suppress(FileNotFoundError):  # of a folder that is gone
+                    getattr(self, log).close()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+        if error is None or isinstance(error, FileNotFoundError):
+            self._check_there()
+
+    def _check_there(self) -> None:
+        if not self.folder.is_dir():
+            raise UserError(
+                f"{self.folder} is gone: it was moved or deleted while training; continue with "
+                "seqrl train --resume <where it is now>"
+            ) from None
 
     def _take_lock(self) -> None:
         path = self.folder / "config.json"  # which is there in any case, and never replaced

@@ -1,5 +1,6 @@
 """Shape annotations are enforced wherever tests call the objectives and the memories; processes begin quickly."""
 
+import math
 import multiprocessing
 import signal
 from types import SimpleNamespace
@@ -11,10 +12,14 @@ from jaxtyping import install_import_hook
 # Before anything imports seqrl: the hook rewrites modules as they are loaded.
 install_import_hook(["seqrl.objectives", "seqrl.memory"], "beartype.beartype")
 
+from seqrl.progress import Bar  # noqa: E402
+
 torch.set_num_threads(1)  # the tensors of tests are small, and tests run side by side
 
 # A shell in the background hands down an ignored Ctrl-C, to these tests and to the commands that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+Bar.QUIET = math.inf  # what commands say on standard error is compared, however long they take here
 
 # As "spawn", but processes are forked from one that has imported everything and done nothing: each need not import it.
 forked = multiprocessing.get_context("forkserver")

@@ -109,8 +109,13 @@ def test_an_environment_without_a_time_limit_ends(num_episodes: int) -> None:
     never = evaluate(Counting(), Scripted([[10**9], [10**9]]), 2 * num_episodes, max_length=7)  # type: ignore[arg-type]
     assert never.lengths.tolist() == [7] * 2 * num_episodes
     assert never.returns.tolist() == [0.0] * 2 * num_episodes
+    assert never.num_cut == 2 * num_episodes
     long = evaluate(Counting(), Scripted([[17, 3]]), 4, max_length=7)  # type: ignore[arg-type]
     assert (long.lengths.tolist(), long.returns.tolist()) == ([7, 7, 3, 3], [0.0, 0.0, 17.0, 3.0])
+    assert long.num_cut == 2
+    # Breaks where an episode that ends at the greatest length counts as cut, or one that is not wanted any more.
+    whole = evaluate(Counting(), Scripted([[7], [3, 9]]), 2, max_length=7)  # type: ignore[arg-type]
+    assert whole.num_cut == 0
 
 
 def test_memory_begins_anew_with_each_episode() -> None:

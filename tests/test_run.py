@@ -7,9 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -284,3 +287,76 @@ def test_settings_that_json_cannot_hold_leave_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^--max-grad-norm is inf: it must be a finite number$"):
         create_folder(tmp_path / "run", {"config.json": {"max_grad_norm": math.inf}})
     assert not list(tmp_path.iterdir())
+
+
+# Breaks without the check in Run.log (training goes on for a while), or where what TensorBoard raises as it closes is
+# not caught: a traceback. Also if Run.save does not look for the folder first: "free some space".
+@pytest.mark.parametrize("where", ["log", "save", "evaluate"])
+@pytest.mark.parametrize("fate", ["moved", "deleted"])
+def test_a_folder_that_is_gone_while_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fate: str, where: str
+) -> None:
+    folder, log, save = tmp_path / "run", Run.log, Run.save
+    in_threads: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", in_threads.append)
+
+    def lose() -> None:
+        time.sleep(0.3)  # longer than TensorBoard's thread takes for the one flush that it does by itself, at first
+        if folder.exists():
+            folder.rename(tmp_path / "elsewhere") if fate == "moved" else shutil.rmtree(folder)
+
+    def log_and_lose(self: Run, step: int, metrics: dict[str, float]) -> None:
+        log(self, step, metrics)
+        if step == 64 and where == "log":
+            lose()
+        if step == 64 and where == "evaluate":
+            lose()
+            raise FileNotFoundError(2, "No such file or directory", str(folder / "kept"))
+
+    def lose_and_save(self: Run, *args: Any) -> None:
+        if self.folder.exists() and where == "save":
+            lose()
+        save(self, *args)
+
+    monkeypatch.setattr(Run, "log", log_and_lose)
+    monkeypatch.setattr(Run, "save", lose_and_save)
+    with pytest.raises(UserError) as error:
+        train(replace(CONFIG, run_dir=str(folder), checkpoint_every=1))
+    said = f"{folder} is gone: it was moved or deleted while training; continue with seqrl train --resume "
+    assert str(error.value) == f"{said}<where it is now>"
+    assert in_threads == []
+    monkeypatch.undo()
+    if fate == "moved" and where != "save":
+        resume(tmp_path / "elsewhere")
+        assert read_finished_step(tmp_path / "elsewhere") == 96
+
+
+# Breaks without `lines` in progress_bar, or where a line is told at each update, or in the first half minute.
+def test_plain_lines_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Golden: nothing in the first 30 seconds, then a line every 30 seconds; of several tasks only what is said."""
+    clock = [0.0]
+    monkeypatch.setattr(progress.Bar, "QUIET", 30.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with progress.progress_bar() as bar:
+        task = bar.add_task("ppo gru X-v0", total=2000, episode_return=None, steps_per_second=0.0)
+        for second in range(0, 100, 5):
+            clock[0] = second
+            bar.update(task, completed=10 * second, steps_per_second=10.0)
+            if second == 50:
+                bar.update(task, episode_return=-1.234)
+    assert capsys.readouterr().err.splitlines() == [
+        "ppo gru X-v0: 300 of 2,000, 10 steps/s",
+        "ppo gru X-v0: 600 of 2,000, 10 steps/s, return -1.23",
+        "ppo gru X-v0: 900 of 2,000, 10 steps/s, return -1.23",
+    ]
+    with progress.progress_bar() as bar:
+        tasks = [bar.add_task(name, total=None, episode_return=None, steps_per_second=0.0) for name in "ab"]
+        bar.say("a: begun")
+        assert capsys.readouterr().err == ""
+        clock[0] += 30
+        bar.update(tasks[0], completed=3)
+        assert capsys.readouterr().err == "a: begun\n"
+        bar.say("b: begun")
+        assert capsys.readouterr().err == "b: begun\n"

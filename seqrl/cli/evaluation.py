@@ -14,6 +14,7 @@ from seqrl.cli.arguments import parse, positional
 from seqrl.cli.judging import evaluate_reward_model
 from seqrl.cli.outputs import check_output, write_output
 from seqrl.cli.speaking import evaluate_speaker
+from seqrl.comparison.folder import RESULTS
 from seqrl.config import make_environment, parse_env_kwargs, require
 from seqrl.errors import UserError
 from seqrl.evaluate import Evaluation
@@ -21,6 +22,7 @@ from seqrl.evaluate import evaluate as play
 from seqrl.language_runs.rewards import is_reward_run
 from seqrl.pages.comparison_page import write_comparison_page
 from seqrl.pages.run_page import write_run_page
+from seqrl.pages.sweep_page import run_folders, write_sweep_page
 from seqrl.reports.common import mean_and_interval
 from seqrl.reports.run import plot_run
 from seqrl.run_folder import check_spaces, read_json
@@ -58,6 +60,7 @@ def evaluate(args: list[str]) -> int:
     for flag, value in (("--num-episodes", options.num_episodes), ("--num-envs", options.num_envs)):
         require(value >= 1, f"{flag} is {value}: it must be at least 1")
     check_output(options.output)
+    _refuse_comparison(Path(run))
     config = read_config(run)
     changes: dict[str, Any] = {"device": "cpu"}
     if options.env:
@@ -81,8 +84,32 @@ def evaluate(args: list[str]) -> int:
         table.add_column(column, justify="right")
     table.add_row(*columns.values())
     Console().print(table)
+    if result.num_cut:
+        print(
+            f"{result.num_cut} of {len(result.returns)} episodes had not ended and were cut after "
+            f"{result.lengths.max():,} steps: give a time limit, --env-kwargs max_episode_steps=1000"
+        )
     write_output(options.output, _figures(run, config, options, result))
     return 0
+
+
+def _refuse_comparison(folder: Path) -> None:
+    """Raise UserError for a comparison's folder, with the run of it that did best."""
+    if not (folder / RESULTS).is_file() or not str(read_json(folder, "config.json").get("type")).startswith("compare"):
+        return
+    rows = [row for row in read_json(folder, RESULTS).get("rows") or () if row.get("best_run")]
+    if rows:
+        best = max(rows, key=_mean_of)
+        raise UserError(
+            f"{folder} is a comparison, not a run: its best one is played by "
+            f"seqrl evaluate {folder / Path(best['best_run']).name}"
+        )
+
+
+def _mean_of(row: dict[str, Any]) -> float:
+    """What an approach brought, or a method on logged episodes; −∞ where nothing was played."""
+    score = row if "mean" in row else row.get("calibrated") or row.get("returns") or {}
+    return float("-inf") if score.get("mean") is None else float(score["mean"])
 
 
 def _figures(run: str, config: Any, options: Evaluate, result: Evaluation) -> dict[str, Any]:
@@ -95,6 +122,7 @@ def _figures(run: str, config: Any, options: Evaluate, result: Evaluation) -> di
         **{name: getattr(options, name) for name in ("seed", "sample", "num_envs", "num_episodes")},
         "returns": result.returns.tolist(),
         "lengths": result.lengths.tolist(),
+        "num_cut": result.num_cut,
         "mean": result.mean,
         "half_width": result.half_width,
     }
@@ -104,7 +132,8 @@ def _figures(run: str, config: Any, options: Evaluate, result: Evaluation) -> di
 class Report:
     """A page about a run, one that is still training too: report.html in its folder, and its curves as report.png.
 
-    Of a comparison, its table, advice and curves, and a page for each of its runs.
+    Of a comparison, its table, advice and curves, and a page for each of its runs; of a folder with runs inside, a
+    table of them and their curves.
     """
 
 
@@ -114,7 +143,9 @@ def report(args: list[str]) -> int:
     if run is None:
         raise UserError("report needs a run folder, named first: seqrl report RUN")
     folder = Path(run)
-    if str(read_json(folder, "config.json").get("type")).startswith("compare"):
+    if run_folders(folder):
+        print(write_sweep_page(folder))
+    elif str(read_json(folder, "config.json").get("type")).startswith("compare"):
         print(write_comparison_page(folder))
     else:
         print(plot_run(folder))

@@ -76,7 +76,7 @@ def inspect(args: list[str]) -> int:
     about = {
         "title": " ".join([config.env, *config.env_kwargs]),
         "kind": f"episodes · {read_json(run, 'config.json')['type']} · {getattr(config, 'memory', 'transformer')}",
-        "subtitle": f"Run {run.name}, played with seeds {options.seed} to {options.seed + options.num_episodes - 1}, "
+        "subtitle": f"Run {run.name}, played with {_seeds(options)}, "
         + ("actions drawn from the policy." if options.sample else "the likeliest action taken."),
         "env": config.env,
         "hide": config.hide,
@@ -92,6 +92,11 @@ def _if_cut(episode: Episode) -> str:
     if episode.terminated or episode.truncated:
         return ""
     return f" (cut after {episode.num_steps} steps: --max-steps)"
+
+
+def _seeds(options: Inspect) -> str:
+    last = options.seed + options.num_episodes - 1
+    return f"seed {last}" if last == options.seed else f"seeds {options.seed} to {last}"
 
 
 @dataclass(frozen=True, kw_only=True)

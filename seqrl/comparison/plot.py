@@ -130,9 +130,15 @@ def _horizon(axes: Axes, result: Comparison, horizon: Horizon) -> None:
             axes.plot(t.value, mean, marker, color=colour, markerfacecolor=face, markersize=7, clip_on=False,
                       transform=axes.transData + aside)  # fmt: skip
     needed = {t.value: t.needed for tried in horizon.tried.values() for t in tried}
-    axes.plot(list(needed), list(needed.values()), color="black", linewidth=1, linestyle=":")
-    if min(horizon.values) > 0:
+    if len(needed) == 1:  # across the panel: the line of a single value could not be seen
+        axes.axhline(*needed.values(), color="black", linewidth=1, linestyle=":")
+    else:
+        axes.plot(list(needed), list(needed.values()), color="black", linewidth=1, linestyle=":")
+    low, high = min(horizon.values), max(horizon.values)
+    if low > 0:
         axes.set_xscale("log")
+        room = (high / low) ** 0.06 if high > low else 2.0
+        axes.set_xlim(low / room, high * room)  # all that was asked for, wherever the approaches ended
     axes.set_xticks(horizon.values, [f"{value:g}" for value in horizon.values])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())

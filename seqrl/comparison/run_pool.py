@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.progress import Progress, TaskID
+from rich.progress import TaskID
 
 from seqrl.acting import ActingModule
 from seqrl.algorithms import resume, train
 from seqrl.checkpoint import write_json
 from seqrl.errors import UserError
-from seqrl.progress import progress_bar
-from seqrl.run_folder import read_last_metrics
+from seqrl.progress import Bar, progress_bar
+from seqrl.reports.common import number
+from seqrl.run_folder import read_json, read_last_metrics
 from seqrl.seeds import derived_seed
 
 EVALUATION = "evaluation.json"
@@ -63,7 +64,10 @@ def run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path) -
     return failed
 
 
-def _run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path, progress: Progress) -> list[UserError]:
+def _run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path, progress: Bar) -> list[UserError]:
+    labels = {job.config.run_dir: job.label for job in jobs}
+    done_before = {run_dir for run_dir in labels if (Path(run_dir) / EVALUATION).exists()}  # nothing is said of those
+    begun, over = set(done_before), 0
     tasks = {
         job.config.run_dir: progress.add_task(
             job.label, total=job.config.num_steps, episode_return=None, steps_per_second=0.0
@@ -83,10 +87,17 @@ def _run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path, 
                 done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
                 for run_dir, task in tasks.items():
                     _show(progress, task, Path(run_dir))
+                    if run_dir not in begun and Path(run_dir).exists():
+                        begun.add(run_dir)
+                        progress.say(f"{labels[run_dir]}: begun, in {run_dir}")
                 for future in done:
                     if error := _error_of(future, runs[future], folder):
                         failed.append(error)
                         progress.update(tasks[runs[future]], description="failed")
+                    over += 1
+                    if runs[future] not in done_before:
+                        what = "failed" if error else _brought(Path(runs[future]))
+                        progress.say(f"{labels[runs[future]]}: {what} ({over} of {len(jobs)} runs)")
         except BaseException as error:
             stop.set()
             for process in multiprocessing.active_children():
@@ -147,13 +158,24 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _show(progress: Progress, task: TaskID, folder: Path) -> None:
+def _show(progress: Bar, task: TaskID, folder: Path) -> None:
     """Bring a run's bar up to the last line of its metrics."""
     last = read_last_metrics(folder)
     if last:
         progress.update(task, completed=last["step"], steps_per_second=last["steps_per_second"])
     if "episode_return" in last:
         progress.update(task, episode_return=last["episode_return"])
+
+
+def _brought(folder: Path) -> str:
+    """What is said of a run that is done: what it took, and its mean return when evaluated, if it was played."""
+    if not (folder / EVALUATION).exists():
+        return "not done"
+    result = read_json(folder, EVALUATION)
+    returns = result.get("returns")
+    return f"done in {result['seconds']:,.0f} s" + (
+        f", return {number(sum(returns) / len(returns))}" if returns else ""
+    )
 
 
 def _train_and_measure(config: Any, measure: Measure) -> None:

@@ -115,8 +115,10 @@ class ImageEncoder(nn.Module):
         x = x.reshape(-1, *x.shape[-3:])
         if self.channels_last:
             x = x.permute(0, 3, 1, 2)
-        # One copy, and with the channels last in memory, which makes the convolutions a tenth faster on a CPU.
-        x = x.to(self.linear.weight.dtype, memory_format=torch.channels_last, copy=True).div_(255.0)
+        # One copy, and with the channels last in memory, which makes the convolutions a tenth faster on a CPU. Of one
+        # channel the strides fit both formats, and torch.export takes Flatten for a view that does not exist.
+        format = torch.channels_last if x.shape[1] > 1 else torch.contiguous_format
+        x = x.to(self.linear.weight.dtype, memory_format=format, copy=True).div_(255.0)
         return self.linear(self.convolutions(x)).reshape(*lead, -1)
 
 

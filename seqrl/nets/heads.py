@@ -141,7 +141,8 @@ class ActionValueHead(nn.Module):
     def __init__(self, input_size: int, space: gym.Space):
         super().__init__()
         if not isinstance(space, gym.spaces.Discrete):
-            raise UserError(f"no value for each action of {space}: use a Discrete action space, or an actor-critic")
+            other = "ppo or recurrent_sac" if isinstance(space, gym.spaces.Box) else "ppo"
+            raise UserError(f"no value for each action of {space}: use a Discrete action space, or {other}")
         self.hidden = nn.Linear(input_size, 2 * input_size)
         self.value = _linear(input_size, 1, gain=1.0)
         self.advantage = _linear(input_size, int(space.n), gain=0.01)

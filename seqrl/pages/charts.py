@@ -36,6 +36,7 @@ from seqrl.reports.common import number
 
 __all__ = [
     "BLUE",
+    "INK",
     "LARGE",
     "NEUTRAL",
     "SMALL",
@@ -51,8 +52,9 @@ __all__ = [
 
 Points = Sequence[tuple[float, float]]
 
-NEUTRAL, MARKED = 6, 4
-"""Among the colours --c0 … --c7 of page.css (Okabe and Ito's, lighter on dark paper): grey, and what stands out."""
+NEUTRAL, MARKED, INK = 6, 4, 8
+"""Among the colours --c0 … --c8 of page.css (Okabe and Ito's, lighter on dark paper): grey, what stands out, and the
+text's own."""
 _KNOWN = {
     "none": 6, "frame_stack": 1, "gru": 0, "lstm": 2, "linear": 3, "linear_attention": 5, "transformer": 4,
     "behaviour_cloning": 6, "bc": 6, "filtered_bc": 1, "best_bc": 1, "decision_transformer": 0, "qdt": 2, "random": 6,

@@ -5,6 +5,7 @@ are known and left out where they are not; and the folders of runs, which get pa
 """
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -15,6 +16,7 @@ import numpy as np
 from seqrl.errors import UserError
 from seqrl.pages import markdown
 from seqrl.pages.charts import (
+    INK,
     LARGE,
     NEUTRAL,
     Estimate,
@@ -29,6 +31,7 @@ from seqrl.pages.charts import (
 from seqrl.pages.findings import attempt, findings
 from seqrl.pages.html import Html, element, figure, page, section, table, write_page
 from seqrl.pages.run_page import write_run_page
+from seqrl.pages.scales import Scale
 from seqrl.reports.common import number, over_seeds
 from seqrl.run_folder import read_json
 
@@ -56,7 +59,7 @@ def comparison_page(folder: Path, runs: Sequence[Path] = ()) -> Html:
     """The page; `runs` are pages of runs inside the folder, to which it leads."""
     results = read_json(folder, RESULTS)
     path = folder / TABLE
-    told = list(markdown.blocks(path.read_text("utf-8"))) if path.is_file() else []
+    told = list(markdown.blocks(_from_here(path.read_text("utf-8"), folder, results))) if path.is_file() else []
     heading = next((block.text for block in told if isinstance(block, markdown.Heading)), folder.name)
     caption, advice, tables = _sorted_out(told, results)
     body: list[object] = (
@@ -71,7 +74,7 @@ def comparison_page(folder: Path, runs: Sequence[Path] = ()) -> Html:
         body += attempt(RESULTS, lambda show=show, part=part: show(part)) if part else []  # type: ignore[misc]
     body += findings(folder)
     if runs:
-        body.append(section("Runs", _links(folder, runs), about="Each run's own curves and settings."))
+        body.append(section("Runs", _links(folder, runs, results), about="Each run's own curves and settings."))
     return page(heading, *body, kind="comparison", subtitle=markdown.inline(caption))
 
 
@@ -179,15 +182,20 @@ def horizon(found: dict[str, Any]) -> list[Html]:
     if not tried:
         return []
     styles = styles_of([name.removeprefix("ppo:") for name in tried])
-    lines = []
+    lines: list[Line] = []
     for name, rows in ((name.removeprefix("ppo:"), rows) for name, rows in tried.items()):
         points = [(row["value"], float(np.mean(row["seed_means"]))) for row in rows]
         lines.append(Line(name=name, points=points, dots=True, style=styles[name],
                           figure=largest_solved(rows)))  # fmt: skip
     needed = [(row["value"], row["needed"]) for row in max(tried.values(), key=len)]
-    bar = Line(name="counts as solved", points=needed, style=Style(NEUTRAL, "dashed"))
-    chart = line_chart([bar, *lines], x_label=found["key"], y_label="return", x_kind="log", size=LARGE,
-                       x_named=[value for value, _ in needed])  # fmt: skip
+    levels = []
+    if len(needed) == 1:  # across the chart: the line of a single value could not be seen
+        levels = [Level(name="counts as solved", value=needed[0][1])]
+    else:
+        lines = [Line(name="counts as solved", points=needed, style=Style(INK, "dashed")), *lines]
+    asked = Scale.over(found["values"], "log", margin=0.04)
+    chart = line_chart(lines, x_label=found["key"], y_label="return", x_kind=asked.kind, size=LARGE, levels=levels,
+                       x_range=(asked.low, asked.high), x_named=found["values"])  # fmt: skip
     caption = (
         "Mean over seeds; what is equal stands side by side. An approach is tried up to the first value that it does "
         "not solve. Beside the names: the largest value solved; <: not even the smallest; ≥: no larger one was tried."
@@ -257,10 +265,35 @@ def _table(block: markdown.Table, results: dict[str, Any]) -> Html:
     return table(block.header, [[markdown.inline(cell) for cell in row] for row in block.rows], mark=mark)
 
 
-def _links(folder: Path, runs: Sequence[Path]) -> Html:
-    """The pages of runs, by their folders."""
+def _from_here(text: str, folder: Path, results: dict[str, Any]) -> str:
+    """`text` with runs that lie in the comparison's folder as seen from there: it may have been moved."""
+    for run in sorted(_runs(results), key=len, reverse=True):  # none_s10 before none_s1
+        if (folder / Path(run).name).is_dir():
+            text = text.replace(run, Path(run).name)
+    return text
+
+
+def _runs(results: dict[str, Any]) -> list[str]:
+    """The folders of all runs that rows tell of, in the table's order; none where results.json is damaged."""
+    try:
+        rows = [row for part in (results, results.get("offline") or {}) for row in part.get("rows", ())]
+        named = [name for row in rows for name in (*(row.get("runs") or ()), row.get("best_run"))]
+        return list(dict.fromkeys(name for name in named if isinstance(name, str)))
+    except (TypeError, AttributeError):
+        return []
+
+
+def _links(folder: Path, runs: Sequence[Path], results: dict[str, Any]) -> Html:
+    """The pages of runs, by their folders: in the table's order, and then those of its sweep from value to value."""
+    known = [Path(run).name for run in _runs(results)]
+
+    def place(path: Path) -> tuple[Any, ...]:
+        *above, name = path.relative_to(folder).parent.parts
+        numbers = [float(value) for value in re.findall(r"\d+(?:\.\d+)?", "/".join(above))]
+        return len(above), above[:1], numbers, known.index(name) if name in known else len(known), name
+
     items = []
-    for path in runs:
+    for path in sorted(runs, key=place):
         inside = path.relative_to(folder)
         items.append(element("li", element("a", inside.parent.as_posix(), href=quote(inside.as_posix()))))
     return element("ul", items, class_="links card")

@@ -17,6 +17,8 @@ FRAME_BYTES, IMAGE_BYTES = 1_400_000, 900_000
 """What an episode's frames, and all images that the agent saw in it, may take on the page."""
 MOST_ENTRIES = 150
 """Entries of a vector that are shown; of longer ones the first."""
+FAR = 1e6
+"""Bounds beyond this one say nothing of what is seen."""
 CONTROLS = {
     "first": "to the first step (Home)",
     "back": "one step back (←)",
@@ -127,6 +129,7 @@ def episode_data(episode: Episode, space: gym.Space) -> dict[str, Any]:
         "terminated": episode.terminated,
         "truncated": episode.truncated,
         "frames": frames,
+        "named": isinstance(space, gym.spaces.Dict | gym.spaces.Tuple),
         "leaves": [_leaf(*leaf, IMAGE_BYTES // max(images, 1)) for leaf in leaves],
         "action": short(episode.action),
         "names": episode.names,
@@ -151,17 +154,26 @@ def _leaf(name: str, space: gym.Space, values: np.ndarray, most_bytes: int) -> d
         return {"name": name, "kind": "image", "uris": uris, "numbers": numbers}
     if isinstance(space, gym.spaces.Discrete):
         return {"name": name, "kind": "discrete", "size": int(space.n), "values": values.reshape(len(values)).tolist()}
-    columns = 0
+    columns, seen = 0, np.stack([*values.astype(np.float64), *_range(space, values)])
     if values.ndim == 4:  # a grid of cells [H, W, C]: each kind of category beside the others
         columns = values.shape[2] * values.shape[3]
-        values = np.moveaxis(values, -1, 2)
-    flat = values.reshape(len(values), -1).astype(np.float64)
+        seen = np.moveaxis(seen, -1, 2)
+    flat = seen.reshape(len(seen), -1)
     shown = flat[:, :MOST_ENTRIES]
-    low, high = np.minimum(shown.min(0), 0.0), np.maximum(shown.max(0), 0.0)
     return {
-        "name": name, "kind": "vector", "size": flat.shape[1], "columns": columns, "values": short(shown),
-        "low": short(low), "high": short(high),
+        "name": name, "kind": "vector", "size": flat.shape[1], "columns": columns, "values": short(shown[:-2]),
+        "low": short(shown[-2]), "high": short(shown[-1]),
     }  # fmt: skip
+
+
+def _range(space: gym.Space, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What each entry's bar is drawn on: its bounds, or if it has none, from 0 to the furthest that was seen."""
+    low, high = np.minimum(values.min(0), 0.0), np.maximum(values.max(0), 0.0)
+    if isinstance(space, gym.spaces.Box):
+        least, most = space.low.astype(np.float64), space.high.astype(np.float64)
+        near = (np.abs(least) <= FAR) & (np.abs(most) <= FAR)
+        low, high = np.where(near, np.minimum(least, low), low), np.where(near, np.maximum(most, high), high)
+    return low, high
 
 
 def _allowed(observation: Any) -> list[Any] | None:

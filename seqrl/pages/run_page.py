@@ -14,7 +14,7 @@ from seqrl.pages.findings import findings
 from seqrl.pages.html import Html, definitions, element, figure, figures, grid, page, section, write_page
 from seqrl.pages.scales import Kind
 from seqrl.reports.common import mean_and_interval, smooth
-from seqrl.reports.run import LOGARITHMIC, PANELS, read_settings
+from seqrl.reports.run import LOGARITHMIC, PANELS, panel_title, read_settings, x_axis
 from seqrl.run_folder import read_json, read_metrics
 from seqrl.statistics import mean_and_half_width
 
@@ -41,6 +41,8 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 """Headings, what stands under them, and the panels of `seqrl.reports.run.PANELS` that belong there."""
+LAG = {name for panel in GROUPS["Speed and lag"][1][:-1] for name in PANELS[panel]}
+"""Metrics of runs in which several processes wait for each other."""
 COLOURS = (0, 1, 2, 3, 4)
 
 
@@ -55,12 +57,12 @@ def run_page(folder: Path) -> Html:
     curves = read_curves(folder)
     if not curves:
         raise UserError(f"{folder} has logged nothing yet: wait for its first update, or train it")
-    x_label = "updates" if "dataset" in config or "dialogues" in config else "environment steps"
+    x_label = x_axis(config)
     body: list[object] = [figures(_key_figures(folder, curves, x_label))]
     if RETURN in curves or EVALUATED in curves:
         body.append(section("Return", _returns(curves, config, x_label)))
     body += findings(folder)
-    body += _groups(curves, x_label)
+    body += _groups(curves, config)
     body.append(section("Settings", element("div", definitions(_settings(config)), class_="card")))
     subject = [config.get("type"), config.get("memory") or config.get("model")]
     return page(
@@ -100,9 +102,10 @@ def _key_figures(folder: Path, curves: dict[str, Any], x_label: str) -> list[tup
     if KEPT in curves:
         known.append(("of the agent that is kept", f"{curves[KEPT][-1][1]:.4g}"))
     known += _evaluated(folder)
-    for name, title in (("held_out_loss", "loss, held out"), ("held_out_accuracy", "accuracy, held out")):
-        if name in curves:
-            known.append((title, f"{curves[name][-1][1]:.4g}"))
+    if "held_out_loss" in curves:
+        known.append(("loss, held out", f"{curves['held_out_loss'][-1][1]:.4g}"))
+    if "held_out_accuracy" in curves:
+        known.append(("accuracy, held out", f"{curves['held_out_accuracy'][-1][1]:.1%}"))
     if "steps_per_second" in curves:
         known.append((f"{x_label.rpartition(' ')[2]} per second", f"{curves['steps_per_second'][-1][1]:,.0f}"))
     return known
@@ -154,16 +157,16 @@ def known_levels(config: dict[str, Any]) -> list[Level]:
     return levels + ([Level(name="best without memory", value=without, dash="dotted")] if without is not None else [])
 
 
-def _groups(curves: dict[str, Any], x_label: str) -> list[Html]:
-    """The sections of panels that have something to show."""
-    sections, shown = [], {RETURN, EVALUATED, KEPT}
+def _groups(curves: dict[str, Any], config: dict[str, Any]) -> list[Html]:
+    """The sections of panels that have something to show. Of metrics that no group knows, constants have none."""
+    sections, shown, x_label = [], {RETURN, EVALUATED, KEPT}, x_axis(config)
     for title, (about, names) in GROUPS.items():
         cards = []
         for name in names:
             metrics = {metric: label for metric, label in PANELS.get(name, {}).items() if metric in curves}
             shown |= set(metrics)
             if metrics:
-                heading = name.replace("steps per", f"{x_label.rpartition(' ')[2]} per")
+                heading = panel_title(name, config)
                 lines = [smoothed(label, curves[metric], Style(colour)) for (metric, label), colour
                          in zip(metrics.items(), COLOURS, strict=False)]  # fmt: skip
                 if len(lines) == 1 and lines[0].name not in f"{heading} steps/s":
@@ -171,8 +174,13 @@ def _groups(curves: dict[str, Any], x_label: str) -> list[Html]:
                 kind: Kind = "log" if name in LOGARITHMIC else "linear"
                 cards.append(figure(line_chart(lines, x_label=x_label, y_kind=kind, size=SMALL), title=heading))
         if cards:
+            if title == "Speed and lag" and not shown & LAG:
+                title, about = "Speed", "How quickly rows come."
             sections.append(section(title, grid(cards), about=about))
-    rest = [name for name in curves if name not in shown]
+    rest = [
+        name for name, curve in curves.items()
+        if name not in shown and (len(curve) == 1 or len({value for _, value in curve}) > 1)
+    ]  # fmt: skip
     if rest:
         cards = [figure(line_chart([smoothed(name, curves[name], Style(NEUTRAL))], x_label=x_label),
                         title=name.replace("_", " ")) for name in rest]  # fmt: skip
@@ -183,20 +191,23 @@ def _groups(curves: dict[str, Any], x_label: str) -> list[Html]:
 
 
 def _problem(config: dict[str, Any]) -> str:
-    named = config.get("env") or config.get("task") or config.get("dataset") or config.get("dialogues") or "a run"
+    learnt_from = (config.get(name) for name in ("env", "task", "dataset", "dialogues", "preferences"))
+    named = next(filter(None, learnt_from), "a run")
     return " ".join([Path(named).name if "/" in named and "-v" not in named else named, *config.get("env_kwargs", ())])
 
 
 def _settings(config: dict[str, Any]) -> list[tuple[str, str]]:
-    """All of config.json by name, as the flags are written."""
+    """All of config.json by name, as the flags are written, but the folder: where it was may not be where it is."""
+    hidden = ("type", "run_dir")
+    return [(re.sub("_", " ", name), shown(value)) for name, value in config.items() if name not in hidden]
 
-    def shown(value: Any) -> str:
-        if isinstance(value, list):
-            return ", ".join(map(str, value)) or "–"
-        if isinstance(value, bool):
-            return "yes" if value else "no"
-        if isinstance(value, int) and abs(value) >= 10_000:
-            return f"{value:,}"
-        return "–" if value in ("", None) else str(value)
 
-    return [(re.sub("_", " ", name), shown(value)) for name, value in config.items() if name != "type"]
+def shown(value: Any) -> str:
+    """A setting's value as pages write it."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and abs(value) >= 10_000:
+        return f"{value:,}"
+    return "–" if value in ("", None) else str(value)

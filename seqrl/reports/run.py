@@ -55,6 +55,18 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return config
 
 
+def x_axis(config: dict[str, Any]) -> str:
+    """What a run counts its steps in."""
+    return "updates" if {"dataset", "dialogues", "preferences"} & set(config) else "environment steps"
+
+
+def panel_title(name: str, config: dict[str, Any]) -> str:
+    """A panel's name in this run: what a metric is of depends on what is learnt from."""
+    if config.get("preferences"):
+        name = name.replace("logged actions foreseen", "pairs put in the right order")
+    return name.replace("steps per", f"{x_axis(config).rpartition(' ')[2]} per")
+
+
 def plot_run(folder: Path) -> Path:
     """Write report.png into a run's folder, and return its path. Raises UserError where nothing has been logged."""
     config = read_settings(folder)
@@ -75,13 +87,10 @@ def plot_run(folder: Path) -> Path:
     flat = np.atleast_1d(axes).ravel()
     for axis, (title, shown) in zip(flat, panels.items(), strict=False):
         _panel(axis, title, shown)
+        axis.set_title(panel_title(title, config), fontsize=10)
+        axis.set_xlabel(x_axis(config), fontsize=8)
     for axis in flat[len(panels) :]:
         axis.set_visible(False)
-    offline = "dataset" in config
-    for axis in flat[: len(panels)]:
-        axis.set_xlabel("updates" if offline else "environment steps", fontsize=8)
-        if offline and axis.get_title() == "steps per second":
-            axis.set_title("updates per second", fontsize=10)
     subject = [config.get("type"), config.get("memory"), config.get("env"), *config.get("env_kwargs", ())]
     headline = " ".join(map(str, filter(None, subject))) + f" · seed {config.get('seed')}"
     figure.suptitle(headline.replace("$", r"\$"), fontsize=12, wrap=True)  # which would begin a formula
@@ -103,7 +112,6 @@ def _panel(axis: Axes, title: str, shown: dict[str, list[tuple[float, float]]]) 
         axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
         grid = np.linspace(steps[0], steps[-1], 200)
         axis.plot(grid, smooth(curve, grid), color=colour, linewidth=1.8, label=label)
-    axis.set_title(title, fontsize=10)
     if title in LOGARITHMIC and all(value > 0 for curve in shown.values() for _, value in curve):
         axis.set_yscale("log")
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))

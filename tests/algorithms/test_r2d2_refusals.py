@@ -76,7 +76,7 @@ def refuse(capsys, args, *words):
     ("args", "words"),
     [
         (["--env", "seqrl/TMaze-v0", "--memory", "transformer", "--start-state", "stored"], ["--start-state burn_in"]),
-        (["--env", "seqrl/MaskedPendulum-v0"], ["no value for each action", "Discrete"]),
+        (["--env", "seqrl/MaskedPendulum-v0"], ["no value for each action", "Discrete", "or ppo or recurrent_sac"]),
         (["--env", "seqrl/TMaze-v0", "--start-state", "stord"], ["stord"]),
         ([], ["no environment given"]),
     ],

@@ -94,6 +94,7 @@ BAD: list[tuple[list[str], list[str]]] = [
     (["train", "ppo"], ["no environment given", "--env"]),
     (["train", "ppo", "--env", "seqrl/TMaz-v0"], ["'seqrl/TMaz-v0'", "did you mean 'seqrl/TMaze-v0'?"]),
     (["train", "ppo", "--env", "CartPol-v1"], ["did you mean 'CartPole-v1'?"]),
+    (["train", "sac"], ["unknown recipe or algorithm 'sac': did you mean 'recurrent_sac'?"]),
     ([*ENV, "--memory", "gruu"], ["unknown memory 'gruu'", "did you mean 'gru'?"]),
     ([*ENV, "--memory", "elephant"], ["known: frame_stack, gru"]),
     ([*ENV, "--numenvs", "3"], ["--numenvs", "did you mean --num-envs?", "seqrl train ppo --help"]),

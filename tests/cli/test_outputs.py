@@ -1,5 +1,6 @@
 """What a user's environment does to the commands: keys that are hidden, bugs in one line; and figures for programs."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from seqrl.algorithms import load, read_config
-from seqrl.cli import main
+from seqrl.cli import evaluation, main
 from seqrl.cli.outputs import write_output
 from seqrl.data import EpisodeDataset
 from seqrl.envs import make
@@ -109,9 +110,35 @@ def test_figures_of_an_agent(capsys: pytest.CaptureFixture[str]) -> None:
         "run": "run", "env": "seqrl/TMaze-v0", "env_kwargs": {"length": 2}, "hide": [], "flicker": 0.0, "noise": 0.0,
         "seed": 5, "sample": True, "num_envs": 50, "num_episodes": 7, "returns": result.returns.tolist(),
         "lengths": result.lengths.tolist(), "mean": result.mean, "half_width": result.half_width,
+        "num_cut": 0,
     }  # fmt: skip
     assert main(["evaluate", "run", "--num-episodes", "1", "--output", "one.json"]) == 0
     assert json.loads(Path("one.json").read_text(), parse_constant=refuse)["half_width"] is None
+
+
+def test_episodes_that_are_cut_are_told_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["train", "ppo", "--env", "seqrl/TMaze-v0", *TINY, "--num-minibatches", "2", "--num-steps", "32",
+                 "--run-dir", "run"]) == 0  # fmt: skip
+    monkeypatch.setattr(evaluation, "play", functools.partial(evaluate, max_length=2))
+    assert main(["evaluate", "run", "--num-episodes", "7"]) == 0
+    told = (
+        "7 of 7 episodes had not ended and were cut after 2 steps: give a time limit, --env-kwargs max_episode_steps="
+    )
+    assert told in capsys.readouterr().out
+
+
+# Breaks where the first row's run is named, or the folder in which the comparison once was.
+@pytest.mark.parametrize("named", ["mean", "returns"])
+def test_of_a_comparison_the_best_run_is_named(capsys: pytest.CaptureFixture[str], named: str) -> None:
+    Path("moved").mkdir()
+    Path("moved/config.json").write_text('{"type": "compare"}')
+    means = {"none": 0.5, "gru": 0.9, "lstm": None}
+    rows = [{named: {"mean": mean} if named == "returns" else mean, "best_run": f"runs/old/{name}_s1"}
+            for name, mean in means.items()]  # fmt: skip
+    Path("moved/results.json").write_text(json.dumps({"rows": rows}))
+    assert main(["evaluate", "moved"]) == 2
+    said = "seqrl: moved is a comparison, not a run: its best one is played by seqrl evaluate moved/gru_s1\n"
+    assert capsys.readouterr().err == said
 
 
 def refuse(constant: str) -> None:

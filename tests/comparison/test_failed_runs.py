@@ -1,11 +1,13 @@
 """A run that fails while approaches are compared: the others are compared, and what failed is said."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from seqrl.cli import main
+from seqrl.progress import Bar
 
 DIVERGES = """
 import torch
@@ -36,10 +38,18 @@ def compare(*memories: str) -> int:
                  "compared"])  # fmt: skip
 
 
-# Breaks if a run's error is raised before the others are done, or if the approach is not left out of the rows.
-def test_the_others_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+# Breaks if a run's error is raised before the others are done, or if the approach is not left out of the rows; without
+# `say` in the pool, nothing tells in a log file how far it is.
+def test_the_others_are_compared(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Bar, "QUIET", 0.0)
     assert compare(MINE, "none") == 2
     said = capsys.readouterr()
+    told = "\n".join(sorted(line for line in said.err.splitlines() if not line.startswith("seqrl: ")))
+    assert re.fullmatch(
+        rf"{MINE} seed 0: begun, in compared/\S+_s0\n{MINE} seed 0: failed \(\d of 2 runs\)\n"
+        r"none seed 0: begun, in compared/none_s0\nnone seed 0: done in \d s, return [-\d.]+ \(\d of 2 runs\)",
+        told,
+    )
     (line,) = [line for line in said.err.splitlines() if line.startswith("seqrl: ")]
     assert line.endswith("_s0; continue with seqrl compare --resume compared)")
     results = json.loads(Path("compared/results.json").read_text())

@@ -54,3 +54,13 @@ def test_equal_means_stand_side_by_side(axes):
     dots = [line for line in axes.lines if line.get_marker() == "o"]
     places = [float(line.get_transform().transform(line.get_xydata())[0, 0]) for line in dots]
     assert np.diff(places) == pytest.approx([7 / 72 * axes.figure.dpi] * 2)
+
+
+# Break: `axhline` or `set_xlim` left out: the bar is a line through one point, and the axis is from 116 to 120.
+def test_one_value_tried(axes):
+    tried = [Tried(value=116, needed=0.9, seed_means=[0.4], solved=False)]
+    _horizon(axes, result("none"), Horizon(key="length", values=[116], tried={"ppo:none": tried}))
+    bar = axes.lines[-1]
+    assert (bar.get_linestyle(), *bar.get_ydata()) == (":", 0.9, 0.9)
+    assert list(bar.get_xdata()) == [0, 1]  # of the panel's width
+    assert axes.get_xlim() == pytest.approx((58, 232))

@@ -84,7 +84,7 @@ NEEDS = {
     "language.md": ["chats.jsonl"],
     "preference_algorithms.md": ["logs/talks.jsonl", "logs/others.jsonl", "prefs.jsonl", "thumbs.jsonl"],
     "preferences.md": ["logs/talks.jsonl", "prefs.jsonl", "others.jsonl"],
-    "report.md": ["runs/tmaze", "RUN=runs/tmaze", "COMPARISON"],
+    "report.md": ["runs/tmaze", "RUN=runs/tmaze", "RUNS/one=runs/tmaze", "COMPARISON"],
     "rewards.md": ["LOG.jsonl=logs/deals.jsonl", "WORDS.txt=words.txt"],
     "shipping.md": ["runs/cloned=runs/walker", "runs/ilql=runs/maze"],
     "rlhf.md": ["logs/talks.jsonl", "runs/judge", "runs/negotiator", "RUN=runs/negotiator"],
@@ -188,6 +188,9 @@ def make(what: str, shared: Path, run: Callable[[str], None]) -> None:
 NAMES: dict[str, Callable[[], dict[str, Any]]] = {
     "README.md": lambda: {"batch_size": 2, "x": torch.zeros(3, 2, 8), "is_first": torch.zeros(3, 2, dtype=torch.bool)},
     "design.md": lambda: {"nn": torch.nn, "ABC": ABC, "State": Any, "Tensor": torch.Tensor},
-    "export.md": lambda: {"observation": np.zeros(2, np.float32)},
+    "export.md": lambda: {
+        "observation": np.zeros(2, np.float32),
+        "episode": [{"observation": [0.01 * k, 0.0]} for k in range(3)],
+    },
 }
 """What a page's Python takes from its reader's program."""

@@ -1,10 +1,13 @@
 """Pages in a browser: their scripts do what they should, and load nothing."""
 
+import dataclasses
 import html
 import json
 import shutil
 import subprocess
 
+import gymnasium as gym
+import numpy as np
 import pytest
 from markup_reading import EVIL, Page
 from mixed_actions import ALL
@@ -14,6 +17,7 @@ from seqrl.pages.dialogues import write_dialogues_page
 from seqrl.pages.inspector import write_inspector
 from seqrl.pages.run_page import run_page
 
+KEYS = gym.spaces.Dict({"state": gym.spaces.Box(-np.inf, np.inf, (2,)), "set": gym.spaces.Box(-1, 1, (1,))})
 WATCH = """<script>
 window.errors = [];
 addEventListener("error", event => errors.push(event.message));
@@ -49,6 +53,11 @@ STEPS = {
       const rows = [...$("chosen").querySelectorAll(".bars > span:nth-child(3n + 1)")].map(row => row.textContent);
       seen.push(rows.join(" "), $("chosen").querySelectorAll("span.chosen").length);
       key("End"); seen.push(text("chosen").includes("no decision"));""",
+    "named": """
+      const first = row => [row.textContent, row.nextElementSibling.querySelector("i").style.width];
+      seen.push([...$("seen").querySelectorAll(".bars > span:nth-child(3n + 1)")].map(first).join(" "));
+      const chip = [...document.querySelectorAll(".chip")].find(chip => chip.textContent === "mask");
+      seen.push(chip.title.slice(0, 14));""",
     "talks": """
       const change = (choice, k) => { choice.selectedIndex = k; choice.dispatchEvent(new Event("change")); };
       const first = text("token");
@@ -70,8 +79,10 @@ STEPS = {
 # Break: any id, class or key that a script of ours relies on; anything that is loaded from elsewhere.
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 def test_in_a_browser(tmp_path):
-    """One headless Chromium opens four pages, clicks, steps, and tells what it saw; no page complains."""
+    """One headless Chromium opens five pages, clicks, steps, and tells what it saw; no page complains."""
     episodes, folder = played(4, 2), tmp_path / "run"
+    seen = {"state": np.ones((episodes[0].num_steps + 1, 2)), "set": np.full((episodes[0].num_steps + 1, 1), 0.15)}
+    with_keys = dataclasses.replace(episodes[0], observation=seen)
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"type": "ppo", "env": EVIL, "seed": 0}))
     lines = [{"step": 10.0 * k, "episode_return": float(k)} for k in range(30)]
@@ -79,6 +90,7 @@ def test_in_a_browser(tmp_path):
     pages = {
         "episodes": write_inspector(tmp_path / "e.html", episodes, BOX, ABOUT).read_text(),
         "mixed": write_inspector(tmp_path / "m.html", played_mixed(), ALL, ABOUT).read_text(),
+        "named": write_inspector(tmp_path / "n.html", [with_keys], KEYS, ABOUT).read_text(),
         "talks": write_dialogues_page(tmp_path / "t.html", spoken(), ABOUT).read_text(),
         "run": run_page(folder),
     }
@@ -105,6 +117,8 @@ def test_in_a_browser(tmp_path):
     rows = [f"{name}: {k}" for name, size in choices for k in range(size)]
     rows += [word for name in ("arm.0[0,0]", "arm.0[0,1]", "force") for word in (name, "mean")]
     assert told["mixed"]["seen"] == [" ".join(rows), 2 * (len(choices) + 3), True]
+    # Entries are called by their keys, and 0.15 of −1 … 1 is 7.5 % of a bar.
+    assert told["named"]["seen"] == ["set,7.5% state.0,100% state.1,100%", "on: a decision"]
     assert told["talks"]["seen"] == [True, True, True, 1, True, True]
     shown, step, value, hidden = told["run"]["seen"]
     assert (shown, hidden) == (False, True)

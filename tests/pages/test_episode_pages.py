@@ -59,6 +59,25 @@ def test_what_the_script_is_given():
     assert data["allowed"] == [[1] * 4] * 5
 
 
+# Break: `_range` that looks at what was seen alone (0.15 of −1 … 1 fills its bar), or at all bounds, ±3e38 too.
+def test_a_bar_is_as_long_as_its_bounds():
+    far = np.finfo(np.float32).max
+    state = gym.spaces.Box(np.array([0, -far], np.float32), np.array([9, far], np.float32))
+    space = gym.spaces.Dict(
+        {"setpoint": gym.spaces.Box(-1, 1, (1,)), "state": state, "pads": gym.spaces.MultiBinary(2)}
+    )
+    seen = {"setpoint": np.full((5, 1), 0.15), "state": np.full((5, 2), 3.0), "pads": np.zeros((5, 2), np.int8)}
+    data = episode_data(episode(observation=seen), space)
+    found = {leaf["name"]: (leaf["low"], leaf["high"]) for leaf in data["leaves"]}
+    assert found == {"setpoint": ([-1], [1]), "state": ([0, 0], [9, 3]), "pads": ([0, 0], [0, 0])}
+    assert data["named"]
+    assert not episode_data(episode(), BOX)["named"]
+    grids = gym.spaces.Box(np.arange(12.0).reshape(2, 2, 3) - 5, np.full((2, 2, 3), 20.0), dtype=np.float64)
+    leaf = episode_data(episode(observation=np.zeros((5, 2, 2, 3))), grids)["leaves"][0]
+    assert leaf["low"] == [-5, -2, -4, -1, -3, 0, 0, 0, 0, 0, 0, 0]  # by row, kind of category, column
+    assert (len(leaf["values"]), leaf["columns"]) == (5, 6)
+
+
 def test_names_and_weights_are_text(tmp_path):
     read = Page(write_inspector(tmp_path / "e.html", [episode()], BOX, ABOUT).read_text())
     assert read.count("script") == 5
@@ -130,6 +149,9 @@ def test_the_command(tmp_path, capsys):
     assert data["names"]["actions"] == ["left", "right", "up", "down"]
     assert main(["inspect", str(folder), "--num-episodes", "1", "--max-steps", "2"]) == 0
     assert " (cut after 2 steps: --max-steps). Open" in capsys.readouterr().out
+    assert "played with seeds 10000 to 10001, " in (folder / "episodes.html").read_text()
+    assert main(["inspect", str(folder), "--num-episodes", "1"]) == 0
+    assert "played with seed 10000, " in (folder / "episodes.html").read_text()
     for args, words in [
         ([], "needs a run folder"),
         ([str(tmp_path)], "not a run folder"),

@@ -2,6 +2,9 @@
 
 import json
 import math
+import re
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from markup_reading import EVIL, Page
@@ -11,10 +14,10 @@ from seqrl.comparison.report import Horizon, Tried
 from seqrl.errors import UserError
 from seqrl.pages import markdown
 from seqrl.pages.charts import Style
-from seqrl.pages.comparison_page import comparison_page, largest_solved, line_over_seeds, write_comparison_page
+from seqrl.pages.comparison_page import comparison_page, horizon, largest_solved, line_over_seeds, write_comparison_page
 from seqrl.pages.findings import SECTIONS, findings
 from seqrl.pages.run_page import run_page
-from seqrl.reports.run import PANELS
+from seqrl.reports.run import PANELS, plot_run
 
 
 def run_folder(path, lines, **config):
@@ -233,6 +236,83 @@ def test_a_horizons_legend_says_what_the_table_says(solved):
     ]
     sweep = Horizon(key="length", values=[5, 10], tried={"ppo:gru": [Tried(**row) for row in rows]})
     assert largest_solved(rows) == sweep.cell("ppo:gru")
+
+
+# Break: `sorted(runs)` in `_links`: by alphabet; or `_from_here` left out: the place where the folder once was.
+def test_runs_in_the_tables_order_and_as_seen_from_the_folder(tmp_path):
+    rows = [row(name, 1.0) | {"runs": [f"runs/old/{name}_s{seed}" for seed in (0, 1, 10)],
+                              "best_run": f"runs/old/{name}_s10"} for name in ("none", "gru")]  # fmt: skip
+    folder = comparison_folder(tmp_path / "moved", rows=rows, horizon=HORIZON)
+    (folder / "table.md").write_text(
+        TABLE + "Its best run is runs/old/gru_s10, and runs/other/gru_s0 is none of them.\n"
+    )
+    names = [Path(run).name for each in rows for run in each["runs"]]
+    swept = [f"horizon/length={length}/{name}_s0" for length in (5, 10) for name in ("none", "gru")]
+    for name in [*names, *swept]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        run_folder(folder / name, [{"step": 1.0, "loss": 1.0}])
+    text = write_comparison_page(folder).read_text()
+    assert re.findall(r'<a href="([^"]*)/report.html"', text) == [quote(name) for name in [*names, *swept]]
+    assert "Its best run is gru_s10, and runs/other/gru_s0 is none of them." in text
+
+
+# Break: a panel for what never changes; "who waits for whom" above the speed of a single process; "a run" as the title.
+def test_what_a_runs_page_leaves_out(tmp_path):
+    lines = [{"step": 10.0 * k, "epochs": 6, "moves": k, "steps_per_second": 9.0} for k in range(3)]
+    read = Page(run_page(run_folder(tmp_path / "one", lines, run_dir="runs/where_it_was")))
+    assert not [word for word in ("epochs", "waits for whom", "where_it_was") if word in read.text]
+    assert "moves" in read.text
+    read = Page(run_page(run_folder(tmp_path / "many", [line | {"policy_lag": 1.0} for line in lines])))
+    assert "waits for whom" in read.text
+
+
+def test_a_reward_models_page(tmp_path):
+    lines = [{"step": s, "accuracy": 1.0, "held_out_accuracy": 1.0, "steps_per_second": 9.0} for s in (1.0, 2.0)]
+    about = {"type": "reward_model", "env": "", "env_kwargs": [], "preferences": "logs/prefs.jsonl"}
+    folder = run_folder(tmp_path / "run", lines, **about)
+    read = Page(run_page(folder))
+    assert "foreseen" not in read.text
+    assert all(word in read.text for word in ("share of pairs put in the right order", "100.0%", "updates per second"))
+    assert "<h1>prefs.jsonl</h1>" in run_page(folder)
+    plot_run(folder)
+
+
+# Break: a line through the one value that was tried, which cannot be seen, and an axis that ends where approaches did.
+def test_a_sweep_of_which_one_value_was_tried(tmp_path):
+    tried = [{"value": 116, "needed": 0.9, "seed_means": [0.5], "solved": False}]
+    text = "".join(horizon({"key": "length", "values": [116, 240], "tried": {"ppo:none": tried}}))
+    assert "counts as solved" in text
+    read = Page(text)
+    level = read.classed("line", "level")[0]
+    assert float(level["x2"]) - float(level["x1"]) > 500
+    assert ">240<" in text
+    both = [tried[0] | {"solved": True}, tried[0] | {"value": 240}]
+    read = Page("".join(horizon({"key": "length", "values": [116, 240], "tried": {"ppo:none": both}})))
+    colours = {a["data-name"]: a["style"] for a in read.classed("path", "line")}
+    assert colours["counts as solved"] != colours["none"]
+
+
+# Break: all settings in the table, or those of one run alone; the first tenth of the returns for the last.
+def test_a_folder_of_runs(tmp_path, capsys):
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    for name, rate in (("a b", 1e-3), ("c", 3e-4)):
+        lines = [{"step": 100.0 * k, "episode_return": k * rate * 1e3, "steps_per_second": 50.0} for k in range(1, 21)]
+        run_folder(folder / name, lines, learning_rate=rate, run_dir=f"old/{name}")
+    run_folder(folder / "begun", [])
+    assert main(["report", str(folder)]) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "report.html")
+    text = (folder / "report.html").read_text()
+    assert Page(text).within("td") == ["0.001", "19.5", "2,000", "40", "0.0003", "5.85", "2,000", "40"]
+    assert "learning rate" in text
+    assert "num envs" not in text
+    assert 'href="a%20b/report.html"' in text
+    assert {a["data-name"] for a in Page(text).classed("path", "line")} == {"a b", "c"}
+    assert (folder / "c" / "report.html").is_file()
+    for name in ("a b", "c"):
+        (folder / name / "metrics.jsonl").write_text("")
+    assert main(["report", str(folder)]) == 2
+    assert "no run in" in capsys.readouterr().err
 
 
 def test_report_and_its_errors(tmp_path, capsys):

@@ -4,7 +4,11 @@
   const { names, episodes } = JSON.parse(document.getElementById("episodes").textContent);
   const { by, el, svg, number, percent } = pieces;
   const action = k => names.actions[k] ?? String(k);
-  const entry = (leaf, k) => (leaf.size === names.entries.length && names.entries[k]) || String(k);
+  const entry = (leaf, k) => {
+    if (leaf.size === names.entries.length && names.entries[k]) return names.entries[k];
+    if (!episodes[0].named) return String(k);
+    return leaf.size === 1 ? leaf.name : `${leaf.name}.${k}`;
+  };
   let go = () => {};
 
   for (const episode of episodes) {
@@ -99,7 +103,7 @@
     }
     const bars = leaf.values[t].flatMap((value, k) => {
       const range = leaf.high[k] - leaf.low[k] || 1;
-      const bar = track((value - leaf.low[k]) / range, -leaf.low[k] / range, "value");
+      const bar = track((value - leaf.low[k]) / range, Math.min(1, Math.max(0, -leaf.low[k] / range)), "value");
       return [el("span", {}, entry(leaf, k)), bar, el("span", {}, number(value))];
     });
     return el("div", { className: "bars" }, ...bars);
@@ -195,11 +199,13 @@
       ["is_first", t === 0],
       ["terminated", ends && episode.terminated],
       ["truncated", ends && episode.truncated],
-      ["mask", !last],
+      ["mask", !last, "on: a decision, from which is learnt; off: the observation after the last one"],
       ...(begun ? [[`inner episode ${begun} of ${episode.inner.length}`, episode.inner.includes(t)]] : []),
     ];
     const terms = facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]);
-    const flags = chips.map(([name, on]) => el("span", { className: on ? "chip on" : "chip" }, name));
+    const flags = chips.map(([name, on, title = ""]) =>
+      el("span", { className: on ? "chip on" : "chip", title }, name),
+    );
     const parts = [el("dl", { className: "facts" }, ...terms), el("div", { className: "chips" }, ...flags)];
     by("figures").replaceChildren(el("h3", {}, "What it is worth"), ...parts);
   };
