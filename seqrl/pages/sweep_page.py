@@ -21,7 +21,7 @@ class _Run(NamedTuple):
 
 
 def run_folders(folder: Path) -> list[Path]:
-    """The folders of runs that have logged something, right inside `folder`; none where it is a run itself."""
+    """The folders of runs right inside `folder`; none where it is a run itself."""
     if (folder / "config.json").exists() or not folder.is_dir():
         return []
     return sorted(path.parent for path in folder.glob("*/metrics.jsonl") if (path.parent / "config.json").is_file())

@@ -310,7 +310,7 @@ def test_a_folder_of_runs(tmp_path, capsys):
     assert {a["data-name"] for a in Page(text).classed("path", "line")} == {"a b", "c"}
     assert (folder / "c" / "report.html").is_file()
     for name in ("a b", "c"):
-        (folder / name / "metrics.jsonl").write_text("")
+        (folder / name / "metrics.jsonl").write_text('{"step": 9')
     assert main(["report", str(folder)]) == 2
     assert "no run in" in capsys.readouterr().err
 

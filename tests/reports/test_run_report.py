@@ -50,7 +50,8 @@ def test_bad_input(tmp_path, capsys):
     empty = run_folder(tmp_path / "empty", [])
     for args, words in [
         ([], "needs a run folder"),
-        ([str(tmp_path)], "not a run folder"),
+        ([str(tmp_path)], "no run in"),
+        ([str(tmp_path.parent / "nowhere")], "not a run folder"),
         ([str(empty)], "nothing yet"),
     ]:
         assert main(["report", *args]) == 2
