@@ -28,7 +28,7 @@ from seqrl.algorithms import (
 from seqrl.config import ProblemConfig
 from seqrl.errors import UserError, nearest
 from seqrl.language.agent import LanguageAgent
-from seqrl.language_runs.config import LanguageConfig
+from seqrl.language_runs.config import LanguageConfig, check_rewarded
 from seqrl.language_runs.run import read_tokenizer
 from seqrl.malloc import keep_freed_memory
 from seqrl.own_code import algorithm_of, find_class, what_is
@@ -89,6 +89,8 @@ def with_policy(config: Any) -> Any:
     if not isinstance(config, ilql.Config | chai.Config) or config.policy:
         return config
     check(dataclasses.replace(config, policy="yet to come"))
+    if config.dialogues:
+        check_rewarded(config)  # before anything is cloned
     folder = f"{config.run_dir}_policy"
     shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(LanguageConfig)}
     cloning = bc.Config(**shared | {"run_dir": folder})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seqrl.algorithms import ALGORITHMS, chai, config_class, ilql, read_config, with_run_dir
+from seqrl.algorithms import ALGORITHMS, config_class, read_config, with_run_dir
 from seqrl.algorithms import resume as resume_run
 from seqrl.algorithms import train as train_run
 from seqrl.cli.actors import set_num_actors
@@ -17,7 +17,6 @@ from seqrl.comparison.learning_curve import last_evaluation
 from seqrl.data.dialogues import shown
 from seqrl.distributed import is_first
 from seqrl.errors import UserError, nearest
-from seqrl.language_runs.config import check_rewarded
 from seqrl.language_runs.rewards import is_reward_run
 from seqrl.recipes import RECIPES
 from seqrl.run_folder import read_finished_step, read_json, read_saved_step
@@ -36,8 +35,6 @@ def train(args: list[str]) -> int:
         raise UserError(f"train needs a recipe or an algorithm, named first: {known}; your own as module:Class")
     default = _default(name)
     config = with_run_dir(parse(type(default), args, default, f"seqrl train {name}"))
-    if isinstance(config, ilql.Config | chai.Config) and config.dialogues:
-        check_rewarded(config)  # before a policy is cloned
     train_run(config)
     return _finish(config.run_dir, config.num_steps) if is_first() else 0
 

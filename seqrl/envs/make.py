@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -129,6 +130,8 @@ def _make_vec(env_id: str, num_envs: int, env_kwargs: dict[str, Any], **options:
     except gym.error.UnregisteredEnv:
         _register_installed()
         raise unknown(env_id) from None
+    except ModuleNotFoundError as error:
+        raise UserError(f"cannot make environment '{env_id}': {_missing(env_id, error)}") from error
     except (Exception, SystemExit) as error:  # whatever the environment's module and constructor raise
         reason = (str(error).splitlines() or [""])[0]
         what = f"it ends Python, {error!r}" if isinstance(error, SystemExit) else reason or type(error).__name__
@@ -141,6 +144,18 @@ def _with_spaces(env: gym.Env) -> gym.Env:
         if not isinstance(space := getattr(env, name), gym.Space):
             raise TypeError(f"its {name} is {type(space).__name__}, which is no gymnasium.Space")
     return env
+
+
+def _missing(env_id: str, error: ModuleNotFoundError) -> str:
+    """Which module is not there, and where the environment's own is looked for."""
+    found = re.search(r"No module named '([^']+)'", str(error))  # Gymnasium's own error has no `name`
+    missing, module = found[1] if found else str(error), env_id.rpartition(":")[0]
+    if not f"{module}.".startswith(f"{missing}."):
+        return f"there is no module '{missing}'"
+    place = "one in this folder is found with PYTHONPATH=."
+    if module.endswith(".py"):
+        place = f"call it {env_id.replace('.py:', ':')}; {place}"
+    return f"there is no module '{module}'; {place}"
 
 
 def _register(env_id: str) -> None:

@@ -37,7 +37,8 @@ def shipping(data: dict[str, Any]) -> list[Html]:
     rows = [["yes" if each["passed"] else "NO", each["name"], each["reason"]] for each in data["checks"]]
     parts.append(element("div", table(["holds", "what must hold", "found"], rows), class_="card spaced"))
     about = "Off-policy estimates from logged dialogues: would it do better than what was logged?"
-    return [section(f"Ship it? {data['verdict'].capitalize()}", parts, about=about)]
+    judged = f" ({data['title']})" if data.get("title") else ""
+    return [section(f"Ship it? {data['verdict'].capitalize()}{judged}", parts, about=about)]
 
 
 def held_out(data: dict[str, Any]) -> list[Html]:

@@ -65,7 +65,11 @@ def test_an_error_leaves_no_process():
         ({"env_id": "CartPol-v1"}, r"^unknown environment 'CartPol-v1' \(--env\): did you mean 'CartPole-v1'\?$"),
         ({"env_id": "CartPole-v99"}, r"did you mean 'CartPole-v[01]'\?$"),
         ({"env_id": "zzzqqq"}, r"^unknown environment 'zzzqqq' \(--env\): known: seqrl/"),
-        ({"env_id": "no_package:A-v0"}, "^cannot make environment 'no_package:A-v0': No module named 'no_package'"),
+        (
+            {"env_id": "no_package:A-v0"},
+            "'no_package:A-v0': there is no module 'no_package'; one in this folder is found",
+        ),
+        ({"env_id": "no_file.py:A-v0"}, "there is no module 'no_file.py'; call it no_file:A-v0; "),
         (
             {"env_kwargs": {"colour": 1}},
             "^cannot make environment 'CartPole-v1': .*unexpected keyword argument 'colour'",
