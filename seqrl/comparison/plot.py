@@ -98,6 +98,7 @@ def _curves(axes: Axes, result: Comparison) -> None:
     same = result.optimal == result.memoryless
     levels = [(result.optimal, "optimal, even without memory" if same else "optimal", "--")]
     levels += [] if same else [(result.memoryless, "best without memory", ":")]
+    levels += [(result.random, "random actions", ":")]
     for value, name, linestyle in levels:
         if value is not None:
             axes.axhline(value, color="black", linewidth=1, linestyle=linestyle, label=f"{name} ({number(value)})")

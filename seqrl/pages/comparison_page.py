@@ -237,6 +237,8 @@ def _levels(results: dict[str, Any]) -> list[Level]:
     levels = [Level(name="optimal", value=best)] if _known(best) else []
     if _known(without) and without != best:
         levels.append(Level(name="best without memory", value=without, dash="dotted"))
+    if _known(random := results.get("random")):
+        levels.append(Level(name="random actions", value=random, dash="dotted"))
     return levels
 
 
