@@ -147,9 +147,9 @@ def test_the_command(tmp_path, capsys):
     data = Page((folder / "episodes.html").read_text()).data()
     assert [each["seed"] for each in data["episodes"]] == [10_000, 10_001]
     assert data["names"]["actions"] == ["left", "right", "up", "down"]
+    assert "played with seeds 10000 to 10001, " in (folder / "episodes.html").read_text()
     assert main(["inspect", str(folder), "--num-episodes", "1", "--max-steps", "2"]) == 0
     assert " (cut after 2 steps: --max-steps). Open" in capsys.readouterr().out
-    assert "played with seeds 10000 to 10001, " in (folder / "episodes.html").read_text()
     assert main(["inspect", str(folder), "--num-episodes", "1"]) == 0
     assert "played with seed 10000, " in (folder / "episodes.html").read_text()
     for args, words in [
