@@ -12,7 +12,7 @@ import torch
 from seqrl.malloc import keep_freed_memory
 
 keep_freed_memory()
-for _ in range(3):
+for _ in range(6):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     tensors = [torch.ones(2**24) for _ in range(3)]
     del tensors
