@@ -3,6 +3,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# pip leaves modules uncompiled; without files of what was compiled at a first import, each of the tests' many processes
+# would compile all of PyTorch anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo table test test-slow docs lint clean
 
 # The stamp is made anew when what is to be installed changes. Modules are compiled when they are first imported: most

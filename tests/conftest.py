@@ -32,6 +32,12 @@ def forked_context():
     return forked
 
 
+@pytest.fixture
+def forked_comparisons(monkeypatch):
+    """The processes of comparisons begin at once."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forked)
+
+
 @pytest.fixture(scope="module")
 def forked_actors():
     """The asynchronous engine's actors begin at once."""

@@ -84,6 +84,9 @@ TRAIN = ["train", "my_ppo:Config", *PROBLEM, "--num-epochs", "1", "--learning-ra
 SETTINGS = {"env": "seqrl/TMaze-v0", "num_envs": 4, "rollout_length": 8, "hidden_size": 8, "num_steps": 32}
 
 
+pytestmark = pytest.mark.usefixtures("forked_comparisons")
+
+
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with modules, found as with PYTHONPATH=. (also by the processes of comparisons)."""

@@ -1,6 +1,7 @@
 """A log of one's own, by the command line: no task that could be played, rewards on some turns."""
 
 import dataclasses
+import functools
 import io
 import json
 import shutil
@@ -20,7 +21,7 @@ from seqrl.errors import UserError
 from seqrl.language.candidates import Candidate
 from seqrl.language.logged import DialogueDataset
 from seqrl.language.rows import TokenTurn
-from seqrl.off_policy import Interval
+from seqrl.off_policy import FittedConfig, Interval
 from seqrl.people.chat import AGENT, Chat, Option, Said
 
 SMALL = ["--hidden-size", "8", "--batch-size", "4", "--num-steps", "2", "--max-tokens", "6"]
@@ -111,7 +112,8 @@ def test_a_task_of_the_same_words_is_played(tmp_path, capsys):
 
 
 # Broken by hints that know no run without a task: what a command advises is done here.
-def test_what_is_advised_after_training_can_be_done(tmp_path, capsys):
+def test_what_is_advised_after_training_can_be_done(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(shipping, "FittedConfig", functools.partial(FittedConfig, updates_per_iteration=1))
     for algorithm in ("bc", "ilql"):
         run = str(tmp_path / algorithm)
         assert main(["train", algorithm, "--dialogues", "log.jsonl", *SMALL, "--run-dir", run]) == 0

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -32,10 +31,9 @@ IMPALA = "impala.num_envs=2,impala.rollout_length=8,impala.num_steps=48"
 
 
 @pytest.fixture(autouse=True)
-def quicker(monkeypatch: pytest.MonkeyPatch, forked_context: Any) -> None:
+def quicker(monkeypatch: pytest.MonkeyPatch, forked_comparisons: None) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forked_context)
 
 
 def begin(folder: Path, *args: str) -> Path:

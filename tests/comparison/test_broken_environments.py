@@ -6,6 +6,8 @@ import pytest
 
 from seqrl.cli import main
 
+pytestmark = pytest.mark.usefixtures("forked_comparisons")
+
 BROKEN = """
 import gymnasium as gym
 import numpy as np

@@ -21,6 +21,8 @@ class Diverges(NoMemory):
         return (y * torch.nan if torch.is_grad_enabled() else y), state
 """
 
+pytestmark = pytest.mark.usefixtures("forked_comparisons")
+
 MINE = "diverges_in_test:Diverges"
 
 

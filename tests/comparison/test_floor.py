@@ -14,6 +14,8 @@ from seqrl.comparison.floor import Floor
 from seqrl.comparison.learning_curve import reached, read_threshold
 from seqrl.comparison.report import Comparison
 
+pytestmark = pytest.mark.usefixtures("forked_comparisons")
+
 GUESS = """
 import gymnasium as gym
 import numpy as np

@@ -76,7 +76,8 @@ def test_two_learners_are_one_also_when_one_dies(folder, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("model", "changes"),
     [
-        ("gpt2", {"kl_budget": 0.3}),
+        # All of them: what shards of learners of preferences are is tried with every change.
+        pytest.param("gpt2", {"kl_budget": 0.3}, marks=pytest.mark.slow),
         pytest.param("gpt2", {"method": "rloo", "gradient_checkpointing": True}, marks=pytest.mark.slow),
         pytest.param("transformer", {"method": "grpo", "num_epochs": 1, "batch_size": 16}, marks=pytest.mark.slow),
         pytest.param("a folder's", {"method": "grpo"}, marks=pytest.mark.slow),

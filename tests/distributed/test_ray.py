@@ -74,6 +74,7 @@ def test_a_counting_memory_through_the_object_store():
 
 
 # Breaks if `from_outside` is left out where Ray has lost an actor: three kills before it sends anything end a run then.
+@pytest.mark.slow  # Ray takes its time to begin so many processes; the same of engine async runs with every change
 def test_an_actor_that_is_killed_comes_back(caplog):
     with started(make_counting_actor) as engine:
         seen = set()

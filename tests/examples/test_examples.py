@@ -25,7 +25,8 @@ SMALL = {
 NEEDED = {"03_mujoco_positions": "mujoco", "05_flickering_atari": "ale_py"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Atari's environments alone take ten seconds to make and to play; tests/envs has them with every change.
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * ("atari" in n)) for n in NAMES])
 def test_it_runs(name, tmp_path, capsys, monkeypatch):
     if name in NEEDED:
         pytest.importorskip(NEEDED[name])

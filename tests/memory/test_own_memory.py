@@ -85,6 +85,9 @@ TINY = ["--env-kwargs", "length=3", "--num-envs", "4", "--rollout-length", "8", 
 PPO = ["train", "ppo", "--env", "seqrl/TMaze-v0", *TINY, "--num-epochs", "1", "--num-minibatches", "2"]
 
 
+pytestmark = pytest.mark.usefixtures("forked_comparisons")
+
+
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with modules, found as with PYTHONPATH=. (also by the processes of comparisons)."""
