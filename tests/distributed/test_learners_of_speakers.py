@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from seqrl.algorithms import rlhf, train
+from seqrl.algorithms import bc, rlhf, train
 from seqrl.distributed import Group
 from seqrl.errors import UserError
 from seqrl.language.spoken import Spoken
@@ -84,7 +84,8 @@ def test_two_learners_are_one_also_when_one_dies(folder, tmp_path, monkeypatch, 
     ],
 )
 def test_learners_who_share_weights_are_one_also_when_one_dies(tmp_path, monkeypatch, model, changes):
-    sizes = {"lora_rank": 2} if model == "a folder's" else {"num_heads": 2}
+    own = bc.Config.hidden_size  # of a folder's model it may not be given
+    sizes = {"lora_rank": 2, "hidden_size": own} if model == "a folder's" else {"num_heads": 2}
     cloned(tmp_path, 10, model=str(a_llama(tmp_path / "llama")) if model == "a folder's" else model, **sizes)
     check_that_two_who_speak_are_one(settings(tmp_path, **changes), tmp_path, monkeypatch, shard=True)
 
