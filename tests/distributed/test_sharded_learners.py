@@ -57,10 +57,11 @@ def test_blocks_that_are_computed_again_are_put_together_again(config, tmp_path)
 )
 def test_sharded_learners_of_reward_models_are_one(config, tmp_path, model):
     begins = {"policy": config.policy} if model == "the policy's" else {"model": model, "num_heads": 2}
+    begins["hidden_size"] = 8
     if model == "a folder's":
-        begins = {"model": str(a_llama(tmp_path / "llama")), "lora_rank": 2}
+        begins = {"model": str(a_llama(tmp_path / "llama")), "lora_rank": 2}  # it has its own size
     shared = reward_model.Config(
-        preferences=config.preferences, hidden_size=8, num_models=2, num_steps=4, batch_size=5, warmup=0, log_every=1,
+        preferences=config.preferences, num_models=2, num_steps=4, batch_size=5, warmup=0, log_every=1,
         learning_rate=1e-2, held_out=0.2, **begins,
     )  # fmt: skip
     check_that_two_are_one(shared, tmp_path, shard=True)
