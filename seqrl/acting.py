@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seqrl.actions import is_mixed, nothing_done, tensor_space, to_environment
+from seqrl.actions import nothing_done, tensor_space, to_environment
 from seqrl.errors import UserError
 from seqrl.memory.base import State
 from seqrl.trajectory import AgentInput, Tree, tree_leaves, tree_map
@@ -123,13 +123,8 @@ class ActingModule(nn.Module, ABC):
         raw = distribution.sample() if sample else distribution.mode()
         action = self.environment_action(distribution, raw[0])
         self._session = _Session(state, action)
-        array = action.cpu().numpy()
-        if is_mixed(self.action_space):
-            tree = to_environment(array, self.action_space)
-            return tree_map(lambda leaf: leaf[0], tree) if single else tree
-        if isinstance(self.action_space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
-            array = array + self.action_space.start
-        return array[0] if single else array
+        taken = to_environment(action.cpu().numpy(), self.action_space)
+        return tree_map(lambda leaf: leaf[0], taken) if single else taken
 
     def environment_action(self, distribution: Any, raw: Tensor) -> Tensor:
         """A raw action [B, ...] of the policy as an `Environment` takes it: one tensor, [B, *action shape]."""

@@ -48,7 +48,7 @@ def test_a_share_is_of_the_way_from_the_floor() -> None:
 
 
 def test_a_curve_s_own_nine_tenths_are_from_the_floor_too(tmp_path: Path) -> None:
-    # Breaks when `floor` is not handed on: −0.93 itself is above −0.33 − 0.9 · 0.7.
+    # Breaks when the level is a tenth of the highest itself below it: it would be −0.55 for every floor.
     returns = [-1.0] * 10 + [-0.5] * 10
     lines = [{"step": 100 * k, "episode_return": r, "steps_per_second": 10.0} for k, r in enumerate(returns)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -81,7 +81,7 @@ def test_a_single_seed_settles_no_difference_that_episodes_make() -> None:
 
 
 def test_tolerance_is_of_what_is_above_the_floor() -> None:
-    # Breaks when it is 2 % of the best return: 9 of 1,000 would be as good as 990 to 999 are.
+    # Breaks when it is 2 % of the best return: 990 would be as good as 1,000 above every floor.
     rows = row("none", 990.0, 990.0), row("gru", 1000.0, 1000.0)
     assert advice(measured(*rows, random=980.0)).startswith("Take gru")
     assert advice(measured(*rows, random=0.0)).startswith("No memory is needed here")
