@@ -6,38 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from own_ema import EMA
 
 import seqrl
 from seqrl.cli import main
 from seqrl.errors import UserError
 from seqrl.memory import make_memory
 
-BROKEN = """
-import torch
-from torch import nn
-
-from seqrl.memory import Memory
-
-
-class Ema(Memory):
-    def __init__(self, input_size, hidden_size):
-        super().__init__()
-        self.input_size, self.output_size = input_size, hidden_size
-        self.linear = nn.Linear(input_size, hidden_size)
-
-    def initial_state(self, batch_size):
-        return self.linear.weight.new_zeros(batch_size, self.input_size)
-
-    def unroll(self, x, state, is_first):
-        means = []
-        for x_t, first in zip(x, is_first, strict=True):
-            state = self.mix(torch.where(first[:, None], 0.0, state), x_t)
-            means.append(state)
-        return self.linear(torch.stack(means)), state
-
-    def mix(self, state, x):
-        return 0.9 * state + 0.1 * x
-
+BROKEN = (
+    EMA
+    + """
 
 class Torchs(Ema):
     num_layers = 1
@@ -126,6 +104,7 @@ class NoDoubles(Ema):
             raise RuntimeError("no gradients here")
         return super().unroll(x, state, is_first)
 """
+)
 TINY = ["--env-kwargs", "length=3", "--num-envs", "4", "--rollout-length", "8", "--hidden-size", "8"]
 PPO = ["train", "ppo", "--env", "seqrl/TMaze-v0", *TINY, "--num-epochs", "1", "--num-minibatches", "2"]
 

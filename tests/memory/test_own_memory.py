@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from own_ema import EMA
 
 import seqrl
 from seqrl.cli import main
@@ -17,29 +18,9 @@ from seqrl.memory import LinearAttention, make_memory
 from seqrl.memory.make import MEMORIES, simplicity
 
 # "brain" is a name that rich's tables would make an emoji of: `impala:brain:Ema`.
-BRAIN = """
-import torch
-from torch import nn
-
-from seqrl.memory import Memory
-
-
-class Ema(Memory):
-    def __init__(self, input_size, hidden_size):
-        super().__init__()
-        self.input_size, self.output_size = input_size, hidden_size
-        self.linear = nn.Linear(input_size, hidden_size)
-
-    def initial_state(self, batch_size):
-        return self.linear.weight.new_zeros(batch_size, self.input_size)
-
-    def unroll(self, x, state, is_first):
-        means = []
-        for x_t, first in zip(x, is_first, strict=True):
-            state = 0.9 * torch.where(first[:, None], 0.0, state) + 0.1 * x_t
-            means.append(state)
-        return self.linear(torch.stack(means)), state
-
+BRAIN = (
+    EMA
+    + """
 
 class Half(Ema):
     def __init__(self, input_size, hidden_size):
@@ -81,6 +62,8 @@ class Anything(Ema):
 
 linear = nn.Linear
 """
+)
+DOOR = BRAIN.splitlines().index('        {}["door"]') + 1
 TINY = ["--env-kwargs", "length=3", "--num-envs", "4", "--rollout-length", "8", "--hidden-size", "8"]
 PPO = ["train", "ppo", "--env", "seqrl/TMaze-v0", *TINY, "--num-epochs", "1", "--num-minibatches", "2"]
 
@@ -150,7 +133,10 @@ REFUSED = [
     ("brain.inner:Ema", "there is no module 'brain.inner'"),
     ("torch.nn.functional:Ema", "torch.nn.functional has no 'Ema': it has no subclass of seqrl.memory.Memory"),
     ("brain:linear", "is no subclass of seqrl.memory.Memory"),
-    ("brain:Locked", "cannot be made (KeyError: 'door', brain.py line 32): it is called as Locked(input_size=8, hid"),
+    (
+        "brain:Locked",
+        f"cannot be made (KeyError: 'door', brain.py line {DOOR}): it is called as Locked(input_size=8, hidden_size=8",
+    ),
     ("brain:Unlike", "cannot be made (TypeError: Unlike.__init__() got an unexpected keyword argument 'input_size')"),
     ("brain:Unfinished", "Can't instantiate abstract class Unfinished"),
     ("brain:Half", "has input_size 8 and output_size 4: set them to"),
