@@ -1,6 +1,7 @@
 """Code of one's own by its name `module:Class`: found, called by its name, and what is wrong with it in one line."""
 
 import importlib
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -55,7 +56,7 @@ def find_class(what: str, name: str, bases: tuple[type, ...], called: str) -> ty
 
 def what_is(error: BaseException) -> str:
     """An error in one line, and where in the user's code it was raised."""
-    others = (*(str(Path(file).parent) for file in (__file__, torch.__file__)), "<")
+    others = (*(f"{Path(file).parent}{os.sep}" for file in (__file__, torch.__file__)), "<")
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
