@@ -51,7 +51,7 @@ def import_episodes(source: str | Path, folder: str | Path, **options: Any) -> E
     ==============================  ==================================================================================
 
     `options` are those of the function that reads it: `observation_space`, `action_space`, `unfinished` and `about` for
-    all but Minari, which knows its spaces; `episode`, the column of the episodes, for tables.
+    all (Minari knows its spaces, and those given have to fit them); `episode`, the column of the episodes, for tables.
     """
     text, path = str(source), Path(source)
     if text.startswith(MINARI):
