@@ -108,6 +108,14 @@ def load_weights(agent: nn.Module, run: str | Path, part: str = "") -> None:
         ) from None
 
 
+def holds_part(run: str | Path, part: str) -> bool:
+    """Whether the agent in a run's checkpoint has a part called so, such as "policy": what a run of a user's own
+    algorithm can serve as is told by its files, without its code. Raises UserError where there is no checkpoint."""
+    tree, _ = load_checkpoint(Path(run) / CHECKPOINT)
+    agent = tree.get("agent") if isinstance(tree, dict) else None
+    return isinstance(agent, dict) and any(name.startswith(f"{part}.") for name in agent)
+
+
 def check_new(folder: Path) -> None:
     """Raise UserError where there is such a folder already, or cannot be one of this name."""
     try:
