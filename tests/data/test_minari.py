@@ -137,7 +137,7 @@ def parts_of(**changes):
             "action.arm.2 has the keys ['light'], not ['lamp']",
         ),
         (parts_of(legs=gym.spaces.Discrete(2)), "action has the keys ['which', 'arm', 'force'], not ['which', 'arm', "),
-        (gym.spaces.Box(np.zeros(90), np.arange(90)), "action is Dict('which': "),
+        (gym.spaces.Box(np.zeros(90, np.float32), np.arange(90, dtype=np.float32)), "action is Dict('which': "),
     ],
 )
 def test_a_given_space_that_is_another(tmp_path, given, message):
