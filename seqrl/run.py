@@ -29,8 +29,10 @@ from seqrl.run_folder import (
     create_folder,
     read_json,
     read_metrics,
+    read_spaces,
     spaces_to_json,
 )
+from seqrl.spaces import difference
 from seqrl.trajectory import Tree
 
 
@@ -245,7 +247,12 @@ def _check_start(config: Any, observation_space: gym.Space, action_space: gym.Sp
         raise UserError(
             f"--start-from {folder} is of {earlier.get('type')}: a run of {own['type']} starts from one of its own kind"
         )
-    check_spaces(folder, observation_space, action_space)
+    observed, acted = read_spaces(folder)
+    wrong = difference(observation_space, observed, "observation", bounds=False)
+    if wrong := wrong or difference(action_space, acted, "action", ordered=True):
+        raise UserError(
+            f"--start-from {folder} was trained on another space: {wrong}; give an environment that fits it"
+        )
     for name in FITTED:
         if earlier.get(name, own.get(name)) != own.get(name):
             flag = f"--{name.replace('_', '-')}"

@@ -56,11 +56,12 @@ def space_from_json(data: dict[str, Any]) -> gym.Space:
     )
 
 
-def difference(space: gym.Space, other: gym.Space, path: str, *, ordered: bool = False) -> str:
+def difference(space: gym.Space, other: gym.Space, path: str, *, ordered: bool = False, bounds: bool = True) -> str:
     """What `space`, called `path`, has otherwise than `other`: "action.grip is Discrete(2), not Discrete(3)", say.
 
     Empty if nothing. Children of Dict spaces are matched by their keys; if it is `ordered`, as the parts of an action
-    are (`seqrl.actions`), the order of the keys counts too.
+    are (`seqrl.actions`), the order of the keys counts too. Without `bounds`, those of a Box do not: no encoder reads
+    them.
     """
     if isinstance(space, gym.spaces.Dict) and isinstance(other, gym.spaces.Dict):
         keys, other_keys = list(space.spaces), list(other.spaces)
@@ -72,9 +73,10 @@ def difference(space: gym.Space, other: gym.Space, path: str, *, ordered: bool =
     elif isinstance(space, gym.spaces.Tuple) and isinstance(other, gym.spaces.Tuple) and len(space) == len(other):
         children = [(space[k], other[k], f"{path}.{k}") for k in range(len(space))]
     else:  # by JSON, since bounds that are close, and other types, are equal by ==
-        same = space_to_json(space) == space_to_json(other)
+        mine, its = space_to_json(space), space_to_json(other)
+        same = mine == its or (not bounds and mine | {"low": 0, "high": 0} == its | {"low": 0, "high": 0})
         return "" if same else " ".join(f"{path} is {space}, not {other}".split())  # long bounds are printed in lines
-    return next(filter(None, (difference(*child, ordered=ordered) for child in children)), "")
+    return next(filter(None, (difference(*child, ordered=ordered, bounds=bounds) for child in children)), "")
 
 
 def _bound(bound: np.ndarray) -> Any:

@@ -80,7 +80,11 @@ def test_resuming_starts_from_it_only_before_the_first_checkpoint(trained, tmp_p
         (("--memory", "lstm"), "has --memory gru, not lstm: give the same"),
         (("--hidden-size", "32"), "has --hidden-size 16, not 32: give the same"),
         (("--previous-action",), "has --previous-action False, not True: give the same"),
-        (("--env", "CartPole-v1"), "the observation space does not fit the agent in"),
+        (("--env", "CartPole-v1"), "was trained on another space: observation is Box("),
+        (
+            ("--env", "Acrobot-v1", "--hide", "0,1,2,3"),
+            "was trained on another space: action is Discrete(3), not Discrete(2)",
+        ),
         (("--start-from", "nowhere"), "nowhere is not a run folder"),
         (("--start-from", "other"), "is of r2d2: a run of ppo starts from one of its own kind"),
         (("--start-from", "begun"), "has no checkpoint yet: train it first, or start from another"),
