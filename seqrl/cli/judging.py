@@ -16,6 +16,7 @@ from seqrl.language.preferences import PreferenceDataset
 from seqrl.language.reward_report import reward_report
 from seqrl.language_runs.rewards import REPORT, load_reward_model
 from seqrl.run_folder import read_json
+from seqrl.statistics import percent
 
 HELD_OUT = "held-out pairs"
 
@@ -61,9 +62,9 @@ def tell(run: str, report: dict[str, Any], pairs: str) -> None:
     )
     columns = {
         "pairs": str(report["pairs"]),
-        "accuracy": _percent(report["accuracy"]),
+        "accuracy": percent(report["accuracy"]),
         "log loss": f"{report['log_loss']:.3f}",
-        "calibration error": _percent(report["calibration_error"]),
+        "calibration error": percent(report["calibration_error"]),
         "disagreement": f"{report['disagreement']:.2f}",
     }
     for column in columns:
@@ -74,16 +75,11 @@ def tell(run: str, report: dict[str, Any], pairs: str) -> None:
     for column in ("probability", "pairs", "foretold", "came"):
         table.add_column(column, justify="right")
     for each in report["calibration"]:
-        told = (_percent(each["foretold"]), _percent(each["right"])) if each["pairs"] else ("–", "–")
-        table.add_row(f"{_percent(each['low'])} to {_percent(each['high'])}", str(each["pairs"]), *told)
+        told = (percent(each["foretold"]), percent(each["right"])) if each["pairs"] else ("–", "–")
+        table.add_row(f"{percent(each['low'])} to {percent(each['high'])}", str(each["pairs"]), *told)
     console.print(table)
     print(
         f"Length: correlation with the score {report['length_correlation']:+.2f}; the longer answer was chosen in "
-        f"{_percent(report['longer_chosen'])} of the pairs and has the higher score in "
-        f"{_percent(report['longer_preferred'])}."
+        f"{percent(report['longer_chosen'])} of the pairs and has the higher score in "
+        f"{percent(report['longer_preferred'])}."
     )
-
-
-def _percent(share: float) -> str:
-    """As the audits and the verdicts write it: 100 %, 66.7 %."""
-    return f"{100 * share:.3g} %"

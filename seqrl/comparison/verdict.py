@@ -1,7 +1,7 @@
 """Should you use this method? What a comparison on a log says, in sentences; each rests on figures of results.json."""
 
-from seqrl.audit.finding import percent
 from seqrl.comparison.report_offline import TOLERANCE, MethodRow, OfflineComparison
+from seqrl.statistics import percent
 
 FEW = 5
 """Episodes near the best below which the best is hardly shown."""

@@ -15,7 +15,6 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 import pytest
-from scipy import stats
 
 from seqrl.cli import main
 from seqrl.comparison.advice import advice
@@ -297,15 +296,6 @@ def test_the_table() -> None:
     assert "| none | 0.5 | 50 % | – | – | 9,000 | 1,234 | 12.5 |" in table  # one seed has no interval
     assert "| gru | 0.875 ± 1.59 | 88 % | 0.75 | 0.177 | 9,000 |" in table
     assert table.startswith("# seqrl/TMaze-v0\n\n100,000 steps; 1 seed; 100 episodes each; optimal return 1;")
-
-
-@pytest.mark.parametrize("samples", [[1.0, 2.0], [0.3, 0.1, 0.7], list(np.random.default_rng(0).normal(size=10))])
-def test_mean_and_half_width(samples: list[float]) -> None:
-    # Breaks with ddof=0, with 1.96 in place of the quantile, or with n degrees of freedom.
-    mean, half_width = mean_and_half_width(samples)
-    low, high = stats.t.interval(0.95, len(samples) - 1, np.mean(samples), stats.sem(samples))
-    assert (mean - half_width, mean + half_width) == pytest.approx((low, high))
-    assert np.isnan(mean_and_half_width([1.0])[1])
 
 
 def test_smooth() -> None:

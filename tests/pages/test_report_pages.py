@@ -117,7 +117,7 @@ def test_what_was_measured_afterwards_is_shown(tmp_path):
         (tmp_path / name).write_text(json.dumps(content))
     read = Page("".join(findings(tmp_path)))
     words = ("1,234", "80", "nats", "β", "50 trials", "75.0 %", "recommended", "0.800")
-    for word in (*words, "Ship it? Do not ship", "NO", "1,212 dialogues", "72.4%", "77"):
+    for word in (*words, "Ship it? Do not ship", "NO", "1,212 dialogues", "72.4 %", "77"):
         assert word in read.text
     # The stars of what is recommended, and of what is enough, each in a wide and a narrow drawing.
     assert len(read.classed("polygon", "dot")) == 2 * 2
@@ -272,7 +272,7 @@ def test_a_reward_models_page(tmp_path):
     folder = run_folder(tmp_path / "run", lines, **about)
     read = Page(run_page(folder))
     assert "foreseen" not in read.text
-    assert all(word in read.text for word in ("share of pairs put in the right order", "100.0%", "updates per second"))
+    assert all(word in read.text for word in ("share of pairs put in the right order", "100 %", "updates per second"))
     assert "<h1>prefs.jsonl</h1>" in run_page(folder)
     plot_run(folder)
 
