@@ -18,8 +18,8 @@ from seqrl.algorithms.decision_transformer import chosen_episodes, relabelled
 from seqrl.audit import audit
 from seqrl.audit.reading import Rows
 from seqrl.calibrate import calibrate, target_grid
-from seqrl.checkpoint import write_atomically, write_json
-from seqrl.comparison.folder import RESULTS, check_grows, locked
+from seqrl.checkpoint import write_json
+from seqrl.comparison.folder import RESULTS, check_grows, locked, write_results
 from seqrl.comparison.report_offline import MethodRow, OfflineComparison, Score, plot_offline
 from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, run_all, seed_of
 from seqrl.comparison.verdict import verdict
@@ -96,8 +96,7 @@ def compare(config: Config, resumed: bool = False) -> tuple[OfflineComparison, l
             raise error
         result = summarise(config, dataset)
         sentences = verdict(result)
-        write_json(folder / RESULTS, {**dataclasses.asdict(result), "verdict": sentences})
-        write_atomically(folder / "table.md", result.markdown(sentences).encode())
+        write_results(folder, {**dataclasses.asdict(result), "verdict": sentences}, result.markdown(sentences))
         plot_offline(result, folder / "compare.png")
     return result, sentences
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from seqrl.acting import ActingModule
-from seqrl.checkpoint import write_atomically, write_json
+from seqrl.checkpoint import write_json
 from seqrl.comparison.additions import check_only_adds
 from seqrl.comparison.approaches import Approach
 from seqrl.comparison.config import Config, check, default_settings, read_comparison
 from seqrl.comparison.experience import compare_methods
 from seqrl.comparison.floor import Floor, play_randomly, random_floor
-from seqrl.comparison.folder import RESULTS, locked
+from seqrl.comparison.folder import RESULTS, locked, write_results
 from seqrl.comparison.horizon import read_sweep, sweep
 from seqrl.comparison.learning_curve import (
     Reached,
@@ -113,8 +113,7 @@ def _label(config: Config, approach: Approach) -> str:
 
 
 def _write(result: Comparison, folder: Path) -> None:
-    write_json(folder / RESULTS, dataclasses.asdict(result))
-    write_atomically(folder / "table.md", result.markdown().encode())
+    write_results(folder, dataclasses.asdict(result), result.markdown())
 
 
 def play(run: RunConfig, agent: ActingModule, *, num_episodes: int) -> dict[str, Any]:

@@ -59,9 +59,9 @@ def comparison_page(folder: Path, runs: Sequence[Path] = ()) -> Html:
     """The page; `runs` are pages of runs inside the folder, to which it leads."""
     results = read_json(folder, RESULTS)
     path = folder / TABLE
-    told = list(markdown.blocks(_from_here(path.read_text("utf-8"), folder, results))) if path.is_file() else []
+    told = list(markdown.blocks(path.read_text("utf-8"))) if path.is_file() else []
     heading = next((block.text for block in told if isinstance(block, markdown.Heading)), folder.name)
-    caption, advice, tables = _sorted_out(told, results)
+    caption, advice, tables = _sorted_out(told)
     body: list[object] = (
         [element("div", [element("p", sentence) for sentence in advice], class_="note")] if advice else []
     )
@@ -246,7 +246,7 @@ def _known(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _sorted_out(told: list[markdown.Block], results: dict[str, Any]) -> tuple[str, list[Html], list[markdown.Table]]:
+def _sorted_out(told: list[markdown.Block]) -> tuple[str, list[Html], list[markdown.Table]]:
     """The line above the first table, the sentences behind it, and all tables."""
     first = next((k for k, block in enumerate(told) if isinstance(block, markdown.Table)), len(told))
     above = [block.text for block in told[:first] if isinstance(block, markdown.Paragraph)]
@@ -267,32 +267,24 @@ def _table(block: markdown.Table, results: dict[str, Any]) -> Html:
     return table(block.header, [[markdown.inline(cell) for cell in row] for row in block.rows], mark=mark)
 
 
-def _from_here(text: str, folder: Path, results: dict[str, Any]) -> str:
-    """`text` with runs that lie in the comparison's folder as seen from there: it may have been moved."""
-    for run in sorted(_runs(results), key=len, reverse=True):  # none_s10 before none_s1
-        if (folder / Path(run).name).is_dir():
-            text = text.replace(run, Path(run).name)
-    return text
-
-
-def _runs(results: dict[str, Any]) -> list[str]:
-    """The folders of all runs that rows tell of, in the table's order; none where results.json is damaged."""
+def _in_order(results: dict[str, Any]) -> list[str]:
+    """What rows tell of, in the table's order: names of runs, or of methods; nothing where results.json is damaged."""
     try:
         rows = [row for part in (results, results.get("offline") or {}) for row in part.get("rows", ())]
-        named = [name for row in rows for name in (*(row.get("runs") or ()), row.get("best_run"))]
-        return list(dict.fromkeys(name for name in named if isinstance(name, str)))
+        return [Path(name).name for row in rows for name in row.get("runs") or [row.get("method", "")]]
     except (TypeError, AttributeError):
         return []
 
 
 def _links(folder: Path, runs: Sequence[Path], results: dict[str, Any]) -> Html:
     """The pages of runs, by their folders: in the table's order, and then those of its sweep from value to value."""
-    known = [Path(run).name for run in _runs(results)]
+    known = {name: place for place, name in reversed([*enumerate(_in_order(results))])}
 
     def place(path: Path) -> tuple[Any, ...]:
         *above, name = path.relative_to(folder).parent.parts
-        numbers = [float(value) for value in re.findall(r"\d+(?:\.\d+)?", "/".join(above))]
-        return len(above), above[:1], numbers, known.index(name) if name in known else len(known), name
+        numbers = [float(value) for value in re.findall(r"-?\d+(?:\.\d+)?(?:e[-+]\d+)?", "/".join(above))]
+        what, _, seed = name.rpartition("_s")
+        return len(above), above[:1], numbers, known.get(name, known.get(what, len(known))), what, len(seed), seed
 
     items = []
     for path in sorted(runs, key=place):

@@ -3,6 +3,7 @@
 import io
 import json
 import multiprocessing
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -74,7 +75,7 @@ def test_everything_is_in_the_results(folder: Path) -> None:
     none, replayed = results["rows"]
     assert (none["approach"], replayed["approach"]) == ("ppo:none", "r2d2:gru")
     assert (none["num_steps"], replayed["num_steps"]) == (64, 240)
-    assert replayed["runs"] == [str(folder / "r2d2_gru_s0")]
+    assert replayed["runs"] == ["r2d2_gru_s0"]
     assert json.loads((folder / "r2d2_gru_s0" / "config.json").read_text())["type"] == "r2d2"
     assert none["delta_q"] is None
     assert replayed["delta_q"] > 0
@@ -83,9 +84,10 @@ def test_everything_is_in_the_results(folder: Path) -> None:
         assert row["reached"] == [row["mean"] >= results["threshold"]]
         assert [steps is not None for steps in row["steps_to_threshold"]] == row["reached"]
     assert [row["method"] for row in results["offline"]["rows"]] == ["behaviour_cloning", "decision_transformer"]
-    assert results["offline"] == {
-        k: v for k, v in strict(folder / "offline" / "results.json").items() if k != "verdict"
-    }
+    alone = strict(folder / "offline" / "results.json")
+    rows = [row | {"best_run": f"offline/{row['best_run']}"} for row in alone["rows"]]
+    del alone["verdict"]
+    assert results["offline"] == alone | {"rows": rows, "dataset": "log"}
     assert results["verdict"]
     assert results["horizon"]["values"] == [1, 2]
     sweep_run = json.loads((folder / "horizon" / "length=1" / "none_s0" / "config.json").read_text())
@@ -103,6 +105,21 @@ def test_everything_is_in_the_results(folder: Path) -> None:
         "64 steps (r2d2:gru 240)",
     ):
         assert words in table
+
+
+def test_a_folder_names_its_runs_as_seen_from_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So that it may be moved; the terminal names them as seen from where the command was given."""
+    # Breaks when `write_results` writes what it is given.
+    for part, names in ((folder, ["r2d2_gru_s0", "none_s0"]), (folder / "offline", [])):
+        table = (part / "table.md").read_text()
+        for text in (table, (part / "results.json").read_text()):
+            assert f"{part}/" not in text
+        best = re.findall(r"Its best run is (\S+)\.", table)
+        assert best
+        for name in (*best, *names):
+            assert (part / name / "config.json").is_file()
+    assert main(["compare", "--resume", str(folder)]) == 0
+    assert f"Itsbestrunis{folder}/" in "".join(capsys.readouterr().out.split())
 
 
 def test_the_log_is_of_the_best_the_weakest_and_random(folder: Path) -> None:
