@@ -37,6 +37,8 @@ def compare(args: list[str]) -> int:
         else:
             failed = _show_memories(config, resumed=run is not None)
     except KeyboardInterrupt:
+        if not Path(config.settings.run_dir).is_dir():
+            raise  # while random actions were played: there is nothing to continue
         print(f"seqrl: interrupted; continue with: seqrl compare --resume {config.settings.run_dir}", file=sys.stderr)
         return 130
     folder = Path(config.settings.run_dir)

@@ -1,6 +1,7 @@
 """What random actions bring: the floor that returns are measured from where theory knows none."""
 
 import contextlib
+import time
 from typing import Any, NamedTuple
 
 from seqrl.checkpoint import write_json
@@ -10,6 +11,7 @@ from seqrl.comparison.run_pool import EVALUATION_SEED, seed_of
 from seqrl.config import make_environment, parse_env_kwargs
 from seqrl.envs.exact import memoryless_return
 from seqrl.evaluate import evaluate
+from seqrl.progress import progress_bar
 from seqrl.run_folder import read_json
 
 RANDOM = "random.json"
@@ -36,10 +38,20 @@ def play_randomly(config: Config) -> dict[str, Any]:
     kwargs = parse_env_kwargs(settings.env_kwargs)
     if not config.is_masked and memoryless_return(settings.env, **kwargs) is not None:
         return {}
-    with contextlib.closing(make_environment(settings, min(config.num_episodes, 50))) as environment:
+    with (
+        contextlib.closing(make_environment(settings, min(config.num_episodes, 50))) as environment,
+        progress_bar() as progress,
+    ):
+        bar = progress.add_task("random actions", total=config.num_episodes, episode_return=None, steps_per_second=0.0)
+        begin = time.monotonic()
+
+        def watch(num_over: int, num_steps: int) -> None:
+            rate = num_steps / max(time.monotonic() - begin, 1e-9)
+            progress.update(bar, completed=num_over, steps_per_second=rate)
+
         policy = random_policy(environment.single_action_space)
         seed = seed_of(settings, EVALUATION_SEED)
-        played = evaluate(policy, environment, config.num_episodes, seed, sample=True, max_length=LONGEST)
+        played = evaluate(policy, environment, config.num_episodes, seed, True, max_length=LONGEST, watch=watch)
     return {RANDOM: {"mean": played.mean, "half_width": played.half_width}}
 
 

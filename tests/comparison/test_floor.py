@@ -2,17 +2,21 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from test_online import result, row
 
+from seqrl.algorithms import ppo
 from seqrl.cli import main
 from seqrl.comparison.advice import advice
-from seqrl.comparison.floor import Floor
+from seqrl.comparison.config import Config
+from seqrl.comparison.floor import Floor, play_randomly
 from seqrl.comparison.learning_curve import reached, read_threshold
 from seqrl.comparison.report import Comparison
+from seqrl.progress import Bar
 
 pytestmark = pytest.mark.usefixtures("forked_comparisons")
 
@@ -109,6 +113,30 @@ def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert results["random"] == pytest.approx(-10.0, abs=1.0)
     assert not math.isnan(results["rows"][0]["episodes_half_width"])
     assert json.loads(Path("compared/random.json").read_text())["mean"] == results["random"]
+
+
+# Breaks without `watch`: a slow environment would look as if nothing happened.
+def test_random_actions_show_how_far_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Bar, "QUIET", 0.0)
+    settings = ppo.Config(env="CartPole-v1", vectorization="sync")
+    found = play_randomly(Config(settings=settings, num_episodes=60))
+    assert 15 < found["random.json"]["mean"] < 35
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("random actions: 0 of 60, ")
+    assert re.fullmatch(r"random actions: 60 of 60, [\d,]+ steps/s", lines[-1])
+
+
+def test_interrupted_while_random_actions_play_there_is_nothing_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seqrl.comparison.online.play_randomly", interrupt)
+    assert main(["compare", "CartPole-v1", "--run-dir", str(tmp_path / "compared")]) == 130
+    assert "seqrl compare --resume" not in capsys.readouterr().err  # breaks where a folder that is not there is named
 
 
 def test_what_few_seeds_do_not_settle_is_not_called_needless() -> None:
