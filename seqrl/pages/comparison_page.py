@@ -187,21 +187,33 @@ def horizon(found: dict[str, Any]) -> list[Html]:
         points = [(row["value"], float(np.mean(row["seed_means"]))) for row in rows]
         lines.append(Line(name=name, points=points, dots=True, style=styles[name],
                           figure=largest_solved(rows)))  # fmt: skip
-    needed = [(row["value"], row["needed"]) for row in max(tried.values(), key=len)]
-    levels = []
-    if len(needed) == 1:  # across the chart: the line of a single value could not be seen
-        levels = [Level(name="counts as solved", value=needed[0][1])]
-    else:
-        lines = [Line(name="counts as solved", points=needed, style=Style(INK, "dashed")), *lines]
+    longest = max(tried.values(), key=len)
+    bars, levels = _across(longest)
     asked = Scale.over(found["values"], "log", margin=0.04)
-    chart = line_chart(lines, x_label=found["key"], y_label="return", x_kind=asked.kind, size=LARGE, levels=levels,
-                       x_range=(asked.low, asked.high), x_named=found["values"])  # fmt: skip
+    chart = line_chart(
+        [*bars, *lines], x_label=found["key"], y_label="return", x_kind=asked.kind, size=LARGE, levels=levels,
+        x_range=(asked.low, asked.high), x_named=found["values"],
+    )  # fmt: skip
     caption = (
         "Mean over seeds; what is equal stands side by side. An approach is tried up to the first value that it does "
         "not solve. Beside the names: the largest value solved; <: not even the smallest; ≥: no larger one was tried."
     )
+    if not all(_known(row["needed"]) for row in longest):
+        caption += " Where no approach is clearly above random actions, nothing counts as solved."
     about = f"How long a delay is still bridged, by {found['key']}."
     return [section("Memory horizon", figure(chart, caption), about=about)]
+
+
+def _across(rows: Sequence[dict[str, Any]]) -> tuple[list[Line], list[Level]]:
+    """What all approaches have in common at each value: what counts as solved, and where known, random actions."""
+    lines, levels = [], []
+    for name, key, dash in (("counts as solved", "needed", "dashed"), ("random actions", "random", "dotted")):
+        points = [(row["value"], row[key]) for row in rows if _known(row.get(key))]
+        if points and len(rows) == 1:  # across the chart: the line of a single value could not be seen
+            levels.append(Level(name=name, value=points[0][1], dash=dash))  # type: ignore[arg-type]
+        elif points:
+            lines.append(Line(name=name, points=points, style=Style(INK, dash), dots=len(points) == 1))
+    return lines, levels
 
 
 def largest_solved(rows: Sequence[dict[str, Any]]) -> str:

@@ -283,7 +283,7 @@ def test_the_best_is_kept_unless_said_otherwise(tmp_path: Path, capsys: pytest.C
     settings = Config().settings
     assert (settings.num_evaluations, settings.keep) == (10, "best")
     config = Config(approaches=("ppo:gru", "r2d2:gru"), settings=replace(settings, num_evaluations=7))
-    runs = [config.runs_of(approach, 1)[0] for approach in config.named()[0]]
+    runs = [config.runs_of(approach)[0] for approach in config.named()[0]]
     assert [(run.num_evaluations, run.keep) for run in runs] == [(7, "best")] * 2  # breaks where SHARED lacks them
     assert main(["compare", "seqrl/TMaze-v0", "--num-evaluations", "0", "--run-dir", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err == (

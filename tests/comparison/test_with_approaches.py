@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import multiprocessing
 import re
 import shutil
@@ -14,17 +15,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 from rich.table import Table
+from test_horizon import tried
 
 from seqrl.cli import main
 from seqrl.comparison.advice import advice
 from seqrl.comparison.experience import players
-from seqrl.comparison.horizon import sweep
 from seqrl.comparison.online import read_comparison
 from seqrl.comparison.plot import plot_comparison
-from seqrl.comparison.report import Comparison, Horizon, Row, Tried
+from seqrl.comparison.report import Comparison, Horizon, Row
 from seqrl.comparison.report_offline import MethodRow, OfflineComparison, Score
 from seqrl.data import EpisodeDataset
-from seqrl.errors import UserError
 from seqrl.reports.common import WIDTH
 from seqrl.statistics import mean_and_half_width
 
@@ -93,9 +93,9 @@ def test_everything_is_in_the_results(folder: Path) -> None:
     sweep_run = json.loads((folder / "horizon" / "length=1" / "none_s0" / "config.json").read_text())
     assert (sweep_run["num_steps"], sweep_run["env_kwargs"]) == (32, ["length=1"])
     assert not (folder / "horizon" / "length=2").exists()  # the comparison's own runs serve
-    for tried in results["horizon"]["tried"].values():
-        assert [one["value"] for one in tried] == [1, 2][: len(tried)]
-        assert all(one["solved"] for one in tried[:-1])
+    for some in results["horizon"]["tried"].values():
+        assert [one["value"] for one in some] == [1, 2][: len(some)]
+        assert all(one["solved"] for one in some[:-1])
     table = (folder / "table.md").read_text()
     for words in (
         "| ppo:none |",
@@ -160,7 +160,7 @@ def test_a_comparison_of_before_is_read(folder: Path, tmp_path: Path) -> None:
     online, offline = config.named()
     assert [str(approach) for approach in online] == ["ppo:none", "ppo:frame_stack", "ppo:gru"]
     assert not offline
-    assert config.runs_of(online[1], 1)[0].run_dir == str(tmp_path / "frame_stack_s0")
+    assert config.runs_of(online[1])[0].run_dir == str(tmp_path / "frame_stack_s0")
 
 
 # Break: `means[run]` for `-means[run]`, or the middle of the unsorted list.
@@ -172,46 +172,6 @@ def test_players(tmp_path: Path) -> None:
     assert [run.name for run in players(runs)] == ["b", "e", "c"]
     assert [run.name for run in players(runs[:2])] == ["b", "a"]
     assert [run.name for run in players(runs[:1])] == ["a"]
-
-
-# ------------------------------------------------------------------------------------------------------- the horizon
-
-
-# Break: tries every value of every approach, or counts the best seed.
-def test_the_sweep_stops_where_it_is_not_solved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Golden: `far` solves 2 and 4 and fails at 8; `near`, whose seeds have 1 and 0.4, fails at 2; 16 is not tried."""
-    brings = {"far": {2: (1.0, 1.0), 4: (0.9, 0.9), 8: (1.0, 0.6)}, "near": {2: (1.0, 0.4)}}
-
-    class Run:
-        def __init__(self, name: str, value: float, seed: int):
-            self.run_dir, self.seed = str(tmp_path / f"{name}_{value}_{seed}"), seed
-            self.result = brings[name][int(value)][seed]
-
-    def run_all(jobs: Any, *rest: Any) -> list[UserError]:
-        for _, run in jobs:
-            Path(run.run_dir).mkdir()
-            (Path(run.run_dir) / "evaluation.json").write_text(json.dumps({"returns": [run.result] * 3}))
-        return []
-
-    monkeypatch.setattr("seqrl.comparison.horizon.run_all", run_all)
-    makers = {name: lambda value, name=name: [Run(name, value, seed) for seed in (0, 1)] for name in brings}
-    rounds = [
-        {name: [(one.value, one.solved) for one in some] for name, some in tried.items()}
-        for tried in sweep((2, 4, 8, 16), makers, lambda value: 0.9, lambda *_: {}, 1, tmp_path)
-    ]
-    assert rounds[-1] == {"far": [(2, True), (4, True), (8, False)], "near": [(2, False)]}
-    assert len(rounds) == 3
-
-
-def tried(*solved: bool) -> list[Tried]:
-    return [Tried(value=2.0 * 2**k, needed=0.9, seed_means=[float(ok)], solved=ok) for k, ok in enumerate(solved)]
-
-
-def test_the_horizon_s_cell() -> None:
-    found = Horizon(
-        key="length", values=[2, 4, 8], tried={"a": tried(True, True, True), "b": tried(True, False), "c": tried(False)}
-    )
-    assert [found.cell(name) for name in "abcd"] == ["≥ 8", "2", "< 2", "–"]
 
 
 # --------------------------------------------------------------------------------------------------------- the table
@@ -274,6 +234,28 @@ def test_the_table_has_what_was_measured() -> None:
     text = everything().markdown()
     assert "1,000 steps (r2d2:gru 400); 2 seeds" in text
     assert text.endswith("\n- It stitches.\n")
+
+
+def test_the_caption_says_what_counts() -> None:
+    # Breaks when a share is said without what it is of, or a return that was given as a number is called a share.
+    share = replace(everything(), share=0.9)
+    without = replace(share, optimal=None)
+    of_way = "90 % of the way from random actions to the best approach"
+    for result, words in (
+        (everything(), "; reached: at least 0.9; horizon: the largest length at which a run reaches as much; "),
+        (share, "; reached: at least 0.9, 90 % of the optimum; horizon: the largest length at which a run reaches the "
+                "same share; "),
+        (replace(share, optimal=-2.0), "; reached: at least 0.9, the optimum less 10 % of its size; "),
+        (without, f"; reached: at least 0.9, {of_way}; "),
+        (replace(without, threshold=math.nan), "; reached: by none, as none is clearly above random actions; horizon: "
+                                               f"the largest length at which a run reaches {of_way}; "),
+    ):  # fmt: skip
+        assert words in result.caption()
+    longer = replace(share, horizon=Horizon(key="length", values=[2.0], tried={"ppo:none": []}, steps=2.0))
+    assert "horizon" not in longer.caption()  # every run at the first value failed
+    assert share.horizon is not None
+    longer = replace(share, horizon=replace(share.horizon, steps=2.0))
+    assert "at which a run of 2 times the steps reaches the same share" in longer.caption()
 
 
 def shown(table: Table, width: int = WIDTH) -> list[str]:

@@ -288,6 +288,20 @@ def test_a_sweep_of_which_one_value_was_tried(tmp_path):
     assert colours["counts as solved"] != colours["none"]
 
 
+# Break: null as 0, or as no page at all; a bar across values at which nothing counts as solved.
+def test_a_sweep_without_an_optimum_shows_where_random_actions_are():
+    tried = [{"value": 5, "needed": 0.8, "random": 0.1, "seed_means": [0.9], "solved": True},
+             {"value": 10, "needed": None, "random": 0.2, "seed_means": [0.3], "solved": False}]  # fmt: skip
+    text = "".join(horizon({"key": "length", "values": [5, 10, 20], "tried": {"ppo:gru": tried}}))
+    lines = [a["data-name"] for a in Page(text).classed("path", "line")]
+    assert set(lines) == {"random actions", "gru", "counts as solved"}
+    assert "nothing counts as solved" in text
+    alone = "".join(horizon({"key": "length", "values": [10], "tried": {"ppo:gru": tried[1:]}}))
+    assert "random actions" in alone
+    assert "counts as solved<" not in alone
+    assert "nothing counts" not in "".join(horizon({"key": "length", "values": [5], "tried": {"ppo:gru": tried[:1]}}))
+
+
 # Break: all settings in the table, or those of one run alone; the first tenth of the returns for the last.
 def test_a_folder_of_runs(tmp_path, capsys):
     folder = tmp_path / "sweep"
