@@ -21,6 +21,7 @@ def verdict(result: OfflineComparison) -> list[str]:
     sentences = [_chance(result), *_luck(result), _coverage(result), _actions(result), *_stitching(result)]
     sentences += [*_asking(result), *_recommendation(result)] if result.env else _foreseeing(result)
     sentences += ["A single seed settles little: give more --num-seeds."] if result.num_seeds == 1 else []
+    sentences += [f"A run failed, and what it belongs to is left out: {error}." for error in result.failed]
     return [sentence for sentence in sentences if sentence]
 
 

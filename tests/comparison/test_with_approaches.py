@@ -122,6 +122,17 @@ def test_a_folder_names_its_runs_as_seen_from_there(folder: Path, capsys: pytest
     assert f"Itsbestrunis{folder}/" in "".join(capsys.readouterr().out.split())
 
 
+def test_a_moved_comparison_goes_on(folder: Path, tmp_path: Path, forked_comparisons: None) -> None:
+    """Breaks where runs on the log look for it where it was."""
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    run = moved / "offline" / "behaviour_cloning_s0"
+    (run / "evaluation.json").unlink()
+    assert main(["compare", "--resume", str(moved)]) == 0
+    assert json.loads((run / "config.json").read_text())["dataset"] == str(moved / "log")
+    assert (moved / "table.md").read_text() == (folder / "table.md").read_text()
+
+
 def test_the_log_is_of_the_best_the_weakest_and_random(folder: Path) -> None:
     policies = EpisodeDataset.open(folder / "log").about["policies"]
     assert {one["policy"] for one in policies} == {"none_s0", "r2d2_gru_s0", "random"}
