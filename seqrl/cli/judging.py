@@ -18,8 +18,6 @@ from seqrl.language_runs.rewards import REPORT, load_reward_model
 from seqrl.run_folder import read_json
 from seqrl.statistics import percent
 
-HELD_OUT = "held-out pairs"
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateRewardModel:
@@ -40,7 +38,8 @@ def evaluate_reward_model(run: str, args: list[str]) -> int:
         report, pairs = reward_report(agent, dataset).to_json(), shown(options.preferences, 1000)
     else:
         require((Path(run) / REPORT).is_file(), f"{run} has no held-out pairs: name others with --preferences FILE")
-        report, pairs = read_json(Path(run), REPORT), HELD_OUT
+        report = read_json(Path(run), REPORT)
+        pairs = _held_out(report)
     tell(run, report, pairs)
     write_output(options.output, {"run": run, "preferences": options.preferences or None, **report})
     return 0
@@ -49,17 +48,17 @@ def evaluate_reward_model(run: str, args: list[str]) -> int:
 def tell_held_out(run: str | Path) -> None:
     """What the pairs that were held out say, if there are any."""
     if (Path(run) / REPORT).is_file():
-        tell(str(run), read_json(Path(run), REPORT), HELD_OUT)
+        report = read_json(Path(run), REPORT)
+        tell(str(run), report, _held_out(report))
+
+
+def _held_out(report: dict[str, Any]) -> str:
+    return f"{report['pairs']} held-out pair{'s' if report['pairs'] != 1 else ''}"
 
 
 def tell(run: str, report: dict[str, Any], pairs: str) -> None:
-    """A report (`RewardReport.to_json`) in tables."""
-    console = Console()
-    table = Table(
-        title=f"{run} on {report['pairs']} {pairs[: -1 if report['pairs'] == 1 else None]}"
-        if pairs == HELD_OUT
-        else f"{run} on {pairs}"
-    )
+    """A report (`RewardReport.to_json`) on `pairs`, in tables."""
+    console, table = Console(), Table(title=f"{run} on {pairs}")
     columns = {
         "pairs": str(report["pairs"]),
         "accuracy": percent(report["accuracy"]),

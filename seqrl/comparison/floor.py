@@ -11,6 +11,7 @@ from seqrl.comparison.config import Config
 from seqrl.comparison.learning_curve import read_threshold
 from seqrl.comparison.run_pool import EVALUATION_SEED, seed_of
 from seqrl.config import make_environment
+from seqrl.errors import UserError
 from seqrl.evaluate import evaluate
 from seqrl.progress import progress_bar
 from seqrl.run_folder import read_json
@@ -59,7 +60,11 @@ def random_floor(config: Config) -> Floor | None:
     random actions were played, it is played when it is first asked for."""
     path = config.folder / RANDOM
     if path.is_file():
-        return Floor(**read_json(config.folder, RANDOM))
+        found = read_json(config.folder, RANDOM)
+        try:
+            return Floor(float(found["mean"]), float(found["half_width"]))
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{path} is damaged: remove it, and random actions are played once more") from None
     floor = play_randomly(config)
     if floor is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -94,7 +94,7 @@ def _run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path, 
                 for future in done:
                     if error := _error_of(future, runs[future], folder):
                         failed.append(error)
-                        progress.update(tasks[runs[future]], description="failed")
+                        progress.update(tasks[runs[future]], description=f"{labels[runs[future]]} failed")
                     over += 1
                     if runs[future] not in done_before:
                         what = "failed" if error else _brought(Path(runs[future]))

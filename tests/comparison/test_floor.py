@@ -13,9 +13,10 @@ from seqrl.algorithms import ppo
 from seqrl.cli import main
 from seqrl.comparison.advice import advice
 from seqrl.comparison.config import Config
-from seqrl.comparison.floor import Floor, play_randomly
+from seqrl.comparison.floor import Floor, play_randomly, random_floor
 from seqrl.comparison.learning_curve import reached, read_threshold
 from seqrl.comparison.report import Comparison
+from seqrl.errors import UserError
 from seqrl.progress import Bar
 
 pytestmark = pytest.mark.usefixtures("forked_comparisons")
@@ -68,6 +69,22 @@ def test_nothing_is_learnt_where_random_actions_bring_as_much() -> None:
     assert words.startswith("None has learnt it yet: the best, gru, brings -0.915 ± 0.02, and random actions bring")
     assert "Take" not in words
     assert advice(measured(*rows, random=-1.0)).startswith("Take gru")
+
+
+def test_a_single_approach_may_not_have_learnt_it_either() -> None:
+    # Breaks where what was tried alone is not looked at: one would evaluate an agent that acts at random.
+    words = advice(measured(row("gru", -0.92, episodes_half_width=0.02)))
+    assert words.startswith(
+        "Only gru was tried: compare others with --memories. None has learnt it yet: the best, gru,"
+    )
+    assert "None" not in advice(measured(row("gru", -0.5, episodes_half_width=0.02)))
+
+
+def test_a_floor_that_is_damaged_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "random.json").write_text('{"mean": null, "half_width": 1}')
+    config = Config(settings=ppo.Config(env="CartPole-v1", run_dir=str(tmp_path)))
+    with pytest.raises(UserError, match=r"random\.json is damaged: remove it"):
+        random_floor(config)
 
 
 def test_one_seed_that_fails_does_not_hide_what_the_others_have_learnt() -> None:
