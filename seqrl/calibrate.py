@@ -5,22 +5,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from rich.table import Table
 from torch import Tensor
 
 from seqrl.algorithms.decision_transformer import Config, chosen_episodes, loss
-from seqrl.checkpoint import load_checkpoint, save_checkpoint, write_json
+from seqrl.checkpoint import load_checkpoint, save_checkpoint, write_atomically, write_json
 from seqrl.data import EpisodeDataset, Windows
 from seqrl.decision_agent import DecisionAgent
 from seqrl.envs import Environment
 from seqrl.errors import UserError
 from seqrl.evaluate import evaluate
+from seqrl.figures import png
 from seqrl.run_folder import CHECKPOINT
 from seqrl.trajectory import tree_map
 
@@ -252,9 +250,8 @@ def set_target(folder: Path, target: float) -> None:
 
 def _plot(calibration: Calibration, dataset: EpisodeDataset, path: Path) -> None:
     """Achieved return by target with its interval, above a histogram of the log's returns."""
-    figure, (axes, below) = plt.subplots(
-        2, 1, figsize=(6.4, 6), dpi=150, layout="constrained", sharex=True, height_ratios=(3, 1)
-    )
+    figure = Figure(figsize=(6.4, 6), dpi=150, layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     targets, achieved = np.array(calibration.targets), np.array(calibration.achieved)
     _, high = calibration.data_range
     if calibration.gamma == 1:
@@ -278,7 +275,4 @@ def _plot(calibration: Calibration, dataset: EpisodeDataset, path: Path) -> None
     axes.legend(frameon=False, fontsize=9)
     below.hist(first_returns(dataset), bins=40, color="#009e73")
     below.set(xlabel="target return (shaded: beyond the log)", ylabel="logged episodes")
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png")
-    plt.close(figure)
-    temporary.replace(path)
+    write_atomically(path, png(figure))

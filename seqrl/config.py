@@ -62,6 +62,9 @@ class RunConfig(ProblemConfig):
     num_layers=3; values are JSON."""
     num_steps: int = 300_000
     """Environment steps to train for, over all environments; a row in which an environment resets counts as one."""
+    start_from: str = ""
+    """Run of the same algorithm whose trained agent this one begins as, to fine-tune it or for a curriculum. Spaces,
+    memory and sizes must be the same; steps, optimiser, replay and the scale of rewards begin anew."""
 
     hidden_size: int = 64
     """Width of the encoder and of the memory."""

@@ -1,6 +1,7 @@
 """Code of one's own by its name `module:Class`: found, called by its name, and what is wrong with it in one line."""
 
-import importlib
+import importlib.util
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -35,9 +36,7 @@ def find_class(what: str, name: str, bases: tuple[type, ...], called: str) -> ty
         module = _import(module_name)
     except (Exception, SystemExit) as error:  # whatever the module raises
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-            raise UserError(
-                f"{what} '{name}': there is no module '{error.name}'; one in this folder is found with PYTHONPATH=."
-            ) from error
+            raise UserError(f"{what} '{name}': {no_module(error.name or module_name, name)}") from error
         raise UserError(f"{what} '{name}': {module_name} cannot be imported ({what_is(error)}): mend it") from error
 
     def is_one(value: object) -> bool:
@@ -53,9 +52,25 @@ def find_class(what: str, name: str, bases: tuple[type, ...], called: str) -> ty
     return kind
 
 
+def is_there(module: str) -> bool:
+    """Whether a module can be found. It is not imported; the packages that it is in are."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (Exception, SystemExit):  # there is no such package, the name is none, or whatever the package raises
+        return False
+
+
+def no_module(module: str, name: str) -> str:
+    """What is said where the module of `name`, such as `module:Class`, is not there."""
+    place = "one in this folder is found with PYTHONPATH=."
+    if module.endswith(".py"):
+        place = f"call it {name.replace('.py:', ':')}; {place}"
+    return f"there is no module '{module}'; {place}"
+
+
 def what_is(error: BaseException) -> str:
     """An error in one line, and where in the user's code it was raised."""
-    others = (*(str(Path(file).parent) for file in (__file__, torch.__file__)), "<")
+    others = (*(f"{Path(file).parent}{os.sep}" for file in (__file__, torch.__file__)), "<")
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -27,6 +27,7 @@ from seqrl.run_folder import (
     check_spaces,
     config_to_json,
     create_folder,
+    read_json,
     read_metrics,
     spaces_to_json,
 )
@@ -40,6 +41,13 @@ class Stateful(Protocol):
     def load_state_dict(self, state: Any) -> Any: ...
 
 
+FITTED = (
+    "memory", "memory_kwargs", "hidden_size", "num_frames", "previous_action", "previous_reward",
+    "normalize_observations", "squash", "rescale_values", "reward_scale",
+)  # fmt: skip
+"""Settings that the weights of an agent were learnt with: with others they do not fit, or mean something else."""
+
+
 class Run:
     """The folder of one training run, its log and its progress bar.
 
@@ -50,6 +58,8 @@ class Run:
 
     is_new = False
     """Whether the folder was made by this process, and nothing in it is gone on with."""
+    start_from = ""
+    """The run whose agent is to be taken over before the first update, until it is."""
     _lock: BinaryIO | None = None
     _start_time = 0.0
     _flush_time = -math.inf
@@ -70,10 +80,12 @@ class Run:
         if resume:
             check_spaces(folder, observation_space, action_space)
         else:
+            if getattr(config, "start_from", ""):
+                _check_start(config, observation_space, action_space)
             spaces = spaces_to_json(observation_space, action_space)
             create_folder(folder, {"config.json": config_to_json(algorithm_of(config), config), "spaces.json": spaces})
         run = cls(folder, config.num_steps, label)
-        run.is_new = not resume
+        run.is_new, run.start_from = not resume, getattr(config, "start_from", "")
         run._take_lock()
         return run
 
@@ -87,15 +99,14 @@ class Run:
         tree, counters = load_checkpoint(path) if path.exists() else ({}, {})
         if path.exists():
             counter(counters, "step", path)  # one without it is damaged, and no reason to begin at step 0
-        for name, part in parts.items():
-            try:
-                part.load_state_dict(tree[name])
-            except UNFIT as error:
-                reason = str(error).rpartition("\n")[2].strip()  # torch puts what differs below a headline
-                raise UserError(
-                    f"{path} does not fit this run ({name}: {reason}): resume with the run's own config"
-                ) from None
+        _load(parts, tree, path, "resume with the run's own config")
         return counters
+
+    def take_over(self, parts: dict[str, Stateful]) -> None:
+        """Bring `parts` to where the run to start from left its own. Raises UserError where they do not fit."""
+        path = Path(self.start_from) / CHECKPOINT
+        _load(parts, load_checkpoint(path)[0], path, "start from a run with the same settings")
+        self.start_from = ""
 
     def save(self, parts: dict[str, Stateful], counters: dict[str, Any]) -> None:
         """Write the checkpoint, whole or not at all. Raises UserError where that fails."""
@@ -151,6 +162,10 @@ class Run:
         Raises UserError where another process trains in the folder, or its log is damaged.
         """
         self._take_lock()
+        if step == 0 and self.start_from:
+            raise UserError(
+                f"--start-from {self.start_from}: {self.label.split()[0]} takes over no agent, leave it out"
+            )
         self._start_step, self._start_time = step, time.monotonic()
         self._drop_metrics_after(step)
         self._metrics = (self.folder / METRICS).open("a")
@@ -217,3 +232,33 @@ class Run:
         elif path.exists():
             kept = [line for line in lines if line["step"] <= step]
             write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def _check_start(config: Any, observation_space: gym.Space, action_space: gym.Space) -> None:
+    """Raise UserError, before anything is written, where this run cannot begin as the agent in `config.start_from`."""
+    folder = Path(config.start_from)
+    earlier, own = (
+        read_json(folder, "config.json"),
+        json.loads(json.dumps(config_to_json(algorithm_of(config), config))),
+    )
+    if earlier.get("type") != own["type"]:
+        raise UserError(
+            f"--start-from {folder} is of {earlier.get('type')}: a run of {own['type']} starts from one of its own kind"
+        )
+    check_spaces(folder, observation_space, action_space)
+    for name in FITTED:
+        if earlier.get(name, own.get(name)) != own.get(name):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"--start-from {folder} has {flag} {earlier[name]}, not {own.get(name)}: give the same")
+    if not (folder / CHECKPOINT).exists():
+        raise UserError(f"--start-from {folder} has no checkpoint yet: train it first, or start from another")
+
+
+def _load(parts: dict[str, Stateful], tree: dict[str, Any], path: Path, way_out: str) -> None:
+    """Give each part what a checkpoint holds of it. Raises UserError for what does not fit."""
+    for name, part in parts.items():
+        try:
+            part.load_state_dict(tree[name])
+        except UNFIT as error:
+            reason = str(error).rpartition("\n")[2].strip()  # torch puts what differs below a headline
+            raise UserError(f"{path} does not fit this run ({name}: {reason}): {way_out}") from None

@@ -19,7 +19,7 @@ from torch import nn
 
 from seqrl.checkpoint import counter, load_checkpoint
 from seqrl.errors import UserError
-from seqrl.spaces import order_of, space_from_json, space_to_json
+from seqrl.spaces import difference, space_from_json, space_to_json
 
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
 UNFIT = (KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError)
@@ -106,6 +106,14 @@ def load_weights(agent: nn.Module, run: str | Path, part: str = "") -> None:
             f"{path} does not fit the agent of config.json ({str(error).rpartition(chr(10))[2].strip()}): "
             "restore both files from the same run"
         ) from None
+
+
+def holds_part(run: str | Path, part: str) -> bool:
+    """Whether the agent in a run's checkpoint has a part called so, such as "policy": what a run of a user's own
+    algorithm can serve as is told by its files, without its code. Raises UserError where there is no checkpoint."""
+    tree, _ = load_checkpoint(Path(run) / CHECKPOINT)
+    agent = tree.get("agent") if isinstance(tree, dict) else None
+    return isinstance(agent, dict) and any(name.startswith(f"{part}.") for name in agent)
 
 
 def check_new(folder: Path) -> None:
@@ -219,12 +227,10 @@ def spaces_to_json(observation_space: gym.Space, action_space: gym.Space) -> dic
 
 def check_spaces(folder: Path, observation_space: gym.Space, action_space: gym.Space) -> None:
     """Raise UserError when an environment's spaces differ from those of the run's agent."""
-    trained = read_json(folder, "spaces.json")
-    for name, space in spaces_to_json(observation_space, action_space).items():
-        # An action's parts stand in their order; an observation's are found by name.
-        if trained.get(name) != space or (name == "action" and order_of(trained[name]) != order_of(space)):
+    given = {"observation": observation_space, "action": action_space}
+    for (name, space), trained in zip(given.items(), read_spaces(folder), strict=True):
+        if wrong := difference(space, trained, name, ordered=name == "action"):
             raise UserError(
-                f"the {name} space does not fit the agent in {folder}: it was trained on "
-                f"{_space(folder, trained, name)}, the environment has {space_from_json(space)}: "
+                f"the {name} space does not fit the agent in {folder}, which was trained on another: {wrong}; "
                 "give the environment it was trained on, with the same --hide and --env-kwargs"
             )

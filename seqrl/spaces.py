@@ -56,10 +56,25 @@ def space_from_json(data: dict[str, Any]) -> gym.Space:
     )
 
 
-def order_of(data: dict[str, Any]) -> Any:
-    """The order of the parts of a space that `space_to_json` described: two descriptions are equal in any order."""
-    inner = data.get("spaces", ())
-    return [(key, order_of(child)) for key, child in (inner.items() if isinstance(inner, dict) else enumerate(inner))]
+def difference(space: gym.Space, other: gym.Space, path: str, *, ordered: bool = False) -> str:
+    """What `space`, called `path`, has otherwise than `other`: "action.grip is Discrete(2), not Discrete(3)", say.
+
+    Empty if nothing. Children of Dict spaces are matched by their keys; if it is `ordered`, as the parts of an action
+    are (`seqrl.actions`), the order of the keys counts too.
+    """
+    if isinstance(space, gym.spaces.Dict) and isinstance(other, gym.spaces.Dict):
+        keys, other_keys = list(space.spaces), list(other.spaces)
+        if set(keys) != set(other_keys):
+            return f"{path} has the keys {keys}, not {other_keys}"
+        if ordered and keys != other_keys:
+            return f"{path} has its keys in the order {keys}, not {other_keys}"
+        children = [(space[key], other[key], f"{path}.{key}") for key in keys]
+    elif isinstance(space, gym.spaces.Tuple) and isinstance(other, gym.spaces.Tuple) and len(space) == len(other):
+        children = [(space[k], other[k], f"{path}.{k}") for k in range(len(space))]
+    else:  # by JSON, since bounds that are close, and other types, are equal by ==
+        same = space_to_json(space) == space_to_json(other)
+        return "" if same else " ".join(f"{path} is {space}, not {other}".split())  # long bounds are printed in lines
+    return next(filter(None, (difference(*child, ordered=ordered) for child in children)), "")
 
 
 def _bound(bound: np.ndarray) -> Any:

@@ -10,6 +10,9 @@ from seqrl.seeds import derived_seed
 from seqrl.testing.own_memory import warn_of_broken_laws
 from seqrl.trajectory import Tree
 
+NETWORKS = ("agent", "critic", "target", "temperature")
+"""The parts that a run which starts from another one takes over: what was learnt, and nothing of how far it was."""
+
 
 class Acting(Stateful, Protocol):
     """What acts: a rollout, or an engine with several of them."""
@@ -64,7 +67,8 @@ class TrainingState:
             self.save(run, step)
 
     def restore(self, run: Run) -> int:
-        """Go back to the run's last checkpoint, if it has one, and return its step.
+        """Go back to the run's last checkpoint, if it has one, else to the networks of the run that it starts from.
+        Returns the step.
 
         Of a new run, first say so where the agent's memory breaks the laws.
         """
@@ -72,6 +76,8 @@ class TrainingState:
             warn_of_broken_laws(self.agent)
         counters = run.restore({})
         if not counters:
+            if run.start_from:
+                run.take_over({name: part for name, part in self.parts.items() if name in NETWORKS})
             return 0
         self.updates = counter(counters, "updates", run.folder / CHECKPOINT)
         if not self.saves_environment:

@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+import os
 import signal
 from types import SimpleNamespace
 
@@ -13,6 +14,9 @@ from jaxtyping import install_import_hook
 install_import_hook(["seqrl.objectives", "seqrl.memory"], "beartype.beartype")
 
 from seqrl.progress import Bar  # noqa: E402
+
+if not torch.cuda.is_available():  # PyTorch's CUDA builds bring Triton along; anything may be the first to import it
+    os.environ["TRITON_INTERPRET"] = "1"
 
 torch.set_num_threads(1)  # the tensors of tests are small, and tests run side by side
 

@@ -203,7 +203,7 @@ def test_runs_are_loaded_and_checked(tmp_path):
     assert action == trained.act(observation)
     check_spaces(tmp_path / "run", Cue.observation_space, SMALL)
     turned = spaces.Dict(OrderedDict(reversed(SMALL.spaces.items())))
-    with pytest.raises(UserError, match=r"the action space does not fit the agent in .*which.*how_much.*how_much"):
+    with pytest.raises(UserError, match=r"in the order \['how_much', 'which'\], not \['which', 'how_much'\]"):
         check_spaces(tmp_path / "run", Cue.observation_space, turned)
 
 

@@ -29,6 +29,7 @@ from seqrl.config import ProblemConfig
 from seqrl.errors import UserError, nearest
 from seqrl.language.agent import LanguageAgent
 from seqrl.language_runs.config import LanguageConfig, check_rewarded
+from seqrl.language_runs.rewards import is_reward_run
 from seqrl.language_runs.run import read_tokenizer
 from seqrl.malloc import keep_freed_memory
 from seqrl.own_code import algorithm_of, find_class, what_is
@@ -146,7 +147,7 @@ def load_speaker(run: str | Path) -> LanguageAgent:
     config = dataclasses.replace(read_config(folder), device="cpu")
     if not isinstance(config, LanguageConfig):
         raise UserError(f"{run} acts and does not speak: load it with seqrl.algorithms.load")
-    if isinstance(config, reward_model.Config):
+    if is_reward_run(folder):
         raise UserError(f"{run} scores and does not speak: load it with seqrl.language_runs.rewards.load_reward_model")
     with _blaming(folder / "config.json"):
         agent = module_of(config).build(config, read_tokenizer(folder), folder)

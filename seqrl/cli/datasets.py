@@ -91,7 +91,8 @@ class Import:
     output: str = ""
     """Of dialogues, the file to write; must not exist yet. By default datasets/SOURCE.jsonl, numbered likewise."""
     env: str = ""
-    """The environment that it was logged in, for its spaces; else they are inferred from what was logged."""
+    """The environment that it was logged in, for its spaces; else they are inferred from what was logged, and Minari's
+    are the dataset's own."""
     env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """Arguments of that environment."""
     unfinished: Literal["error", "truncate", "drop"] = "error"
@@ -142,8 +143,6 @@ def _spaces(source: str, options: Import) -> dict[str, Any]:
         if options.env_kwargs:
             raise UserError("--env-kwargs needs --env: name the environment that it was logged in")
         return {}
-    if source.startswith("minari:"):
-        raise UserError("--env is not needed for Minari datasets, which know their spaces: leave it out")
     config = RunConfig(env=options.env, env_kwargs=options.env_kwargs)
     with contextlib.closing(make_environment(config, 1)) as environment:
         return {

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import seqrl
-from seqrl.algorithms import dpo, kto, load_speaker, read_config
+from seqrl.algorithms import load_speaker, read_config
 from seqrl.checkpoint import write_atomically
 from seqrl.cli.arguments import parse, positional
 from seqrl.cli.outputs import check_output
@@ -26,6 +26,7 @@ from seqrl.language.agent import LanguageAgent
 from seqrl.language.generation import Plain, Voice
 from seqrl.language.steering import SteeredAgent
 from seqrl.language_runs.config import LanguageConfig, configured_task
+from seqrl.language_runs.preferences import PreferenceConfig
 from seqrl.language_runs.run import check_vocabulary
 from seqrl.off_policy import FittedConfig, Requirements, checks, chosen, evaluate_logged, ships
 from seqrl.off_policy.frontier import Point
@@ -185,7 +186,7 @@ def _voice(agent: LanguageAgent, beta: float) -> Voice:
 def _behaviour(agent: LanguageAgent, run: Path, options: Ship, dialogues: list[Dialogue]) -> Voice:
     """What stands in for the policy that was logged."""
     name, config = options.behaviour, read_config(run)
-    tuned = isinstance(config, dpo.Config | kto.Config)  # whose checkpoint does not keep what it began as
+    tuned = isinstance(config, PreferenceConfig)  # dpo's and kto's checkpoints do not keep what they began as
     if not name and (not tuned or _all_logged(dialogues)):
         return agent.cloned().voice()
     folder = Path(name) if name else policy_of(run)

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from seqrl.algorithms import config_class, ppo
 from seqrl.config import RunConfig, require
 from seqrl.errors import UserError, nearest
-from seqrl.memory.make import check_name, is_own
+from seqrl.memory.make import MEMORIES, check_name, is_own
+from seqrl.own_code import is_there
 from seqrl.recipes import RECIPES
 
 ONLINE = ("ppo", "impala", "r2d2", "recurrent_sac")
@@ -78,8 +79,19 @@ def _approach(name: str) -> Approach:
         acts = issubclass(config_class(algorithm), RunConfig)
         require(acts, f"algorithm '{algorithm}' (--approaches {name}) is no subclass of seqrl.config.RunConfig: only "
                       "what learns by acting is compared here")  # fmt: skip
+    elif _is_of_own_file(memory):
+        raise UserError(
+            f"--approaches {name}: behind {algorithm}: stands a memory, and '{memory}' is none; if {algorithm}.py is a "
+            f"file of yours, give it a name that is not one of ours ({', '.join(ONLINE)})"
+        )
     check_name(memory, f"--approaches {name}")
     return Approach(algorithm, memory)
+
+
+def _is_of_own_file(memory: str) -> bool:
+    """Whether what stands behind one of ours is a class and its memory, such as Config:gru of a user's own ppo.py."""
+    module, _, last = memory.rpartition(":")
+    return ":" in module or (last in MEMORIES and bool(module) and not is_there(module))
 
 
 class Override(NamedTuple):

@@ -33,7 +33,7 @@ from seqrl.offline.relabel import seconds_of
 from seqrl.offline.training import held_out_metrics
 from seqrl.recipes import behaviour_cloning, filtered_bc, qdt
 from seqrl.run_folder import config_from_json, config_to_json, create_folder, read_json
-from seqrl.spaces import order_of, space_to_json
+from seqrl.spaces import difference
 
 TYPE = "compare_offline"
 """The type in the config.json of such a comparison."""
@@ -185,11 +185,11 @@ def check(config: Config, dataset: EpisodeDataset) -> None:
             ("observation", dataset.observation_space, environment.single_observation_space),
             ("action", dataset.action_space, environment.single_action_space),
         ):
+            wrong = difference(logged, played, name, ordered=name == "action")
             require(
-                (json := space_to_json(logged)) == space_to_json(played)
-                and (name != "action" or order_of(json) == order_of(space_to_json(played))),
-                f"the {name} space of {dataset.folder} is {logged}, {config.settings.env} has {played}: "
-                "give the environment of the log (--env, --env-kwargs, --hide), or compare without (--no-play)",
+                not wrong,
+                f"the {name} space of {dataset.folder} is not that of {config.settings.env}: {wrong}; give the "
+                "environment of the log (--env, --env-kwargs, --hide), or compare without (--no-play)",
             )
 
 

@@ -7,16 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
+from seqrl.checkpoint import write_atomically
 from seqrl.comparison.report import Comparison, Horizon, Row
+from seqrl.figures import png
 from seqrl.memory import MEMORIES
 from seqrl.reports.common import number, over_seeds
 
@@ -36,10 +35,8 @@ OWN_MARKERS = ("v", "P", "X")
 def plot_comparison(result: Comparison, path: Path) -> None:
     """Write the picture: an approach is a colour for its memory and a kind of line for its algorithm."""
     panels = 1 + (result.horizon is not None)
-    figure, axes = plt.subplots(
-        1, panels, figsize=(8 + 3.6 * (panels - 1), 4.5), dpi=150, layout="constrained", squeeze=False,
-        width_ratios=(5, 4)[:panels],
-    )  # fmt: skip
+    figure = Figure(figsize=(8 + 3.6 * (panels - 1), 4.5), dpi=150, layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False, width_ratios=(5, 4)[:panels])
     if result.horizon is not None:
         _horizon(axes[0, 1], result, result.horizon)
     _curves(axes[0, 0], result)
@@ -52,10 +49,7 @@ def plot_comparison(result: Comparison, path: Path) -> None:
             *axes[0, 0].get_legend_handles_labels(), title="return when evaluated", fontsize=9, title_fontsize=9,
             frameon=False, loc="outside right center",
         )  # fmt: skip
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png")
-    plt.close(figure)
-    temporary.replace(path)
+    write_atomically(path, png(figure))
 
 
 def _look(result: Comparison, row: Row) -> tuple[str, str | tuple[int, tuple[int, ...]], str]:

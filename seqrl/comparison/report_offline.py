@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich.table import Table
 
+from seqrl.checkpoint import write_atomically
+from seqrl.figures import png
 from seqrl.reports.common import WIDTH, fitting_table, markdown_table, mean_and_interval
 from seqrl.statistics import mean_and_half_width
 
@@ -190,10 +189,9 @@ class OfflineComparison:
 def plot_offline(result: OfflineComparison, path: Path) -> None:
     """Returns by method against the log's, and what is got by what is asked for; or how well actions are foreseen."""
     curves = any(row.calibrations for row in result.rows)
-    figure, axes = plt.subplots(
-        1, 1 + curves, figsize=(6.4 + 4.4 * curves, 1.6 + 0.75 * max(len(result.rows), 3)), dpi=150,
-        layout="constrained", squeeze=False, width_ratios=(3, 2)[: 1 + curves],
-    )  # fmt: skip
+    size = (6.4 + 4.4 * curves, 1.6 + 0.75 * max(len(result.rows), 3))
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    axes = figure.subplots(1, 1 + curves, squeeze=False, width_ratios=(3, 2)[: 1 + curves])
     _points(axes[0, 0], result)
     if curves:
         _targets(axes[0, 1], result)
@@ -202,10 +200,7 @@ def plot_offline(result: OfflineComparison, path: Path) -> None:
         panel.grid(alpha=0.25)
     title = textwrap.fill(result.title(), 70 + 40 * curves)
     figure.suptitle(title.replace("$", r"\$"), fontsize=11)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png")
-    plt.close(figure)
-    temporary.replace(path)
+    write_atomically(path, png(figure))
 
 
 def _points(axes: Axes, result: OfflineComparison) -> None:

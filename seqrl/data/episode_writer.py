@@ -164,7 +164,7 @@ def checked(
         )
     reward = checked_leaf(reward, REWARD, num_rows, "reward", where)
     action = _checked_action(episode.action, action_space, num_rows, where)
-    leaves = _checked_observation(episode.observation, observation_space, num_rows + 1, "observation", where)
+    leaves = _checked_leaves(episode.observation, observation_space, num_rows + 1, "observation", where)
     if isinstance(observation_space, gym.spaces.Dict) and ACTION_MASK in observation_space.spaces:
         place = list(space_tree(observation_space)).index(ACTION_MASK)
         mask = leaves[sum(len(list(tree_leaves(s))) for s in list(space_tree(observation_space).values())[:place])]
@@ -175,7 +175,7 @@ def checked(
 def _checked_action(values: Any, space: gym.Space, num_rows: int, where: str) -> np.ndarray:
     """Actions as one array; mixed ones may come as a tree of their leaves too."""
     if is_mixed(space) and isinstance(values, dict | tuple):
-        leaves = _checked_observation(values, space, num_rows, "action", where)
+        leaves = _checked_leaves(values, space, num_rows, "action", where)
         values = np.concatenate([leaf.reshape(num_rows, -1).astype(np.float32) for leaf in leaves], 1)
     whole = list(choices(space)) if is_mixed(space) else []
     space = tensor_space(space)
@@ -256,7 +256,7 @@ def _check_bounds(action: np.ndarray, space: gym.spaces.Box, where: str) -> None
     _check_rows(good, action, "action", where, f"outside {space}; clip it, or give wider bounds")
 
 
-def _checked_observation(values: Tree, space: gym.Space, num_rows: int, name: str, where: str) -> list[np.ndarray]:
+def _checked_leaves(values: Tree, space: gym.Space, num_rows: int, name: str, where: str) -> list[np.ndarray]:
     """The leaves of `values`, which may be nested as `space` is."""
     if isinstance(space, gym.spaces.Dict):
         if not isinstance(values, dict) or set(values) != set(space.spaces):
@@ -272,7 +272,7 @@ def _checked_observation(values: Tree, space: gym.Space, num_rows: int, name: st
     return [
         leaf
         for value, child, key in children
-        for leaf in _checked_observation(value, child, num_rows, f"{name}.{key}", where)
+        for leaf in _checked_leaves(value, child, num_rows, f"{name}.{key}", where)
     ]
 
 

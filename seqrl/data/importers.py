@@ -51,7 +51,7 @@ def import_episodes(source: str | Path, folder: str | Path, **options: Any) -> E
     ==============================  ==================================================================================
 
     `options` are those of the function that reads it: `observation_space`, `action_space`, `unfinished` and `about` for
-    all but Minari, which knows its spaces; `episode`, the column of the episodes, for tables.
+    all (Minari knows its spaces, and those given have to fit them); `episode`, the column of the episodes, for tables.
     """
     text, path = str(source), Path(source)
     if text.startswith(MINARI):
@@ -159,8 +159,9 @@ def from_json_lines(
 
     Its `observations` are a list of T + 1, or of T where the final one is not known; `actions` and `rewards` are lists
     of T; `terminated` and `truncated` are true or false, or lists of T. Of a Dict space, the observations are an object
-    of such lists, or a list of objects; of a Tuple space, which has to be given, a list of such lists. Blank lines are
-    left out, and entries named `infos` or `metadata`. The file is read once, or twice where a space is inferred.
+    of such lists, or a list of objects; of a Tuple space, which has to be given, a list of such lists. Actions of such
+    spaces, which have to be given, are likewise. Blank lines are left out, and entries named `infos` or `metadata`. The
+    file is read once, or twice where a space is inferred.
 
     Raises UserError, naming the line, for whatever is no such object, or does not fit together.
     """
@@ -204,23 +205,24 @@ def _json_episode(line: str, where: str) -> RawEpisode:
     reward = as_array(parts["rewards"], f"{where}: rewards")
     flags = (ends_of(parts.get(name, False), np.shape(reward), name, where) for name in ("terminated", "truncated"))
     terminated, truncated = flags
-    return RawEpisode(_columns(parts["observations"], where), parts["actions"], reward, terminated, truncated, where)
+    observation, action = (_columns(parts[f"{name}s"], name, where) for name in ("observation", "action"))
+    return RawEpisode(observation, action, reward, terminated, truncated, where)
 
 
-def _columns(values: Tree, where: str) -> Tree:
+def _columns(values: Tree, name: str, where: str) -> Tree:
     """Of a list of objects, an object of lists."""
     if isinstance(values, dict):
-        return {key: _columns(child, where) for key, child in values.items()}
+        return {key: _columns(child, name, where) for key, child in values.items()}
     if not isinstance(values, list) or not values or not isinstance(values[0], dict):
         return values
     for row, value in enumerate(values):
         if not isinstance(value, dict) or value.keys() != values[0].keys():
             found = sorted(value) if isinstance(value, dict) else type(value).__name__
             raise UserError(
-                f"{where}, row {row}: the observation has the keys {found}, and {sorted(values[0])} before: give the "
+                f"{where}, row {row}: the {name} has the keys {found}, and {sorted(values[0])} before: give the "
                 "same in all rows"
             )
-    return {key: _columns([value[key] for value in values], where) for key in values[0]}
+    return {key: _columns([value[key] for value in values], name, where) for key in values[0]}
 
 
 def _one_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import shutil
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,10 +16,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from seqrl.actions import is_mixed, to_environment
+from seqrl.actions import to_environment
 from seqrl.data.episodes import EpisodeDataset
 from seqrl.data.raw_episodes import RawEpisode, Unfinished, ends_of, write_dataset
+from seqrl.envs.agent_spaces import agent_space
 from seqrl.errors import UserError
+from seqrl.spaces import difference
 from seqrl.trajectory import Tree, tree_map
 
 MINARI = "minari:"
@@ -28,15 +31,19 @@ def from_minari(
     folder: str | Path,
     dataset: str | Path,
     *,
+    observation_space: gym.Space | None = None,
+    action_space: gym.Space | None = None,
     unfinished: Unfinished = "error",
     about: dict[str, Any] | None = None,
 ) -> EpisodeDataset:
     """The dataset of a Minari dataset that is on this machine: its id, or the path of its folder.
 
-    The spaces are the dataset's own. Its environment's id, where known, becomes `about["env"]`.
+    The spaces are the dataset's own, the parts of a Dict action as they were when it was written; those of the
+    environment, if given, have to be the same by name, and their order is taken: Minari sorts keys where it combines
+    datasets. The environment's id, where known, becomes `about["env"]`.
 
-    Raises UserError where minari is not installed, the dataset is not there or damaged, or its spaces are not
-    supported.
+    Raises UserError where minari is not installed, the dataset is not there or damaged, its spaces are not supported,
+    or not those that are given.
     """
     minari = _minari()
     source = f"{MINARI}{dataset}"
@@ -49,6 +56,14 @@ def from_minari(
         ) from None
     except Exception as error:  # whatever its files, or the packages that read their format, raise
         raise UserError(f"{source} cannot be read ({_one_line(error)}): give a Minari dataset") from None
+    logged = {"observation": data.observation_space, "action": _action_space(data)}
+    for name, space in (("observation", observation_space), ("action", action_space)):
+        if space is not None:
+            if wrong := difference(agent_space(logged[name], name), agent_space(space, name), name):
+                raise UserError(
+                    f"{source} was logged in another environment: {wrong}; give that one, or none for its own spaces"
+                )
+            logged[name] = space
 
     def episodes() -> Iterator[RawEpisode]:
         number = 0
@@ -67,8 +82,8 @@ def from_minari(
     return write_dataset(
         folder,
         episodes,
-        observation_space=data.observation_space,
-        action_space=data.action_space,
+        observation_space=logged["observation"],
+        action_space=logged["action"],
         unfinished=unfinished,
         about={"source": source} | _environment(data) | (about or {}),
     )
@@ -93,9 +108,7 @@ def to_minari(dataset: EpisodeDataset, dataset_id: str, *, env: str | None = Non
             yield minari.data_collector.EpisodeBuffer(
                 id=k,
                 observations=_in_own_units(episode.observation, spaces[0]),
-                actions=to_environment(episode.action, spaces[1])
-                if is_mixed(spaces[1])
-                else _in_own_units(episode.action, spaces[1]),
+                actions=to_environment(episode.action, spaces[1]),
                 rewards=episode.reward,
                 terminations=flags[0],
                 truncations=flags[1],
@@ -155,6 +168,21 @@ def _minari() -> ModuleType:
     except ImportError:
         raise UserError('Minari datasets need minari: pip install "seqrl[offline]"') from None
     return minari
+
+
+def _action_space(data: Any) -> gym.Space:
+    """The action space of a Minari dataset in the order in which it was written: where Minari reads, it sorts keys."""
+
+    def ordered(space: Any, stored: dict[str, Any]) -> gym.Space:
+        inner: Any = stored.get("subspaces")
+        if isinstance(space, gym.spaces.Dict):
+            return gym.spaces.Dict(OrderedDict((key, ordered(space[key], child)) for key, child in inner.items()))
+        if isinstance(space, gym.spaces.Tuple):
+            return gym.spaces.Tuple([ordered(*pair) for pair in zip(space, inner, strict=True)])
+        return space
+
+    stored = data.storage.read_raw_metadata(data.storage.data_path).get("action_space")  # else it is the environment's
+    return ordered(data.action_space, json.loads(stored)) if stored else data.action_space
 
 
 def _environment(data: Any) -> dict[str, Any]:

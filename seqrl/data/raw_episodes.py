@@ -71,9 +71,7 @@ def write_dataset(
     given = {"observation_space": observation_space, "action_space": action_space}
     inferred = [name for name, space in given.items() if space is None]
     if inferred:
-        found = infer_spaces(episodes())
-        observation_space = found[0] if observation_space is None else observation_space
-        action_space = found[1] if action_space is None else action_space
+        observation_space, action_space = infer_spaces(episodes(), observation_space, action_space)
     assert observation_space is not None
     assert action_space is not None
     dropped = repeated = 0
@@ -245,20 +243,33 @@ def _appended(observation: Tree, last: Tree, where: str) -> Tree:
     return tree_map(append, observation, last)
 
 
-def infer_spaces(episodes: Iterator[RawEpisode]) -> tuple[gym.Space, gym.Space]:
-    """The smallest spaces that hold the observations and the actions of all episodes."""
+def infer_spaces(
+    episodes: Iterator[RawEpisode], observation_space: gym.Space | None = None, action_space: gym.Space | None = None
+) -> tuple[gym.Space, gym.Space]:
+    """The spaces of observations and actions: those that are given, else the smallest that hold what all episodes have.
+
+    Raises UserError where there are no episodes, one is empty, or has other parts than those before; and for actions of
+    several parts, whose choices no numbers tell from amounts.
+    """
     observation: Tree = None
     action: Any = None
+    is_empty = True
     for raw in episodes:
+        is_empty = False
         if np.size(raw.reward) == 0:
             raise UserError(f"{raw.where} is empty: leave out episodes without a decision")
-        if isinstance(raw.action, dict | tuple):
-            raise UserError(f"{raw.where}: action has several parts: give one array of actions")
-        observation = _joined(observation, raw.observation, f"{raw.where}: observation")
-        action = _joined(action, raw.action, f"{raw.where}: action")
-    if action is None:
+        if observation_space is None:
+            observation = _joined(observation, raw.observation, f"{raw.where}: observation")
+        if action_space is None and isinstance(raw.action, dict | tuple):
+            raise UserError(f"{raw.where}: action has several parts: give their space (--env), or one array of actions")
+        if action_space is None:
+            action = _joined(action, raw.action, f"{raw.where}: action")
+    if is_empty:
         raise UserError("there are no episodes: there is nothing to learn from; log at least one")
-    return _space(observation, "observation"), _space(action, "action")
+    return (
+        _space(observation, "observation") if observation_space is None else observation_space,
+        _space(action, "action") if action_space is None else action_space,
+    )
 
 
 @dataclass(frozen=True)

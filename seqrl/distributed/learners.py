@@ -139,7 +139,9 @@ class Group:
     def open(self, config: Any, observation_space: gym.Space, action_space: gym.Space, resume: bool) -> Run:
         """`Run.open`, by the first learner alone."""
         if self.rank:
-            return Follower(Path(config.run_dir))
+            follower = Follower(Path(config.run_dir))
+            follower.start_from = config.start_from
+            return follower
         return Run.open(config, observation_space, action_space, resume)
 
     def add_others(self, parts: dict[str, Stateful], common: Sequence[str]) -> None:

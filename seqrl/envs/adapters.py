@@ -21,10 +21,12 @@ from gymnasium import Space, spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from torch import Tensor
 
-from seqrl.actions import choices, to_environment, unpack
+from seqrl.actions import to_environment, unpack
+from seqrl.envs.action_masks import InfoMask, with_something_allowed
 from seqrl.envs.agent_spaces import agent_space
 from seqrl.envs.base import TorchVectorEnv
 from seqrl.envs.failures import misfit, not_in_space, raise_as_they_were, told
+from seqrl.envs.trials import EPISODE_START
 from seqrl.errors import UserError
 from seqrl.trajectory import ACTION_MASK, TimeStep, Tree, tree_map, where_rows
 
@@ -120,17 +122,18 @@ class GymnasiumEnvironment(Environment):
     """Any Gymnasium `VectorEnv` (synchronous, asynchronous or a user's own), in any autoreset mode.
 
     Observations and actions may be nested Dict and Tuple spaces of Box, Discrete, MultiDiscrete and MultiBinary; Box
-    actions are in the space's own units. Where a Discrete action space comes with `info["action_mask"]` at
-    reset, as in Taxi, observations become `{"observation": ..., "action_mask": bool [B, n]}`; to find that out, the
-    environments are reset once here. A Dict observation with an `action_mask` of its own, an
-    entry for each choice, has it turned to bool. A row
-    whose mask is missing, or allows nothing (as some give after the end), allows everything.
+    actions are in the space's own units. A Dict observation with an `action_mask` of its own, an entry for each choice,
+    has it turned to bool. Where there is none, but `info["action_mask"]` at reset, as in Taxi, in one of the forms that
+    `seqrl.envs.action_masks` reads, observations become `{"observation": ..., "action_mask": bool [B, n]}`, and those
+    of trials have it beside their own; to find that out, the environments are reset once here. A row whose mask is
+    missing allows everything, and so is a choice free of which nothing is allowed (as some give after the end).
 
     Such environments have no state that can be saved: `state_dict` is None.
 
     Raises:
-        UserError: for an unsupported space or an unknown autoreset mode; from `reset` and `step`, for whatever the
-            environment raises, an observation that is not in its space, and one or a reward that is NaN or infinite.
+        UserError: for an unsupported space, an unknown autoreset mode or a mask that does not fit the actions; from
+            `reset` and `step`, for whatever the environment raises, an observation that is not in its space, and one or
+            a reward that is NaN or infinite.
     """
 
     def __init__(self, vector_env: VectorEnv, device: torch.device | str = "cpu") -> None:
@@ -146,10 +149,13 @@ class GymnasiumEnvironment(Environment):
         self.single_action_space = agent_space(vector_env.single_action_space, "action")
         self._inner_space = agent_space(vector_env.single_observation_space, "observation")
         self.single_observation_space = self._inner_space
-        self._num_masked_actions = self._probe_action_mask()
-        if self._num_masked_actions:
-            mask_space = spaces.MultiBinary(self._num_masked_actions)
-            self.single_observation_space = spaces.Dict(observation=self._inner_space, action_mask=mask_space)
+        self._info_mask = InfoMask(self.single_action_space, f"'{self._name}' gives info['{ACTION_MASK}']")
+        self._sizes = self._info_mask.sizes  # how many values each choice has
+        self._observes_mask = isinstance(self._inner_space, spaces.Dict) and ACTION_MASK in self._inner_space.spaces
+        self._is_told_mask = self._probe_action_mask()
+        if self._is_told_mask:
+            seen = self._with_mask(self._inner_space, spaces.MultiBinary(sum(self._sizes)))
+            self.single_observation_space = spaces.Dict(**seen)
         self._num_steps = 0
         self._ended = np.zeros(self.num_envs, dtype=bool)
 
@@ -233,13 +239,21 @@ class GymnasiumEnvironment(Environment):
         if self._may_misfit and (wrong := misfit(space, values, (self.num_envs,))):
             raise not_in_space(self._name, wrong)
         observation = self._tensors(space, self._inner_space, values)
-        if self._num_masked_actions:
-            mask = self._info_action_mask(infos, self._num_masked_actions)
-            observation = {"observation": observation, ACTION_MASK: mask}
+        if self._is_told_mask:
+            masks = self._info_mask.of_infos(infos, ACTION_MASK, self.num_envs)
+            observation = self._with_mask(observation, torch.from_numpy(masks).to(self.device))
+        elif ACTION_MASK in infos and self._sizes and not self._observes_mask:
+            raise UserError(
+                f"'{self._name}' gives info['{ACTION_MASK}'], and gave none at its first reset: give it there too"
+            )
         if isinstance(observation, dict) and ACTION_MASK in observation:
-            mask = observation[ACTION_MASK]
-            observation[ACTION_MASK] = mask | ~mask.any(-1, keepdim=True)  # nothing allowed: no distribution over it
+            observation[ACTION_MASK] = with_something_allowed(observation[ACTION_MASK], self._sizes)
         return observation
+
+    def _with_mask(self, observation: Any, mask: Any) -> dict[str, Any]:
+        """An observation or its space, with a mask beside it: in trials beside the parts that make it one."""
+        is_trial = isinstance(self._inner_space, spaces.Dict) and EPISODE_START in self._inner_space.spaces
+        return {**(observation if is_trial else {"observation": observation}), ACTION_MASK: mask}
 
     def _tensors(self, env_space: Space, agent_space: Space, values: Any) -> Tree:
         """`values` of `env_space`, batched, as tensors of `agent_space` that share no memory with the environment."""
@@ -282,41 +296,25 @@ class GymnasiumEnvironment(Environment):
     def _flags(self, values: Any) -> Tensor:
         return torch.from_numpy(np.array(values, dtype=bool)).to(self.device)
 
-    def _probe_action_mask(self) -> int:
-        """The number of actions that `info["action_mask"]` speaks of, 0 where it is not given."""
-        space = self.single_action_space
-        if isinstance(self._inner_space, spaces.Dict) and ACTION_MASK in self._inner_space.spaces:
-            self._check_own_mask(self._inner_space[ACTION_MASK], space)
-            return 0
-        if not isinstance(space, spaces.Discrete):
-            return 0
+    def _probe_action_mask(self) -> bool:
+        """Whether resets tell a mask, and none is observed. Raises UserError for one that does not fit the actions."""
+        if self._observes_mask:
+            self._check_own_mask()
+        if self._observes_mask or not self._sizes:
+            return False
         _, infos = self._reset()
-        if ACTION_MASK not in infos:
-            return 0
-        shape = np.shape(infos[ACTION_MASK][0])
-        if shape != (space.n,):
-            raise UserError(
-                f"'{self._name}' gives info['action_mask'] of shape {shape} for {space.n} actions: give one each"
-            )
-        return int(space.n)
+        self._info_mask.of_infos(infos, ACTION_MASK, self.num_envs)
+        return ACTION_MASK in infos
 
-    def _check_own_mask(self, mask: Space, actions: Space) -> None:
-        num_choices = sum(choices(actions).values())
+    def _check_own_mask(self) -> None:
+        mask, num_choices = self._inner_space[ACTION_MASK], sum(self._sizes)  # type: ignore[index]
         if not num_choices:
             return  # refused where a policy is made for it
         if not isinstance(mask, spaces.MultiBinary) or mask.shape != (num_choices,):
             raise UserError(
-                f"'{self._name}' observes an action_mask of {mask} for {actions}: give a MultiBinary({num_choices}), "
-                "an entry for each choice"
+                f"'{self._name}' observes an action_mask of {mask} for {self.single_action_space}: give a "
+                f"MultiBinary({num_choices}), an entry for each choice"
             )
-
-    def _info_action_mask(self, infos: dict[str, Any], num_actions: int) -> Tensor:
-        mask = np.ones((self.num_envs, num_actions), dtype=bool)
-        # Gymnasium marks under `_key` which rows have given `key`; the others hold zeros there.
-        given = infos.get("_action_mask", np.full(self.num_envs, ACTION_MASK in infos))
-        for row in np.flatnonzero(given):
-            mask[row] = infos[ACTION_MASK][row]
-        return torch.from_numpy(mask).to(self.device)
 
 
 def _name_of(vector_env: VectorEnv) -> str:

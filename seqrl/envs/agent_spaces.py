@@ -19,6 +19,11 @@ def agent_space(space: Any, path: str) -> Space:
     if path == "action" and is_mixed(space):
         parts(space)  # refuses what nothing can choose
     if isinstance(space, spaces.Dict):
+        for key in space.spaces:
+            if not isinstance(key, str):  # the folder of a run, JSON, would give it back as text
+                raise UserError(
+                    f"the {path} space has the key {key!r}: use text for the keys of a Dict, such as '{key}'"
+                )
         children = ((key, agent_space(child, f"{path}.{key}")) for key, child in space.spaces.items())
         # An action's parts stand, and are masked, in the order of its space, which Gymnasium keeps of this dict alone.
         return spaces.Dict(OrderedDict(children) if is_action else dict(children))

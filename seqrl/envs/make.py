@@ -18,6 +18,7 @@ from seqrl.envs.hide import Hide
 from seqrl.envs.registration import is_batch, registered, render_modes, unknown
 from seqrl.envs.wrappers import Flicker, Noise
 from seqrl.errors import UserError, nearest
+from seqrl.own_code import no_module
 
 _VECTORIZATIONS = ("auto", "sync", "async")
 _AUTORESET_MODES = {
@@ -152,10 +153,7 @@ def _missing(env_id: str, error: ModuleNotFoundError) -> str:
     missing, module = found[1] if found else str(error), env_id.rpartition(":")[0]
     if not f"{module}.".startswith(f"{missing}."):
         return f"there is no module '{missing}'"
-    place = "one in this folder is found with PYTHONPATH=."
-    if module.endswith(".py"):
-        place = f"call it {env_id.replace('.py:', ':')}; {place}"
-    return f"there is no module '{module}'; {place}"
+    return no_module(module, env_id)
 
 
 def _register(env_id: str) -> None:

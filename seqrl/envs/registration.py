@@ -91,9 +91,8 @@ def is_batch(spec: EnvSpec | None, env_kwargs: dict[str, Any]) -> bool:
         made_by = point.func if isinstance(point, partial) else point
         if isinstance(made_by, type):
             return issubclass(made_by, TorchVectorEnv)
-        env = point(
-            **{"num_envs": 1, "device": "cpu"} | spec.kwargs | env_kwargs
-        )  # a function does not say what it makes
+        # A function does not say what it makes.
+        env = point(**{"num_envs": 1, "device": "cpu"} | spec.kwargs | env_kwargs)
         env.close()
     except (Exception, SystemExit):  # of another package, such as one that is missing; else making it says why
         return False

@@ -28,7 +28,7 @@ from seqrl.language_runs.run import read_tokenizer
 from seqrl.offline.training import Loss, fit
 from seqrl.own_code import algorithm_of
 from seqrl.run import Run
-from seqrl.run_folder import CHECKPOINT, load_weights, read_json
+from seqrl.run_folder import CHECKPOINT, holds_part, load_weights, read_json
 from seqrl.text import Tokenizer
 from seqrl.trajectory import to_device
 
@@ -143,17 +143,25 @@ def with_model_of(config: L, policy: str) -> L:
 
 
 def settings_of_policy(run: str | Path) -> dict[str, Any]:
-    """What config.json says of a run whose policy is taken. Raises UserError where it has none that stands alone."""
+    """What config.json says of a run whose policy is taken, also of an algorithm of one's own.
+
+    Raises UserError where it has none that stands alone.
+    """
     settings = read_json(Path(run), "config.json")
-    kind, own = settings.get("type"), settings.get("policy")
-    instead = f", such as the policy in it, {own}" if own and kind not in KINDS else ""
-    known = f"{', '.join(KINDS)}, whose policy stands alone"
-    require(kind in KINDS, f"{run} is a run of {kind}: give one of {known}{instead}")
+    kind, began_as = str(settings.get("type")), settings.get("policy")
+    instead = f", such as the policy in it, {began_as}" if began_as else ""
+    known = f"{', '.join(KINDS)}, or of a copy of theirs, whose policy stands alone"
+    # A copy of ours, which like them has the model of its policy in config.json; where it is in a file, it is steered.
+    like_them = ":" in kind and "model" in settings and not (Path(run) / "policy.json").exists()
+    require(
+        kind in KINDS or (like_them and holds_part(run, "policy")),
+        f"{run} is a run of {kind}: give one of {known}{instead}",
+    )
     return settings
 
 
 KINDS = ("bc", "dpo", "kto", "rlhf")
-"""Runs whose checkpoint has a policy, of the model that config.json says."""
+"""Runs of ours whose checkpoint has a policy, of the model that config.json says."""
 
 
 def tune(

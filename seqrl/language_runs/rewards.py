@@ -13,18 +13,23 @@ from seqrl.language.model import LanguageModel
 from seqrl.language.reward_model import RewardAgent, RewardEnsemble, RewardModel
 from seqrl.language_runs.config import LanguageConfig, make_model
 from seqrl.language_runs.run import read_tokenizer
-from seqrl.run_folder import config_from_json, load_weights, read_json
+from seqrl.run_folder import config_from_json, holds_part, load_weights, read_json
 from seqrl.seeds import derived_seed
 from seqrl.text import Tokenizer
 
 TYPE = "reward_model"
-"""What config.json says that it is."""
+"""What config.json says that ours is."""
 REPORT = "held_out.json"
 
 
 def is_reward_run(run: str | Path) -> bool:
-    """Whether a folder is a reward model's run."""
-    return (Path(run) / "config.json").is_file() and read_json(Path(run), "config.json").get("type") == TYPE
+    """Whether a folder is a reward model's run, of ours or of a copy of it."""
+    return (Path(run) / "config.json").is_file() and _is_like_ours(run, read_json(Path(run), "config.json"))
+
+
+def _is_like_ours(run: str | Path, settings: dict[str, Any]) -> bool:
+    kind = str(settings.get("type"))
+    return kind == TYPE or (":" in kind and "num_models" in settings and holds_part(run, "ensemble"))
 
 
 def make_reward_agent(config: LanguageConfig, tokenizer: Tokenizer, num_models: int, policy: str = "") -> RewardAgent:
@@ -53,7 +58,7 @@ def load_reward_model(run: str | Path, device: str = "cpu") -> RewardAgent:
     """
     folder = Path(run)
     content: dict[str, Any] = read_json(folder, "config.json")
-    if content.get("type") != TYPE:
+    if not _is_like_ours(folder, content):
         raise UserError(f"{run} is a run of {content.get('type')}: give one of reward_model (seqrl train reward_model)")
     known = {field.name for field in dataclasses.fields(LanguageConfig)}
     settings = {key: value for key, value in content.items() if key in known} | {"device": device}

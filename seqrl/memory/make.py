@@ -21,10 +21,10 @@ from seqrl.own_code import find_class, what_is
 from seqrl.trajectory import tree_flatten
 
 MEMORIES = ("none", "frame_stack", "gru", "lstm", "linear", "linear_attention", "transformer")
-
-
-SIZES_OF_OURS = {"linear_attention": ("num_layers", "num_heads", "key_size")}
-SIZES_OF_OURS |= {"transformer": ("num_layers", "num_heads", "window")}
+SIZES_OF_OURS = {
+    "linear_attention": ("num_layers", "num_heads", "key_size"),
+    "transformer": ("num_layers", "num_heads", "window"),
+}
 """What keyword arguments may set of ours, besides what has a flag of its own."""
 
 

@@ -60,8 +60,8 @@ class _Policy(nn.Module):
             self._init_gaussian(space, initial_log_std)
         elif not self.sizes or (len(space.shape or ()) > 1 and not part):
             raise UserError(
-                f"no policy head for the action space {space}: "
-                "use Discrete, MultiDiscrete, MultiBinary or a floating-point Box, or wrap the environment"
+                f"no policy head for the action space {space}: use Discrete, MultiDiscrete or MultiBinary of one axis, "
+                "or a floating-point Box, or wrap the environment"
             )
 
     def _init_gaussian(self, space: gym.spaces.Box, initial_log_std: float) -> None:

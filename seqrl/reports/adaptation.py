@@ -1,6 +1,5 @@
 """What a person looks at after an agent adapted: a table, a plot by inner episode, and the same figures as JSON."""
 
-import io
 import itertools
 import json
 import math
@@ -8,18 +7,16 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from seqrl.adaptation import AGENT, OPTIMAL, Adaptation
 from seqrl.checkpoint import write_atomically
+from seqrl.figures import png
 from seqrl.reports.common import mean_and_interval
 from seqrl.statistics import mean_and_half_width
 
@@ -137,7 +134,8 @@ def write(folder: Path, found: Adaptation, about: dict[str, Any], title: str) ->
 def plot(found: Adaptation, title: str) -> bytes:
     """A PNG of the mean return by inner episode: the agent with its 95 % band, references thinner, and a dashed line
     for who knows the task. Trials of more than `SMOOTHED_ABOVE` inner episodes are smoothed, and the axis says so."""
-    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=150, layout="constrained")
+    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
+    axes = figure.subplots()
     width = smoothing_width(found.num_episodes)
     styles = itertools.cycle(STYLES)
     lines = []
@@ -164,12 +162,7 @@ def plot(found: Adaptation, title: str) -> bytes:
     axes.legend(handles=lines, title="return of a trial", fontsize=9, title_fontsize=9, frameon=False,
                 loc="center left", bbox_to_anchor=(1.0, 0.5))  # fmt: skip
     figure.suptitle(textwrap.fill(title, 90).replace("$", r"\$"), fontsize=11)
-    picture = io.BytesIO()
-    try:
-        figure.savefig(picture, format="png")
-    finally:
-        plt.close(figure)
-    return picture.getvalue()
+    return png(figure)
 
 
 def smoothing_width(num_episodes: int) -> int:

@@ -1,22 +1,19 @@
 """What a person looks at to choose how strongly to steer: a table, a plot and JSON."""
 
-import io
 import json
 import math
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, StrMethodFormatter
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from seqrl.checkpoint import write_atomically
+from seqrl.figures import png
 from seqrl.off_policy.frontier import Frontier, Mean, Point
 from seqrl.reports.common import mean_and_interval
 from seqrl.reports.shipping import finite
@@ -103,7 +100,8 @@ def write(folder: Path, found: Frontier, about: dict[str, Any], title: str) -> l
 
 def plot(found: Frontier, title: str) -> bytes:
     """A PNG: return against KL, a point for each β with both intervals, joined in the order of β."""
-    figure, axes = plt.subplots(figsize=(7.5, 4.8), dpi=150, layout="constrained")
+    figure = Figure(figsize=(7.5, 4.8), dpi=150, layout="constrained")
+    axes = figure.subplots()
     kl = np.array([point.kl_of_dialogue for point in found.points])
     value = np.array([point.mean_return for point in found.points])
     # KL grows as β² while β is small: on the scale of its root, points stand apart.
@@ -130,12 +128,7 @@ def plot(found: Frontier, title: str) -> bytes:
     axes.margins(y=0.12)
     figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=3)
     figure.suptitle(title.replace("$", r"\$"), fontsize=11)
-    picture = io.BytesIO()
-    try:
-        figure.savefig(picture, format="png")
-    finally:
-        plt.close(figure)
-    return picture.getvalue()
+    return png(figure)
 
 
 def _name_points(axes: Axes, found: Frontier, kl: np.ndarray, value: np.ndarray, right: float) -> None:

@@ -4,15 +4,14 @@ import reprlib
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from seqrl.checkpoint import write_atomically
 from seqrl.errors import UserError
+from seqrl.figures import png
 from seqrl.reports.common import smooth
 from seqrl.run_folder import read_json, read_metrics
 
@@ -83,8 +82,8 @@ def plot_run(folder: Path) -> Path:
         raise UserError(f"{folder} has logged nothing yet: wait for its first update, or train it")
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 2.9 * rows), dpi=150, layout="constrained")
-    flat = np.atleast_1d(axes).ravel()
+    figure = Figure(figsize=(4.2 * columns, 2.9 * rows), dpi=150, layout="constrained")
+    flat = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, (title, shown) in zip(flat, panels.items(), strict=False):
         _panel(axis, title, shown)
         axis.set_title(panel_title(title, config), fontsize=10)
@@ -95,10 +94,7 @@ def plot_run(folder: Path) -> Path:
     headline = " ".join(map(str, filter(None, subject))) + f" · seed {config.get('seed')}"
     figure.suptitle(headline.replace("$", r"\$"), fontsize=12, wrap=True)  # which would begin a formula
     path = folder / "report.png"
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png")
-    plt.close(figure)
-    temporary.replace(path)
+    write_atomically(path, png(figure))
     return path
 
 

@@ -1,6 +1,5 @@
 """What a person looks at before a policy ships: the verdict with its reasons, a page with plots, and JSON."""
 
-import io
 import json
 import math
 import textwrap
@@ -9,16 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from rich.table import Table
 
 from seqrl.checkpoint import write_atomically, write_json
+from seqrl.figures import png
 from seqrl.off_policy import Check, Evaluation, Interval, Requirements, ships
 
 GOOD, BAD, POLICY, LOG, GREY = "#007a5a", "#b03a00", "#0072b2", "#444444", "#888888"
@@ -135,7 +133,7 @@ def write_betas(folder: Path, judged: Mapping[float, Judged], wanted: Requiremen
 def plot(found: Evaluation, results: list[Check], wanted: Requirements, title: str) -> bytes:
     """A page, as PNG: the verdict, the estimates with the log's mean, what weighting left, and the reasons."""
     layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.08)
-    figure = plt.figure(figsize=(9.5, 7.4), dpi=150, layout=layout)
+    figure = Figure(figsize=(9.5, 7.4), dpi=150, layout=layout)
     top, bottom = np.asarray(figure.subfigures(2, 1, height_ratios=(3, 2)))
     panels = top.subplots(1, 2, width_ratios=(5, 3))
     _forest(panels[0], found, wanted)
@@ -145,12 +143,7 @@ def plot(found: Evaluation, results: list[Check], wanted: Requirements, title: s
     figure.suptitle(verdict(results), fontsize=20, fontweight="bold", color=GOOD if passed else BAD)
     about = "\n".join([*textwrap.wrap(title, 110), _caption(found)])
     top.suptitle(_plain(about), fontsize=9, color=LOG)
-    picture = io.BytesIO()
-    try:
-        figure.savefig(picture, format="png")
-    finally:
-        plt.close(figure)
-    return picture.getvalue()
+    return png(figure)
 
 
 def _plain(text: str) -> str:
@@ -193,8 +186,8 @@ def _sizes(axes: Axes, found: Evaluation, wanted: Requirements) -> None:
     axes.set_yscale("log")
     axes.set_ylim(0.8, 3 * found.num_dialogues)
     axes.set(xlabel="the agent's turns weighed", ylabel="effective number of dialogues")
-    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=1)

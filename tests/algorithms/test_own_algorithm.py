@@ -201,6 +201,11 @@ def test_names() -> None:
         read(["my_ppo:Config:gur"])
     with pytest.raises(UserError, match=r"unknown algorithm in 'pppo:gru' \(--approaches\): did you mean 'ppo'"):
         read(["pppo:gru"])
+    for memory in ("Config:gru", "Config:brain:Own"):  # of a file of one's own that is called ppo.py
+        way_out = rf"behind ppo: stands a memory, and '{memory}' is none; if ppo\.py is a file of yours, give it a name"
+        with pytest.raises(UserError, match=way_out):
+            read([f"ppo:{memory}"])
+    assert read(["ppo:brain:gru"])[0] == [Approach("ppo", "brain:gru")]  # a module that is there may have such a class
     with pytest.raises(UserError, match="only what learns by acting is compared here"):
         read(["stubs:Logged:gru"])
 

@@ -1,8 +1,10 @@
 """seqrl ship, seqrl frontier and seqrl turns: exit statuses, files, messages."""
 
 import dataclasses
+import importlib
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import matplotlib.image
@@ -112,15 +114,25 @@ def test_what_may_have_been_learnt_from_but_is_not_there_does_not_ship(folder, t
     assert "NO held out Not known, as what it learnt from is not found: gone.jsonl." in said
 
 
-# Broken by `agent.cloned()` of a run of dpo, whose weights would all be 1; by a policy that must be there for nothing.
-def test_what_stands_in_for_the_log_is_what_the_run_began_as(folder, tmp_path):
+@pytest.fixture(params=["ours", "a copy"])
+def algorithm(request, tmp_path, monkeypatch):
+    """dpo, or a user's copy of its file."""
+    shutil.copy(dpo.__file__, tmp_path / "copied_dpo.py")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "copied_dpo", raising=False)
+    return dpo if request.param == "ours" else importlib.import_module("copied_dpo")
+
+
+# Broken by `agent.cloned()` of a run of dpo or of a copy, whose weights would all be 1; by a policy that must be there
+# for nothing.
+def test_what_stands_in_for_the_log_is_what_the_run_began_as(folder, tmp_path, algorithm):
     pair = [(Turn(speaker="assistant", text=text),) for text in ("ivory", "onion")]
     write_preferences(tmp_path / "p.jsonl", [Preference(id="p", prompt=(), chosen=pair[0], rejected=pair[1])] * 2)
-    config = dpo.Config(
+    config = algorithm.Config(
         policy=str(folder / "run_policy"), preferences=str(tmp_path / "p.jsonl"), run_dir=str(tmp_path / "dpo"),
         num_steps=1, warmup=0, held_out=0.0,
     )  # fmt: skip
-    agent, run = dpo.train(config), tmp_path / "dpo"
+    agent, run = algorithm.train(config), tmp_path / "dpo"
     logged = list(read_dialogues(folder / "held_out.jsonl"))
     bare = list(read_dialogues(folder / "learnt.jsonl"))  # without propensities
 

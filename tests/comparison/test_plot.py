@@ -2,9 +2,9 @@
 
 import math
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from seqrl.comparison.plot import _curves, _horizon
 from seqrl.comparison.report import Comparison, Horizon, Row, Tried
@@ -26,9 +26,7 @@ def result(*memories, **changes):
 
 @pytest.fixture
 def axes():
-    figure, axes = plt.subplots()
-    yield axes
-    plt.close(figure)
+    return Figure().subplots()
 
 
 # Break: a grid from 0 to the steps that were asked for, or a band from `seeds.min(0)` to `seeds.max(0)`.

@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pandas as pd
 import pytest
+from mixed_actions import SMALL
 
 from seqrl.data import EpisodeDataset, from_arrays, from_json_lines, from_pandas, import_episodes
 from seqrl.errors import UserError
@@ -242,6 +243,21 @@ def test_nested_json(tmp_path, rows):
     if rows == "lists":
         assert_is_nested(dataset)
     np.testing.assert_array_equal(dataset.observation["image"], observation["image"])
+
+
+# Breaks if actions are not read as observations are, or a space is inferred of what has one.
+@pytest.mark.parametrize("rows", ["lists", "objects"])
+def test_mixed_actions_in_json(tmp_path, rows):
+    action = {"which": [1, 3, 2], "how_much": [[0.5], [-1.0], [0.25]]}
+    if rows == "objects":
+        action = [{key: action[key][t] for key in ("how_much", "which")} for t in range(3)]
+    log = {"observations": [0.0, 1.0, 2.0, 3.0], "actions": action, "rewards": [1, 1, 1], "terminated": True}
+    path = write_lines(tmp_path / "log.jsonl", [log])
+    dataset = from_json_lines(tmp_path / "log", path, action_space=SMALL)
+    assert dataset.episode(0).action.tolist() == [[0, 0.5], [2, -1], [1, 0.25]]
+    assert dataset.about["inferred_from_the_data"] == ["observation_space"]
+    with pytest.raises(UserError, match=r"line 1: action has several parts: give their space \(--env\)"):
+        from_json_lines(tmp_path / "other", path)
 
 
 @pytest.mark.parametrize("dot", [".", "/"])

@@ -4,12 +4,18 @@ import json
 import shutil
 import sys
 import warnings
+from collections import OrderedDict
 from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
+from mixed_actions import ALL
 
+from seqrl.actions import tensor_space
+from seqrl.cli import main
+from seqrl.collect import random_actions
 from seqrl.config import parse_env_kwargs
 from seqrl.data import Episode, EpisodeDataset, EpisodeWriter, from_minari, import_episodes, to_minari
 from seqrl.data.minari import _environment
@@ -79,6 +85,86 @@ def test_there_and_back(tmp_path, kind):
         for name, leaf in expected.items():
             np.testing.assert_array_equal(found[name], leaf)
     assert again.about == {"source": f"minari:test/{kind}-v0", "minari_id": f"test/{kind}-v0"}
+
+
+def write_mixed(folder, space=ALL):
+    """Two episodes of three random actions of parts, whose keys are in no order."""
+    with EpisodeWriter(folder, gym.spaces.Discrete(2), space, about={}) as writer:
+        for k in range(2):
+            action = random_actions(writer.action_space, 3, torch.Generator().manual_seed(k)).numpy()
+            writer.add(Episode(np.zeros(4, np.int64), action, np.zeros(3, np.float32), True, False))
+    return EpisodeDataset.open(folder)
+
+
+# Breaks if the space that Minari reads is taken, whose keys are sorted: the parts of an action change places.
+def test_mixed_actions_keep_their_order(tmp_path):
+    dataset = write_mixed(tmp_path / "log")
+    to_minari(dataset, "mixed-v0")
+    assert list(minari.load_dataset("mixed-v0").action_space) == ["arm", "force", "which"]
+    again = from_minari(tmp_path / "again", "mixed-v0")
+    assert list(again.action_space) == list(ALL) == ["which", "arm", "force"]
+    assert again.action_space == dataset.action_space
+    for k in range(2):
+        np.testing.assert_array_equal(again.episode(k).action, dataset.episode(k).action)
+        assert again.episode(k).action.shape == (3, *tensor_space(ALL).shape)
+
+
+# Breaks if a given space is not taken, or the logged one is compared in its order, or with the environment's types.
+def test_the_order_of_a_given_space_is_taken(tmp_path):
+    """Datasets that Minari combines have lost their own."""
+    dataset = write_mixed(tmp_path / "log")
+    for name in ("one-v0", "two-v0"):
+        to_minari(dataset, name)
+    minari.combine_datasets([minari.load_dataset(name) for name in ("one-v0", "two-v0")], "both-v0")
+    assert list(from_minari(tmp_path / "sorted", "both-v0").action_space) == ["arm", "force", "which"]
+    again = from_minari(tmp_path / "again", "both-v0", action_space=ALL)
+    assert again.action_space == dataset.action_space
+    np.testing.assert_array_equal(again.episode(3).action, dataset.episode(1).action)
+
+
+def parts_of(**changes):
+    return gym.spaces.Dict(OrderedDict(ALL.spaces | changes))
+
+
+# Breaks where `difference` lacks the clause of the message.
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (parts_of(which=gym.spaces.Discrete(4)), "action.which is Discrete(3, start=-1), not Discrete(4)"),
+        (parts_of(arm=gym.spaces.Tuple(ALL["arm"].spaces[:2])), "action.arm is Tuple("),
+        (
+            parts_of(arm=gym.spaces.Tuple([*ALL["arm"].spaces[:2], gym.spaces.Dict(lamp=gym.spaces.MultiBinary(2))])),
+            "action.arm.2 has the keys ['light'], not ['lamp']",
+        ),
+        (parts_of(legs=gym.spaces.Discrete(2)), "action has the keys ['which', 'arm', 'force'], not ['which', 'arm', "),
+        (gym.spaces.Box(np.zeros(90, np.float32), np.arange(90, dtype=np.float32)), "action is Dict('which': "),
+    ],
+)
+def test_a_given_space_that_is_another(tmp_path, given, message):
+    to_minari(write_mixed(tmp_path / "log"), "mixed-v0")
+    refuse(tmp_path, "mixed-v0", f"minari:mixed-v0 was logged in another environment: {message}", action_space=given)
+
+
+# Breaks if --env is refused for Minari, or the environment's own order is not taken from it.
+def test_the_command_takes_the_environment(tmp_path, capsys):
+    dataset = write_mixed(tmp_path / "log")
+    assert main(["export", str(tmp_path / "log"), "--to-minari", "mixed-v0"]) == 0
+    again = str(tmp_path / "again")
+    assert main(["import", "minari:mixed-v0", "--env", "CartPole-v1", "--dataset-dir", again]) == 2
+    err = capsys.readouterr().err
+    assert "minari:mixed-v0 was logged in another environment: observation is Discrete(2), not Box(" in err
+    assert err.count("\n") == 1
+    gym.register("OneBit-v0", OneBit)
+    assert main(["import", "minari:mixed-v0", "--env", "OneBit-v0", "--dataset-dir", again]) == 0
+    imported = EpisodeDataset.open(again)
+    assert (imported.action_space, imported.about["env"]) == (dataset.action_space, "OneBit-v0")
+
+
+class OneBit(gym.Env):
+    observation_space, action_space = gym.spaces.Discrete(2), ALL
+
+    def reset(self, *, seed=None, options=None):
+        return 0, {}
 
 
 def test_minari_sees_values_of_its_spaces(tmp_path):
@@ -165,9 +251,9 @@ def test_a_malformed_dataset_is_refused_in_one_line(tmp_path, minari_folder, kin
     refuse(tmp_path, "x-v0", message)
 
 
-def refuse(tmp_path, source, *messages):
+def refuse(tmp_path, source, *messages, **options):
     with pytest.raises(UserError) as caught:
-        from_minari(tmp_path / "again", source)
+        from_minari(tmp_path / "again", source, **options)
     text = str(caught.value)
     assert all(message in text for message in messages), text
     assert "\n" not in text

@@ -42,3 +42,11 @@ def test_actions_stay_inside_a_box_of_float64():
     bounds = env.single_action_space
     assert box.contains(bounds.low.astype(np.float64))
     assert box.contains(bounds.high.astype(np.float64))
+
+
+# Breaks if other keys are taken: the run's folder gives them back as text, and its environment does not fit it then.
+@pytest.mark.parametrize("kind", ["observation", "action"])
+def test_keys_are_text(kind):
+    space = spaces.Tuple([spaces.Dict({1: spaces.Discrete(2), 2: spaces.Discrete(2)})])
+    with pytest.raises(UserError, match=rf"the {kind}\.0 space has the key 1: use text for the keys of a Dict"):
+        GymnasiumEnvironment(vectorize(type("Numbered", (Clock,), {f"{kind}_space": space})))

@@ -341,7 +341,7 @@ def test_unknown_autoreset_mode(metadata):
 
 def test_action_mask_of_another_size():
     make = type("Short", (Clock,), {"info": lambda self: {"action_mask": np.ones(2, np.int8)}})
-    with pytest.raises(UserError, match=r"of shape \(2,\) for 3 actions"):
+    with pytest.raises(UserError, match=r"of shape \(2,\) for Discrete\(3\): give 3 entries, one for each choice"):
         GymnasiumEnvironment(vectorize(make))
 
 

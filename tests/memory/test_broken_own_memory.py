@@ -219,8 +219,20 @@ def test_the_warning_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
-# Breaks where `MAX_PARAMETERS` is not looked at.
-def test_large_memories_are_not_tried(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("seqrl.testing.own_memory.MAX_PARAMETERS", 71)  # a linear layer of 8 × 8 and 8 biases has 72
-    assert main([*PPO, "--memory", "broken:NeverForgets", "--num-steps", "32", "--run-dir", "run"]) == 0
-    assert "law" not in capsys.readouterr().err
+# Breaks where large memories are not tried, are tried in gradients, or are tried however large they are.
+@pytest.mark.parametrize(
+    ("limit", "kind", "said"),
+    [
+        ("MOST_IN_FULL", "NeverForgets", "breaks a law of memory"),
+        ("MOST_IN_FULL", "NoDoubles", ""),  # which has no gradients
+        ("MOST_TRIED", "NeverForgets", ""),
+    ],
+)
+def test_large_memories_are_tried_in_values_alone(
+    limit: str, kind: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(f"seqrl.testing.own_memory.{limit}", 71)  # a linear layer of 8 × 8 and 8 biases has 72
+    assert main([*PPO, "--memory", f"broken:{kind}", "--num-steps", "32", "--run-dir", "run"]) == 0
+    err = capsys.readouterr().err
+    assert said in err
+    assert ("law" in err) == bool(said)

@@ -124,6 +124,21 @@ def test_each_fault_is_found_under_the_name_of_its_law(fault):
         check_memory(Leaky(fault))
 
 
+# Breaks if a law, or the one pattern of resets, is left out of a quick proof, or gradients are part of it.
+@pytest.mark.parametrize("fault", [None, *FAULTS])
+def test_a_quick_proof_finds_what_values_show(fault):
+    if fault is None or "gradient" in fault:
+        check_memory(Leaky(fault), num_steps=4, batch_size=2, quick=True)
+        return
+    with pytest.raises(AssertionError, match=f"^{FAULTS[fault]}: "):
+        check_memory(Leaky(fault), num_steps=4, batch_size=2, quick=True)
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_every_memory_passes_a_quick_proof(name):
+    check_memory(MEMORIES[name](), num_steps=4, batch_size=2, quick=True)
+
+
 class BatchNormed(GRU):
     def unroll(self, x, state, is_first):
         y, state = super().unroll(x, state, is_first)

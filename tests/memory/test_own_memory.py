@@ -131,6 +131,7 @@ REFUSED = [
     ("needs:Ema", "needs cannot be imported (ModuleNotFoundError: No module named 'nowhere', needs.py line 1)"),
     ("nowhere:Ema", "there is no module 'nowhere'; one in this folder is found with PYTHONPATH=."),
     ("brain.inner:Ema", "there is no module 'brain.inner'"),
+    ("brain.py:Ema", "there is no module 'brain.py'; call it brain:Ema; one in this folder is found with PYTHONPATH=."),
     ("torch.nn.functional:Ema", "torch.nn.functional has no 'Ema': it has no subclass of seqrl.memory.Memory"),
     ("brain:linear", "is no subclass of seqrl.memory.Memory"),
     (

@@ -1,7 +1,6 @@
 """The Triton kernels against plain loops: on a CUDA device, or else on the CPU through Triton's interpreter."""
 
 import itertools
-import os
 import sys
 from types import ModuleType
 
@@ -16,7 +15,6 @@ from seqrl.memory.kernels import reference, triton_dispatch
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HALVES = [torch.float16, torch.bfloat16]
 if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which the fixture `common` is the first to do
     HALVES.pop()  # the interpreter of Triton 3.7 multiplies the bits of bfloat16 as integers
 
 MODULES = {"gru": (nn.GRU, 1), "lstm": (nn.LSTM, 2)}  # with the number of their states

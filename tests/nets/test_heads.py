@@ -63,7 +63,9 @@ def test_a_mask_restricts_discrete_actions():
 
 
 def test_bad_spaces_are_refused():
-    with pytest.raises(UserError, match=r"no policy head for the action space Text.*wrap the environment"):
+    with pytest.raises(
+        UserError, match=r"no policy head for the action space Text.* of one axis, .*wrap the environment"
+    ):
         PolicyHead(6, spaces.Text(5))
     with pytest.raises(UserError, match=r"squashed policy needs a bounded action space.*clipped actions"):
         PolicyHead(6, UNBOUNDED, squash=True)

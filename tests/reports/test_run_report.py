@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+import matplotlib.image
 import pytest
 
 from seqrl.cli import main
+from seqrl.figures import png
 from seqrl.reports.run import PANELS, plot_run
 
 
@@ -25,19 +26,18 @@ def run_folder(path: Path, lines: list[dict[str, float]]) -> Path:
 def test_every_metric_is_drawn(tmp_path, monkeypatch, names, num_lines, capsys):
     """Broken by a metric that is left out of a panel; a line cut short, and a single update, do no harm."""
     drawn: list[int] = []
-    close = plt.close
 
     def counted(figure):
         drawn.extend(len(axis.lines) for axis in figure.axes if axis.get_visible())
-        close(figure)
+        return png(figure)
 
-    monkeypatch.setattr(plt, "close", counted)
+    monkeypatch.setattr("seqrl.reports.run.png", counted)
     lines = [{"step": 10.0 * k, **dict.fromkeys(names, 1.0 + k)} for k in range(num_lines)]
     folder = run_folder(tmp_path / "run", lines)
     assert main(["report", str(folder)]) == 0
     assert capsys.readouterr().out.split() == [str(folder / "report.png"), str(folder / "report.html")]
     assert sum(drawn) == 2 * len(names) - ("eval_return" in names)  # in full and smoothed, but for evaluations
-    assert plt.imread(folder / "report.png").std() > 0.01
+    assert matplotlib.image.imread(folder / "report.png").std() > 0.01
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.json",
         "metrics.jsonl",
@@ -74,11 +74,12 @@ def test_a_run_from_a_log_counts_updates(tmp_path, monkeypatch):
     folder = run_folder(tmp_path / "run", lines)
     config = json.loads((folder / "config.json").read_text())
     said: list[tuple[str, str]] = []
-    monkeypatch.setattr(
-        plt,
-        "close",
-        lambda figure: said.extend((a.get_title(), a.get_xlabel()) for a in figure.axes if a.get_visible()),
-    )
+
+    def read(figure):
+        said.extend((a.get_title(), a.get_xlabel()) for a in figure.axes if a.get_visible())
+        return png(figure)
+
+    monkeypatch.setattr("seqrl.reports.run.png", read)
     plot_run(folder)
     assert {label for _, label in said} == {"environment steps"}
     said.clear()
