@@ -360,8 +360,8 @@ figure of this library on small problems, also where the figure contradicts it. 
 not hold on yours: `seqrl compare` measures the same there.
 
 `make table` measures it, and goes on where it was interrupted; what it has not measured itself is taken from other
-benchmarks of this house, which are named then. "Solved" and "reached" mean nine tenths of the optimum,
-or of the best approach's return. A difference in steps or speed counts from a fifth on, one in returns beyond its 95 %
+benchmarks of this house, which are named then. "Solved" and "reached" mean nine tenths of the optimum, which is
+known for all of these problems. A difference in steps or speed counts from a fifth on, one in returns beyond its 95 %
 interval over seeds. Seconds and steps per second are of runs of which each had a core, two at a time
 """
 ABOUT = {

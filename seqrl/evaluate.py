@@ -1,6 +1,7 @@
 """How well an agent does: whole episodes, an equal number from every environment."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,19 +41,21 @@ def evaluate(
     seed: int = 0,
     sample: bool = False,
     max_length: int = 100_000,
+    watch: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Play `num_episodes` and give their returns. The agent takes its likeliest action, or draws it with `sample`.
 
     Each environment gives its first episodes, as many as every other (one more for some): taking whichever episodes end
     first would favour the short ones. An episode that lasts longer than `max_length` is cut there, and what follows
-    counts as the next: environments without a time limit end as well. Raises UserError for fewer than one episode.
+    counts as the next: environments without a time limit end as well. `watch` is told after each step how many of the
+    episodes are over, and how many steps were taken by then. Raises UserError for fewer than one episode.
     """
     if num_episodes < 1:
         raise UserError(f"--num-episodes is {num_episodes}: it must be at least 1")
     batch_size = environment.num_envs
     wanted = np.full(batch_size, num_episodes // batch_size) + (np.arange(batch_size) < num_episodes % batch_size)
     generator = torch.Generator(agent.device).manual_seed(derived_seed(seed, 2))
-    total, length = np.zeros(batch_size), np.zeros(batch_size, dtype=np.int64)
+    total, length, num_steps = np.zeros(batch_size), np.zeros(batch_size, dtype=np.int64), 0
     returns: list[list[float]] = [[] for _ in range(batch_size)]
     lengths: list[list[int]] = [[] for _ in range(batch_size)]
     cut: list[list[bool]] = [[] for _ in range(batch_size)]
@@ -72,6 +75,9 @@ def evaluate(
             lengths[index].append(int(length[index]))
             cut[index].append(not ended[index])
             total[index], length[index] = 0.0, 0
+        if watch is not None:
+            num_steps += int(mask.sum())
+            watch(sum(min(len(done), want) for done, want in zip(returns, wanted.tolist(), strict=True)), num_steps)
         inputs, mask = AgentInput.following(step, action), step.mask
 
     def first(all_of: list[list[Any]]) -> list[Any]:

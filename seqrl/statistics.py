@@ -1,4 +1,4 @@
-"""Intervals of means."""
+"""Intervals of means, and shares as they are written everywhere."""
 
 import math
 from collections.abc import Sequence
@@ -13,3 +13,12 @@ def mean_and_half_width(samples: Sequence[float]) -> tuple[float, float]:
     if n < 2:
         return float(np.mean(samples)), math.nan
     return float(np.mean(samples)), float(stdtrit(n - 1, 0.975) * np.std(samples, ddof=1) / math.sqrt(n))
+
+
+def percent(share: float) -> str:
+    """A share as `66.7 %`; a few are never rounded to none, nor most to all."""
+    if 0 < share < 0.001:
+        return "under 0.1 %"
+    if 0.999 < share < 1:
+        return "over 99.9 %"
+    return f"{100 * share:.3g} %"

@@ -127,6 +127,13 @@ def test_memory_begins_anew_with_each_episode() -> None:
     assert counts == [[1, 2, 3, 4, 1, 2, 3], [1, 2, 3, 1, 2, 3, 1]]
 
 
+def test_who_watches_is_told_of_every_step() -> None:
+    """Golden: episodes of 3 and 2 decisions. Rows behind an end are no steps; of episodes, those asked for count."""
+    told: list[tuple[int, int]] = []
+    evaluate(Counting(), Scripted([[3], [2]]), 4, watch=lambda *counts: told.append(counts))  # type: ignore[arg-type]
+    assert told == [(0, 2), (1, 4), (2, 5), (2, 6), (3, 8), (3, 9), (4, 11)]
+
+
 class Paced(gym.Env):
     """Deterministic: ends after 4 steps, pays 1 for each whose action is the step's parity."""
 

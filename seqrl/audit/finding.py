@@ -24,17 +24,6 @@ Found = tuple[dict[str, Any], list[Finding]]
 """What a check gives: its figures, and its findings. Without a finding that is not ok, all is well."""
 
 
-def percent(share: float) -> str:
-    """A share in words that never round a few to none, or most to all."""
-    if share == 0:
-        return "none"
-    if 0 < share < 0.001:
-        return "under 0.1 %"
-    if 0.999 < share < 1:
-        return "over 99.9 %"
-    return f"{100 * share:.3g} %"
-
-
 def listed(names: list[str], most: int = 6) -> str:
     """The first names, and how many more there are."""
     rest = len(names) - most

@@ -6,8 +6,9 @@ import gymnasium as gym
 import numpy as np
 
 from seqrl.actions import choices, is_mixed, parts
-from seqrl.audit.finding import Finding, Found, listed, percent
+from seqrl.audit.finding import Finding, Found, listed
 from seqrl.audit.reading import MOST_VALUES, Leaf, Rows, new_rows, row_hashes
+from seqrl.statistics import percent
 
 
 def finite(rows: Rows) -> Found:

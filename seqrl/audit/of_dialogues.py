@@ -4,9 +4,10 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal
 
-from seqrl.audit.finding import Finding, Found, all_well, among, lines, listed, percent, repeating, sharing
+from seqrl.audit.finding import Finding, Found, all_well, among, lines, listed, repeating, sharing
 from seqrl.audit.reading_dialogues import Facts, Log
 from seqrl.data.dialogues import shown
+from seqrl.statistics import percent
 
 
 def _of(bad: list[Facts], log: Log) -> str:

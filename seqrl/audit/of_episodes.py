@@ -3,8 +3,9 @@
 import numpy as np
 from scipy.special import bdtrc
 
-from seqrl.audit.finding import Finding, Found, percent
+from seqrl.audit.finding import Finding, Found
 from seqrl.audit.reading import Leaf, Rows, row_hashes, sequence_hashes
+from seqrl.statistics import percent
 
 FEW = 10
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seqrl.audit.finding import Finding, Found, agreement, all_well, among, listed, percent, repeating, sharing
+from seqrl.audit.finding import Finding, Found, agreement, all_well, among, listed, repeating, sharing
 from seqrl.data.dialogues import Turn, shown
 from seqrl.data.preferences import Preference, cut_turns, numbered_preferences
+from seqrl.statistics import percent
 
 
 @dataclass(slots=True)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seqrl.audit.finding import Finding, Found, agreement, all_well, among, listed, percent, repeating, sharing
+from seqrl.audit.finding import Finding, Found, agreement, all_well, among, listed, repeating, sharing
 from seqrl.audit.of_preferences import hashed, words
 from seqrl.data.dialogues import shown
 from seqrl.data.preferences import cut_turns, numbered_thumbs
+from seqrl.statistics import percent
 
 RARE = 0.1
 """A share of thumbs up or down below which the rarer ones hardly count, unless they are given weight."""

@@ -12,6 +12,7 @@ from seqrl.comparison import offline as of_methods
 from seqrl.comparison import online as of_memories
 from seqrl.comparison.additions import Additions, extended, extended_on_log
 from seqrl.comparison.advice import advice
+from seqrl.config import require
 from seqrl.data.episodes import INDEX
 from seqrl.errors import UserError
 from seqrl.pages.comparison_page import write_comparison_page
@@ -24,19 +25,21 @@ def compare(args: list[str]) -> int:
     run, args = take_flag(args, "--resume")
     config: of_memories.Config | of_methods.Config
     if run is not None:
+        require(name is None, f"compare --resume {run} goes on with what its config.json names: leave {name} out")
         _refuse_what_is_fixed(Path(run), args)
         config = _resumed(Path(run), parse(Additions, args, Additions(), "seqrl compare --resume RUN"))
     elif name is not None and Path(name).is_dir():
         config = _methods(name, args)
     else:
         config = _memories(name, args)
-    failed: list[str] = []
     try:
         if isinstance(config, of_methods.Config):
-            _show_methods(config, resumed=run is not None)
+            failed = _show_methods(config, resumed=run is not None)
         else:
             failed = _show_memories(config, resumed=run is not None)
     except KeyboardInterrupt:
+        if not Path(config.settings.run_dir).is_dir():
+            raise  # while random actions were played: there is nothing to continue
         print(f"seqrl: interrupted; continue with: seqrl compare --resume {config.settings.run_dir}", file=sys.stderr)
         return 130
     folder = Path(config.settings.run_dir)
@@ -85,7 +88,9 @@ def _memories(env: str | None, args: list[str]) -> of_memories.Config:
 
 def _methods(dataset: str, args: list[str]) -> of_methods.Config:
     if not (Path(dataset) / INDEX).is_file():
-        raise UserError(f"{dataset} holds no logged episodes (it has no {INDEX}): give a dataset, or an environment")
+        begun = (Path(dataset) / "config.json").is_file()
+        way_out = f"continue a comparison with --resume {dataset}" if begun else "give a dataset, or an environment"
+        raise UserError(f"{dataset} holds no logged episodes (it has no {INDEX}): {way_out}")
     default = of_methods.Config()
     default = dataclasses.replace(default, settings=dataclasses.replace(default.settings, dataset=dataset))
     config = parse(of_methods.Config, args, default, "seqrl compare DATASET")
@@ -107,11 +112,13 @@ def _show_memories(config: of_memories.Config, resumed: bool) -> list[str]:
     console.print(result.table(console.width))
     for sentence in (advice(result), *(f"• {sentence}" for sentence in result.verdict)):
         console.print(sentence, highlight=False, markup=False)
-    return result.failed
+    return [*result.failed, *(result.offline.failed if result.offline else [])]
 
 
-def _show_methods(config: of_methods.Config, resumed: bool) -> None:
+def _show_methods(config: of_methods.Config, resumed: bool) -> list[str]:
+    """The same of methods on logged episodes."""
     (result, sentences), console = of_methods.compare(config, resumed), Console()
     console.print(result.table(console.width))
     for sentence in sentences:
         console.print(f"• {sentence}", highlight=False, markup=False)
+    return result.failed

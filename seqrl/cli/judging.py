@@ -16,8 +16,7 @@ from seqrl.language.preferences import PreferenceDataset
 from seqrl.language.reward_report import reward_report
 from seqrl.language_runs.rewards import REPORT, load_reward_model
 from seqrl.run_folder import read_json
-
-HELD_OUT = "held-out pairs"
+from seqrl.statistics import percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,8 @@ def evaluate_reward_model(run: str, args: list[str]) -> int:
         report, pairs = reward_report(agent, dataset).to_json(), shown(options.preferences, 1000)
     else:
         require((Path(run) / REPORT).is_file(), f"{run} has no held-out pairs: name others with --preferences FILE")
-        report, pairs = read_json(Path(run), REPORT), HELD_OUT
+        report = read_json(Path(run), REPORT)
+        pairs = _held_out(report)
     tell(run, report, pairs)
     write_output(options.output, {"run": run, "preferences": options.preferences or None, **report})
     return 0
@@ -48,22 +48,22 @@ def evaluate_reward_model(run: str, args: list[str]) -> int:
 def tell_held_out(run: str | Path) -> None:
     """What the pairs that were held out say, if there are any."""
     if (Path(run) / REPORT).is_file():
-        tell(str(run), read_json(Path(run), REPORT), HELD_OUT)
+        report = read_json(Path(run), REPORT)
+        tell(str(run), report, _held_out(report))
+
+
+def _held_out(report: dict[str, Any]) -> str:
+    return f"{report['pairs']} held-out pair{'s' if report['pairs'] != 1 else ''}"
 
 
 def tell(run: str, report: dict[str, Any], pairs: str) -> None:
-    """A report (`RewardReport.to_json`) in tables."""
-    console = Console()
-    table = Table(
-        title=f"{run} on {report['pairs']} {pairs[: -1 if report['pairs'] == 1 else None]}"
-        if pairs == HELD_OUT
-        else f"{run} on {pairs}"
-    )
+    """A report (`RewardReport.to_json`) on `pairs`, in tables."""
+    console, table = Console(), Table(title=f"{run} on {pairs}")
     columns = {
         "pairs": str(report["pairs"]),
-        "accuracy": _percent(report["accuracy"]),
+        "accuracy": percent(report["accuracy"]),
         "log loss": f"{report['log_loss']:.3f}",
-        "calibration error": _percent(report["calibration_error"]),
+        "calibration error": percent(report["calibration_error"]),
         "disagreement": f"{report['disagreement']:.2f}",
     }
     for column in columns:
@@ -74,16 +74,11 @@ def tell(run: str, report: dict[str, Any], pairs: str) -> None:
     for column in ("probability", "pairs", "foretold", "came"):
         table.add_column(column, justify="right")
     for each in report["calibration"]:
-        told = (_percent(each["foretold"]), _percent(each["right"])) if each["pairs"] else ("–", "–")
-        table.add_row(f"{_percent(each['low'])} to {_percent(each['high'])}", str(each["pairs"]), *told)
+        told = (percent(each["foretold"]), percent(each["right"])) if each["pairs"] else ("–", "–")
+        table.add_row(f"{percent(each['low'])} to {percent(each['high'])}", str(each["pairs"]), *told)
     console.print(table)
     print(
         f"Length: correlation with the score {report['length_correlation']:+.2f}; the longer answer was chosen in "
-        f"{_percent(report['longer_chosen'])} of the pairs and has the higher score in "
-        f"{_percent(report['longer_preferred'])}."
+        f"{percent(report['longer_chosen'])} of the pairs and has the higher score in "
+        f"{percent(report['longer_preferred'])}."
     )
-
-
-def _percent(share: float) -> str:
-    """As the audits and the verdicts write it: 100 %, 66.7 %."""
-    return f"{100 * share:.3g} %"

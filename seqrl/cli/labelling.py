@@ -24,6 +24,7 @@ from seqrl.language.prompted import Prompted, prompts_of
 from seqrl.language_runs.config import LanguageConfig
 from seqrl.language_runs.run import check_reads
 from seqrl.people.labelling import Questions, Session, agreements
+from seqrl.statistics import percent
 from seqrl.text import TextTask, make_task
 
 MOST_SHOWN = 2_000
@@ -183,7 +184,7 @@ def _tell_bayes_rate(options: LabelOptions, simulated: SimulatedLabeller) -> Non
     ]
     if worths:
         rate = bayes_rate([simulated.probability(float(a), float(b)) for a, b in worths])
-        print(f"Bayes rate of these pairs: {rate:.1%} (nothing foretells more of such choices on average)")
+        print(f"Bayes rate of these pairs: {percent(rate)} (nothing foretells more of such choices on average)")
 
 
 def agreement(args: list[str]) -> int:
@@ -199,11 +200,11 @@ def agreement(args: list[str]) -> int:
     for each in found:
         kappa = "–" if each.kappa is None else f"{each.kappa:.2f}"
         names = Text(f"{shown(each.first)}, {shown(each.second)}")
-        table.add_row(names, str(each.questions), f"{each.share:.1%}", kappa)
+        table.add_row(names, str(each.questions), percent(each.share), kappa)
     if not found:
         raise UserError("no two labellers chose in the same question: label one run's questions by several --labeller")
     Console().print(table)
     first = [each.meta.get("chosen_shown") == "first" for each in preferences if "chosen_shown" in each.meta]
     if first:
-        print(f"The answer shown first was chosen in {sum(first) / len(first):.1%} of {len(first)} choices.")
+        print(f"The answer shown first was chosen in {percent(sum(first) / len(first))} of {len(first)} choices.")
     return 0

@@ -36,7 +36,7 @@ from seqrl.language_runs.run import check_reads
 from seqrl.progress import progress_bar
 from seqrl.reports.common import mean_and_interval
 from seqrl.seeds import derived_seed
-from seqrl.statistics import mean_and_half_width
+from seqrl.statistics import mean_and_half_width, percent
 from seqrl.text import TextTask, Tokenizer, make_task
 
 OTHER = "other"
@@ -219,7 +219,7 @@ def _foretell(run: str, config: LanguageConfig, agent: LanguageAgent, options: E
     columns = {
         "dialogues": f"{found.num_dialogues:,}", "answers": f"{found.num_turns:,}", "tokens": f"{found.num_tokens:,}",
         "loss (nats a token)": f"{found.loss:.4g}", "perplexity": f"{found.perplexity:.4g}",
-        "likeliest token": f"{100 * found.accuracy:.3g} %",
+        "likeliest token": percent(found.accuracy),
     }  # fmt: skip
     for column in columns:
         table.add_column(column, justify="right")

@@ -15,9 +15,8 @@ import tyro
 
 from seqrl.comparison import offline
 from seqrl.comparison.approaches import ALIASES, read
-from seqrl.comparison.config import LOG, OFFLINE, Config
+from seqrl.comparison.config import LOG, OFFLINE, Config, read_sweep
 from seqrl.comparison.folder import check_grows
-from seqrl.comparison.horizon import read_sweep
 from seqrl.config import require, require_not_negative
 from seqrl.errors import UserError
 from seqrl.memory.make import check_name
@@ -93,7 +92,7 @@ def check_only_adds(there: Config, config: Config) -> None:
         (there.num_seeds, config.num_seeds),
         ([*map(str, online), *methods], [*map(str, online_now), *methods_now]),
     )
-    changed = [str(each) for each in online if there.runs_of(each, 1) != config.runs_of(each, 1)]
+    changed = [str(each) for each in online if there.runs_of(each)[0] != config.runs_of(each)[0]]
     log = folder / LOG
     if methods and there.methods(log).settings != config.methods(log).settings:
         changed.append(OFFLINE)

@@ -29,18 +29,18 @@ def advice(result: "Comparison") -> str:
     sentences = []
     if len(ordered) == 1:
         sentences.append(f"Only {result.name(best)} was tried: compare others with --memories.")
-    elif without := _nothing_learnt(result, best):
+    if without := _nothing_learnt(result, best):
         sentences.append(
             f"None has learnt it yet: the best, {result.name(best)}, brings "
             f"{mean_and_interval(best.mean, _of_episodes(best))}, and {without}."
         )
         sentences += [] if _is_short(result, best) else ["Give more --num-steps."]
         simpler = better = []
-    elif enough.memory == "none":
+    elif len(ordered) > 1 and enough.memory == "none":
         yet = better or _is_short(result, best) or _misses_threshold(result)
         need = "Nothing shows a need for memory yet" if yet else "No memory is needed here within this budget"
         sentences.append(f"{need}: the agent without memory is as good as the best.")
-    else:
+    elif len(ordered) > 1:
         sentences += _take(result, enough, ordered[:place], [row for row in ordered[place + 1 :] if row not in better])
     if lost := num_lost(enough.reached, enough.earlier_kept, enough.final_means, result.threshold):
         seeds = len(enough.seed_means)

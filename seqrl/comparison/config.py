@@ -2,9 +2,12 @@
 
 import contextlib
 import dataclasses
+import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import tyro
 
@@ -20,17 +23,45 @@ from seqrl.comparison.approaches import (
     settings_of,
     targets_of,
 )
-from seqrl.comparison.horizon import Sweep, close_to, read_sweep
 from seqrl.comparison.learning_curve import read_threshold
 from seqrl.config import make_environment, parse_env_kwargs, require, require_above_zero
-from seqrl.envs.exact import optimal_return
+from seqrl.envs.exact import memoryless_return, optimal_return
 from seqrl.errors import UserError
 from seqrl.memory.make import check_name, is_own
 from seqrl.recipes import settings_for
 from seqrl.run_folder import config_from_json, read_json
 
-LOG, OFFLINE = "log", "offline"
-"""In a comparison's folder, what its agents played, and the comparison of methods that learn from it."""
+LOG, OFFLINE, HORIZON = "log", "offline", "horizon"
+"""In a comparison's folder, what its agents played, the comparison of methods that learn from it, and the runs of its
+sweep, a folder for each value."""
+
+
+class Sweep(NamedTuple):
+    """An argument of the environment, and its values in rising order."""
+
+    key: str
+    values: tuple[float, ...]
+
+
+def read_sweep(text: str) -> Sweep:
+    """`length=5,10,20` as a `Sweep`, and `length=5..20` as the same by doubling. Raises UserError for anything else."""
+    key, equals, rest = text.partition("=")
+    first, dots, last = rest.partition("..")
+    try:
+        values = tuple(json.loads(f"[{first},{last}]" if dots else f"[{rest}]"))
+    except (ValueError, RecursionError):  # a number of thousands of digits is no JSONDecodeError
+        values = ()
+    numbers = bool(values) and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    rising = numbers and values == tuple(sorted(set(values))) and (not dots or (len(values) == 2 and values[0] > 0))
+    if not (equals and key.isidentifier() and rising):
+        raise UserError(
+            f"--horizon-sweep {text!r} is not KEY=VALUES in rising order, such as length=5,10,20, "
+            "or length=5..80 for doubling"
+        )
+    if dots:
+        low, high = values
+        values = tuple(low * 2**k for k in range(64) if low * 2**k <= high)
+    return Sweep(key, values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +83,7 @@ class Config:
     """Evaluation episodes of each run."""
     threshold: str = "90%"
     """What counts as reached: a return, or a share such as 90%: of the optimum, or, where it is not known, of the way
-    from random actions to the best approach."""
+    from random actions to the best approach. In a sweep, a share is taken at each value anew."""
     horizon_sweep: str = ""
     """An argument of the environment and its values: how long a delay is still bridged? length=5,20,50 or, by doubling,
     length=5..80."""
@@ -71,10 +102,22 @@ class Config:
     def folder(self) -> Path:
         return Path(self.settings.run_dir)
 
-    @property
-    def is_masked(self) -> bool:
-        """Whether something is hidden that the environment shows by itself, so that its known optimum says nothing."""
-        return bool(self.settings.hide or self.settings.flicker or self.settings.noise)
+    def optimal(self) -> float | None:
+        """The best return possible, where it is known: of what the environment shows by itself, with nothing hidden."""
+        return self._known(optimal_return)
+
+    def memoryless(self) -> float | None:
+        """The same of the best one without memory. Where it is known, so is the optimum."""
+        return self._known(memoryless_return)
+
+    def is_relative(self) -> bool:
+        """Whether what counts as reached is a share of the way from random actions to the best approach."""
+        return read_threshold(self.threshold).is_share and self.optimal() is None
+
+    def _known(self, find: Callable[..., float | None]) -> float | None:
+        settings = self.settings
+        is_masked = settings.hide or settings.flicker or settings.noise
+        return None if is_masked else find(settings.env, **parse_env_kwargs(settings.env_kwargs))
 
     def named(self) -> tuple[list[Approach], list[str]]:
         """The approaches that act, and the methods that learn from a log. Raises UserError for unknown ones."""
@@ -86,16 +129,20 @@ class Config:
         require(bool(self.memories), "--memories is empty: name at least one")
         return [Approach("ppo", memory) for memory in self.memories], []
 
+    def label(self, approach: Approach) -> str:
+        """How an approach is called while it trains: by its memory alone, where memories are compared."""
+        return str(approach) if self.approaches else approach.memory
+
     def overrides(self) -> list[Override]:
         return read_overrides(self.override, targets_of(*self.named()))
 
-    def runs_of(self, approach: Approach, num_seeds: int, **changes: Any) -> list[Any]:
-        """The configs of an approach's runs, which differ in the seed alone; `changes` are of the common settings."""
-        base = dataclasses.replace(self.settings, **changes)
+    def runs_of(self, approach: Approach) -> list[Any]:
+        """The configs of an approach's runs, which differ in the seed alone."""
+        base = self.settings
         settings = settings_of(approach, base, self.overrides())
         return [
             dataclasses.replace(settings, seed=base.seed + k, run_dir=f"{base.run_dir}/{approach.folder}_s{k}")
-            for k in range(num_seeds)
+            for k in range(self.num_seeds)
         ]
 
     def methods(self, dataset: Path) -> compare_offline.Config:
@@ -119,17 +166,22 @@ class Config:
             settings=settings,
         )
 
-    def needed(self, sweep: Sweep, value: float) -> float | None:
-        """The return from which on the problem with `sweep.key` at `value` counts as solved; None if it is not known.
+    def at(self, key: str, value: float) -> "Config":
+        """The comparison that a sweep makes with an argument of the environment at `value`, in a folder of its own; the
+        same one where that is its own value, and it has runs enough."""
+        settings = self.settings
+        if parse_env_kwargs(settings.env_kwargs).get(key) == value and self.horizon_seeds <= self.num_seeds:
+            return dataclasses.replace(self, num_seeds=self.horizon_seeds)
+        others = (pair for pair in settings.env_kwargs if pair.partition("=")[0] != key)
+        folder = self.folder / HORIZON / f"{key}={value!r}".removesuffix(".0")
+        settings = dataclasses.replace(settings, env_kwargs=(*others, f"{key}={value}"), run_dir=str(folder))
+        return dataclasses.replace(self, num_seeds=self.horizon_seeds, settings=settings)
 
-        It is nine tenths of the optimum (a tenth of its size below it), or a `threshold` that is a number.
-        """
-        given = read_threshold(self.threshold)
-        if not given.is_share:
-            return given.value
-        kwargs = parse_env_kwargs(self.settings.env_kwargs) | {sweep.key: value}
-        optimum = None if self.is_masked else optimal_return(self.settings.env, **kwargs)
-        return None if optimum is None else close_to(optimum)
+    def swept(self, approach: Approach, key: str, value: float) -> list[Any]:
+        """The configs of an approach's runs in `at(key, value)`."""
+        here = self.at(key, value)
+        times = 1.0 if here.folder == self.folder else self.horizon_steps
+        return [dataclasses.replace(run, num_steps=round(times * run.num_steps)) for run in here.runs_of(approach)]
 
 
 def default_settings(env: str) -> ppo.Config:
@@ -176,16 +228,8 @@ def check(config: Config) -> None:
     if config.horizon_sweep:
         require(config.horizon_seeds >= 1, f"--horizon-seeds is {config.horizon_seeds}: it must be at least 1")
         require_above_zero(config, "horizon_steps")
-        _check_sweep(config, read_sweep(config.horizon_sweep))
-
-
-def _check_sweep(config: Config, sweep: Sweep) -> None:
-    """Every value is one that the environment takes, and it is known what solves it."""
-    for value in sweep.values:
-        kwargs = (*config.settings.env_kwargs, f"{sweep.key}={value}")
-        make_environment(dataclasses.replace(config.settings, env_kwargs=kwargs), 1).close()
-        require(
-            config.needed(sweep, value) is not None,
-            f"--horizon-sweep {config.horizon_sweep}: the optimum of {config.settings.env} is not known here, so say "
-            "what counts as solved: --threshold NUMBER",
-        )
+        key, values = read_sweep(config.horizon_sweep)
+        for value in values:  # each is one that the environment takes, and leaves every run steps enough
+            make_environment(config.at(key, value).settings, 1).close()
+            for approach in online:
+                check_algorithm(config.swept(approach, key, value)[0])

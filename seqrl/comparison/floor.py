@@ -1,15 +1,19 @@
 """What random actions bring: the floor that returns are measured from where theory knows none."""
 
 import contextlib
-from typing import Any, NamedTuple
+import math
+import time
+from typing import NamedTuple
 
 from seqrl.checkpoint import write_json
 from seqrl.collect import random_policy
 from seqrl.comparison.config import Config
+from seqrl.comparison.learning_curve import read_threshold
 from seqrl.comparison.run_pool import EVALUATION_SEED, seed_of
-from seqrl.config import make_environment, parse_env_kwargs
-from seqrl.envs.exact import memoryless_return
+from seqrl.config import make_environment
+from seqrl.errors import UserError
 from seqrl.evaluate import evaluate
+from seqrl.progress import progress_bar
 from seqrl.run_folder import read_json
 
 RANDOM = "random.json"
@@ -29,26 +33,53 @@ class Floor(NamedTuple):
         return mean - half_width > self.mean + self.half_width
 
 
-def play_randomly(config: Config) -> dict[str, Any]:
-    """By the file's name, what is to be kept of random actions' returns; nothing where the best return without a
-    memory is known, which is the floor then."""
-    settings = config.settings
-    kwargs = parse_env_kwargs(settings.env_kwargs)
-    if not config.is_masked and memoryless_return(settings.env, **kwargs) is not None:
-        return {}
-    with contextlib.closing(make_environment(settings, min(config.num_episodes, 50))) as environment:
+def play_randomly(config: Config) -> Floor | None:
+    """What random actions bring; None where the best return without a memory is known, which is the floor then."""
+    if config.memoryless() is not None:
+        return None
+    settings, label = config.settings, " ".join(["random actions", *config.settings.env_kwargs])
+    with (
+        contextlib.closing(make_environment(settings, min(config.num_episodes, 50))) as environment,
+        progress_bar() as progress,
+    ):
+        bar = progress.add_task(label, total=config.num_episodes, episode_return=None, steps_per_second=0.0)
+        begin = time.monotonic()
+
+        def watch(num_over: int, num_steps: int) -> None:
+            rate = num_steps / max(time.monotonic() - begin, 1e-9)
+            progress.update(bar, completed=num_over, steps_per_second=rate)
+
         policy = random_policy(environment.single_action_space)
         seed = seed_of(settings, EVALUATION_SEED)
-        played = evaluate(policy, environment, config.num_episodes, seed, sample=True, max_length=LONGEST)
-    return {RANDOM: {"mean": played.mean, "half_width": played.half_width}}
+        played = evaluate(policy, environment, config.num_episodes, seed, True, max_length=LONGEST, watch=watch)
+    return Floor(played.mean, played.half_width)
 
 
 def random_floor(config: Config) -> Floor | None:
-    """The floor of random actions, where they were played; first now in a comparison of before they were."""
-    if not (config.folder / RANDOM).is_file():
-        for name, value in play_randomly(config).items():
-            write_json(config.folder / name, value)
-        if not (config.folder / RANDOM).is_file():
-            return None
-    found = read_json(config.folder, RANDOM)
-    return Floor(found["mean"], found["half_width"])
+    """The same, played once and kept in the comparison's folder; of a sweep's value, and of what was begun before
+    random actions were played, it is played when it is first asked for."""
+    path = config.folder / RANDOM
+    if path.is_file():
+        found = read_json(config.folder, RANDOM)
+        try:
+            return Floor(float(found["mean"]), float(found["half_width"]))
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{path} is damaged: remove it, and random actions are played once more") from None
+    floor = play_randomly(config)
+    if floor is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, floor._asdict())
+    return floor
+
+
+def threshold(config: Config, floor: Floor | None, best: float, half_width: float) -> float:
+    """The return that counts as reached, where the best approach brings `best`, give or take `half_width`.
+
+    A number that was given; or a share of the optimum; or where that is not known, a share of the way from the floor to
+    the best approach, and NaN where it is not clear that this has left the floor.
+    """
+    given, optimal = read_threshold(config.threshold), config.optimal()
+    if not config.is_relative():
+        return given.of(best if optimal is None else optimal)
+    assert floor is not None, "the best without memory is known, and the optimum is not"
+    return given.of(best, floor.mean) if floor.is_below(best, half_width) else math.nan

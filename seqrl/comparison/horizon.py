@@ -4,75 +4,73 @@ An approach is tried at one value after the other, from the smallest on, until i
 corridor of 20, one of 40 is not tried. `Tried.solved` says what counts.
 """
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from seqrl.comparison.report import Tried
-from seqrl.comparison.run_pool import EVALUATION, Job, Measure, run_all
+from seqrl.comparison.approaches import Approach
+from seqrl.comparison.config import Config, read_sweep
+from seqrl.comparison.floor import Floor, random_floor, threshold
+from seqrl.comparison.report import Horizon, Tried
+from seqrl.comparison.run_pool import EVALUATION, Job, Measure, is_done, run_all
 from seqrl.errors import UserError
 from seqrl.run_folder import read_json
+from seqrl.statistics import mean_and_half_width
 
 
-class Sweep(NamedTuple):
-    """An argument of the environment, and its values in rising order."""
+def measure_horizon(
+    config: Config, online: Sequence[Approach], play: Measure
+) -> Iterator[tuple[Horizon, list[UserError]]]:
+    """After each of the sweep's values, what was tried so far, and what was wrong with runs that failed there.
 
-    key: str
-    values: tuple[float, ...]
-
-
-def read_sweep(text: str) -> Sweep:
-    """`length=5,10,20` as a `Sweep`, and `length=5..20` as the same by doubling. Raises UserError for anything else."""
-    key, equals, rest = text.partition("=")
-    first, dots, last = rest.partition("..")
-    try:
-        values = tuple(json.loads(f"[{first},{last}]" if dots else f"[{rest}]"))
-    except json.JSONDecodeError:
-        values = ()
-    numbers = bool(values) and all(isinstance(value, int | float) and value is not True for value in values)
-    rising = numbers and values == tuple(sorted(set(values))) and (not dots or (len(values) == 2 and values[0] > 0))
-    if not (equals and key.isidentifier() and rising):
-        raise UserError(
-            f"--horizon-sweep {text!r} is not KEY=VALUES in rising order, such as length=5,10,20, "
-            "or length=5..80 for doubling"
-        )
-    if dots:
-        low, high = values
-        values = tuple(low * 2**k for k in range(64) if low * 2**k <= high)
-    return Sweep(key, values)
-
-
-def close_to(optimum: float) -> float:
-    """The return from which on a problem counts as solved: a tenth of the optimum's size below it."""
-    return optimum - 0.1 * abs(optimum)
-
-
-def sweep(
-    values: Sequence[float],
-    runs_of: Mapping[str, Callable[[float], list[Any]]],
-    level: Callable[[float], float],
-    play: Measure,
-    workers: int,
-    folder: Path,
-) -> Iterator[dict[str, list[Tried]]]:
-    """After each value, by approach, what was tried so far. A value is solved where the mean over seeds reaches
-    `level(value)`.
-
-    `runs_of[approach](value)` are its runs' configs, one for each seed. Runs that are done are not done again.
+    An approach of which a run fails is tried no further, and says nothing at that value. Runs that are done are not
+    done again.
     """
-    tried: dict[str, list[Tried]] = {name: [] for name in runs_of}
+    key, values = read_sweep(config.horizon_sweep)
+    tried: dict[str, list[Tried]] = {str(approach): [] for approach in online}
+    going = list(online)
     for value in values:
-        runs = {name: make(value) for name, make in runs_of.items() if all(t.solved for t in tried[name])}
-        if not runs:
+        if not going:
             return
-        jobs = [Job(f"{name} {value:g} seed {run.seed}", run) for name, some in runs.items() for run in some]
-        for error in run_all(jobs, play, workers, folder):
-            raise error
-        for name, some in runs.items():
-            means = [float(np.mean(read_json(Path(run.run_dir), EVALUATION)["returns"])) for run in some]
-            solved = float(np.mean(means)) >= level(value)
-            tried[name].append(Tried(value=value, needed=level(value), seed_means=means, solved=solved))
-        yield tried
+        here = config.at(key, value)
+        runs = {approach: config.swept(approach, key, value) for approach in going}
+        jobs = [
+            Job(f"{config.label(approach)} {key}={value:g} seed {run.seed}", run)
+            for approach in going
+            for run in runs[approach]
+        ]
+        floor = random_floor(here) if here.is_relative() else None
+        failed = run_all(jobs, play, config.workers, config.folder)
+        done = [approach for approach in going if all(is_done(run.run_dir) for run in runs[approach])]
+        returns = {
+            approach: [read_json(Path(run.run_dir), EVALUATION)["returns"] for run in runs[approach]]
+            for approach in done
+        }
+        found = _tried(here, value, floor, returns)
+        for approach, one in found.items():
+            tried[str(approach)].append(one)
+        going = [approach for approach, one in found.items() if one.solved]
+        so_far = {name: list(some) for name, some in tried.items()}
+        yield Horizon(key=key, values=list(values), tried=so_far, steps=config.horizon_steps), failed
+
+
+def _tried(
+    here: Config, value: float, floor: Floor | None, returns: dict[Approach, list[list[float]]]
+) -> dict[Approach, Tried]:
+    """What each approach makes of `value`, by its returns, a list for each seed.
+
+    It is solved where the mean over seeds is what counts as reached. Where that is a share of the way to the best
+    approach, and it is not clear that the best has left random actions, none has solved it.
+    """
+    episodes = [[one for of_seed in of_seeds for one in of_seed] for of_seeds in returns.values()]
+    best, half_width = max(map(mean_and_half_width, episodes), default=(math.nan, math.nan))
+    needed = threshold(here, floor, best, half_width)
+    found = {}
+    for approach, of_seeds in returns.items():
+        means = [float(np.mean(of_seed)) for of_seed in of_seeds]
+        solved = float(np.mean(means)) >= needed
+        random = floor.mean if floor else None
+        found[approach] = Tried(value=value, needed=needed, seed_means=means, solved=solved, random=random)
+    return found

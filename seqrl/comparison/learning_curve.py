@@ -48,8 +48,7 @@ def reached(folder: Path, threshold: float, floor: float = 0.0) -> Reached:
     """Where a run's training curve, each point the mean of five updates around it, first was at `threshold`.
 
     For an agent that reaches it when evaluated. A curve that stays below has nine tenths of the way from `floor` to its
-    own highest instead. Seconds are those of the clock, with the steps per second that the
-    run's log has at this point.
+    own highest instead. Seconds are those of the clock, with the steps per second that the run's log has at this point.
     """
     lines = [line for line in read_metrics(folder) if "episode_return" in line]
     if not lines:

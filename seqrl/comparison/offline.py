@@ -18,10 +18,10 @@ from seqrl.algorithms.decision_transformer import chosen_episodes, relabelled
 from seqrl.audit import audit
 from seqrl.audit.reading import Rows
 from seqrl.calibrate import calibrate, target_grid
-from seqrl.checkpoint import write_atomically, write_json
-from seqrl.comparison.folder import RESULTS, check_grows, locked
+from seqrl.checkpoint import write_json
+from seqrl.comparison.folder import RESULTS, check_grows, locked, write_results
 from seqrl.comparison.report_offline import MethodRow, OfflineComparison, Score, plot_offline
-from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, run_all, seed_of
+from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, is_done, run_all, seed_of
 from seqrl.comparison.verdict import verdict
 from seqrl.config import make_environment, require
 from seqrl.data import EpisodeDataset
@@ -74,8 +74,9 @@ def compare(config: Config, resumed: bool = False) -> tuple[OfflineComparison, l
 
     Returns the figures and the verdict. Everything goes under `settings.run_dir`, one run folder for each method and
     seed. With `resumed`, runs that are done are kept and the others continued; `config` may then have more methods and
-    seeds than the folder's config.json, which is brought to it. Raises UserError for bad settings, a folder that holds
-    no episodes, an environment that does not fit them, an existing run folder, or one that another process works in.
+    seeds than the folder's config.json, which is brought to it. A method of which a run fails is left out, and what
+    was wrong is in `failed`. Raises UserError for bad settings, a folder that holds no episodes, an environment that
+    does not fit them, an existing run folder, one that another process works in, and where no method is left.
     """
     dataset = EpisodeDataset.open(config.settings.dataset, config.settings.gamma)
     settings = problem_of(config.settings, dataset)
@@ -92,18 +93,23 @@ def compare(config: Config, resumed: bool = False) -> tuple[OfflineComparison, l
         measured = partial(
             measure, num_episodes=config.num_episodes if config.play else 0, per_target=config.target_episodes
         )
-        for error in run_all(jobs, measured, config.workers, folder):
-            raise error
-        result = summarise(config, dataset)
+        failed = run_all(jobs, measured, config.workers, folder)
+        done = [method for method, some in runs.items() if all(is_done(run.run_dir) for run in some)]
+        if not done:
+            raise failed[0]
+        result = summarise(dataclasses.replace(config, methods=tuple(done)), dataset)
+        result = dataclasses.replace(result, failed=[str(error) for error in failed])
         sentences = verdict(result)
-        write_json(folder / RESULTS, {**dataclasses.asdict(result), "verdict": sentences})
-        write_atomically(folder / "table.md", result.markdown(sentences).encode())
+        write_results(folder, {**dataclasses.asdict(result), "verdict": sentences}, result.markdown(sentences))
         plot_offline(result, folder / "compare.png")
     return result, sentences
 
 
 def _bring_folder_to(config: Config, dataset: EpisodeDataset) -> None:
-    """Let config.json say what `config` adds. Raises UserError where runs would learn from another log than before."""
+    """Let config.json say what `config` adds, and the runs' where their log is: it may have been moved with them.
+
+    Raises UserError where runs would learn from another log than before.
+    """
     folder = Path(config.settings.run_dir)
     there = read_comparison(folder)
     check_grows(folder, (there.num_seeds, config.num_seeds), (there.methods, config.methods))
@@ -117,6 +123,10 @@ def _bring_folder_to(config: Config, dataset: EpisodeDataset) -> None:
         )
     if there != config:
         write_json(folder / "config.json", config_to_json(TYPE, config))
+    for run in (run for some in runs_of(config).values() for run in some):
+        path = Path(run.run_dir)
+        if path.exists() and (settings := read_json(path, "config.json")).get("dataset") != run.dataset:
+            write_json(path / "config.json", settings | {"dataset": run.dataset})
 
 
 def read_comparison(folder: Path) -> Config:

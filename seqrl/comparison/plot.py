@@ -1,6 +1,7 @@
 """The picture of a comparison on an environment: learning curves, and where it was measured, the horizon."""
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -124,11 +125,9 @@ def _horizon(axes: Axes, result: Comparison, horizon: Horizon) -> None:
             together[t.value, mean] += 1  # what is equal stands side by side: the last would hide the others
             axes.plot(t.value, mean, marker, color=colour, markerfacecolor=face, markersize=7, clip_on=False,
                       transform=axes.transData + aside)  # fmt: skip
-    needed = {t.value: t.needed for tried in horizon.tried.values() for t in tried}
-    if len(needed) == 1:  # across the panel: the line of a single value could not be seen
-        axes.axhline(*needed.values(), color="black", linewidth=1, linestyle=":")
-    else:
-        axes.plot(list(needed), list(needed.values()), color="black", linewidth=1, linestyle=":")
+    at = {t.value: t for tried in horizon.tried.values() for t in tried}  # what all approaches have in common
+    _across(axes, {value: t.needed for value, t in at.items()}, ":")
+    _across(axes, {value: t.random for value, t in at.items()}, "-.", "random actions")
     low, high = min(horizon.values), max(horizon.values)
     if low > 0:
         axes.set_xscale("log")
@@ -138,3 +137,15 @@ def _horizon(axes: Axes, result: Comparison, horizon: Horizon) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel=f"{horizon.key} (filled: solved, above the dotted line)", ylabel="return when evaluated")
+
+
+def _across(axes: Axes, levels: Mapping[float, float | None], line: str, name: str = "") -> None:
+    """A line through what is known at each of the sweep's values, with its name above its end."""
+    known = {value: level for value, level in levels.items() if level is not None and math.isfinite(level)}
+    if len(levels) == len(known) == 1:  # across the panel: the line of a single value could not be seen
+        axes.axhline(*known.values(), color="black", linewidth=1, linestyle=line)
+    elif known:
+        marker = "_" if len(known) == 1 else ""
+        axes.plot(list(known), list(known.values()), color="black", linewidth=1, linestyle=line, marker=marker)
+    if known:
+        axes.annotate(name, max(known.items()), (0, 3), textcoords="offset points", ha="right", fontsize=8)

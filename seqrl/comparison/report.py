@@ -16,6 +16,7 @@ from rich.table import Table
 from seqrl.comparison.advice import advice
 from seqrl.comparison.report_offline import MethodRow, OfflineComparison
 from seqrl.reports.common import WIDTH, fitting_table, markdown_table, mean_and_interval
+from seqrl.statistics import percent
 
 LEFT_OUT = (
     "seconds", "parameters", "sd", "last agent", "steps/s", "beyond log", "worst seed", "seconds to it", "asked/got",
@@ -30,9 +31,11 @@ class Tried:
 
     value: float
     needed: float
-    """The mean return over seeds from which on it counts as solved."""
+    """The mean return over seeds from which on it counts as solved; NaN where none is clearly above random actions."""
     seed_means: list[float]
     solved: bool
+    random: float | None = None
+    """The mean return of random actions there, where what is needed is measured from it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +120,9 @@ class Comparison:
     rows: list[Row]
     threshold: float = math.nan
     """The return that counts as reached; NaN where no approach is clearly above random actions."""
+    share: float | None = None
+    """What share this is: of the optimum, or where that is not known, of the way from random actions to the best
+    approach; null where it was given as a number."""
     random: float | None = None
     """The mean return of random actions, where the best without memory is not known, and half its 95 % interval."""
     random_half_width: float = 0.0
@@ -211,19 +217,36 @@ class Comparison:
         parts += [f"optimal return {self.optimal:.3g}"] if self.optimal is not None else []
         parts += [f"best without memory {self.memoryless:.3g}"] if self.memoryless is not None else []
         parts += [f"random actions {self.random:.4g}"] if self.random is not None else []
-        parts += [f"reached: at least {self.threshold:.4g}"] if not math.isnan(self.threshold) else []
-        if self.horizon is not None:
-            runs = max(len(t.seed_means) for tried in self.horizon.tried.values() for t in tried)
-            times = "" if self.horizon.steps == 1 else f" of {self.horizon.steps:g} times the steps"
-            parts += [
-                f"horizon: the largest {self.horizon.key} solved, mean of {runs} run{'s' if runs > 1 else ''}{times}"
-            ]
-        parts += (
-            ["~: its training curve, which explores, stays below; where that had 90 % of its own highest"]
-            if any(row.exploring for row in self.rows)
-            else []
-        )
+        parts += self._what_counts()
+        if any(row.exploring for row in self.rows):
+            parts.append("~: its training curve, which explores, stays below; nine tenths of the way to its highest")
         return "; ".join(parts) + "."
+
+    def _what_counts(self) -> list[str]:
+        """What is reached, and what a sweep's value is solved by."""
+        parts, share = [], self._share_in_words()
+        is_open = math.isnan(self.threshold)
+        if not is_open:
+            parts.append(", ".join(filter(None, (f"reached: at least {self.threshold:.4g}", share))))
+        elif share:
+            parts.append("reached: by none, as none is clearly above random actions")
+        if self.horizon is not None and (tried := [t for of_one in self.horizon.tried.values() for t in of_one]):
+            runs, times = len(tried[0].seed_means), self.horizon.steps
+            mean = f"the mean of {runs} runs" if runs > 1 else "a run"
+            mean += "" if times == 1 else f" of {times:g} times the steps"
+            enough = (share if is_open else "the same share") if share else "as much"
+            parts.append(f"horizon: the largest {self.horizon.key} at which {mean} reaches {enough}")
+        return parts
+
+    def _share_in_words(self) -> str:
+        """What the threshold is a share of; nothing where it was given as a number."""
+        if self.share is None:
+            return ""
+        if self.optimal is None:
+            return f"{percent(self.share)} of the way from random actions to the best approach"
+        if self.optimal > 0:
+            return f"{percent(self.share)} of the optimum"
+        return f"the optimum less {percent(1 - self.share)} of its size"
 
     def table(self, width: int = WIDTH) -> Table:
         """The table for a terminal of that `width`: as many columns as fit it."""

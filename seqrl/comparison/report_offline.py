@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,8 @@ class OfflineComparison:
     differences: dict[str, Score]
     """Of returns, seed by seed: what the verdict rests on."""
     rows: list[MethodRow]
+    failed: list[str] = field(default_factory=list)
+    """What was wrong with runs that failed. Methods without all of their runs are left out of `rows`."""
 
     @property
     def span(self) -> float:

@@ -38,6 +38,11 @@ def seed_of(run: Any, purpose: int) -> int:
     return derived_seed(run.seed, purpose) >> 1
 
 
+def is_done(run: str | Path) -> bool:
+    """Whether a run is trained and measured."""
+    return (Path(run) / EVALUATION).is_file()
+
+
 Measure = Callable[[Any, ActingModule], dict[str, Any]]
 """What is measured of a run's config and its trained agent, such as JSON can hold. It is sent to another process."""
 
@@ -54,19 +59,15 @@ def run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path) -
 
     What a job's folder already holds is not done again. A run that raises a UserError, such as one that diverges, does
     not stop the others: what was raised is returned. Ctrl-C lets the runs that train save themselves, and raises
-    KeyboardInterrupt. Raises UserError where every run failed, and where a process was killed; `folder` is what is to
-    be continued then.
+    KeyboardInterrupt. Raises UserError where a process was killed; `folder` is what is to be continued then.
     """
     with progress_bar() as progress:
-        failed = _run_all(jobs, measure, workers, folder, progress)
-    if jobs and len(failed) == len(jobs):
-        raise failed[0]
-    return failed
+        return _run_all(jobs, measure, workers, folder, progress)
 
 
 def _run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path, progress: Bar) -> list[UserError]:
     labels = {job.config.run_dir: job.label for job in jobs}
-    done_before = {run_dir for run_dir in labels if (Path(run_dir) / EVALUATION).exists()}  # nothing is said of those
+    done_before = {run_dir for run_dir in labels if is_done(run_dir)}  # nothing is said of those
     begun, over = set(done_before), 0
     tasks = {
         job.config.run_dir: progress.add_task(
@@ -93,7 +94,7 @@ def _run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path, 
                 for future in done:
                     if error := _error_of(future, runs[future], folder):
                         failed.append(error)
-                        progress.update(tasks[runs[future]], description="failed")
+                        progress.update(tasks[runs[future]], description=f"{labels[runs[future]]} failed")
                     over += 1
                     if runs[future] not in done_before:
                         what = "failed" if error else _brought(Path(runs[future]))
@@ -169,7 +170,7 @@ def _show(progress: Bar, task: TaskID, folder: Path) -> None:
 
 def _brought(folder: Path) -> str:
     """What is said of a run that is done: what it took, and its mean return when evaluated, if it was played."""
-    if not (folder / EVALUATION).exists():
+    if not is_done(folder):
         return "not done"
     result = read_json(folder, EVALUATION)
     returns = result.get("returns")
@@ -181,7 +182,7 @@ def _brought(folder: Path) -> str:
 def _train_and_measure(config: Any, measure: Measure) -> None:
     """One run, in a process and on a thread of its own; nothing is done again that its folder already holds."""
     folder = Path(config.run_dir)
-    if (folder / EVALUATION).exists() or _stop.is_set():
+    if is_done(folder) or _stop.is_set():
         return
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)

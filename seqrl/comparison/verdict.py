@@ -1,7 +1,7 @@
 """Should you use this method? What a comparison on a log says, in sentences; each rests on figures of results.json."""
 
-from seqrl.audit.finding import percent
 from seqrl.comparison.report_offline import TOLERANCE, MethodRow, OfflineComparison
+from seqrl.statistics import percent
 
 FEW = 5
 """Episodes near the best below which the best is hardly shown."""
@@ -21,6 +21,7 @@ def verdict(result: OfflineComparison) -> list[str]:
     sentences = [_chance(result), *_luck(result), _coverage(result), _actions(result), *_stitching(result)]
     sentences += [*_asking(result), *_recommendation(result)] if result.env else _foreseeing(result)
     sentences += ["A single seed settles little: give more --num-seeds."] if result.num_seeds == 1 else []
+    sentences += [f"A run failed, and what it belongs to is left out: {error}." for error in result.failed]
     return [sentence for sentence in sentences if sentence]
 
 

@@ -59,9 +59,9 @@ def comparison_page(folder: Path, runs: Sequence[Path] = ()) -> Html:
     """The page; `runs` are pages of runs inside the folder, to which it leads."""
     results = read_json(folder, RESULTS)
     path = folder / TABLE
-    told = list(markdown.blocks(_from_here(path.read_text("utf-8"), folder, results))) if path.is_file() else []
+    told = list(markdown.blocks(path.read_text("utf-8"))) if path.is_file() else []
     heading = next((block.text for block in told if isinstance(block, markdown.Heading)), folder.name)
-    caption, advice, tables = _sorted_out(told, results)
+    caption, advice, tables = _sorted_out(told)
     body: list[object] = (
         [element("div", [element("p", sentence) for sentence in advice], class_="note")] if advice else []
     )
@@ -187,21 +187,33 @@ def horizon(found: dict[str, Any]) -> list[Html]:
         points = [(row["value"], float(np.mean(row["seed_means"]))) for row in rows]
         lines.append(Line(name=name, points=points, dots=True, style=styles[name],
                           figure=largest_solved(rows)))  # fmt: skip
-    needed = [(row["value"], row["needed"]) for row in max(tried.values(), key=len)]
-    levels = []
-    if len(needed) == 1:  # across the chart: the line of a single value could not be seen
-        levels = [Level(name="counts as solved", value=needed[0][1])]
-    else:
-        lines = [Line(name="counts as solved", points=needed, style=Style(INK, "dashed")), *lines]
+    longest = max(tried.values(), key=len)
+    bars, levels = _across(longest)
     asked = Scale.over(found["values"], "log", margin=0.04)
-    chart = line_chart(lines, x_label=found["key"], y_label="return", x_kind=asked.kind, size=LARGE, levels=levels,
-                       x_range=(asked.low, asked.high), x_named=found["values"])  # fmt: skip
+    chart = line_chart(
+        [*bars, *lines], x_label=found["key"], y_label="return", x_kind=asked.kind, size=LARGE, levels=levels,
+        x_range=(asked.low, asked.high), x_named=found["values"],
+    )  # fmt: skip
     caption = (
         "Mean over seeds; what is equal stands side by side. An approach is tried up to the first value that it does "
         "not solve. Beside the names: the largest value solved; <: not even the smallest; ≥: no larger one was tried."
     )
+    if not all(_known(row["needed"]) for row in longest):
+        caption += " Where no approach is clearly above random actions, nothing counts as solved."
     about = f"How long a delay is still bridged, by {found['key']}."
     return [section("Memory horizon", figure(chart, caption), about=about)]
+
+
+def _across(rows: Sequence[dict[str, Any]]) -> tuple[list[Line], list[Level]]:
+    """What all approaches have in common at each value: what counts as solved, and where known, random actions."""
+    lines, levels = [], []
+    for name, key, dash in (("counts as solved", "needed", "dashed"), ("random actions", "random", "dotted")):
+        points = [(row["value"], row[key]) for row in rows if _known(row.get(key))]
+        if points and len(rows) == 1:  # across the chart: the line of a single value could not be seen
+            levels.append(Level(name=name, value=points[0][1], dash=dash))  # type: ignore[arg-type]
+        elif points:
+            lines.append(Line(name=name, points=points, style=Style(INK, dash), dots=len(points) == 1))
+    return lines, levels
 
 
 def largest_solved(rows: Sequence[dict[str, Any]]) -> str:
@@ -246,7 +258,7 @@ def _known(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _sorted_out(told: list[markdown.Block], results: dict[str, Any]) -> tuple[str, list[Html], list[markdown.Table]]:
+def _sorted_out(told: list[markdown.Block]) -> tuple[str, list[Html], list[markdown.Table]]:
     """The line above the first table, the sentences behind it, and all tables."""
     first = next((k for k, block in enumerate(told) if isinstance(block, markdown.Table)), len(told))
     above = [block.text for block in told[:first] if isinstance(block, markdown.Paragraph)]
@@ -267,32 +279,24 @@ def _table(block: markdown.Table, results: dict[str, Any]) -> Html:
     return table(block.header, [[markdown.inline(cell) for cell in row] for row in block.rows], mark=mark)
 
 
-def _from_here(text: str, folder: Path, results: dict[str, Any]) -> str:
-    """`text` with runs that lie in the comparison's folder as seen from there: it may have been moved."""
-    for run in sorted(_runs(results), key=len, reverse=True):  # none_s10 before none_s1
-        if (folder / Path(run).name).is_dir():
-            text = text.replace(run, Path(run).name)
-    return text
-
-
-def _runs(results: dict[str, Any]) -> list[str]:
-    """The folders of all runs that rows tell of, in the table's order; none where results.json is damaged."""
+def _in_order(results: dict[str, Any]) -> list[str]:
+    """What rows tell of, in the table's order: names of runs, or of methods; nothing where results.json is damaged."""
     try:
         rows = [row for part in (results, results.get("offline") or {}) for row in part.get("rows", ())]
-        named = [name for row in rows for name in (*(row.get("runs") or ()), row.get("best_run"))]
-        return list(dict.fromkeys(name for name in named if isinstance(name, str)))
+        return [Path(name).name for row in rows for name in row.get("runs") or [row.get("method", "")]]
     except (TypeError, AttributeError):
         return []
 
 
 def _links(folder: Path, runs: Sequence[Path], results: dict[str, Any]) -> Html:
     """The pages of runs, by their folders: in the table's order, and then those of its sweep from value to value."""
-    known = [Path(run).name for run in _runs(results)]
+    known = {name: place for place, name in reversed([*enumerate(_in_order(results))])}
 
     def place(path: Path) -> tuple[Any, ...]:
         *above, name = path.relative_to(folder).parent.parts
-        numbers = [float(value) for value in re.findall(r"\d+(?:\.\d+)?", "/".join(above))]
-        return len(above), above[:1], numbers, known.index(name) if name in known else len(known), name
+        numbers = [float(value) for value in re.findall(r"-?\d+(?:\.\d+)?(?:e[-+]\d+)?", "/".join(above))]
+        what, _, seed = name.rpartition("_s")
+        return len(above), above[:1], numbers, known.get(name, known.get(what, len(known))), what, len(seed), seed
 
     items = []
     for path in sorted(runs, key=place):

@@ -4,6 +4,7 @@ from typing import Any
 
 from seqrl.pages.charts import LARGE, NEUTRAL, Estimate, Level, Line, Style, interval_chart, line_chart, styles_of
 from seqrl.pages.html import Html, element, figure, section, table
+from seqrl.statistics import percent
 
 LOGGED = "logged"
 
@@ -52,16 +53,15 @@ def held_out(data: dict[str, Any]) -> list[Html]:
     chart = line_chart(
         [just, came], x_label="probability that it gave to the answer it prefers", y_label="share of pairs", size=LARGE
     )
-    caption = (
-        f"{data['pairs']:,} pairs; numbers at the points are pairs. Calibration error {data['calibration_error']:.1%}."
-    )
+    error = percent(data["calibration_error"])
+    caption = f"{data['pairs']:,} pairs; numbers at the points are pairs. Calibration error {error}."
     rows = [
-        ["pairs whose chosen answer has the higher score", f"{data['accuracy']:.1%}"],
+        ["pairs whose chosen answer has the higher score", percent(data["accuracy"])],
         ["log loss (0.693 knows nothing)", f"{data['log_loss']:.3f}"],
         ["disagreement of its models", f"{data['disagreement']:.2f}"],
         ["correlation of score and length", f"{data['length_correlation']:+.2f}"],
-        ["pairs whose longer answer was chosen", f"{data['longer_chosen']:.1%}"],
-        ["pairs whose longer answer has the higher score", f"{data['longer_preferred']:.1%}"],
+        ["pairs whose longer answer was chosen", percent(data["longer_chosen"])],
+        ["pairs whose longer answer has the higher score", percent(data["longer_preferred"])],
     ]
     whole = element("div", table(["on these pairs", ""], rows), class_="card spaced")
     about = "Pairs that were held out: what it foretells of choices that it has not seen."

@@ -16,7 +16,7 @@ from seqrl.pages.scales import Kind
 from seqrl.reports.common import mean_and_interval, smooth
 from seqrl.reports.run import LOGARITHMIC, PANELS, panel_title, read_settings, x_axis
 from seqrl.run_folder import read_json, read_metrics
-from seqrl.statistics import mean_and_half_width
+from seqrl.statistics import mean_and_half_width, percent
 
 RETURN, EVALUATED, KEPT = "episode_return", "eval_return", "kept_return"
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -105,7 +105,7 @@ def _key_figures(folder: Path, curves: dict[str, Any], x_label: str) -> list[tup
     if "held_out_loss" in curves:
         known.append(("loss, held out", f"{curves['held_out_loss'][-1][1]:.4g}"))
     if "held_out_accuracy" in curves:
-        known.append(("accuracy, held out", f"{curves['held_out_accuracy'][-1][1]:.1%}"))
+        known.append(("accuracy, held out", percent(curves["held_out_accuracy"][-1][1])))
     if "steps_per_second" in curves:
         known.append((f"{x_label.rpartition(' ')[2]} per second", f"{curves['steps_per_second'][-1][1]:,.0f}"))
     return known

@@ -157,6 +157,7 @@ BAD: list[tuple[list[str], list[str]]] = [
     (["compare", "seqrl/TMaze-v0", "--num-episodes", "1"], ["--num-episodes is 1"]),
     (["compare", "seqrl/TMaze-v0", "--workers", "-1"], ["--workers is -1"]),
     (["compare", "--resume", "nowhere"], ["nowhere is not a run folder"]),
+    (["compare", "CartPole-v1", "--resume", "nowhere"], ["leave CartPole-v1 out"]),
     (["compare", "--resume", "nowhere", "--num-steps", "5"], ["--num-steps"]),
     (["envs", "--all"], ["--all"]),
 ]

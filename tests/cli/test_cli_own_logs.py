@@ -15,12 +15,13 @@ from rich.console import Console
 from seqrl.algorithms import ALGORITHMS, bc, load_speaker
 from seqrl.cli import main, shipping
 from seqrl.cli.chatting import rendered
-from seqrl.cli.judging import HELD_OUT, tell
+from seqrl.cli.judging import tell_held_out
 from seqrl.data.dialogues import Dialogue, Turn, read_dialogues, write_dialogues
 from seqrl.errors import UserError
 from seqrl.language.candidates import Candidate
 from seqrl.language.logged import DialogueDataset
 from seqrl.language.rows import TokenTurn
+from seqrl.language_runs.rewards import REPORT
 from seqrl.off_policy import FittedConfig, Interval
 from seqrl.people.chat import AGENT, Chat, Option, Said
 
@@ -225,11 +226,15 @@ def test_bad_betas(flags, words, capsys):
     assert words in told(capsys)
 
 
-def test_one_pair_is_not_pairs_and_shares_have_one_style(capsys):
+def test_one_pair_is_not_pairs_and_shares_have_one_style(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
     share = dict.fromkeys(("accuracy", "calibration_error", "longer_chosen", "longer_preferred"), 1.0)
     numbers = dict.fromkeys(("log_loss", "disagreement", "length_correlation"), 0.0)
     for pairs, words in ((1, "run on 1 held-out pair\n"), (2, "run on 2 held-out pairs\n")):
-        tell("run", {"pairs": pairs, "calibration": [], **share, **numbers}, HELD_OUT)
+        report = {"pairs": pairs, "calibration": [], **share, **numbers}
+        Path("run", REPORT).write_text(json.dumps(report))
+        tell_held_out("run")
         said = capsys.readouterr().out
         assert words in "\n".join(line.strip() for line in said.splitlines())
         assert "100 %" in said

@@ -257,6 +257,13 @@ def test_what_cannot_be_added_is_one_line(
     assert contents(folder) == before
 
 
+def test_a_comparison_is_no_log(begun: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = begun()
+    capsys.readouterr()
+    assert main(["compare", str(folder), "--num-seeds", "5"]) == 2
+    assert f"continue a comparison with --resume {folder}" in capsys.readouterr().err
+
+
 def test_what_is_no_flag_of_methods(tmp_path: Path) -> None:
     settings = replace(offline.Config().settings, run_dir=str(tmp_path))
     there = offline.Config(settings=settings, methods=("behaviour_cloning", "qdt"))

@@ -1,5 +1,6 @@
 """What the words of a comparison mean: approaches, settings of some alone, thresholds and sweeps."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from seqrl.comparison.approaches import (
     settings_of,
     targets_of,
 )
-from seqrl.comparison.config import Config, check
-from seqrl.comparison.horizon import Sweep, read_sweep
+from seqrl.comparison.config import Config, Sweep, check, read_sweep
+from seqrl.comparison.floor import Floor, threshold
 from seqrl.comparison.learning_curve import Threshold, read_threshold
 from seqrl.comparison.offline import METHODS
 from seqrl.errors import UserError
@@ -113,23 +114,52 @@ def test_sweeps() -> None:
         "length=10,5",
         "=5",
         "length=true",
+        "length=false,2",
+        "length=NaN",
+        "length=1..Infinity",
+        f"length={'9' * 5000}",
     ):
         with pytest.raises(UserError, match="in rising order"):
             read_sweep(text)
 
 
-def test_what_counts_as_solved(tmp_path: Path) -> None:
-    """A tenth of the optimum's size below it; where something is hidden too, the optimum says nothing."""
+def test_what_counts_as_reached(tmp_path: Path) -> None:
+    """A tenth of the optimum's size below it; where something is hidden, the optimum says nothing, and it is nine
+    tenths of the way from random actions to the best. Breaks where a sweep takes nine tenths whatever was asked for."""
+    base = Config(settings=ppo.Config(env="seqrl/TMaze-v0", run_dir=str(tmp_path / "c")))
+    assert threshold(base.at("length", 4), None, 0.3, 0.0) == pytest.approx(0.9)
+    assert threshold(replace(base, threshold="50%").at("length", 4), None, 0.3, 0.0) == pytest.approx(0.5)
+    tiger = replace(base, settings=replace(base.settings, env="seqrl/Tiger-v0"))
+    assert threshold(tiger.at("horizon", 1), None, -9.0, 0.0) == pytest.approx(-1.1)  # one decision: listening costs 1
+    hidden = replace(base, settings=replace(base.settings, noise=0.1)).at("length", 4)
+    assert threshold(hidden, Floor(-1.0, 0.1), 0.0, 0.2) == pytest.approx(-0.1)
+    assert math.isnan(threshold(hidden, Floor(-1.0, 0.1), 0.0, 0.9))  # its interval holds what random actions may bring
+    assert threshold(replace(hidden, threshold="0.7"), None, 0.0, 0.2) == 0.7
+
+
+def test_what_a_sweep_is_refused_for(tmp_path: Path) -> None:
     base = Config(settings=ppo.Config(env="seqrl/TMaze-v0", run_dir=str(tmp_path / "c")), horizon_sweep="length=2,4")
     check(base)
-    assert base.needed(Sweep("length", (2, 4)), 4) == pytest.approx(0.9)
-    tiger = replace(base, settings=replace(base.settings, env="seqrl/Tiger-v0"))
-    assert tiger.needed(Sweep("horizon", (1,)), 1) == pytest.approx(-1.1)  # with one decision, listening costs 1
-    hidden = replace(base, settings=replace(base.settings, noise=0.1))
-    with pytest.raises(UserError, match="--threshold NUMBER"):
-        check(hidden)
-    check(replace(hidden, threshold="0.7"))
-    assert replace(hidden, threshold="0.7").needed(Sweep("length", (2,)), 2) == 0.7
-    for wrong in (replace(base, horizon_sweep="width=3"), replace(base, horizon_seeds=0)):
+    check(replace(base, settings=replace(base.settings, noise=0.1)))  # its optimum is not known
+    for wrong in (
+        replace(base, horizon_sweep="width=3"),
+        replace(base, horizon_seeds=0),
+        replace(base, horizon_steps=1e-9),  # breaks where runs of a sweep are first checked when they begin
+    ):
         with pytest.raises(UserError):
             check(wrong)
+
+
+def test_each_value_has_runs_of_its_own() -> None:
+    """Golden: half the steps, in a folder of the value; but where it is the comparison's own, its runs serve."""
+    settings = ppo.Config(env="seqrl/TMaze-v0", env_kwargs=("length=4", "active=true"), run_dir="c", num_steps=100)
+    base = Config(settings=settings, num_seeds=3, horizon_seeds=2, horizon_steps=0.5)
+    one, other = base.swept(Approach("ppo", "gru"), "length", 8)
+    assert (one.run_dir, other.run_dir) == ("c/horizon/length=8/gru_s0", "c/horizon/length=8/gru_s1")
+    assert (one.num_steps, one.env_kwargs) == (50, ("active=true", "length=8"))
+    assert base.swept(Approach("ppo", "gru"), "length", 4) == base.runs_of(Approach("ppo", "gru"))[:2]
+    own = replace(base, horizon_seeds=4).swept(Approach("ppo", "gru"), "length", 4)
+    assert own[0].run_dir == "c/horizon/length=4/gru_s0"
+    # Breaks where the folder has six digits of the value: two values would have the same runs.
+    folders = [base.at("length", value).folder.name for value in (1_000_000, 1_000_001, 0.5, 2.0)]
+    assert folders == ["length=1000000", "length=1000001", "length=0.5", "length=2"]

@@ -56,7 +56,7 @@ def test_the_others_are_compared(capsys: pytest.CaptureFixture[str], monkeypatch
     assert line.endswith("_s0; continue with seqrl compare --resume compared)")
     results = json.loads(Path("compared/results.json").read_text())
     assert [row["memory"] for row in results["rows"]] == ["none"]
-    assert results["failed"] == [line.removeprefix("seqrl: ")]
+    assert results["failed"] == [line.removeprefix("seqrl: ").replace("run compared/", "run ")]
     assert "A run failed, and what it belongs to is left out: " in Path("compared/table.md").read_text()
     assert Path("compared/report.html").is_file()
 
@@ -64,7 +64,32 @@ def test_the_others_are_compared(capsys: pytest.CaptureFixture[str], monkeypatch
     assert json.loads(Path("compared/results.json").read_text())["failed"] == results["failed"]
 
 
-# Breaks if `run_all` returns the errors where nothing else was trained.
+# Breaks if a method's error is raised before what the others brought is written.
+def test_the_other_methods_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    log = ["--env", "seqrl/Gamble-v0", "--episodes", "12", "--dataset-dir", "log"]
+    assert main(["collect", "random", *log]) == 0
+    assert main(["compare", "log", "--methods", "behaviour_cloning,qdt", "--num-seeds", "1", "--num-episodes", "4",
+                 "--num-steps", "4", "--num-layers", "1", "--context-length", "4", "--batch-size", "8",
+                 "--hidden-size", "8", "--target-episodes", "2", "--value-updates", "2", "--workers", "1",
+                 "--run-dir", "compared"]) == 0  # fmt: skip
+    lost = Path("compared/qdt_s0")
+    (lost / "evaluation.json").unlink()
+    (lost / "checkpoint.safetensors").write_bytes(b"damaged")
+    capsys.readouterr()
+    assert main(["compare", "--resume", "compared"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "checkpoint.safetensors" in line
+    results = json.loads(Path("compared/results.json").read_text())
+    assert [row["method"] for row in results["rows"]] == ["behaviour_cloning"]
+    assert len(results["failed"]) == 1
+    assert "- A run failed, and what it belongs to is left out: " in Path("compared/table.md").read_text()
+    (Path("compared/behaviour_cloning_s0") / "evaluation.json").unlink()
+    (Path("compared/behaviour_cloning_s0") / "checkpoint.safetensors").write_bytes(b"damaged")
+    assert main(["compare", "--resume", "compared"]) == 2  # none is left
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+# Breaks if `_compare` goes on where nothing else was trained.
 def test_where_all_fail_there_is_nothing_to_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert compare(MINE) == 2
     assert "seqrl compare --resume compared" in capsys.readouterr().err

@@ -2,17 +2,22 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from test_online import result, row
 
+from seqrl.algorithms import ppo
 from seqrl.cli import main
 from seqrl.comparison.advice import advice
-from seqrl.comparison.floor import Floor
+from seqrl.comparison.config import Config
+from seqrl.comparison.floor import Floor, play_randomly, random_floor
 from seqrl.comparison.learning_curve import reached, read_threshold
 from seqrl.comparison.report import Comparison
+from seqrl.errors import UserError
+from seqrl.progress import Bar
 
 pytestmark = pytest.mark.usefixtures("forked_comparisons")
 
@@ -66,6 +71,22 @@ def test_nothing_is_learnt_where_random_actions_bring_as_much() -> None:
     assert advice(measured(*rows, random=-1.0)).startswith("Take gru")
 
 
+def test_a_single_approach_may_not_have_learnt_it_either() -> None:
+    # Breaks where what was tried alone is not looked at: one would evaluate an agent that acts at random.
+    words = advice(measured(row("gru", -0.92, episodes_half_width=0.02)))
+    assert words.startswith(
+        "Only gru was tried: compare others with --memories. None has learnt it yet: the best, gru,"
+    )
+    assert "None" not in advice(measured(row("gru", -0.5, episodes_half_width=0.02)))
+
+
+def test_a_floor_that_is_damaged_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "random.json").write_text('{"mean": null, "half_width": 1}')
+    config = Config(settings=ppo.Config(env="CartPole-v1", run_dir=str(tmp_path)))
+    with pytest.raises(UserError, match=r"random\.json is damaged: remove it"):
+        random_floor(config)
+
+
 def test_one_seed_that_fails_does_not_hide_what_the_others_have_learnt() -> None:
     # Breaks when the interval over seeds decides: 0.67 ± 1.4.
     rows = row("none", 0.0, 0.0, 0.0), row("gru", 1.0, 1.0, 0.0, episodes_half_width=0.05)
@@ -109,6 +130,31 @@ def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert results["random"] == pytest.approx(-10.0, abs=1.0)
     assert not math.isnan(results["rows"][0]["episodes_half_width"])
     assert json.loads(Path("compared/random.json").read_text())["mean"] == results["random"]
+
+
+# Breaks without `watch`: a slow environment would look as if nothing happened.
+def test_random_actions_show_how_far_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Bar, "QUIET", 0.0)
+    settings = ppo.Config(env="CartPole-v1", vectorization="sync")
+    found = play_randomly(Config(settings=settings, num_episodes=60))
+    assert found is not None
+    assert 15 < found.mean < 35
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("random actions: 0 of 60, ")
+    assert re.fullmatch(r"random actions: 60 of 60, [\d,]+ steps/s", lines[-1])
+
+
+def test_interrupted_while_random_actions_play_there_is_nothing_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seqrl.comparison.online.play_randomly", interrupt)
+    assert main(["compare", "CartPole-v1", "--run-dir", str(tmp_path / "compared")]) == 130
+    assert "seqrl compare --resume" not in capsys.readouterr().err  # breaks where a folder that is not there is named
 
 
 def test_what_few_seeds_do_not_settle_is_not_called_needless() -> None:

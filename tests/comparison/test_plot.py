@@ -1,5 +1,7 @@
 """The picture of a comparison: its curves are the page's."""
 
+import math
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -52,6 +54,20 @@ def test_equal_means_stand_side_by_side(axes):
     dots = [line for line in axes.lines if line.get_marker() == "o"]
     places = [float(line.get_transform().transform(line.get_xydata())[0, 0]) for line in dots]
     assert np.diff(places) == pytest.approx([7 / 72 * axes.figure.dpi] * 2)
+
+
+# Break: a line from the first bar to the third, where the second is not known; NaN across the panel.
+def test_a_bar_only_where_something_counts_as_solved(axes):
+    tried = [Tried(value=5, needed=0.8, seed_means=[0.9], solved=True, random=0.1),
+             Tried(value=10, needed=math.nan, seed_means=[0.3], solved=False, random=0.2)]  # fmt: skip
+    _horizon(axes, result("gru"), Horizon(key="length", values=[5, 10, 20], tried={"ppo:gru": tried}))
+    bar, floor = axes.lines[-2:]
+    assert (bar.get_linestyle(), bar.get_marker(), bar.get_xydata().tolist()) == (":", "_", [[5, 0.8]])
+    assert (floor.get_linestyle(), floor.get_xydata().tolist()) == ("-.", [[5, 0.1], [10, 0.2]])
+    assert [(text.get_text(), text.xy) for text in axes.texts][-1] == ("random actions", (10, 0.2))
+    _horizon(axes, result("gru"), Horizon(key="length", values=[10], tried={"ppo:gru": tried[1:]}))
+    assert axes.lines[-1].get_ydata() == [0.2, 0.2]
+    assert axes.lines[-2].get_linestyle() != ":"
 
 
 # Break: `axhline` or `set_xlim` left out: the bar is a line through one point, and the axis is from 116 to 120.

@@ -2,7 +2,9 @@
 
 import io
 import json
+import math
 import multiprocessing
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,17 +15,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 from rich.table import Table
+from test_horizon import tried
 
 from seqrl.cli import main
 from seqrl.comparison.advice import advice
 from seqrl.comparison.experience import players
-from seqrl.comparison.horizon import sweep
 from seqrl.comparison.online import read_comparison
 from seqrl.comparison.plot import plot_comparison
-from seqrl.comparison.report import Comparison, Horizon, Row, Tried
+from seqrl.comparison.report import Comparison, Horizon, Row
 from seqrl.comparison.report_offline import MethodRow, OfflineComparison, Score
 from seqrl.data import EpisodeDataset
-from seqrl.errors import UserError
 from seqrl.reports.common import WIDTH
 from seqrl.statistics import mean_and_half_width
 
@@ -74,7 +75,7 @@ def test_everything_is_in_the_results(folder: Path) -> None:
     none, replayed = results["rows"]
     assert (none["approach"], replayed["approach"]) == ("ppo:none", "r2d2:gru")
     assert (none["num_steps"], replayed["num_steps"]) == (64, 240)
-    assert replayed["runs"] == [str(folder / "r2d2_gru_s0")]
+    assert replayed["runs"] == ["r2d2_gru_s0"]
     assert json.loads((folder / "r2d2_gru_s0" / "config.json").read_text())["type"] == "r2d2"
     assert none["delta_q"] is None
     assert replayed["delta_q"] > 0
@@ -83,17 +84,18 @@ def test_everything_is_in_the_results(folder: Path) -> None:
         assert row["reached"] == [row["mean"] >= results["threshold"]]
         assert [steps is not None for steps in row["steps_to_threshold"]] == row["reached"]
     assert [row["method"] for row in results["offline"]["rows"]] == ["behaviour_cloning", "decision_transformer"]
-    assert results["offline"] == {
-        k: v for k, v in strict(folder / "offline" / "results.json").items() if k != "verdict"
-    }
+    alone = strict(folder / "offline" / "results.json")
+    rows = [row | {"best_run": f"offline/{row['best_run']}"} for row in alone["rows"]]
+    del alone["verdict"]
+    assert results["offline"] == alone | {"rows": rows, "dataset": "log"}
     assert results["verdict"]
     assert results["horizon"]["values"] == [1, 2]
     sweep_run = json.loads((folder / "horizon" / "length=1" / "none_s0" / "config.json").read_text())
     assert (sweep_run["num_steps"], sweep_run["env_kwargs"]) == (32, ["length=1"])
     assert not (folder / "horizon" / "length=2").exists()  # the comparison's own runs serve
-    for tried in results["horizon"]["tried"].values():
-        assert [one["value"] for one in tried] == [1, 2][: len(tried)]
-        assert all(one["solved"] for one in tried[:-1])
+    for some in results["horizon"]["tried"].values():
+        assert [one["value"] for one in some] == [1, 2][: len(some)]
+        assert all(one["solved"] for one in some[:-1])
     table = (folder / "table.md").read_text()
     for words in (
         "| ppo:none |",
@@ -103,6 +105,32 @@ def test_everything_is_in_the_results(folder: Path) -> None:
         "64 steps (r2d2:gru 240)",
     ):
         assert words in table
+
+
+def test_a_folder_names_its_runs_as_seen_from_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So that it may be moved; the terminal names them as seen from where the command was given."""
+    # Breaks when `write_results` writes what it is given.
+    for part, names in ((folder, ["r2d2_gru_s0", "none_s0"]), (folder / "offline", [])):
+        table = (part / "table.md").read_text()
+        for text in (table, (part / "results.json").read_text()):
+            assert f"{part}/" not in text
+        best = re.findall(r"Its best run is (\S+)\.", table)
+        assert best
+        for name in (*best, *names):
+            assert (part / name / "config.json").is_file()
+    assert main(["compare", "--resume", str(folder)]) == 0
+    assert f"Itsbestrunis{folder}/" in "".join(capsys.readouterr().out.split())
+
+
+def test_a_moved_comparison_goes_on(folder: Path, tmp_path: Path, forked_comparisons: None) -> None:
+    """Breaks where runs on the log look for it where it was."""
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    run = moved / "offline" / "behaviour_cloning_s0"
+    (run / "evaluation.json").unlink()
+    assert main(["compare", "--resume", str(moved)]) == 0
+    assert json.loads((run / "config.json").read_text())["dataset"] == str(moved / "log")
+    assert (moved / "table.md").read_text() == (folder / "table.md").read_text()
 
 
 def test_the_log_is_of_the_best_the_weakest_and_random(folder: Path) -> None:
@@ -143,7 +171,7 @@ def test_a_comparison_of_before_is_read(folder: Path, tmp_path: Path) -> None:
     online, offline = config.named()
     assert [str(approach) for approach in online] == ["ppo:none", "ppo:frame_stack", "ppo:gru"]
     assert not offline
-    assert config.runs_of(online[1], 1)[0].run_dir == str(tmp_path / "frame_stack_s0")
+    assert config.runs_of(online[1])[0].run_dir == str(tmp_path / "frame_stack_s0")
 
 
 # Break: `means[run]` for `-means[run]`, or the middle of the unsorted list.
@@ -155,46 +183,6 @@ def test_players(tmp_path: Path) -> None:
     assert [run.name for run in players(runs)] == ["b", "e", "c"]
     assert [run.name for run in players(runs[:2])] == ["b", "a"]
     assert [run.name for run in players(runs[:1])] == ["a"]
-
-
-# ------------------------------------------------------------------------------------------------------- the horizon
-
-
-# Break: tries every value of every approach, or counts the best seed.
-def test_the_sweep_stops_where_it_is_not_solved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Golden: `far` solves 2 and 4 and fails at 8; `near`, whose seeds have 1 and 0.4, fails at 2; 16 is not tried."""
-    brings = {"far": {2: (1.0, 1.0), 4: (0.9, 0.9), 8: (1.0, 0.6)}, "near": {2: (1.0, 0.4)}}
-
-    class Run:
-        def __init__(self, name: str, value: float, seed: int):
-            self.run_dir, self.seed = str(tmp_path / f"{name}_{value}_{seed}"), seed
-            self.result = brings[name][int(value)][seed]
-
-    def run_all(jobs: Any, *rest: Any) -> list[UserError]:
-        for _, run in jobs:
-            Path(run.run_dir).mkdir()
-            (Path(run.run_dir) / "evaluation.json").write_text(json.dumps({"returns": [run.result] * 3}))
-        return []
-
-    monkeypatch.setattr("seqrl.comparison.horizon.run_all", run_all)
-    makers = {name: lambda value, name=name: [Run(name, value, seed) for seed in (0, 1)] for name in brings}
-    rounds = [
-        {name: [(one.value, one.solved) for one in some] for name, some in tried.items()}
-        for tried in sweep((2, 4, 8, 16), makers, lambda value: 0.9, lambda *_: {}, 1, tmp_path)
-    ]
-    assert rounds[-1] == {"far": [(2, True), (4, True), (8, False)], "near": [(2, False)]}
-    assert len(rounds) == 3
-
-
-def tried(*solved: bool) -> list[Tried]:
-    return [Tried(value=2.0 * 2**k, needed=0.9, seed_means=[float(ok)], solved=ok) for k, ok in enumerate(solved)]
-
-
-def test_the_horizon_s_cell() -> None:
-    found = Horizon(
-        key="length", values=[2, 4, 8], tried={"a": tried(True, True, True), "b": tried(True, False), "c": tried(False)}
-    )
-    assert [found.cell(name) for name in "abcd"] == ["≥ 8", "2", "< 2", "–"]
 
 
 # --------------------------------------------------------------------------------------------------------- the table
@@ -257,6 +245,28 @@ def test_the_table_has_what_was_measured() -> None:
     text = everything().markdown()
     assert "1,000 steps (r2d2:gru 400); 2 seeds" in text
     assert text.endswith("\n- It stitches.\n")
+
+
+def test_the_caption_says_what_counts() -> None:
+    # Breaks when a share is said without what it is of, or a return that was given as a number is called a share.
+    share = replace(everything(), share=0.9)
+    without = replace(share, optimal=None)
+    of_way = "90 % of the way from random actions to the best approach"
+    for result, words in (
+        (everything(), "; reached: at least 0.9; horizon: the largest length at which a run reaches as much; "),
+        (share, "; reached: at least 0.9, 90 % of the optimum; horizon: the largest length at which a run reaches the "
+                "same share; "),
+        (replace(share, optimal=-2.0), "; reached: at least 0.9, the optimum less 10 % of its size; "),
+        (without, f"; reached: at least 0.9, {of_way}; "),
+        (replace(without, threshold=math.nan), "; reached: by none, as none is clearly above random actions; horizon: "
+                                               f"the largest length at which a run reaches {of_way}; "),
+    ):  # fmt: skip
+        assert words in result.caption()
+    longer = replace(share, horizon=Horizon(key="length", values=[2.0], tried={"ppo:none": []}, steps=2.0))
+    assert "horizon" not in longer.caption()  # every run at the first value failed
+    assert share.horizon is not None
+    longer = replace(share, horizon=replace(share.horizon, steps=2.0))
+    assert "at which a run of 2 times the steps reaches the same share" in longer.caption()
 
 
 def shown(table: Table, width: int = WIDTH) -> list[str]:

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -117,7 +116,7 @@ def test_what_was_measured_afterwards_is_shown(tmp_path):
         (tmp_path / name).write_text(json.dumps(content))
     read = Page("".join(findings(tmp_path)))
     words = ("1,234", "80", "nats", "β", "50 trials", "75.0 %", "recommended", "0.800")
-    for word in (*words, "Ship it? Do not ship", "NO", "1,212 dialogues", "72.4%", "77"):
+    for word in (*words, "Ship it? Do not ship", "NO", "1,212 dialogues", "72.4 %", "77"):
         assert word in read.text
     # The stars of what is recommended, and of what is enough, each in a wide and a narrow drawing.
     assert len(read.classed("polygon", "dot")) == 2 * 2
@@ -238,22 +237,19 @@ def test_a_horizons_legend_says_what_the_table_says(solved):
     assert largest_solved(rows) == sweep.cell("ppo:gru")
 
 
-# Break: `sorted(runs)` in `_links`: by alphabet; or `_from_here` left out: the place where the folder once was.
-def test_runs_in_the_tables_order_and_as_seen_from_the_folder(tmp_path):
-    rows = [row(name, 1.0) | {"runs": [f"runs/old/{name}_s{seed}" for seed in (0, 1, 10)],
-                              "best_run": f"runs/old/{name}_s10"} for name in ("none", "gru")]  # fmt: skip
-    folder = comparison_folder(tmp_path / "moved", rows=rows, horizon=HORIZON)
-    (folder / "table.md").write_text(
-        TABLE + "Its best run is runs/old/gru_s10, and runs/other/gru_s0 is none of them.\n"
-    )
-    names = [Path(run).name for each in rows for run in each["runs"]]
-    swept = [f"horizon/length={length}/{name}_s0" for length in (5, 10) for name in ("none", "gru")]
-    for name in [*names, *swept]:
+# Break: `sorted(runs)` in `_links`: by alphabet; a method's best run first; 10 before 2, or −3 as 3.
+def test_runs_in_the_tables_order(tmp_path):
+    rows = [row(name, 1.0) | {"runs": [f"{name}_s{seed}" for seed in (0, 1, 10)]} for name in ("none", "gru")]
+    methods = [{"method": name, "best_run": f"offline/{name}_s10"} for name in ("qdt", "behaviour_cloning")]
+    folder = comparison_folder(tmp_path / "cmp", rows=rows, horizon=HORIZON, offline={"rows": methods})
+    names = [run for each in rows for run in each["runs"]]
+    names += [f"offline/{each['method']}_s{seed}" for each in methods for seed in (0, 2, 10)]
+    names += [f"horizon/length={length}/{name}_s0" for length in (-3, 2, 10) for name in ("none", "gru")]
+    for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         run_folder(folder / name, [{"step": 1.0, "loss": 1.0}])
     text = write_comparison_page(folder).read_text()
-    assert re.findall(r'<a href="([^"]*)/report.html"', text) == [quote(name) for name in [*names, *swept]]
-    assert "Its best run is gru_s10, and runs/other/gru_s0 is none of them." in text
+    assert re.findall(r'<a href="([^"]*)/report.html"', text) == [*map(quote, names)]
 
 
 # Break: a panel for what never changes; "who waits for whom" above the speed of a single process; "a run" as the title.
@@ -272,7 +268,7 @@ def test_a_reward_models_page(tmp_path):
     folder = run_folder(tmp_path / "run", lines, **about)
     read = Page(run_page(folder))
     assert "foreseen" not in read.text
-    assert all(word in read.text for word in ("share of pairs put in the right order", "100.0%", "updates per second"))
+    assert all(word in read.text for word in ("share of pairs put in the right order", "100 %", "updates per second"))
     assert "<h1>prefs.jsonl</h1>" in run_page(folder)
     plot_run(folder)
 
@@ -290,6 +286,20 @@ def test_a_sweep_of_which_one_value_was_tried(tmp_path):
     read = Page("".join(horizon({"key": "length", "values": [116, 240], "tried": {"ppo:none": both}})))
     colours = {a["data-name"]: a["style"] for a in read.classed("path", "line")}
     assert colours["counts as solved"] != colours["none"]
+
+
+# Break: null as 0, or as no page at all; a bar across values at which nothing counts as solved.
+def test_a_sweep_without_an_optimum_shows_where_random_actions_are():
+    tried = [{"value": 5, "needed": 0.8, "random": 0.1, "seed_means": [0.9], "solved": True},
+             {"value": 10, "needed": None, "random": 0.2, "seed_means": [0.3], "solved": False}]  # fmt: skip
+    text = "".join(horizon({"key": "length", "values": [5, 10, 20], "tried": {"ppo:gru": tried}}))
+    lines = [a["data-name"] for a in Page(text).classed("path", "line")]
+    assert set(lines) == {"random actions", "gru", "counts as solved"}
+    assert "nothing counts as solved" in text
+    alone = "".join(horizon({"key": "length", "values": [10], "tried": {"ppo:gru": tried[1:]}}))
+    assert "random actions" in alone
+    assert "counts as solved<" not in alone
+    assert "nothing counts" not in "".join(horizon({"key": "length", "values": [5], "tried": {"ppo:gru": tried[:1]}}))
 
 
 # Break: all settings in the table, or those of one run alone; the first tenth of the returns for the last.

@@ -1,0 +1,28 @@
+"""Intervals of means, and shares as text."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from seqrl.statistics import mean_and_half_width, percent
+
+
+@pytest.mark.parametrize("samples", [[1.0, 2.0], [0.3, 0.1, 0.7], list(np.random.default_rng(0).normal(size=10))])
+def test_mean_and_half_width(samples: list[float]) -> None:
+    # Breaks with ddof=0, with 1.96 in place of the quantile, or with n degrees of freedom.
+    mean, half_width = mean_and_half_width(samples)
+    low, high = stats.t.interval(0.95, len(samples) - 1, np.mean(samples), stats.sem(samples))
+    assert (mean - half_width, mean + half_width) == pytest.approx((low, high))
+    assert np.isnan(mean_and_half_width([1.0])[1])
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (0, "0 %"), (0.0004, "under 0.1 %"), (0.001, "0.1 %"), (2 / 3, "66.7 %"), (0.999, "99.9 %"),
+        (0.9996, "over 99.9 %"), (1.0, "100 %"),
+    ],
+)  # fmt: skip
+def test_a_share_never_rounds_a_few_to_none(share: float, text: str) -> None:
+    # Breaks when three digits are all: of 2,500 pairs in the right order but one, "100 %".
+    assert percent(share) == text
