@@ -161,8 +161,8 @@ def test_every_flag_is_explained() -> None:
 
 
 def test_tables_are_those_of_the_results() -> None:
-    page = site().on_page_markdown("<!-- learning: masked_cartpole-gru -->")
-    assert "| `masked_cartpole-gru` | gru | 500 (500, 500, 500, 500, 500) |" in page
+    page = site().on_page_markdown("<!-- learning: masked_cartpole-lstm -->")
+    assert "| `masked_cartpole-lstm` | lstm | 500 (500, 500, 500, 500, 500) |" in page
     for path in PAGES:
         text = site().on_page_markdown(path.read_text())
         assert "<!-- learning" not in text and "<!-- table" not in text, path.name  # noqa: PT018
