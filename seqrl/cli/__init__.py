@@ -54,6 +54,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "envs": envs,
 }
 
+TRAINS = ("train", "compare")
+"""Commands that begin run folders."""
+
 ALSO_CALLED = {
     "list": "envs",
     "environments": "envs",
@@ -131,6 +134,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         where = f" at {error.filename}" if error.filename else ""
         print(f"seqrl: {_visible(f'{error.strerror}{where}')}: {way_out}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("seqrl: interrupted; a run folder that was begun can be continued with --resume", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        way_on = "; a run folder that was begun can be continued with --resume" if args[0] in TRAINS else ""
+        print(f"seqrl: {_visible(str(stop)) or f'interrupted{way_on}'}", file=sys.stderr)
         return 130

@@ -86,7 +86,8 @@ def _check_logs(run: str) -> None:
 
 def _finish(run: str, num_steps: int, flags: str = "") -> int:
     """Say what is in the run folder now. A run that stopped early was interrupted. `flags` are those to resume with."""
-    step, saved = read_finished_step(Path(run)), read_saved_step(Path(run))
+    logged, saved = read_finished_step(Path(run)), read_saved_step(Path(run))
+    step = max(logged, saved)  # what was saved as it stopped is logged with later steps
     if step < num_steps:
         kept = "" if saved == step else f", saved at step {saved:,}"
         print(

@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from seqrl.language.logged import DialogueDataset
 from seqrl.language.rows import TokenTurn
 from seqrl.off_policy import FittedConfig, Interval
 from seqrl.people.chat import AGENT, Chat, Option, Said
+from seqrl.run_folder import read_saved_step
 
 SMALL = ["--hidden-size", "8", "--batch-size", "4", "--num-steps", "2", "--max-tokens", "6"]
 ASKED, SAID = (
@@ -83,6 +85,29 @@ def test_values_are_not_learnt_of_nothing(algorithm, folder, capsys):
     module = ALGORITHMS[algorithm]
     with pytest.raises(UserError, match="no turn has a reward"):
         module.train(module.Config(policy="ilql_policy", dialogues="bare.jsonl", run_dir="new"))
+
+
+# Broken by values that are learnt on half a policy, and by the step of the log's last line, here 0.
+def test_ctrl_c_while_the_policy_is_cloned_ends_there_and_the_same_command_goes_on(tmp_path, capsys):
+    loss = bc.loss
+
+    def interrupting(*args):
+        signal.raise_signal(signal.SIGINT)
+        return loss(*args)
+
+    command = ["train", "ilql", "--dialogues", "log.jsonl", *SMALL, "--run-dir", str(tmp_path / "run")]
+    policy = tmp_path / "run_policy"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bc, "loss", interrupting)
+        assert main(command) == 130
+        said = f"interrupted while the policy was cloned, saved at step 1 in {policy}: the same command goes on"
+        assert told(capsys) == f"seqrl: {said}\n"
+        assert not (tmp_path / "run").exists()
+        shutil.copytree(policy, tmp_path / "alone")
+        assert main(["train", "--resume", str(tmp_path / "alone"), "--num-steps", "4"]) == 130
+        assert "interrupted at step 2; continue" in told(capsys)
+    assert main(command) == 0
+    assert [read_saved_step(each) for each in (policy, tmp_path / "run")] == [2, 2]
 
 
 # Broken by a look at the log wherever a config is read, as `check` is called there.
@@ -211,6 +236,19 @@ def test_several_betas_are_a_table_and_one_is_chosen(capsys, monkeypatch):
     assert main(["ship", "ilql", *QUICK, "--betas", "8,1,2,4"]) == 0
     assert "β = 2: of those that ship" in capsys.readouterr().out
     assert shipped("ilql", "shipping_betas.json")["chosen"] == 2.0
+
+
+# Broken by the same words for all commands: only some begin runs.
+def test_ctrl_c_speaks_of_runs_where_one_may_have_begun(monkeypatch, capsys):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shipping, "evaluate_logged", interrupted)
+    assert main(["ship", "ilql", *QUICK]) == 130
+    assert told(capsys) == "seqrl: interrupted\n"
+    monkeypatch.setattr(bc, "read_dataset", interrupted)
+    assert main(["train", "bc", "--dialogues", "log.jsonl", "--run-dir", "new"]) == 130
+    assert "interrupted; a run folder that was begun can be continued with --resume" in told(capsys)
 
 
 @pytest.mark.parametrize(
