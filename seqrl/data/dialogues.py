@@ -19,6 +19,8 @@ MAX_LINE_BYTES = 64 << 20
 """A longer line is refused before it is read: a file without line ends would fill the memory."""
 MAX_EXACT = 2**53
 """Integers beyond it are other numbers in programs that read JSON as floats."""
+MOST_REWARD = 1e15
+"""The squares of larger ones, and of their sums, are infinite as float32, in which values are learnt."""
 OTHER_FORMS = ("messages", "prompt", "completion", "chosen", "rejected", "chat_logs")
 """Keys by which a line is known to be of a format that `seqrl.data.dialogue_importers` reads."""
 
@@ -335,6 +337,13 @@ def _number(value: Any, where: str) -> float:
     return _finite(value, where)
 
 
+def _reward(value: Any, where: str) -> float:
+    number = _number(value, where)
+    if abs(number) > MOST_REWARD:
+        raise UserError(f"{where} is {number:.6g}: values are learnt of rewards up to {MOST_REWARD:g}, scale them")
+    return number
+
+
 def _finite(value: float, where: str) -> float:
     """Of a dialogue that is to be written; what is read has been through `parse_json`."""
     if not abs(value) < math.inf or (isinstance(value, int) and abs(value) > MAX_EXACT):
@@ -355,7 +364,7 @@ def _clicks(value: Any, where: str) -> int:
 
 
 CHECKED: dict[str, Callable[[Any, str], Any]] = {
-    "reward": _number, "thumbs": _thumbs, "clicks": _clicks, "propensity": _number, "at": _number,
+    "reward": _reward, "thumbs": _thumbs, "clicks": _clicks, "propensity": _number, "at": _number,
 }  # fmt: skip
 
 

@@ -33,7 +33,9 @@ ASKED, SAID = (
 )
 
 
-def support(number: int, first: int = 0, *, rewards: bool = True, propensity: float | None = None) -> list[Dialogue]:
+def support(
+    number: int, first: int = 0, *, rewards: bool = True, propensity: float | None = None, scale: float = 1.0
+) -> list[Dialogue]:
     """Dialogues of a bot with customers, who thank it at the end."""
     return [
         Dialogue(
@@ -41,7 +43,7 @@ def support(number: int, first: int = 0, *, rewards: bool = True, propensity: fl
             agent="bot",
             turns=(
                 Turn(speaker="customer", text=ASKED[k % 3]),
-                Turn(speaker="bot", text=SAID[k % 2], reward=4.0 - 5 * (k % 2) if rewards else None,
+                Turn(speaker="bot", text=SAID[k % 2], reward=scale * (4.0 - 5 * (k % 2)) if rewards else None,
                      propensity=propensity),
                 Turn(speaker="customer", text="thank you !"),
             ),
@@ -52,10 +54,12 @@ def support(number: int, first: int = 0, *, rewards: bool = True, propensity: fl
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """The logs log.jsonl, bare.jsonl (no rewards), held_out.jsonl; runs of bc and ilql on the first, without a task."""
+    """The logs log.jsonl, bare.jsonl (no rewards), nought.jsonl (all 0), held_out.jsonl; runs of bc and ilql on the
+    first, without a task."""
     path = tmp_path_factory.mktemp("own")
     write_dialogues(path / "log.jsonl", support(20))
     write_dialogues(path / "bare.jsonl", support(20, rewards=False))
+    write_dialogues(path / "nought.jsonl", support(20, scale=0.0))
     write_dialogues(path / "held_out.jsonl", support(12, 100, propensity=0.5))
     flags = ["--dialogues", str(path / "log.jsonl"), *SMALL]
     assert main(["train", "ilql", *flags, "--run-dir", str(path / "ilql")]) == 0
@@ -74,17 +78,19 @@ def told(capsys) -> str:
     return err
 
 
-# Broken by `check_rewarded` left out of the command (a policy would be cloned first), and of either `train`.
+# Broken by `check_rewarded` left out of the command (a policy would be cloned first), and of either `train`; of
+# nought.jsonl by one that asks whether rewards are there.
+@pytest.mark.parametrize("log", ["bare.jsonl", "nought.jsonl"])
 @pytest.mark.parametrize("algorithm", ["ilql", "chai"])
-def test_values_are_not_learnt_of_nothing(algorithm, folder, capsys):
-    assert main(["train", algorithm, "--dialogues", "bare.jsonl", *SMALL, "--run-dir", "new"]) == 2
+def test_values_are_not_learnt_of_nothing(algorithm, log, folder, capsys):
+    assert main(["train", algorithm, "--dialogues", log, *SMALL, "--run-dir", "new"]) == 2
     said = told(capsys)
-    assert "bare.jsonl: no turn has a reward: nothing to learn values from; train bc, or" in said
-    assert "seqrl reward bare.jsonl" in said
+    assert f"{log}: no turn has a reward, or all are 0: nothing to learn values from; train bc, or" in said
+    assert f"seqrl reward {log}" in said
     assert not list(folder.glob("new*"))
     module = ALGORITHMS[algorithm]
     with pytest.raises(UserError, match="no turn has a reward"):
-        module.train(module.Config(policy="ilql_policy", dialogues="bare.jsonl", run_dir="new"))
+        module.train(module.Config(policy="ilql_policy", dialogues=log, run_dir="new"))
 
 
 # Broken by values that are learnt on half a policy, and by the step of the log's last line, here 0.
