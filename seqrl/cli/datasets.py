@@ -21,7 +21,7 @@ from seqrl.data import EpisodeDataset, import_episodes, to_minari
 from seqrl.data.dialogue_importers import form_of, import_dialogues
 from seqrl.data.dialogues import shown
 from seqrl.data.preferences import holds_preferences, holds_thumbs
-from seqrl.errors import UserError
+from seqrl.errors import UserError, quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ def import_(args: list[str]) -> int:
         print("seqrl: interrupted; no episodes were kept", file=sys.stderr)
         return 130
     print(f"{folder}: {dataset.num_episodes:,} episodes, {len(dataset):,} steps, mean return "
-          f"{dataset.returns.mean():.4g}. Look at them first: seqrl audit {folder}")  # fmt: skip
+          f"{dataset.returns.mean():.4g}. Look at them first: seqrl audit {quoted(folder)}")  # fmt: skip
     return 0
 
 
@@ -132,7 +132,7 @@ def _import_dialogues(source: str, options: Import) -> int:
             raise UserError(f"--{flag} is for episodes, and {shown(source, 1000)} holds dialogues: leave it out")
     path = options.output or str(default_folder(f"{Path(source).stem}.jsonl"))
     number = import_dialogues(source, path)
-    print(f"{shown(path, 1000)}: {number:,} dialogues. Look at them first: seqrl audit {shown(path, 1000)}")
+    print(f"{shown(path, 1000)}: {number:,} dialogues. Look at them first: seqrl audit {quoted(shown(path, 1000))}")
     return 0
 
 

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from seqrl.cli.arguments import parse, positional
 from seqrl.data.dialogues import Dialogue, read_dialogues, shown, write_dialogues
-from seqrl.errors import UserError
+from seqrl.errors import UserError, quoted
 from seqrl.language.rewards import combined, with_rewards
 from seqrl.language.word_list import WordList
 
@@ -72,5 +72,5 @@ def reward(args: list[str]) -> int:
     number = write_dialogues(options.output, map(rewarded, read_dialogues(log)))
     path = shown(options.output, 1000)
     print(f"{path}: {number:,} dialogues, returns {min(returns):.4g} to {max(returns):.4g}, mean {fmean(returns):.4g}. "
-          f"Look at them first: seqrl audit {path}")  # fmt: skip
+          f"Look at them first: seqrl audit {quoted(path)}")  # fmt: skip
     return 0

@@ -21,7 +21,7 @@ from seqrl.cli.outputs import check_output
 from seqrl.cli.without_task import NO_TASK
 from seqrl.config import require
 from seqrl.data.dialogues import Dialogue, read_dialogues, shown
-from seqrl.errors import UserError
+from seqrl.errors import UserError, quoted
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.generation import Plain, Voice
 from seqrl.language.steering import SteeredAgent
@@ -142,7 +142,7 @@ def _tell_betas(
     if beta is None:
         console.print("None of these ships: keep what was logged, or log more.", style="bold red")
     else:
-        again = f"seqrl ship {run} --dialogues OTHERS --beta {beta:g}"
+        again = f"seqrl ship {quoted(run)} --dialogues OTHERS --beta {beta:g}"
         console.print(f"β = {beta:g}: of those that ship, it gains most at the lower end.", style="bold green")
         print(f"It was chosen by this log, which flatters it: judge it once more by other dialogues, {again}")
     print("Written:", report_shipping.write_betas(run, judged, wanted, {**about, "title": title, "chosen": beta}))
@@ -229,7 +229,7 @@ def frontier(args: list[str]) -> int:
     require(
         bool(config.task),
         f"{run} {NO_TASK}: compare βs on a log with propensities, by "
-        f"seqrl ship {run} --dialogues HELD_OUT --betas 0,1,2,4,8",
+        f"seqrl ship {quoted(run)} --dialogues HELD_OUT --betas 0,1,2,4,8",
     )
     task = configured_task(config)
     with progress_bar() as progress:

@@ -18,7 +18,7 @@ from seqrl.cli.outputs import check_output, write_output
 from seqrl.cli.without_task import NO_TASK, ways
 from seqrl.config import parse_env_kwargs, require
 from seqrl.data.dialogues import Dialogue, read_dialogues, shown, write_dialogues
-from seqrl.errors import UserError
+from seqrl.errors import UserError, quoted
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.foretelling import foretold
 from seqrl.language.generation import Plain, Sampling
@@ -82,7 +82,7 @@ def collect_dialogues(args: list[str]) -> int:
         print("seqrl: interrupted; no dialogues were kept", file=sys.stderr)
         return 130
     print(f"{path}: {len(totals):,} dialogues, mean return {sum(totals) / len(totals):.4g}. "
-          f"Look at them first: seqrl audit {path}")  # fmt: skip
+          f"Look at them first: seqrl audit {quoted(path)}")  # fmt: skip
     return 0
 
 

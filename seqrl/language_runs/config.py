@@ -17,7 +17,7 @@ from seqrl.config import (
     require_not_negative,
 )
 from seqrl.data.dialogues import Dialogue, read_dialogues, shown
-from seqrl.errors import UserError, nearest
+from seqrl.errors import UserError, nearest, quoted
 from seqrl.language.gpt2 import GPT2, GPT2Config
 from seqrl.language.model import LanguageModel, MemoryModel
 from seqrl.memory import Memory, Transformer
@@ -154,7 +154,7 @@ def check_rewarded(config: LanguageConfig) -> None:
     require(
         any(turn.reward for turn in turns),  # reading ends at the first
         f"{log}: no turn has a reward, or all are 0: nothing to learn values from; train bc, or weigh answers first "
-        f"with seqrl reward {log} --thumbs 1 --output FILE (or another of its rewards)",
+        f"with seqrl reward {quoted(log)} --thumbs 1 --output FILE (or another of its rewards)",
     )
 
 
