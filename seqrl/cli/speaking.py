@@ -22,14 +22,13 @@ from seqrl.errors import UserError, quoted
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.foretelling import foretold
 from seqrl.language.generation import Plain, Sampling
-from seqrl.language.logged import DialogueDataset
 from seqrl.language.logging import logged_play
 from seqrl.language.play import Played, play
 from seqrl.language.prompted import Prompted, prompts_of
 from seqrl.language.scripted import AGENT, scripted_dialogues
 from seqrl.language.steering import SteeredAgent
 from seqrl.language_runs.config import LanguageConfig
-from seqrl.language_runs.lengths import check_prompts, check_windows
+from seqrl.language_runs.lengths import check_prompts, check_read
 from seqrl.language_runs.rlhf import make_scorer
 from seqrl.language_runs.rlhf_config import check_prompted
 from seqrl.language_runs.run import check_reads
@@ -208,7 +207,7 @@ def _foretell(run: str, config: LanguageConfig, agent: LanguageAgent, options: E
     log, tokenizer = options.prompts, agent.tokenizer
     _check_one_problem(options)
     dialogues = list(read_dialogues(log))
-    check_windows(agent.policy, [DialogueDataset.of(dialogues, tokenizer)], 0)
+    check_read(agent.policy, dialogues, tokenizer)
     voice, steering = _voice(agent, options.beta)
     if hasattr(voice, "speak"):  # how likely it says an utterance is not known
         voice, steering = Plain(agent.policy), ", by the policy that proposes"

@@ -237,6 +237,12 @@ def test_several_betas_are_a_table_and_one_is_chosen(capsys, monkeypatch):
     assert len(set(sizes)) == 3
     for row in rows["betas"]:
         assert f"{row['effective_size']:.1f}" in said
+    assert "Whatever β" not in said
+    assert main(["ship", "ilql", "--dialogues", "log.jsonl", *QUICK[2:], "--betas", "0,1"]) == 1
+    said = capsys.readouterr().out
+    assert "Whatever β: The policy learnt from 20 of these 20 dialogues: give others." in said
+    assert "accept it (--estimated-propensities)." in said
+    assert said.count("Whatever β") == 2
     gains = iter([-0.1, 0.2, 0.3, 0.25])
     monkeypatch.setattr(shipping, "evaluate_logged", lambda *args, **kwargs: dataclasses.replace(
         GOOD, gain=Interval(0.5, next(gains), 0.9)))  # fmt: skip
