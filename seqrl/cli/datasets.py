@@ -40,7 +40,7 @@ class Audit:
     held_out: str = ""
     """File to write a share of these to instead, to be held out of training; must not exist yet."""
     share: float = 0.1
-    """That share. Which they are depends on their ids alone, so a longer log holds out the same ones."""
+    """That share. Which they are depends on what is said in them alone, so a longer log holds out the same ones."""
     seed: int = 0
     """Seeds that draw."""
 
@@ -53,7 +53,7 @@ def audit(args: list[str]) -> int:
     if options.max_rows < 1:
         raise UserError(f"--max-rows is {options.max_rows}: it must be at least 1")
     check_output(options.output)
-    check_parts(options.keep_good, options.held_out, options.share)
+    check_parts(options.keep_good, options.held_out, options.share, options.output)
     if Path(folder).is_file() or Path(folder).suffix == ".jsonl":  # episodes are folders
         if holds_preferences(folder):
             result = audit_preferences(folder)

@@ -194,6 +194,14 @@ def test_answers_of_a_log_are_foretold(tmp_path, capsys):
     assert "β = 0" in capsys.readouterr().out
 
 
+# Broken by words for what learns.
+def test_answers_of_a_log_without_any(tmp_path, capsys):
+    silent = Dialogue(id="s", agent="bot", turns=(Turn(speaker="customer", text="hello ?"),))
+    write_dialogues(tmp_path / "silent.jsonl", [silent])
+    assert main(["evaluate", "ilql_policy", "--prompts", str(tmp_path / "silent.jsonl")]) == 2
+    assert "the agent never speaks in these dialogues: give another log" in told(capsys)
+
+
 def test_a_log_that_is_not_found_was_named_from_elsewhere(tmp_path, capsys):
     run = tmp_path / "run"
     assert main(["train", "bc", "--dialogues", "log.jsonl", *SMALL, "--run-dir", str(run)]) == 0
