@@ -22,6 +22,7 @@ from seqrl.inspection.episodes import inspect as play
 from seqrl.language.reranking import RerankingAgent
 from seqrl.language.utterance_steering import UtteranceAgent
 from seqrl.language_runs.config import LanguageConfig
+from seqrl.language_runs.rlhf import make_scorer
 from seqrl.language_runs.run import check_reads
 from seqrl.pages.dialogues import write_dialogues_page
 from seqrl.pages.inspector import write_inspector
@@ -131,16 +132,19 @@ def inspect_speaker(run: Path, args: list[str]) -> int:
         require(bool(name), f"{run} {NO_TASK}: name one of the same words with --task, or {ways(run, config)}")
         task = make_task(name, **parse_env_kwargs(kwargs, "--task-kwargs"))
         check_reads(agent.tokenizer, task, str(run))
+    reward = config.reward if isinstance(config, rlhf.Config) and not options.task else ("task",)
     talks = inspect_dialogues(
-        agent, task, options.num_episodes, options.seed, sample=options.sample, max_tokens=config.max_tokens
-    )
+        agent, task, options.num_episodes, options.seed, sample=options.sample, max_tokens=config.max_tokens,
+        scorer=make_scorer(reward, agent.tokenizer),
+    )  # fmt: skip
     whole = isinstance(agent, UtteranceAgent | RerankingAgent)
     about = {
         "title": " ".join([name, *kwargs]),
         "kind": f"conversations · {read_json(run, 'config.json')['type']} · {config.model}",
         "subtitle": f"Run {run.name}, {options.num_episodes} conversations from seed {options.seed}. "
         + ("Whole utterances are proposed by a policy, and one of them is chosen." if whole else
-           "Tokens drawn from the policy." if options.sample else "The likeliest token taken."),
+           "Tokens drawn from the policy." if options.sample else "The likeliest token taken.")
+        + (f" Rewards by {' '.join(reward)}." if reward != ("task",) else ""),
         "values": "utterance" if whole else "token",
     }  # fmt: skip
     path = write_dialogues_page(run / PAGE, talks, about)

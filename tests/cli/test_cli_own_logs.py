@@ -212,6 +212,16 @@ def test_a_log_that_is_not_found_was_named_from_elsewhere(tmp_path, capsys):
     assert "gone.jsonl (--dialogues), which is not found: start in the folder it was trained in" in told(capsys)
 
 
+# Broken by the rewards of prompts, which are 0, whatever the run learnt from.
+def test_what_was_trained_by_rewards_is_inspected_by_them(tmp_path, capsys):
+    run, flags = str(tmp_path / "run"), ["--num-steps", "1", "--num-conversations", "8", "--group-size", "4"]
+    given = ["--policy", "ilql_policy", "--prompts", "log.jsonl", "--reward", "turns=0.5"]
+    assert main(["train", "rloo", *given, *flags, "--run-dir", run]) == 0
+    assert main(["inspect", run]) == 0
+    assert "returns 0.5, 0.5, 0.5" in capsys.readouterr().out
+    assert "Rewards by turns=0.5." in (Path(run) / "episodes.html").read_text()
+
+
 QUICK = ["--dialogues", "held_out.jsonl", "--no-fit", "--num-resamples", "100"]
 
 
