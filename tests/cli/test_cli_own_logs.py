@@ -162,7 +162,7 @@ def test_what_is_advised_after_training_can_be_done(tmp_path, capsys, monkeypatc
     ("args", "way"),
     [
         (["evaluate", "ilql_policy"], "seqrl evaluate ilql_policy --prompts HELD_OUT, seqrl chat ilql_policy"),
-        (["inspect", "ilql"], "seqrl ship ilql --dialogues HELD_OUT, seqrl chat ilql"),
+        (["inspect", "ilql"], "or a log of dialogues with --prompts"),
         (["frontier", "ilql"], "seqrl ship ilql --dialogues HELD_OUT --betas 0,1,2,4,8"),
     ],
 )
@@ -220,6 +220,17 @@ def test_what_was_trained_by_rewards_is_inspected_by_them(tmp_path, capsys):
     assert main(["inspect", run]) == 0
     assert "returns 0.5, 0.5, 0.5" in capsys.readouterr().out
     assert "Rewards by turns=0.5." in (Path(run) / "episodes.html").read_text()
+
+
+# Broken by a page for runs with a task alone.
+def test_answers_to_a_log_are_inspected(capsys):
+    assert main(["inspect", "ilql_policy", "--prompts", "held_out.jsonl"]) == 0
+    assert capsys.readouterr().out == "ilql_policy/episodes.html: Open it in a browser.\n"
+    page = (Path("ilql_policy") / "episodes.html").read_text()
+    assert "prompts of held_out.jsonl" in page
+    assert any(text.split()[-2] in page for text in ASKED)
+    assert main(["inspect", "ilql_policy", "--prompts", "held_out.jsonl", "--task", "wordle"]) == 2
+    assert "--task and --prompts: give one of them" in told(capsys)
 
 
 QUICK = ["--dialogues", "held_out.jsonl", "--no-fit", "--num-resamples", "100"]
