@@ -26,7 +26,7 @@ from seqrl.algorithms import (
     rlhf,
 )
 from seqrl.config import ProblemConfig
-from seqrl.errors import UserError, nearest
+from seqrl.errors import UserError, nearest, quoted
 from seqrl.language.agent import LanguageAgent
 from seqrl.language_runs.config import LanguageConfig, check_rewarded
 from seqrl.language_runs.run import read_tokenizer
@@ -163,7 +163,10 @@ def load_speaker(run: str | Path) -> LanguageAgent:
     if not isinstance(config, LanguageConfig):
         raise UserError(f"{run} acts and does not speak: load it with seqrl.algorithms.load")
     if isinstance(config, reward_model.Config):
-        raise UserError(f"{run} scores and does not speak: load it with seqrl.language_runs.rewards.load_reward_model")
+        raise UserError(
+            f"{run} scores and does not speak: seqrl evaluate {quoted(run)} tells how well, and "
+            "seqrl.language_runs.rewards.load_reward_model loads it"
+        )
     with _blaming(folder / "config.json"):
         agent = module_of(config).build(config, read_tokenizer(folder), folder)
     load_weights(agent, folder)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from seqrl.algorithms import ilql
+from seqrl.algorithms import chai, ilql
 from seqrl.errors import quoted
 from seqrl.language_runs.config import LanguageConfig
 from seqrl.language_runs.rewards import is_reward_run
@@ -23,4 +23,6 @@ def ways(run: str | Path, config: Any) -> str:
     first = f"seqrl evaluate {name} --prompts HELD_OUT"
     if isinstance(config, ilql.Config) and config.level == "token":
         first = f"seqrl ship {name} --dialogues HELD_OUT"  # what values are for, they do not foretell what was said
+    elif isinstance(config, ilql.Config | chai.Config):  # what is foretold is what they choose among
+        first = f"seqrl inspect {name} --prompts HELD_OUT"
     return f"{first}, seqrl chat {name} or seqrl report {name}"

@@ -14,10 +14,11 @@ import pytest
 from off_policy.test_shipping import GOOD
 from rich.console import Console
 
-from seqrl.algorithms import ALGORITHMS, bc, load_speaker
+from seqrl.algorithms import ALGORITHMS, bc, chai, ilql, load_speaker
 from seqrl.cli import main, shipping
 from seqrl.cli.chatting import rendered
 from seqrl.cli.judging import HELD_OUT, tell
+from seqrl.cli.without_task import ways
 from seqrl.data.dialogues import Dialogue, Turn, read_dialogues, write_dialogues
 from seqrl.errors import UserError
 from seqrl.language.candidates import Candidate
@@ -156,6 +157,18 @@ def test_what_is_advised_after_training_can_be_done(tmp_path, capsys, monkeypatc
             args = ["held_out.jsonl" if arg == "HELD_OUT" else arg for arg in command]
             assert main(args) < 2  # a verdict may be 1
     capsys.readouterr()
+
+
+# Broken by `ways` of one kind for all that have values: what chooses among utterances foretells nothing itself.
+@pytest.mark.parametrize("config", [chai.Config(), ilql.Config(level="utterance")])
+def test_what_chooses_among_utterances_is_inspected(config):
+    assert ways("my run", config).startswith("seqrl inspect 'my run' --prompts HELD_OUT, seqrl chat")
+
+
+# Broken by words about a task alone, which a log of one's own has not.
+def test_fine_tuning_asks_for_prompts(capsys):
+    assert main(["train", "grpo", "--policy", "ilql_policy", "--reward", "turns", "--run-dir", "new"]) == 2
+    assert "ilql_policy has no task to speak in: name a log whose prompts are answered with --prompts" in told(capsys)
 
 
 @pytest.mark.parametrize(
