@@ -165,6 +165,18 @@ def test_what_chooses_among_utterances_is_inspected(config):
     assert ways("my run", config).startswith("seqrl inspect 'my run' --prompts HELD_OUT, seqrl chat")
 
 
+# Broken by a kto that asks for a file of thumbs, where they stand in the log.
+def test_thumbs_of_a_log_are_learnt_from(tmp_path, capsys):
+    thumbs = [dataclasses.replace(each.turns[1], thumbs=1 - 2 * (k % 2)) for k, each in enumerate(support(8))]
+    rated = [
+        dataclasses.replace(each, turns=(each.turns[0], turn)) for each, turn in zip(support(8), thumbs, strict=True)
+    ]
+    write_dialogues(tmp_path / "rated.jsonl", rated)
+    flags = ["--thumbs", str(tmp_path / "rated.jsonl"), "--num-steps", "2", "--run-dir", str(tmp_path / "run")]
+    assert main(["train", "kto", "--policy", "ilql_policy", *flags]) == 0
+    assert "trained for 2 steps" in capsys.readouterr().out
+
+
 # Broken by words about a task alone, which a log of one's own has not.
 def test_fine_tuning_asks_for_prompts(capsys):
     assert main(["train", "grpo", "--policy", "ilql_policy", "--reward", "turns", "--run-dir", "new"]) == 2
