@@ -1,11 +1,17 @@
 """How seqrl says that it was given something it cannot work with."""
 
 import difflib
+import shlex
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
     """Bad input. The message is one line: what is wrong, where, and the way out. The command line exits with 2."""
+
+
+def quoted(path: object) -> str:
+    """A path as it stands in a command that is to be copied."""
+    return shlex.quote(str(path))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -30,9 +30,10 @@ class Evaluations:
     the best evaluation (of equals the later one), if that is better than the last one by more than chance explains.
 
     Training can lose what it had: with a discount of 0.99 a GRU that held masked CartPole's pole for 500 steps may let
-    the cart drift off later, too slowly for that horizon to tell (docs/log.md). But where returns are much by chance, the best of ten evaluations
-    is a draw among agents, early ones included. So the best and the last play once more, other episodes, and the last
-    agent stays unless the mean difference in these lies above 0 by more than its 95 % interval.
+    the cart drift off later, too slowly for that horizon to tell (docs/log.md). But where returns are much by chance,
+    the best of ten evaluations is a draw among agents, early ones included. So the best and the last play once more,
+    other episodes, and the last agent stays unless the mean difference in these lies above 0 by more than its 95 %
+    interval.
 
     Every evaluation plays the same episodes, in environments made for it, by likeliest actions: it changes nothing of
     the run, and two of them differ by the agent alone. Their steps are not among the run's `num_steps`. A figure to

@@ -18,7 +18,7 @@ import gymnasium as gym
 from torch import nn
 
 from seqrl.checkpoint import counter, load_checkpoint
-from seqrl.errors import UserError
+from seqrl.errors import UserError, quoted
 from seqrl.spaces import difference, space_from_json, space_to_json
 
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
@@ -123,7 +123,8 @@ def check_new(folder: Path) -> None:
     except UnicodeEncodeError:  # bytes of the command line that are no UTF-8, which TensorBoard and JSON cannot name
         raise UserError(f"{str(folder)!r} is no UTF-8 (--run-dir): choose another name") from None
     if folder.exists():
-        raise UserError(f"{folder} exists already (--run-dir): choose another, or continue it with --resume {folder}")
+        way_on = f"continue it with --resume {quoted(folder)}"
+        raise UserError(f"{folder} exists already (--run-dir): choose another, or {way_on}")
 
 
 def create_folder(folder: Path, files: dict[str, Any]) -> None:

@@ -26,14 +26,22 @@ from seqrl.algorithms import (
     rlhf,
 )
 from seqrl.config import ProblemConfig
-from seqrl.errors import UserError, nearest
+from seqrl.errors import UserError, nearest, quoted
 from seqrl.language.agent import LanguageAgent
 from seqrl.language_runs.config import LanguageConfig, check_rewarded
 from seqrl.language_runs.rewards import is_reward_run
 from seqrl.language_runs.run import read_tokenizer
 from seqrl.malloc import keep_freed_memory
 from seqrl.own_code import algorithm_of, find_class, what_is
-from seqrl.run_folder import config_from_json, config_to_json, default_run_dir, load_weights, read_json, read_spaces
+from seqrl.run_folder import (
+    config_from_json,
+    config_to_json,
+    default_run_dir,
+    load_weights,
+    read_json,
+    read_saved_step,
+    read_spaces,
+)
 
 ALGORITHMS: dict[str, ModuleType] = {
     "ppo": ppo,
@@ -86,7 +94,10 @@ def train(config: Any) -> Any:
 
 
 def with_policy(config: Any) -> Any:
-    """`config` with a policy to steer or to propose, cloned now with the same settings, if it needs one."""
+    """`config` with a policy to steer or to propose, cloned now with the same settings, if it needs one.
+
+    Raises KeyboardInterrupt where cloning was interrupted: of half a policy no values are learnt.
+    """
     if not isinstance(config, ilql.Config | chai.Config) or config.policy:
         return config
     check(dataclasses.replace(config, policy="yet to come"))
@@ -96,6 +107,11 @@ def with_policy(config: Any) -> Any:
     shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(LanguageConfig)}
     cloning = bc.Config(**shared | {"run_dir": folder})
     bc.train(cloning, resume=Path(folder).exists() and read_config(folder) == cloning)
+    step = read_saved_step(Path(folder))
+    if step < cloning.num_steps:
+        raise KeyboardInterrupt(
+            f"interrupted while the policy was cloned, saved at step {step:,} in {folder}: the same command goes on"
+        )
     return dataclasses.replace(config, policy=folder)
 
 
@@ -148,7 +164,10 @@ def load_speaker(run: str | Path) -> LanguageAgent:
     if not isinstance(config, LanguageConfig):
         raise UserError(f"{run} acts and does not speak: load it with seqrl.algorithms.load")
     if is_reward_run(folder):
-        raise UserError(f"{run} scores and does not speak: load it with seqrl.language_runs.rewards.load_reward_model")
+        raise UserError(
+            f"{run} scores and does not speak: seqrl evaluate {quoted(run)} tells how well, and "
+            "seqrl.language_runs.rewards.load_reward_model loads it"
+        )
     with _blaming(folder / "config.json"):
         agent = module_of(config).build(config, read_tokenizer(folder), folder)
     load_weights(agent, folder)

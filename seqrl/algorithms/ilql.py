@@ -35,7 +35,6 @@ import torch
 from torch import Tensor
 
 from seqrl.config import require, require_at_least_one, require_not_negative
-from seqrl.errors import UserError
 from seqrl.language.logged import DialogueDataset, DialogueWindows
 from seqrl.language.rows import decisions
 from seqrl.language.steering import SteeredAgent, TokenValues
@@ -49,7 +48,7 @@ from seqrl.language_runs.config import (
     make_model,
 )
 from seqrl.language_runs.lengths import check_windows
-from seqrl.language_runs.preferences import settings_of_policy
+from seqrl.language_runs.preferences import settings_of_policy, with_model_of, with_task_of
 from seqrl.language_runs.run import (
     check_reads,
     dialogue_windows,
@@ -85,7 +84,7 @@ class Config(LanguageConfig):
     num_proposals: int = 8
     """Utterances that are drawn where they are actions."""
     initial: Initial = "policy"
-    """What the values' model begins as: a copy of the policy's, which has to be of the same sizes, or fresh."""
+    """What the values' model begins as: a copy of the policy's, whose sizes it then has, or fresh, of its own."""
     heads_only: bool = False
     """Whether the values' model stays as the policy's, and V and Q alone learn: far quicker where the policy has learnt
     to read what matters."""
@@ -219,6 +218,10 @@ def train(config: Config, resume: bool = False) -> SteeredAgent | UtteranceAgent
     """
     check(config)
     if not resume:
+        if config.initial == "policy":
+            why = "without --initial fresh the values' model begins as a copy of the policy's in"
+            config = with_model_of(config, config.policy, why)
+        config = with_task_of(config, config.policy)
         check_sizes(config)
         check_rewarded(config)
     tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
@@ -227,7 +230,7 @@ def train(config: Config, resume: bool = False) -> SteeredAgent | UtteranceAgent
     if not (Path(config.run_dir) / CHECKPOINT).exists():  # else the policy is there
         load_weights(agent.policy, config.policy, "policy")
         if config.initial == "policy":
-            _copy_policy(agent, config)
+            agent.values.model.load_state_dict(agent.policy.state_dict())
     if config.task:
         check_reads(tokenizer, configured_task(config), config.policy)
     dataset, _ = read_dataset(config, tokenizer, config.gamma)
@@ -240,16 +243,6 @@ def train(config: Config, resume: bool = False) -> SteeredAgent | UtteranceAgent
             after_update=lambda agent: agent.values.follow(config.polyak),
         )  # fmt: skip
     return agent.eval()
-
-
-def _copy_policy(agent: SteeredAgent | UtteranceAgent, config: Config) -> None:
-    try:
-        agent.values.model.load_state_dict(agent.policy.state_dict())
-    except RuntimeError:
-        raise UserError(
-            f"the values' model ({config.model} of {config.hidden_size}) is not of the sizes of the policy's in "
-            f"{config.policy}: give --model and its sizes as there, or --initial fresh"
-        ) from None
 
 
 def _describe(agent: SteeredAgent | UtteranceAgent, dataset: DialogueDataset) -> None:

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from seqrl.config import require, require_above_zero
-from seqrl.data.preferences import read_preferences, read_thumbs, thumbs_of
+from seqrl.data.feedback import read_judged
+from seqrl.data.preferences import read_preferences, thumbs_of
 from seqrl.distributed import ALONE, Group
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.preferences import JudgedAnswers, ThumbDataset
@@ -46,7 +47,7 @@ class Config(PreferenceConfig):
     """Kahneman–Tversky optimisation."""
 
     thumbs: str = ""
-    """A file of answers with thumbs up or down (docs/preference_algorithms.md)."""
+    """A file of answers with thumbs up or down (docs/preference_algorithms.md), or a log of dialogues that has them."""
     preferences: str = ""
     """Or one of preferences: chosen answers count as thumbs up, rejected ones as thumbs down."""
     desirable_weight: float = 1.0
@@ -104,7 +105,7 @@ def build(config: Config, tokenizer: Tokenizer, run: Any = None) -> LanguageAgen
 
 
 def train(config: Config, resume: bool = False) -> LanguageAgent:
-    """Train on the answers in `config.thumbs`, and return the agent. With `resume`, continue the run, bit for bit.
+    """Train on the answers that `config` names, and return the agent. With `resume`, continue the run, bit for bit.
 
     With several learners a script needs `if __name__ == "__main__":`.
 
@@ -121,7 +122,7 @@ def train_share(group: Group, config: Config, resume: bool) -> LanguageAgent:
 
     def dataset(tokenizer: Tokenizer) -> ThumbDataset:
         if config.thumbs:
-            return ThumbDataset.of(read_thumbs(config.thumbs), tokenizer)
+            return ThumbDataset.of(read_judged(config.thumbs), tokenizer)
         return ThumbDataset.of(thumbs_of(read_preferences(config.preferences)), tokenizer)
 
     shared = partial(loss, group=group)

@@ -74,7 +74,9 @@ class Audit:
             "folder": str(self.folder),
             "sound": self.sound,
             "about": self.about,
-            "findings": [dict(zip(Finding._fields[:4], finding, strict=False)) for finding in self.findings],
+            "findings": [
+                {key: value for key, value in finding._asdict().items() if key != "lines"} for finding in self.findings
+            ],
             "figures": self.figures,
         }
         return json.loads(json.dumps(_plain(content)))

@@ -39,7 +39,7 @@ def speakers(log: Log) -> Found:
     if silent:
         names = listed([f"'{shown(name, 30)}'" for name in sorted(silent[0].speakers)])
         agent = shown(silent[0].agent, 30)
-        message = f"the agent says nothing in {_of(silent, log)}: '{agent}' is to be learnt, {names} speak"
+        message = f"the agent says nothing in {_of(silent, log)}: '{agent}' is to be learnt, who speaks is {names}"
         found.append(Finding("speakers", "silent_agent", "wrong", message, lines(silent)))
     strange = _strange(log)
     if strange:

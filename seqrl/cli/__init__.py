@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import seqrl
 from seqrl.errors import UserError, nearest
 from seqrl.interrupt import ends_on_interrupt
+from seqrl.visible import visible
 
 with ends_on_interrupt():
     from seqrl.cli.actors import actors
@@ -53,6 +54,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "actors": actors,
     "envs": envs,
 }
+
+TRAINS = ("train", "compare")
+"""Commands that begin run folders."""
 
 ALSO_CALLED = {
     "list": "envs",
@@ -96,11 +100,6 @@ def _nobody_reads() -> bool:
     return bool(closed)
 
 
-def _visible(message: str) -> str:
-    """One line, whatever names it quotes: what could steer the terminal is an escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-
-
 def _run(arguments: Sequence[str] | None) -> int:
     args = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
@@ -119,7 +118,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             raise UserError(f"unknown command '{args[0]}': {hint}")
         return COMMANDS[args[0]](args[1:])
     except UserError as error:
-        print(f"seqrl: {_visible(str(error))}", file=sys.stderr)
+        print(f"seqrl: {visible(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -129,8 +128,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         else:
             raise
         where = f" at {error.filename}" if error.filename else ""
-        print(f"seqrl: {_visible(f'{error.strerror}{where}')}: {way_out}", file=sys.stderr)
+        print(f"seqrl: {visible(f'{error.strerror}{where}')}: {way_out}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("seqrl: interrupted; a run folder that was begun can be continued with --resume", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        way_on = "; a run folder that was begun can be continued with --resume" if args[0] in TRAINS else ""
+        print(f"seqrl: {visible(str(stop)) or f'interrupted{way_on}'}", file=sys.stderr)
         return 130

@@ -237,6 +237,8 @@ def _answer(console: Console, talk: Chat, transcript: Transcript | None) -> None
     if _try(console, lambda: said.append(talk.answer())):
         console.print(*rendered(said[0], talk), sep="\n")
         _warn(console, talk)
+    elif any(each.speaker == PERSON for each in talk.said):
+        console.print("  ! to go on, take back what you said: /undo", style="yellow")
     if transcript is not None:
         transcript.save(talk)
 

@@ -24,7 +24,7 @@ from seqrl.collect import random_policy, watched
 from seqrl.config import ProblemConfig, RunConfig, make_environment, require
 from seqrl.data import EpisodeWriter
 from seqrl.envs import Environment
-from seqrl.errors import UserError, nearest
+from seqrl.errors import UserError, nearest, quoted
 from seqrl.references import references_for
 from seqrl.references.learners import AnnealedOracle, QLearning
 from seqrl.run_folder import check_spaces
@@ -103,7 +103,7 @@ def collect(args: list[str]) -> int:
         return 130
     count = options.num_episodes
     print(f"{folder}: {count:,} episodes, {num_steps:,} steps, mean return {total / count:.4g}. "
-          f"Look at them first: seqrl audit {folder}")  # fmt: skip
+          f"Look at them first: seqrl audit {quoted(folder)}")  # fmt: skip
     return 0
 
 

@@ -21,7 +21,7 @@ from seqrl.data import EpisodeDataset, import_episodes, to_minari
 from seqrl.data.dialogue_importers import form_of, import_dialogues
 from seqrl.data.dialogues import shown
 from seqrl.data.preferences import holds_preferences, holds_thumbs
-from seqrl.errors import UserError
+from seqrl.errors import UserError, quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Audit:
     held_out: str = ""
     """File to write a share of these to instead, to be held out of training; must not exist yet."""
     share: float = 0.1
-    """That share. Which they are depends on their ids alone, so a longer log holds out the same ones."""
+    """That share. Which they are depends on what is said in them alone, so a longer log holds out the same ones."""
     seed: int = 0
     """Seeds that draw."""
 
@@ -53,7 +53,7 @@ def audit(args: list[str]) -> int:
     if options.max_rows < 1:
         raise UserError(f"--max-rows is {options.max_rows}: it must be at least 1")
     check_output(options.output)
-    check_parts(options.keep_good, options.held_out, options.share)
+    check_parts(options.keep_good, options.held_out, options.share, options.output)
     if Path(folder).is_file() or Path(folder).suffix == ".jsonl":  # episodes are folders
         if holds_preferences(folder):
             result = audit_preferences(folder)
@@ -122,7 +122,7 @@ def import_(args: list[str]) -> int:
         print("seqrl: interrupted; no episodes were kept", file=sys.stderr)
         return 130
     print(f"{folder}: {dataset.num_episodes:,} episodes, {len(dataset):,} steps, mean return "
-          f"{dataset.returns.mean():.4g}. Look at them first: seqrl audit {folder}")  # fmt: skip
+          f"{dataset.returns.mean():.4g}. Look at them first: seqrl audit {quoted(folder)}")  # fmt: skip
     return 0
 
 
@@ -133,7 +133,7 @@ def _import_dialogues(source: str, options: Import) -> int:
             raise UserError(f"--{flag} is for episodes, and {shown(source, 1000)} holds dialogues: leave it out")
     path = options.output or str(default_folder(f"{Path(source).stem}.jsonl"))
     number = import_dialogues(source, path)
-    print(f"{shown(path, 1000)}: {number:,} dialogues. Look at them first: seqrl audit {shown(path, 1000)}")
+    print(f"{shown(path, 1000)}: {number:,} dialogues. Look at them first: seqrl audit {quoted(shown(path, 1000))}")
     return 0
 
 

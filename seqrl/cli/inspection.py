@@ -11,8 +11,8 @@ import tyro
 
 from seqrl.algorithms import load, load_speaker, read_config, rlhf
 from seqrl.cli.arguments import parse, positional
-from seqrl.cli.without_task import NO_TASK, ways
-from seqrl.config import make_environment, parse_env_kwargs, require
+from seqrl.cli.speaking import SpokenIn, check_answers, problem, prompts_for
+from seqrl.config import make_environment
 from seqrl.envs import Environment
 from seqrl.envs.make import may_draw
 from seqrl.errors import UserError
@@ -22,11 +22,11 @@ from seqrl.inspection.episodes import inspect as play
 from seqrl.language.reranking import RerankingAgent
 from seqrl.language.utterance_steering import UtteranceAgent
 from seqrl.language_runs.config import LanguageConfig
-from seqrl.language_runs.run import check_reads
+from seqrl.language_runs.rlhf import make_scorer
+from seqrl.language_runs.rlhf_config import check_prompted
 from seqrl.pages.dialogues import write_dialogues_page
 from seqrl.pages.inspector import write_inspector
 from seqrl.run_folder import check_spaces, read_json
-from seqrl.text import TextTask, make_task
 
 PAGE = "episodes.html"
 
@@ -100,7 +100,7 @@ def _seeds(options: Inspect) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectSpeaker:
+class InspectSpeaker(SpokenIn):
     """Step through a speaker's conversations, token by token: how likely each was, what it was worth, what it rests on.
 
     Writes episodes.html into the run's folder: one file, to be opened in a browser.
@@ -112,10 +112,6 @@ class InspectSpeaker:
     """Seed of the conversations."""
     sample: bool = False
     """Draw tokens from the probabilities; else the likeliest one is taken. Who chooses among utterances draws them."""
-    task: str = ""
-    """Another task than the run's."""
-    task_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
-    """Other arguments of the task."""
 
 
 def inspect_speaker(run: Path, args: list[str]) -> int:
@@ -123,29 +119,30 @@ def inspect_speaker(run: Path, args: list[str]) -> int:
     options = parse(InspectSpeaker, args, InspectSpeaker(), "seqrl inspect RUN")
     config: LanguageConfig = read_config(run)
     agent = load_speaker(run)
-    name, kwargs = options.task or config.task, options.task_kwargs or ((), config.task_kwargs)[not options.task]
-    if not name and isinstance(config, rlhf.Config):
-        task: TextTask[Any] = rlhf.problem(config, agent.tokenizer)
-        name = f"prompts of {Path(config.prompts).name}"
-    else:
-        require(bool(name), f"{run} {NO_TASK}: name one of the same words with --task, or {ways(run, config)}")
-        task = make_task(name, **parse_env_kwargs(kwargs, "--task-kwargs"))
-        check_reads(agent.tokenizer, task, str(run))
+    task, name = problem(str(run), config, options, agent.tokenizer, "a log of dialogues with --prompts")
+    prompts = prompts_for(config, options)
+    reward = config.reward if isinstance(config, rlhf.Config) and not options.task else ("task",)
+    if prompts:
+        check_answers(prompts, agent, config)
+    if prompts and reward != ("task",):
+        check_prompted(reward)
     talks = inspect_dialogues(
-        agent, task, options.num_episodes, options.seed, sample=options.sample, max_tokens=config.max_tokens
-    )
+        agent, task, options.num_episodes, options.seed, sample=options.sample, max_tokens=config.max_tokens,
+        scorer=make_scorer(reward, agent.tokenizer),
+    )  # fmt: skip
     whole = isinstance(agent, UtteranceAgent | RerankingAgent)
     about = {
-        "title": " ".join([name, *kwargs]),
+        "title": name,
         "kind": f"conversations · {read_json(run, 'config.json')['type']} · {config.model}",
         "subtitle": f"Run {run.name}, {options.num_episodes} conversations from seed {options.seed}. "
         + ("Whole utterances are proposed by a policy, and one of them is chosen." if whole else
-           "Tokens drawn from the policy." if options.sample else "The likeliest token taken."),
+           "Tokens drawn from the policy." if options.sample else "The likeliest token taken.")
+        + (f" Rewards by {' '.join(reward)}." if reward != ("task",) else ""),
         "values": "utterance" if whole else "token",
     }  # fmt: skip
     path = write_dialogues_page(run / PAGE, talks, about)
-    returns = ", ".join(f"{talk.total:.4g}" for talk in talks)
-    print(f"{path}: returns {returns}. Open it in a browser.")
+    earned = "" if prompts and reward == ("task",) else f"returns {', '.join(f'{talk.total:.4g}' for talk in talks)}. "
+    print(f"{path}: {earned}Open it in a browser.")
     return 0
 
 

@@ -21,17 +21,19 @@ from seqrl.cli.outputs import check_output
 from seqrl.cli.without_task import NO_TASK
 from seqrl.config import require
 from seqrl.data.dialogues import Dialogue, read_dialogues, shown
-from seqrl.errors import UserError
+from seqrl.errors import UserError, quoted
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.generation import Plain, Voice
 from seqrl.language.steering import SteeredAgent
 from seqrl.language_runs.config import LanguageConfig, configured_task
+from seqrl.language_runs.lengths import check_read
 from seqrl.language_runs.preferences import PreferenceConfig
 from seqrl.language_runs.run import check_vocabulary
 from seqrl.off_policy import FittedConfig, Requirements, checks, chosen, evaluate_logged, ships
 from seqrl.off_policy.frontier import Point
 from seqrl.off_policy.frontier import frontier as play_betas
 from seqrl.off_policy.learnt_from import not_found, num_learnt_from, policy_of
+from seqrl.off_policy.shipping import OF_THE_LOG
 from seqrl.off_policy.turn_values import TurnValue, extremes, turn_values
 from seqrl.progress import progress_bar
 from seqrl.reports import frontier as report_frontier
@@ -80,9 +82,11 @@ def ship(args: list[str]) -> int:
     name, args = positional(args)
     options = parse(Ship, args, Ship(), "seqrl ship RUN")
     _check_ship(name, options)
-    run, agent = Path(str(name)), _speaker(str(name))
+    run, agent = Path(str(name)), load_speaker(str(name))
     voices = {beta: _voice(agent, beta) for beta in options.betas or (options.beta,)}
     dialogues = list(read_dialogues(options.dialogues))
+    for model in (agent.policy, agent.values.model) if isinstance(agent, SteeredAgent) else (agent.policy,):
+        check_read(model, dialogues, agent.tokenizer)
     behaviour = _behaviour(agent, run, options, dialogues)
     learnt_from, unknown = num_learnt_from(run, dialogues, options.dialogues), not_found(run)
     fitted = FittedConfig(num_iterations=options.num_iterations, seed=options.seed) if options.fit else None
@@ -142,8 +146,12 @@ def _tell_betas(
     console.print(report_shipping.betas_table(judged, escape(title)))
     if beta is None:
         console.print("None of these ships: keep what was logged, or log more.", style="bold red")
+        for check in next(iter(judged.values())).results:
+            if check.name in OF_THE_LOG and not check.passed:
+                print(f"Whatever β: {check.reason}")
     else:
-        again = f"seqrl ship {run} --dialogues OTHERS --beta {beta:g}"
+        again = f"seqrl ship {quoted(run)} --dialogues OTHERS --beta {beta:g}"
+        again += " --estimated-propensities" * options.estimated_propensities
         console.print(f"β = {beta:g}: of those that ship, it gains most at the lower end.", style="bold green")
         print(f"It was chosen by this log, which flatters it: judge it once more by other dialogues, {again}")
     print("Written:", report_shipping.write_betas(run, judged, wanted, {**about, "title": title, "chosen": beta}))
@@ -164,10 +172,6 @@ def _check_ship(name: str | None, options: Ship) -> None:
     require(options.num_iterations >= 1, f"--num-iterations is {options.num_iterations}: it must be at least 1")
     require(options.min_effective_size >= 1, f"--min-effective-size is {options.min_effective_size}: at least 1")
     require(0 < options.max_share <= 1, f"--max-share is {options.max_share}: it must be above 0, and at most 1")
-
-
-def _speaker(run: str) -> LanguageAgent:
-    return load_speaker(run)
 
 
 def _voice(agent: LanguageAgent, beta: float) -> Voice:
@@ -195,7 +199,7 @@ def _behaviour(agent: LanguageAgent, run: Path, options: Ship, dialogues: list[D
             f"the policy {shown(config.policy)} that {run} began as is not there, to estimate propensities that were "
             "not logged: name a run with --behaviour"
         )
-    other = _speaker(str(folder))
+    other = load_speaker(str(folder))
     check_vocabulary(agent.tokenizer, other.tokenizer, str(folder))
     return other.voice() if name else Plain(other.policy)  # what it began as
 
@@ -230,7 +234,7 @@ def frontier(args: list[str]) -> int:
     require(
         bool(config.task),
         f"{run} {NO_TASK}: compare βs on a log with propensities, by "
-        f"seqrl ship {run} --dialogues HELD_OUT --betas 0,1,2,4,8",
+        f"seqrl ship {quoted(run)} --dialogues HELD_OUT --betas 0,1,2,4,8",
     )
     task = configured_task(config)
     with progress_bar() as progress:
@@ -254,7 +258,7 @@ def frontier(args: list[str]) -> int:
 
 
 def _steered(run: str) -> SteeredAgent:
-    agent = _speaker(run)
+    agent = load_speaker(run)
     if not isinstance(agent, SteeredAgent):
         raise UserError(f"{run} has no values of tokens to steer by: give a run of ilql with --level token")
     return agent
@@ -291,16 +295,18 @@ def turns(args: list[str]) -> int:
     require(min(options.worst, options.best) >= 0, "--worst and --best are numbers of turns: 0 or more")
     check_output(options.output)
     agent, config = _steered(name), read_config(name)
-    found = list(
-        turn_values(list(read_dialogues(options.dialogues)), agent.tokenizer, agent.values, getattr(config, "gamma", 1))
-    )
+    dialogues = list(read_dialogues(options.dialogues))
+    check_read(agent.values.model, dialogues, agent.tokenizer)
+    found = list(turn_values(dialogues, agent.tokenizer, agent.values, getattr(config, "gamma", 1)))
     require(bool(found), f"the agent never speaks in {shown(options.dialogues, 1000)}: give another log (--dialogues)")
     worst, _ = extremes(found, options.worst, options.by)
     _, best = extremes(found, options.best, options.by)
     console, of = Console(), f"of {len(found):,} turns in {shown(Path(options.dialogues).name)}, by {options.by}"
-    for title, part in ((f"greatest falls {of}", worst), (f"greatest rises {of}", best)):
+    for kind, number, part in (("falls", options.worst, worst), ("rises", options.best, best)):
         if part:
-            console.print(turns_table(part, title))
+            console.print(turns_table(part, f"greatest {kind} {of}"))
+        elif number:
+            print(f"no {kind} {of}")
     if options.output:
         lines = [{"list": kind, **turn.as_dict()} for kind, part in (("worst", worst), ("best", best)) for turn in part]
         _write_lines(Path(options.output), lines)

@@ -18,18 +18,17 @@ from seqrl.cli.outputs import check_output, write_output
 from seqrl.cli.without_task import NO_TASK, ways
 from seqrl.config import parse_env_kwargs, require
 from seqrl.data.dialogues import Dialogue, read_dialogues, shown, write_dialogues
-from seqrl.errors import UserError
+from seqrl.errors import UserError, quoted
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.foretelling import foretold
 from seqrl.language.generation import Plain, Sampling
-from seqrl.language.logged import DialogueDataset
 from seqrl.language.logging import logged_play
 from seqrl.language.play import Played, play
 from seqrl.language.prompted import Prompted, prompts_of
 from seqrl.language.scripted import AGENT, scripted_dialogues
 from seqrl.language.steering import SteeredAgent
 from seqrl.language_runs.config import LanguageConfig
-from seqrl.language_runs.lengths import check_prompts, check_windows
+from seqrl.language_runs.lengths import check_prompts, check_read
 from seqrl.language_runs.rlhf import make_scorer
 from seqrl.language_runs.rlhf_config import check_prompted
 from seqrl.language_runs.run import check_reads
@@ -82,7 +81,7 @@ def collect_dialogues(args: list[str]) -> int:
         print("seqrl: interrupted; no dialogues were kept", file=sys.stderr)
         return 130
     print(f"{path}: {len(totals):,} dialogues, mean return {sum(totals) / len(totals):.4g}. "
-          f"Look at them first: seqrl audit {path}")  # fmt: skip
+          f"Look at them first: seqrl audit {quoted(path)}")  # fmt: skip
     return 0
 
 
@@ -120,7 +119,19 @@ def _default_file(task: str) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSpeaker:
+class SpokenIn:
+    """What a run speaks in, where it is not its own."""
+
+    task: str = ""
+    """Another task than the run's."""
+    task_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Other arguments of the task, KEY=VALUE."""
+    prompts: str = ""
+    """Or a log of dialogues: what was said before each of its agent's turns is a prompt to answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSpeaker(SpokenIn):
     """Let a trained speaker talk to the task that it was trained on, or another of the same vocabulary.
 
     Or let it answer a log's prompts, with --reward; or without, see how well it foretells the log's own answers.
@@ -134,10 +145,6 @@ class EvaluateSpeaker:
     """Draw tokens from the probabilities, as runs of chai always do; else the likeliest one is taken."""
     beta: float = -1.0
     """β by which values steer, of a run of ilql; 0 for the cloned policy, below 0 for the run's own."""
-    task: str = ""
-    """Another task than the run's."""
-    task_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
-    """Other arguments of the task, KEY=VALUE."""
     prompts: str = ""
     """Or a log of dialogues: without --reward, how likely its answers are, all of them; with it, what was said before
     each is a prompt to answer."""
@@ -158,15 +165,15 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
     check_output(options.output)
     config: LanguageConfig = read_config(run)
     agent = load_speaker(run)
-    prompts = options.prompts or ("" if options.task else getattr(config, "prompts", ""))
+    prompts = prompts_for(config, options)
     own = config.reward if isinstance(config, rlhf.Config) and not options.task else ()
     if prompts and not options.reward and own in ((), ("task",)):
         return _foretell(run, config, agent, options)
-    task, name = _problem(run, config, options, prompts, agent.tokenizer)
+    task, name = problem(run, config, options, agent.tokenizer, ways(run, config))
     reward = options.reward or own or ("task",)
     if prompts:
         check_prompted(reward)
-        check_prompts(agent.policy, prompts, agent.tokenizer, config.max_tokens, "shorten what is said before")
+        check_answers(prompts, agent, config)
     voice, steering = _voice(agent, options.beta)
     draws = options.sample or hasattr(voice, "speak")  # of utterances that are all the likeliest none can be chosen
     played = play(
@@ -208,7 +215,7 @@ def _foretell(run: str, config: LanguageConfig, agent: LanguageAgent, options: E
     log, tokenizer = options.prompts, agent.tokenizer
     _check_one_problem(options)
     dialogues = list(read_dialogues(log))
-    check_windows(agent.policy, [DialogueDataset.of(dialogues, tokenizer)], 0)
+    check_read(agent.policy, dialogues, tokenizer)
     voice, steering = _voice(agent, options.beta)
     if hasattr(voice, "speak"):  # how likely it says an utterance is not known
         voice, steering = Plain(agent.policy), ", by the policy that proposes"
@@ -243,19 +250,31 @@ def _lines(played: Played) -> Iterator[str]:
     return (f"{AGENT if agent else OTHER}> {shown(text, 1000)}" for agent, text in said)
 
 
-def _check_one_problem(options: EvaluateSpeaker) -> None:
+def _check_one_problem(options: SpokenIn) -> None:
     require(not (options.task and options.prompts), "--task and --prompts: give one of them")
 
 
-def _problem(
-    run: str, config: LanguageConfig, options: EvaluateSpeaker, prompts: str, tokenizer: Tokenizer
+def prompts_for(config: LanguageConfig, options: SpokenIn) -> str:
+    """The log whose prompts are answered: the options', else the run's own."""
+    return options.prompts or ("" if options.task else getattr(config, "prompts", ""))
+
+
+def check_answers(prompts: str, agent: LanguageAgent, config: LanguageConfig) -> None:
+    """Raise UserError where the run's model cannot read the prompts of a log and an answer."""
+    check_prompts(agent.policy, prompts, agent.tokenizer, config.max_tokens, "shorten what is said before")
+
+
+def problem(
+    run: str, config: LanguageConfig, options: SpokenIn, tokenizer: Tokenizer, way_out: str
 ) -> tuple[TextTask[Any], str]:
-    """What is spoken in, and how it is called: what the options name, else the run's own."""
+    """What is spoken in, and how it is called: what the options name, else the run's own. Raises UserError, which ends
+    with `way_out`, where there is none."""
     _check_one_problem(options)
+    prompts = prompts_for(config, options)
     if prompts:
         return Prompted(prompts_of(read_dialogues(prompts)), tokenizer), f"prompts of {prompts}"
     name, kwargs = options.task or config.task, options.task_kwargs or ((), config.task_kwargs)[not options.task]
-    require(bool(name), f"{run} {NO_TASK}: name one of the same words with --task, or {ways(run, config)}")
+    require(bool(name), f"{run} {NO_TASK}: name one of the same words with --task, or {way_out}")
     task = make_task(name, **parse_env_kwargs(kwargs, "--task-kwargs"))
     check_reads(tokenizer, task, run)
     return task, " ".join([name, *kwargs])

@@ -11,7 +11,7 @@ TOGETHER = ("dialogue", "pair")
 """Keys of `meta` by which imported dialogues belong together: one seen from both sides, a pair of answers."""
 
 
-def check_parts(keep_good: str, held_out: str, share: float) -> None:
+def check_parts(keep_good: str, held_out: str, share: float, output: str) -> None:
     """Raise UserError, before anything is read, for files that cannot be written."""
     require(bool(keep_good) or not held_out, "--held-out without --keep-good: name a file for the others too")
     require(0 < share < 1, f"--share is {share}: it must be above 0 and below 1")
@@ -20,21 +20,22 @@ def check_parts(keep_good: str, held_out: str, share: float) -> None:
             not name or not Path(name).exists(), f"{shown(name, 1000)} exists already ({flag}): choose another file"
         )
         require(Path(name).parent.is_dir(), f"{shown(name, 1000)} is in no folder that exists ({flag}): make it")
-    require(
-        not held_out or Path(held_out).resolve() != Path(keep_good).resolve(), "--keep-good and --held-out: two files"
-    )
+    names = [Path(name).resolve() for name in (keep_good, held_out, output) if name]
+    require(len({*names}) == len(names), "--keep-good, --held-out and --output: name another file for each")
 
 
 def write_good(result: Audit, keep_good: str, held_out: str, share: float) -> str:
     """Write the dialogues that nothing is wrong with, and say how many. Raises UserError where a part has none."""
     good = [each for line, each in numbered_dialogues(result.folder) if line not in result.bad_lines]
+    require(bool(good), "something is wrong with every dialogue: mend the log, none is good as it is")
     removed, parts = len(result.bad_lines), {keep_good: good}
     if held_out:
         parts = {
             keep_good: [each for each in good if not is_held_out(each, share)],
             held_out: [each for each in good if is_held_out(each, share)],
         }
-    require(all(parts.values()), f"of {len(good):,} good dialogues one file would have none: give another --share")
+    few = f"one of the two files would have none of {len(good):,} good dialogues: give another --share"
+    require(all(parts.values()), few)
     said = [f"{shown(name, 1000)}: {write_dialogues(name, part):,} dialogues" for name, part in parts.items()]
     left = [each.kind for each in result.findings if each.severity == "wrong" and not each.lines]
     rest = f" Wrong with the log as a whole, and still so: {', '.join(left)}." if left else ""
@@ -42,7 +43,9 @@ def write_good(result: Audit, keep_good: str, held_out: str, share: float) -> st
 
 
 def is_held_out(dialogue: Dialogue, share: float) -> bool:
-    """By a hash of its id, or of what it has in common with others that belong together."""
-    name = next((str(dialogue.meta[key]) for key in TOGETHER if key in dialogue.meta), dialogue.id)
-    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    """By a hash of what is said, so that copies stay together, or of what it has in common with others that belong
+    together."""
+    said = [dialogue.agent, *((turn.speaker, turn.text) for turn in dialogue.turns)]
+    content = next((str(dialogue.meta[key]) for key in TOGETHER if key in dialogue.meta), repr(said))
+    digest = hashlib.blake2b(content.encode(), digest_size=8).digest()
     return int.from_bytes(digest) < share * 2**64

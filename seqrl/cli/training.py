@@ -16,7 +16,7 @@ from seqrl.cli.without_task import plays_nothing, ways
 from seqrl.comparison.learning_curve import last_evaluation
 from seqrl.data.dialogues import shown
 from seqrl.distributed import is_first
-from seqrl.errors import UserError, nearest
+from seqrl.errors import UserError, nearest, quoted
 from seqrl.language_runs.rewards import is_reward_run
 from seqrl.recipes import RECIPES
 from seqrl.run_folder import read_finished_step, read_json, read_saved_step
@@ -63,7 +63,8 @@ def _resume(run: str, args: list[str], name: str | None) -> int:
     options = parse(Resume, args, Resume(), "seqrl train --resume RUN")
     if name is not None and type(_default(name)) is not type(read_config(run)):
         kind = read_json(Path(run), "config.json")["type"]
-        raise UserError(f"{run} is a run of {kind}, not of {name}: leave the name out, seqrl train --resume {run}")
+        way_out = f"leave the name out, seqrl train --resume {quoted(run)}"
+        raise UserError(f"{run} is a run of {kind}, not of {name}: {way_out}")
     _check_logs(run)
     if options.num_actors:
         set_num_actors(run, options.num_actors)
@@ -86,16 +87,17 @@ def _check_logs(run: str) -> None:
 
 def _finish(run: str, num_steps: int, flags: str = "") -> int:
     """Say what is in the run folder now. A run that stopped early was interrupted. `flags` are those to resume with."""
-    step, saved = read_finished_step(Path(run)), read_saved_step(Path(run))
+    logged, saved = read_finished_step(Path(run)), read_saved_step(Path(run))
+    step = max(logged, saved)  # what was saved as it stopped is logged with later steps
     if step < num_steps:
         kept = "" if saved == step else f", saved at step {saved:,}"
         print(
-            f"seqrl: interrupted at step {step:,}{kept}; continue with: seqrl train --resume {run}{flags}",
+            f"seqrl: interrupted at step {step:,}{kept}; continue with: seqrl train --resume {quoted(run)}{flags}",
             file=sys.stderr,
         )
         return 130
     config = read_config(run)
-    how_well = ways(run, config) if plays_nothing(run, config) else f"seqrl evaluate {run}"
+    how_well = ways(run, config) if plays_nothing(run, config) else f"seqrl evaluate {quoted(run)}"
     print(f"{run}: trained for {step:,} steps. See how well: {how_well}")
     brought, is_earlier = last_evaluation(Path(run))
     if is_earlier:

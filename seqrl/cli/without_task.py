@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from seqrl.algorithms import ilql
+from seqrl.algorithms import chai, ilql
+from seqrl.errors import quoted
 from seqrl.language_runs.config import LanguageConfig
 from seqrl.language_runs.rewards import is_reward_run
 
@@ -18,7 +19,10 @@ def plays_nothing(run: str | Path, config: Any) -> bool:
 
 def ways(run: str | Path, config: Any) -> str:
     """The commands that judge such a run, the one that says most first."""
-    first = f"seqrl evaluate {run} --prompts HELD_OUT"
+    name = quoted(run)
+    first = f"seqrl evaluate {name} --prompts HELD_OUT"
     if isinstance(config, ilql.Config) and config.level == "token":
-        first = f"seqrl ship {run} --dialogues HELD_OUT"  # what values are for, they do not foretell what was said
-    return f"{first}, seqrl chat {run} or seqrl report {run}"
+        first = f"seqrl ship {name} --dialogues HELD_OUT"  # what values are for, they do not foretell what was said
+    elif isinstance(config, ilql.Config | chai.Config):  # what is foretold is what they choose among
+        first = f"seqrl inspect {name} --prompts HELD_OUT"
+    return f"{first}, seqrl chat {name} or seqrl report {name}"

@@ -7,26 +7,22 @@ refused, not skipped. What a sound reader can still be given, but nobody should 
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from seqrl.errors import UserError, nearest
+from seqrl.visible import visible
 
 MAX_LINE_BYTES = 64 << 20
 """A longer line is refused before it is read: a file without line ends would fill the memory."""
 MAX_EXACT = 2**53
 """Integers beyond it are other numbers in programs that read JSON as floats."""
+MOST_REWARD = 1e15
+"""The squares of larger ones, and of their sums, are infinite as float32, in which values are learnt."""
 OTHER_FORMS = ("messages", "prompt", "completion", "chosen", "rejected", "chat_logs")
 """Keys by which a line is known to be of a format that `seqrl.data.dialogue_importers` reads."""
-
-IGNORABLE = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
-)
-"""What cannot be seen besides control and format characters: Unicode's Default_Ignorable_Code_Points that are neither
-(fillers, variation selectors), and the empty Braille pattern."""
 
 Value = str | bool | int | float
 
@@ -145,20 +141,10 @@ def json_line(content: dict[str, Any], value: Any, reader: Callable[[Any, str], 
 
 
 def shown(text: object, most: int = 60) -> str:
-    """Text for a terminal: what could steer it, or could not be seen, is a visible escape; cut after `most` characters.
-
-    Escaped are control and format characters (escape sequences, line ends, marks that turn the direction of writing),
-    lone surrogates, spaces other than the common one, what is `IGNORABLE`, and the backslash, so that no text can pass
-    for an escape.
-    """
+    """Text for a terminal, cut after `most` characters: `visible`, and the backslash is an escape too, so that no text
+    can pass for one."""
     whole = str(text)
-    cut = whole[:most]
-    return "".join(map(_shown, cut)) + ("…" if len(whole) > most else "")
-
-
-def _shown(char: str) -> str:
-    visible = char.isprintable() and char != "\\" and not IGNORABLE.match(char)
-    return char if visible else char.encode("unicode_escape").decode()
+    return visible(whole[:most].replace("\\", "\\\\")) + ("…" if len(whole) > most else "")
 
 
 def place(path: str | Path, number: int) -> str:
@@ -335,6 +321,13 @@ def _number(value: Any, where: str) -> float:
     return _finite(value, where)
 
 
+def _reward(value: Any, where: str) -> float:
+    number = _number(value, where)
+    if abs(number) > MOST_REWARD:
+        raise UserError(f"{where} is {number:.6g}: values are learnt of rewards up to {MOST_REWARD:g}, scale them")
+    return number
+
+
 def _finite(value: float, where: str) -> float:
     """Of a dialogue that is to be written; what is read has been through `parse_json`."""
     if not abs(value) < math.inf or (isinstance(value, int) and abs(value) > MAX_EXACT):
@@ -355,7 +348,7 @@ def _clicks(value: Any, where: str) -> int:
 
 
 CHECKED: dict[str, Callable[[Any, str], Any]] = {
-    "reward": _number, "thumbs": _thumbs, "clicks": _clicks, "propensity": _number, "at": _number,
+    "reward": _reward, "thumbs": _thumbs, "clicks": _clicks, "propensity": _number, "at": _number,
 }  # fmt: skip
 
 

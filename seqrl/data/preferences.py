@@ -105,22 +105,22 @@ def _numbered(path: str | Path, what: str, reader: Callable[[Any, str, str], Jud
 
 def holds_preferences(path: str | Path) -> bool:
     """Whether the first line of a file has answers that were chosen or rejected; False also where it cannot be read."""
-    try:
-        number, line = next(numbered_lines(path))
-        content = parse_json(line, place(path, number))
-    except UserError:
-        return False
-    return isinstance(content, dict) and ("chosen" in content or "rejected" in content)
+    return not first_line(path).keys().isdisjoint({"chosen", "rejected"})
 
 
 def holds_thumbs(path: str | Path) -> bool:
     """Whether the first line of a file has an answer with a thumb; else as `holds_preferences`."""
+    return first_line(path).keys() >= {"completion", "label"}
+
+
+def first_line(path: str | Path) -> dict[str, Any]:
+    """The object in the first line of a file, empty where it cannot be read or is another."""
     try:
         number, line = next(numbered_lines(path))
         content = parse_json(line, place(path, number))
     except UserError:
-        return False
-    return isinstance(content, dict) and "completion" in content and "label" in content
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def thumbs_of(preferences: Iterable[Preference]) -> Iterator[Thumb]:

@@ -23,6 +23,7 @@ from seqrl.language.model import LanguageModel, MemoryModel
 from seqrl.language.play import Played, play
 from seqrl.language.reranking import RerankingAgent
 from seqrl.language.rows import TokenRows, rows_of
+from seqrl.language.scoring import Scorer, by_task, with_scores
 from seqrl.language.steering import SteeredAgent, TokenValues
 from seqrl.language.utterance_steering import UtteranceAgent
 from seqrl.text import TextTask, Tokenizer
@@ -88,8 +89,9 @@ def inspect_dialogues(
     voice: Voice | None = None,
     sample: bool = False,
     max_tokens: int = 64,
+    scorer: Scorer = by_task,
 ) -> list[Conversation]:
-    """Have conversations, by `voice` or the agent's own, and gather what is to be shown of them.
+    """Have conversations, by `voice` or the agent's own, and gather what is to be shown of them. `scorer` rewards them.
 
     Raises UserError for fewer than one.
     """
@@ -101,6 +103,7 @@ def inspect_dialogues(
     played = play(
         task, voice, num_dialogues, tokenizer=agent.tokenizer, seed=seed, sampling=sampling, max_tokens=max_tokens
     )
+    played = [with_scores(each, scores) for each, scores in zip(played, scorer(played), strict=True)]
     rows = [rows_of(each.turns, agent.tokenizer) for each in played]
     average = _average(agent.policy, rows)
     return [_conversation(agent, voice, one, row, average) for one, row in zip(played, rows, strict=True)]

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from math import isfinite
 
-from seqrl.data.dialogues import Dialogue, Turn, shown
+from seqrl.data.dialogues import Dialogue, shown
+from seqrl.data.feedback import feedback
 from seqrl.errors import UserError, nearest
 from seqrl.language.sentiment import sentiment as _sentiment_of
 from seqrl.language.word_list import WordList
@@ -68,7 +69,7 @@ def thumbs(dialogue: Dialogue) -> list[float]:
 
     Raises UserError for thumbs before the agent's first turn, which are about nothing of its.
     """
-    return _with_answers(dialogue, "thumbs", lambda turn: turn.thumbs)
+    return feedback(dialogue, "thumbs")
 
 
 def clicks(dialogue: Dialogue) -> list[float]:
@@ -76,7 +77,7 @@ def clicks(dialogue: Dialogue) -> list[float]:
 
     Raises UserError for clicks before the agent's first turn.
     """
-    return _with_answers(dialogue, "clicks", lambda turn: turn.clicks)
+    return feedback(dialogue, "clicks")
 
 
 def length(dialogue: Dialogue) -> list[float]:
@@ -173,24 +174,6 @@ def with_rewards(dialogue: Dialogue, reward: Reward) -> Dialogue:
 def rewarded(dialogues: Iterable[Dialogue], reward: Reward) -> Iterator[Dialogue]:
     """The same of many, one at a time."""
     return (with_rewards(dialogue, reward) for dialogue in dialogues)
-
-
-def _with_answers(dialogue: Dialogue, name: str, feedback: Callable[[Turn], int | None]) -> list[float]:
-    """For each of the agent's turns, its own feedback and that of others' turns until it speaks again: many programs
-    log a verdict with the turn of whoever gives it."""
-    sums: list[float] = []
-    for k, turn in enumerate(dialogue.turns):
-        given = feedback(turn)
-        if turn.speaker == dialogue.agent:
-            sums.append(float(given or 0))
-        elif given is not None and not sums:
-            raise UserError(
-                f"dialogue {shown(dialogue.id)}: turns[{k}] has {name}, but the agent ({shown(dialogue.agent)}) has "
-                "said nothing yet: take them out, or put them on its turn"
-            )
-        elif given is not None:
-            sums[-1] += given
-    return sums
 
 
 def _at_the_end(dialogue: Dialogue, value: float) -> list[float]:

@@ -40,6 +40,13 @@ def as_dialogue(played: Played, number: int = 0) -> Dialogue:
     return replace(dialogue, turns=(*before, *dialogue.turns))
 
 
+def with_scores(played: Played, scores: Sequence[float]) -> Played:
+    """A conversation in which each turn that the agent chose has earned one of `scores`, in order."""
+    left = iter(scores)
+    turns = [replace(turn, reward=next(left)) if turn.agent and not turn.given else turn for turn in played.turns]
+    return replace(played, dialogue=replace(played.dialogue, rewards=tuple(scores)), turns=tuple(turns))
+
+
 class Weighted:
     """Σ weight · scorer: a scorer too.
 

@@ -17,7 +17,7 @@ from seqrl.config import (
     require_not_negative,
 )
 from seqrl.data.dialogues import Dialogue, read_dialogues, shown
-from seqrl.errors import UserError, nearest
+from seqrl.errors import UserError, nearest, quoted
 from seqrl.language.gpt2 import GPT2, GPT2Config
 from seqrl.language.model import LanguageModel, MemoryModel
 from seqrl.memory import Memory, Transformer
@@ -147,13 +147,14 @@ def read_log(config: LanguageConfig) -> list[Dialogue]:
 
 
 def check_rewarded(config: LanguageConfig) -> None:
-    """Raise UserError where no turn of the agent has a reward in the log of `config`: all values would be 0."""
+    """Raise UserError where no turn of the agent has a reward, or all are 0, in the log of `config`: as all values
+    would be."""
     turns = (turn for log in read_dialogues(config.dialogues) for turn in log.turns if turn.speaker == log.agent)
     log = shown(config.dialogues, 1000)
     require(
-        any(turn.reward is not None for turn in turns),  # reading ends at the first
-        f"{log}: no turn has a reward: nothing to learn values from; train bc, or weigh answers first with "
-        f"seqrl reward {log} --thumbs 1 --output FILE (or another of its rewards)",
+        any(turn.reward for turn in turns),  # reading ends at the first
+        f"{log}: no turn has a reward, or all are 0: nothing to learn values from; train bc, or weigh answers first "
+        f"with seqrl reward {quoted(log)} --thumbs 1 --output FILE (or another of its rewards)",
     )
 
 

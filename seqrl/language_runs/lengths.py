@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from seqrl.data.dialogues import read_dialogues, shown
+from seqrl.data.dialogues import Dialogue, read_dialogues, shown
 from seqrl.errors import UserError
 from seqrl.language.logged import DialogueDataset
 from seqrl.language.model import LanguageModel
-from seqrl.language.rows import TokenBatch
+from seqrl.language.rows import TokenBatch, rows_of, token_turns
 from seqrl.text import Tokenizer
 
 ANSWER = "give a model that reads more, a lower --max-tokens"
@@ -48,6 +48,15 @@ def check_windows(
     what = "a window of dialogue {}" if num_turns else "dialogue {}"
     way_out = "give a model that reads more (--context-length of a new gpt2), learn from windows of fewer turns"
     check_lengths(model, named, what, f"{way_out} (--context-turns)")
+
+
+def check_read(model: LanguageModel, dialogues: Iterable[Dialogue], tokenizer: Tokenizer) -> None:
+    """Of whole dialogues that are judged, not learnt from. Those in which the agent never speaks do not count."""
+    if model.context_length is None:
+        return
+    spoken = [each for each in dialogues if any(turn.speaker == each.agent for turn in each.turns)]
+    lengths = ((each.id, len(rows_of(token_turns(each, tokenizer), tokenizer).tokens) - 1) for each in spoken)
+    check_lengths(model, lengths, "dialogue {}", "give a run whose model reads more")
 
 
 def check_prompts(

@@ -128,18 +128,24 @@ def log_prob(agent: LanguageAgent, batch: TokenBatch) -> Float[Tensor, "B"]:
     return answer_log_prob(agent.policy, batch, allowed)
 
 
-def with_model_of(config: L, policy: str) -> L:
+def with_model_of(config: L, policy: str, why: str = "the model is that of the policy in") -> L:
     """`config` with the model of a run, and its task where `config` has none.
 
-    Raises UserError for a model or sizes that `config` asks for, and which are not the run's.
+    Raises UserError, which says `why`, for a model or sizes that `config` asks for, and which are not the run's.
     """
     settings = settings_of_policy(policy)
     taken = {name: settings[name] for name in OF_THE_MODEL if name in settings}
     others = [name for name, value in taken.items() if getattr(config, name) != value]
-    refuse_unread(config, others, f"the model is that of the policy in {policy}")
-    if not config.task:
-        taken |= {"task": settings.get("task", ""), "task_kwargs": tuple(settings.get("task_kwargs", ()))}
-    return replace(config, **taken)
+    refuse_unread(config, others, f"{why} {policy}")
+    return with_task_of(replace(config, **taken), policy)
+
+
+def with_task_of(config: L, policy: str) -> L:
+    """`config` with the task of a run, where it has none."""
+    settings = settings_of_policy(policy)
+    if config.task or not settings.get("task"):
+        return config
+    return replace(config, task=settings["task"], task_kwargs=tuple(settings.get("task_kwargs", ())))
 
 
 def settings_of_policy(run: str | Path) -> dict[str, Any]:

@@ -133,6 +133,10 @@ def problem(config: Config, tokenizer: Tokenizer) -> TextTask[Any]:
     """What the policy speaks in. Raises UserError where it has no tokens for what is said there."""
     if config.prompts:
         return Prompted(prompts_of(read_dialogues(config.prompts)), tokenizer)
+    require(
+        bool(config.task),
+        f"{config.policy} has no task to speak in: name a log whose prompts are answered with --prompts, or a --task",
+    )
     task = configured_task(config)
     check_reads(tokenizer, task, config.policy)
     return task

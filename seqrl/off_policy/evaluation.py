@@ -140,7 +140,10 @@ def logged_propensities(dialogues: Sequence[Dialogue]) -> Float[Tensor, "K B"]:
     for dialogue in dialogues:
         mine = [(k, turn) for k, turn in enumerate(dialogue.turns) if turn.speaker == dialogue.agent]
         if not mine:
-            raise UserError(f"the agent never speaks in dialogue {shown(dialogue.id)}: leave it out; see seqrl audit")
+            raise UserError(
+                f"the agent never speaks in dialogue {shown(dialogue.id)}: leave it out, by "
+                "seqrl audit LOG --keep-good FILE"
+            )
         for k, turn in mine:
             if turn.propensity is not None and not 0 < turn.propensity <= 1:
                 raise UserError(

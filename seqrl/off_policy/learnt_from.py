@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from seqrl.data.dialogues import Dialogue, read_dialogues
+from seqrl.data.feedback import holds_dialogues
 from seqrl.run_folder import read_json
 
-LOGS = ("dialogues", "prompts")
-"""Settings that name a log of dialogues."""
+LOGS = ("dialogues", "prompts", "thumbs")
+"""Settings that name a log of dialogues, the last one or another file."""
 Places = tuple[Path, ...]
 """Folders in which names are looked up, one after the other."""
 
@@ -62,7 +63,11 @@ def _logs_of(run: Path) -> Iterator[tuple[str, Path | None]]:
 def _chain(run: Path, settings: dict[str, Any], others: Places, seen: set[Path]) -> Iterator[tuple[str, Path | None]]:
     """Names and files of a run's logs, then of those of the runs behind it; None for what is not found."""
     places = _places(run, settings, others)
-    yield from ((str(settings[key]), _found(str(settings[key]), places)) for key in LOGS if settings.get(key))
+    for key in LOGS:
+        name = str(settings.get(key) or "")
+        log = _found(name, places) if name else None
+        if name and (key != "thumbs" or log is None or holds_dialogues(log)):
+            yield name, log
     policy = str(settings.get("policy") or "")
     if not policy:
         return

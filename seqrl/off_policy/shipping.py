@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from seqrl.data.dialogues import shown
 from seqrl.off_policy.evaluation import FITTED, Evaluation
 
+OF_THE_LOG = ("propensities", "rewards", "held out")
+"""Checks that are alike for every β."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Requirements:
@@ -64,12 +67,18 @@ def chosen(judged: Mapping[float, tuple[Evaluation, Sequence[Check]]]) -> float 
     return max(passed, key=lambda beta: judged[beta][0].gain.low, default=None)
 
 
+def _rounding(found: Evaluation) -> float:
+    """What equal estimates may differ by: where all returns are the same, gains are not 0 to the last bit."""
+    first = next(iter(found.estimates.values()))
+    return 1e-9 * max(abs(number) for number in (*found.logged, *first))
+
+
 def _better(found: Evaluation) -> Check:
     gain, logged = found.gain, found.logged.value
-    passed = gain.low > 0
+    passed = gain.low > _rounding(found)
     if passed:
         reason = f"It gains at least {gain.low:.3g} over the log's mean of {logged:.4g}."
-    elif gain.high < 0:
+    elif gain.high < -_rounding(found):
         reason = f"It loses at least {-gain.high:.3g} against the log's mean of {logged:.4g}."
     else:
         reason = (
@@ -95,7 +104,8 @@ def _agreement(found: Evaluation, wanted: Requirements) -> Check:
     (first, best), *others = found.estimates.items()
     bar = max(found.logged.value, wanted.baseline if wanted.baseline is not None else found.logged.value)
     apart = [name for name, other in others if other.low > best.high or other.high < best.low]
-    below = [name for name, other in found.estimates.items() if not other.value > bar]  # NaN among them
+    above = bar + _rounding(found)
+    below = [name for name, other in found.estimates.items() if not other.value > above]  # NaN among them
     if apart:
         reason = f"Not within each other's intervals: {_quoted([first, *apart])}."
     elif below:
@@ -139,7 +149,12 @@ def _overlap(found: Evaluation) -> Check:
     passed = weight.high >= 0.9 and weight.low <= 1.1  # and no NaN
     if low:
         told += ": the policy says much that was never logged, which the log cannot judge"
-    if high:
+    if high and found.num_propensities < found.num_turns:
+        told += (
+            ": the policy that stands in for propensities says too seldom what was logged; train it for longer, or "
+            "name another (--behaviour)"
+        )
+    elif high:
         told += ": propensities are too small, or another policy's"
     return Check(name="overlap with the log", passed=passed, reason=f"{told}.")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from seqrl.checkpoint import write_atomically
+from seqrl.visible import visible
 
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
@@ -30,10 +31,9 @@ class Html(str):
     __slots__ = ()
 
 
-def visible(text: object) -> str:
-    """Text whose characters can all be seen: control characters, marks that turn the direction of writing and lone
-    surrogates become escapes such as \\u202e; line ends and tabs stay."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in str(text))
+def _seen(text: object) -> str:
+    """Line ends and tabs stay, which HTML shows as spaces."""
+    return visible(str(text), keep="\n\t")
 
 
 def markup(content: object) -> Html:
@@ -42,7 +42,7 @@ def markup(content: object) -> Html:
         return content
     if isinstance(content, list | tuple):
         return Html("".join(map(markup, content)))
-    return Html("" if content is None else standard.escape(visible(content)))
+    return Html("" if content is None else standard.escape(_seen(content)))
 
 
 def element(name: str, /, *children: object, **attributes: object) -> Html:
@@ -53,7 +53,7 @@ def element(name: str, /, *children: object, **attributes: object) -> Html:
         if value is None or value is False:
             continue
         key = key.rstrip("_").replace("_", "-")
-        written.append(f" {key}" if value is True else f' {key}="{standard.escape(visible(value))}"')
+        written.append(f" {key}" if value is True else f' {key}="{standard.escape(_seen(value))}"')
     start = f"<{name}{''.join(written)}>"
     return Html(start if name in VOID else f"{start}{markup(children)}</{name}>")
 
@@ -148,12 +148,12 @@ def data_script(name: str, data: Any) -> Html:
 def plain(data: Any) -> Any:
     """`data` for JSON: what is not finite is null, and strings can be seen."""
     if isinstance(data, dict):
-        return {visible(key): plain(value) for key, value in data.items()}
+        return {_seen(key): plain(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
         return [plain(value) for value in data]
     if isinstance(data, float):
         return data if math.isfinite(data) else None
-    return visible(data) if isinstance(data, str) else data
+    return _seen(data) if isinstance(data, str) else data
 
 
 def page(title: str, *body: object, subtitle: object = "", kind: str = "", scripts: Sequence[str] = ()) -> Html:

@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 
 import torch
 
-from seqrl.data.dialogues import IGNORABLE, Dialogue, Turn, Value, shown, write_dialogues
+from seqrl.data.dialogues import Dialogue, Turn, Value, shown, write_dialogues
 from seqrl.errors import UserError
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.candidates import Candidate, Critic, TokenCritic, conversation_ids, propose
@@ -25,6 +25,7 @@ from seqrl.language.rows import TokenTurn
 from seqrl.language.steering import SteeredAgent
 from seqrl.language.word_list import WordList
 from seqrl.text import TextTask
+from seqrl.visible import IGNORABLE
 
 Choice = Literal["q", "drawn", "likeliest"]
 WHY: dict[Choice, str] = {"q": "highest Q", "drawn": "drawn first", "likeliest": "most probable"}

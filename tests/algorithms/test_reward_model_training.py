@@ -150,7 +150,7 @@ def test_settings_that_make_no_sense(folder: Path, changes: dict[str, object], w
 
 
 def test_what_scores_does_not_speak(trained: reward_model.Config, folder: Path) -> None:
-    with pytest.raises(UserError, match="scores and does not speak"):
+    with pytest.raises(UserError, match="scores and does not speak: seqrl evaluate "):
         load_speaker(trained.run_dir)
     with pytest.raises(UserError, match="give one of reward_model"):
         load_reward_model(folder / "bc")

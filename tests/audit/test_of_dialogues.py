@@ -250,13 +250,21 @@ def test_what_is_good_is_kept_and_a_share_held_out(tmp_path: Path, capsys: pytes
     assert main(["audit", names[1]]) == main(["audit", names[2]]) == 0
     assert {each.id for each in held} == {each.id for each in reversed(kept) if is_held_out(each, 0.3)}
     assert len({is_held_out(replace(each, meta={"dialogue": 7}), 0.5) for each in kept}) == 1
+    copies = [replace(kept[0], id=f"copy {k}", outcome={}) for k in range(20)]
+    assert len({is_held_out(each, 0.5) for each in copies}) == 1
     capsys.readouterr()
     for flags, words in (
         (args, "exists already (--keep-good)"),
         ([*args[:3], names[0]], "exists already (--keep-good)"),
         ([*args[:2], "--held-out", str(tmp_path / "x")], "--held-out without --keep-good"),
         ([*args[:3], str(tmp_path / "x"), "--share", "1"], "--share is 1.0"),
+        ([*args[:3], str(tmp_path / "x"), "--output", str(tmp_path / "x")], "name another file for each"),
+        ([*args[:3], str(tmp_path / "x"), "--held-out", str(tmp_path / "x")], "name another file for each"),
     ):
         assert main(flags) == 2
         assert words in capsys.readouterr().err
     assert Path(names[0]).read_bytes() == before
+    write_dialogues(tmp_path / "bad.jsonl", [with_turn(each, 1, text=" ") for each in log])
+    assert main(["audit", str(tmp_path / "bad.jsonl"), "--keep-good", str(tmp_path / "x")]) == 2
+    assert "something is wrong with every dialogue: mend the log" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

@@ -231,6 +231,17 @@ def test_turns(folder, capsys, tmp_path):
         assert line["change"] == pytest.approx(after - line["before"], abs=1e-5)
 
 
+# Broken by a table that is left out without a word.
+def test_turns_that_never_fall_are_told(folder, capsys, monkeypatch):
+    monkeypatch.setattr(shipping, "extremes", lambda found, number, by: ([], []))
+    flags = ["--dialogues", str(folder / "held_out.jsonl"), "--by", "reply"]
+    assert main(["turns", str(folder / "run"), *flags, "--best", "0"]) == 0
+    said = capsys.readouterr().out
+    assert "no falls of" in said
+    assert "turns in held_out.jsonl, by reply" in said
+    assert "rises" not in said
+
+
 def test_a_title_is_text(tmp_path):
     """Dollars are no formula on the page, and markup in a file's name is none in the terminal's table."""
     results = checks(GOOD, Requirements(baseline=1.2), 3)

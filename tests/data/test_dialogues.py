@@ -98,6 +98,8 @@ BAD: list[tuple[str, str | bytes, str]] = [
     ("surrogate", SOUND.replace("hi", "h\\ud800"), ": turns[0].text has half of a surrogate pair (\\ud800 at 1): "
      "write the whole character, or leave it out"),
     ("reward", with_turn('"reward": "high"'), ': turns[0].reward is "high": give a number, or leave it out'),
+    ("reward 1e16", with_turn('"reward": -1e16'),
+     ": turns[0].reward is -1e+16: values are learnt of rewards up to 1e+15, scale them"),
     ("reward bool", with_turn('"reward": true'), ": turns[0].reward is true: give a number, or leave it out"),
     ("reward null", with_turn('"reward": null'), ": turns[0].reward is null: give a number, or leave it out"),
     ("thumbs", with_turn('"thumbs": 0'), ": turns[0].thumbs is 0: give 1 for up, -1 for down, or leave it out"),
@@ -302,7 +304,7 @@ def test_fuzz_of_bytes(tmp_path: Path, data: st.DataObject) -> None:
                 Turn,
                 speaker=st.just("bot"),
                 text=st.text(),
-                reward=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+                reward=st.none() | st.floats(-1e15, 1e15),
                 thumbs=st.sampled_from([None, -1, 1]),
                 clicks=st.none() | st.integers(0, 2**53),
             ),

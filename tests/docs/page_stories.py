@@ -53,6 +53,7 @@ QUICK = {
     "frontier": "--num-dialogues 2 --betas 0,1",
     "ship": "--no-fit --num-resamples 100",
     "inspect": "--max-steps 20",
+    "inspect runs/steered": "--num-episodes 1",
     "label": "--num-questions 8",
     "label --agreement": "",
 }
@@ -136,7 +137,8 @@ def talks(number: int = 12, **of_the_agent: float) -> str:
     """A log of dialogues as docs/dialogues.md has it, with what each turn of the agent has besides."""
     lines = []
     for k in range(number):
-        texts = TALKS[k % len(TALKS)]
+        first, *rest = TALKS[k % len(TALKS)]
+        texts = [f"{first} I am number {k}.", *rest]
         turns = [{"speaker": ("customer", "shop")[i % 2], "text": text} for i, text in enumerate(texts)]
         turns = [turn | of_the_agent if turn["speaker"] == "shop" else turn for turn in turns]
         lines.append(json.dumps({"id": f"chat-{k}", "agent": "shop", "turns": turns}) + "\n")

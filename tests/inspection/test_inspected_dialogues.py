@@ -9,6 +9,7 @@ from seqrl.errors import UserError
 from seqrl.inspection.dialogues import inspect_dialogues
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.critic import UtteranceCritic
+from seqrl.language.prompted import Prompted
 from seqrl.language.reranking import Choosing, RerankingAgent
 from seqrl.language.steering import SteeredAgent, TokenValues
 from seqrl.language.utterance_steering import UtteranceAgent
@@ -107,6 +108,21 @@ def test_whole_utterances_have_their_value_at_their_end(kind):
         first, last = talk.said[0], talk.said[-1]
         assert last.q == pytest.approx(float(agent.values.least(y[last.place])[0]), rel=1e-4)
         assert first.v == pytest.approx(float(agent.values.value(y[first.place - 1]).detach()), rel=1e-4)
+
+
+# Break: rewards of the task that the conversation was had in, which has none of its own where prompts are answered.
+def test_rewards_are_those_of_the_scorer():
+    agent = LanguageAgent(TASK.tokenizer, model(0)).eval()
+
+    def scorer(played):
+        return [[10.0 + k for k in range(len(each.dialogue.rewards))] for each in played]
+
+    prompted = Prompted([((True, "a"), (False, "h"))], TASK.tokenizer)
+    for task in (TASK, prompted):
+        talk = inspect_dialogues(agent, task, 1, sample=True, max_tokens=3, scorer=scorer)[0]
+        earned = [token.reward for token in talk.said if token.reward]
+        assert earned == [10.0 + k for k in range(len(earned))]
+        assert talk.total == sum(earned) > 0
 
 
 def test_bad_input():

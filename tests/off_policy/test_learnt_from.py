@@ -56,6 +56,12 @@ def test_all_logs_of_the_chain_count(there: Path, place: str, monkeypatch: pytes
         for each in ("cloned", "asked", "own"):
             dialogues = list(read_dialogues(there / f"{each}.jsonl"))
             assert num_learnt_from(folder, dialogues, "copy.jsonl") == learnt.get(each, 0), (name, each)
+    (there / "thumbs.jsonl").write_text('{"prompt": "a", "completion": "b", "label": true}\n')
+    for thumbs, learnt in (("asked.jsonl", 2), ("thumbs.jsonl", 0)):  # kto learns from logs too
+        run(str(there / "runs/kto"), dialogues="", thumbs=str(there / thumbs), policy=str(there / "runs/bc"))
+        asked = list(read_dialogues(there / "asked.jsonl"))
+        assert num_learnt_from(there / "runs/kto", asked, "copy.jsonl") == learnt
+        assert not_found(there / "runs/kto") == []
     half = [*log("half.jsonl", "2", "9", "3")]
     assert num_learnt_from(there / "runs/dpo", half, "half.jsonl") == 2
     assert num_learnt_from(there / "runs/dpo", half, str(there / "cloned.jsonl")) == 3  # the very file

@@ -77,6 +77,26 @@ def test_each_condition_alone_stops_it(found, wanted, name, words):
     assert len(others) <= 1
 
 
+# Broken by comparisons with 0: of equal returns the gain is what rounding makes of it.
+def test_rounding_is_no_gain():
+    same, noise = Interval(5.0, 5.0 - 1e-15, 5.0 + 1e-15), Interval(9e-16, 1e-16, 2e-15)
+    more = Interval(5.0 + 2e-15, 5.0, 5.0 + 3e-15)
+    equal = dataclasses.replace(GOOD, logged=same, gain=noise, estimates=dict.fromkeys(GOOD.estimates, more))
+    bad = failed(equal)
+    assert "may be no better" in bad["better than the log"]
+    assert "Not above 5" in bad["estimators agree"]
+    loss = dataclasses.replace(equal, gain=Interval(-9e-16, -2e-15, -1e-16))
+    assert "may be no better" in failed(loss)["better than the log"]
+
+
+# Broken by blame on propensities that nobody logged.
+def test_heavy_weights_of_estimated_propensities_are_the_stand_ins():
+    heavy = dataclasses.replace(GOOD, mean_weight=Interval(2, 1.5, 2.5), num_propensities=0)
+    reason = failed(heavy)["overlap with the log"]
+    assert "the policy that stands in for propensities says too seldom what was logged" in reason
+    assert "too small" not in reason
+
+
 # Broken by advice that does not ask whether anything steers.
 def test_less_steering_is_advised_where_something_steers():
     few = dataclasses.replace(GOOD, effective_size=4.0)

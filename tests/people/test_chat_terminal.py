@@ -13,6 +13,7 @@ from seqrl.algorithms import bc, ilql
 from seqrl.cli import main
 from seqrl.cli.chatting import rendered
 from seqrl.data.dialogues import read_dialogues, write_dialogues
+from seqrl.errors import UserError
 from seqrl.language.rows import TokenTurn
 from seqrl.language.scripted import scripted_dialogues
 from seqrl.people.chat import AGENT, Chat, Said
@@ -105,6 +106,28 @@ def test_what_cannot_be_is_one_line_and_the_conversation_goes_on(
     assert len(lines) == 8
     assert all(word in line for word, line in zip(words, lines, strict=False))
     assert "\x1b" not in out
+    assert out.count("agent> ") == 1
+
+
+# Must break: the model's own words alone, which name no way out of a conversation that it cannot read.
+def test_a_conversation_that_became_too_long_can_go_on(
+    runs: dict[str, str],
+    saying: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = Chat.answer
+
+    def short(talk: Chat) -> Said:
+        if len(talk.said[-1].text) > 5:
+            raise UserError("a conversation has 900 tokens, but this model reads 512")
+        return answer(talk)
+
+    monkeypatch.setattr(Chat, "answer", short)
+    saying("Is it alive?", "/undo", "Yes.")
+    assert main(["chat", runs["bc"]]) == 0
+    out = capsys.readouterr().out
+    assert "! to go on, take back what you said: /undo" in out
     assert out.count("agent> ") == 1
 
 
