@@ -19,8 +19,8 @@ def trace(step: ExportedStep) -> ExportedProgram:
     # An example of three rows: of one, PyTorch would take for granted that there never are more.
     with torch.no_grad(), quietly():
         program = torch.export.export(step, step.example(3), dynamic_shapes=shapes)
+        program.example_inputs = None  # a file would hold them as a pickle; PyTorch 2.9 makes guards of them that fail
         program = program.run_decompositions({torch.ops.aten.cummax.default: _cummax})
-    program.example_inputs = None  # which a file would hold as a pickle
     for node in program.graph.nodes:  # where in whose folders it was written
         for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node"):
             node.meta.pop(key, None)
