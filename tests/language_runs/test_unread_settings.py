@@ -58,7 +58,12 @@ def config(folder, tmp_path, algorithm, **changes):
         (reward_model, {"max_tokens": 8}, "--max-tokens 8 is not read"),
         (reward_model, {"num_heads": 2}, "--num-heads 2 is not read: --model gru has none"),
         (bc, {"num_layers": 1}, "--num-layers 1 is not read: --model gru has none"),
-        (ilql, {"context_length": 64}, "--context-length 64 is not read: --model gru has none"),
+        (ilql, {"context_length": 64}, "--context-length 64 is not read: without --initial fresh the values' model"),
+        (
+            ilql,
+            {"context_length": 64, "initial": "fresh"},
+            "--context-length 64 is not read: --model gru has none",
+        ),
         (chai, {"model": "transformer", "num_layers": 1}, "--num-layers 1 is not read: the policy is there"),
         (chai, {"context_turns": 1}, "--context-turns 1 is not read: the policy is there"),
         (bc, {"task_kwargs": ("num_words=7",)}, "--task-kwargs num_words=7 without --task"),
