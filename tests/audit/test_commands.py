@@ -78,7 +78,6 @@ def test_to_minari_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["import", "nowhere.npz", "--episode-column", "a"], ["--episode-column is for tables"]),
         (["import", "nowhere.npz", "--unfinished", "never"], ["never"]),
         (["import", "nowhere.npz", "--env", "Nope-v0"], ["unknown environment 'Nope-v0'"]),
-        (["import", "minari:x/y-v0", "--env", "CartPole-v1"], ["--env is not needed"]),
         (["export"], ["export needs a run folder, or a dataset, named first"]),
         (["export", "data"], ["--to-minari NAME-v0"]),
         (["export", "nowhere"], ["there is no folder nowhere"]),
