@@ -35,3 +35,18 @@ def test_what_can_be_seen_stays() -> None:
     text = "Grüße, שלום, 注文, 😡 ✓ \\u202e <b>"
     assert visible(text) == text
     assert shown(text) == text.replace("\\", "\\\\")
+
+
+# Break: no `_makes_an_emoji`, or one that looks at no neighbour: bytes can be hidden in what cannot be seen.
+def test_an_emoji_of_several_characters_stays_one():
+    for emoji in (
+        "\u2764\ufe0f",
+        "\U0001f469\u200d\U0001f4bb",
+        "\U0001f468\U0001f3fd\u200d\U0001f4bb",
+        "\U0001f3f3\ufe0f\u200d\U0001f308",
+    ):
+        assert visible(f"thanks {emoji}!") == shown(f"thanks {emoji}!") == f"thanks {emoji}!"
+    assert visible("a\ufe0f") == r"a\ufe0f"
+    assert visible("\u2764\ufe0f\ufe0f\u200d") == "\u2764\ufe0f\\ufe0f\\u200d"
+    assert visible("a\u200d\u2764") == "a\\u200d\u2764"
+    assert visible("\ufe0f=\ufe0f") == r"\ufe0f=\ufe0f"
