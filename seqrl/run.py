@@ -16,7 +16,7 @@ import gymnasium as gym
 from torch.utils.tensorboard import SummaryWriter
 
 from seqrl.checkpoint import counter, load_checkpoint, save_checkpoint, write_atomically
-from seqrl.errors import UserError
+from seqrl.errors import UserError, quoted
 from seqrl.locks import lock
 from seqrl.own_code import algorithm_of
 from seqrl.progress import progress_bar
@@ -25,6 +25,7 @@ from seqrl.run_folder import (
     METRICS,
     UNFIT,
     check_spaces,
+    config_from_json,
     config_to_json,
     create_folder,
     read_json,
@@ -100,6 +101,7 @@ class Run:
         path = self.folder / CHECKPOINT
         tree, counters = load_checkpoint(path) if path.exists() else ({}, {})
         if path.exists():
+            self.start_from = ""  # what was taken over is in it
             counter(counters, "step", path)  # one without it is damaged, and no reason to begin at step 0
         _load(parts, tree, path, "resume with the run's own config")
         return counters
@@ -120,7 +122,7 @@ class Run:
         except OSError as error:
             raise UserError(
                 f"cannot write {path} ({error.strerror}){', the one before is kept' if path.exists() else ''}: "
-                f"free some space, then continue with --resume {self.folder}"
+                f"free some space, then continue with --resume {quoted(self.folder)}"
             ) from None
 
     @contextlib.contextmanager
@@ -238,25 +240,24 @@ class Run:
 
 def _check_start(config: Any, observation_space: gym.Space, action_space: gym.Space) -> None:
     """Raise UserError, before anything is written, where this run cannot begin as the agent in `config.start_from`."""
-    folder = Path(config.start_from)
-    earlier, own = (
-        read_json(folder, "config.json"),
-        json.loads(json.dumps(config_to_json(algorithm_of(config), config))),
-    )
-    if earlier.get("type") != own["type"]:
+    folder, kind = Path(config.start_from), algorithm_of(config)
+    content = read_json(folder, "config.json")
+    if content.get("type") != kind:
         raise UserError(
-            f"--start-from {folder} is of {earlier.get('type')}: a run of {own['type']} starts from one of its own kind"
+            f"--start-from {folder} is of {content.get('type')}: a run of {kind} starts from one of its own kind"
         )
+    earlier = config_from_json(content, type(config), folder / "config.json")
     observed, acted = read_spaces(folder)
     wrong = difference(observation_space, observed, "observation", bounds=False)
-    if wrong := wrong or difference(action_space, acted, "action", ordered=True):
+    wrong = wrong or difference(action_space, acted, "action", ordered=True)
+    if wrong:
         raise UserError(
             f"--start-from {folder} was trained on another space: {wrong}; give an environment that fits it"
         )
     for name in FITTED:
-        if earlier.get(name, own.get(name)) != own.get(name):
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"--start-from {folder} has {flag} {earlier[name]}, not {own.get(name)}: give the same")
+        theirs, own = (getattr(each, name, None) for each in (earlier, config))
+        if theirs != own:
+            raise UserError(f"--start-from {folder} has --{name.replace('_', '-')} {theirs}, not {own}: give the same")
     if not (folder / CHECKPOINT).exists():
         raise UserError(f"--start-from {folder} has no checkpoint yet: train it first, or start from another")
 

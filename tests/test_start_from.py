@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from seqrl.algorithms import impala, load, ppo, r2d2, recurrent_sac, resume, train
-from seqrl.checkpoint import load_checkpoint
+from seqrl.checkpoint import load_checkpoint, save_checkpoint
 from seqrl.cli import main
 
 SMALL: dict[str, Any] = {"hidden_size": 16, "num_envs": 2, "memory": "gru", "num_evaluations": 1}
@@ -72,6 +72,28 @@ def test_resuming_starts_from_it_only_before_the_first_checkpoint(trained, tmp_p
     (moved / "config.json").write_text(json.dumps(settings | {"start_from": str(tmp_path / "gone")}))
     load(moved)
     resume(moved, num_steps=64)
+
+
+# Break: `start_from` left as it was by `Run.restore`: "ppo takes over no agent".
+def test_a_run_that_was_stopped_before_its_first_update_goes_on(trained, tmp_path):
+    config = replace(CONFIGS["ppo"], num_steps=32, learning_rate=STILL, start_from=str(trained["ppo"]))
+    train(replace(config, run_dir=str(tmp_path / "run")))
+    path = tmp_path / "run/checkpoint.safetensors"
+    tree, counters = load_checkpoint(path)
+    save_checkpoint(path, tree, counters | {"step": 0, "updates": 0})
+    resume(tmp_path / "run")
+    for key, leaf in networks(trained["ppo"]).items():
+        torch.testing.assert_close(networks(tmp_path / "run")[key], leaf, rtol=0, atol=1e-6, msg=key)
+
+
+# Break: no word in `check`: each memory but one would fail once its runs begin.
+def test_a_comparison_starts_from_nothing(trained, tmp_path, capsys):
+    args = ["compare", "seqrl/MaskedCartPole-v0", "--start-from", str(trained["ppo"]), "--run-dir", str(tmp_path / "c")]
+    assert main(args) == 2
+    error = capsys.readouterr().err
+    assert "what is compared learns from the start" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,9 @@ def read_comparison(folder: Path) -> Config:
     """The config of a comparison's folder. Raises UserError when it is not one."""
     data = read_json(folder, "config.json")
     if data.get("type") != "compare":
-        raise UserError(f"{folder} is no comparison but a run of {data.get('type')}: use seqrl train --resume {folder}")
+        raise UserError(
+            f"{folder} is no comparison but a run of {data.get('type')}: use seqrl train --resume {quoted(folder)}"
+        )
     settings = config_from_json(data.pop("settings", None), ppo.Config, folder / "config.json")
     settings = dataclasses.replace(settings, run_dir=str(folder))
     return dataclasses.replace(config_from_json(data, Config, folder / "config.json"), settings=settings)
