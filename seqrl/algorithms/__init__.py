@@ -180,7 +180,9 @@ def read_config(run: str | Path) -> Any:
     data = read_json(Path(run), path.name)
     name = str(data.get("type"))
     if name.startswith("compare"):
-        raise UserError(f"{run} is a comparison, not a run: name a folder inside it, or seqrl compare --resume {run}")
+        raise UserError(
+            f"{run} is a comparison, not a run: name a folder inside it, or seqrl compare --resume {quoted(run)}"
+        )
     with _blaming(path):
         kind = config_class(name)
     config = config_from_json(data, kind, path)

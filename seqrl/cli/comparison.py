@@ -14,7 +14,7 @@ from seqrl.comparison.additions import Additions, extended, extended_on_log
 from seqrl.comparison.advice import advice
 from seqrl.config import require
 from seqrl.data.episodes import INDEX
-from seqrl.errors import UserError
+from seqrl.errors import UserError, quoted
 from seqrl.pages.comparison_page import write_comparison_page
 from seqrl.run_folder import default_run_dir, read_json
 
@@ -40,11 +40,14 @@ def compare(args: list[str]) -> int:
     except KeyboardInterrupt:
         if not Path(config.settings.run_dir).is_dir():
             raise  # while random actions were played: there is nothing to continue
-        print(f"seqrl: interrupted; continue with: seqrl compare --resume {config.settings.run_dir}", file=sys.stderr)
+        print(
+            f"seqrl: interrupted; continue with: seqrl compare --resume {quoted(config.settings.run_dir)}",
+            file=sys.stderr,
+        )
         return 130
     folder = Path(config.settings.run_dir)
     write_comparison_page(folder)
-    more = f"seqrl compare --resume {folder} --num-seeds {config.num_seeds + 2}"
+    more = f"seqrl compare --resume {quoted(folder)} --num-seeds {config.num_seeds + 2}"
     console = Console(emoji=False)
     console.print(
         f"Plot and figures: {folder / 'compare.png'}, table.md, results.json; a page: report.html", markup=False
@@ -89,7 +92,9 @@ def _memories(env: str | None, args: list[str]) -> of_memories.Config:
 def _methods(dataset: str, args: list[str]) -> of_methods.Config:
     if not (Path(dataset) / INDEX).is_file():
         begun = (Path(dataset) / "config.json").is_file()
-        way_out = f"continue a comparison with --resume {dataset}" if begun else "give a dataset, or an environment"
+        way_out = (
+            f"continue a comparison with --resume {quoted(dataset)}" if begun else "give a dataset, or an environment"
+        )
         raise UserError(f"{dataset} holds no logged episodes (it has no {INDEX}): {way_out}")
     default = of_methods.Config()
     default = dataclasses.replace(default, settings=dataclasses.replace(default.settings, dataset=dataset))

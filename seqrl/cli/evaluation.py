@@ -16,7 +16,7 @@ from seqrl.cli.outputs import check_output, write_output
 from seqrl.cli.speaking import evaluate_speaker
 from seqrl.comparison.folder import RESULTS
 from seqrl.config import make_environment, parse_env_kwargs, require
-from seqrl.errors import UserError
+from seqrl.errors import UserError, quoted
 from seqrl.evaluate import Evaluation
 from seqrl.evaluate import evaluate as play
 from seqrl.language_runs.rewards import is_reward_run
@@ -102,7 +102,7 @@ def _refuse_comparison(folder: Path) -> None:
         best = max(rows, key=_mean_of)
         raise UserError(
             f"{folder} is a comparison, not a run: its best one is played by "
-            f"seqrl evaluate {folder / Path(best['best_run']).name}"
+            f"seqrl evaluate {quoted(folder / Path(best['best_run']).name)}"
         )
 
 

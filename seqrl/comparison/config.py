@@ -26,7 +26,7 @@ from seqrl.comparison.approaches import (
 from seqrl.comparison.learning_curve import read_threshold
 from seqrl.config import make_environment, parse_env_kwargs, require, require_above_zero
 from seqrl.envs.exact import memoryless_return, optimal_return
-from seqrl.errors import UserError
+from seqrl.errors import UserError, quoted
 from seqrl.memory.make import check_name, is_own
 from seqrl.recipes import settings_for
 from seqrl.run_folder import config_from_json, read_json
@@ -220,6 +220,11 @@ def check(config: Config) -> None:
         spaces = environment.single_observation_space, environment.single_action_space
         for approach in online:
             settings = settings_of(approach, config.settings, overrides)
+            require(
+                not settings.start_from,
+                f"--start-from {settings.start_from}: what is compared learns from the start, each by itself; "
+                "fine-tune the best run afterwards, with seqrl train",
+            )
             check_algorithm(settings)
             module_of(settings).build(settings, *spaces)
     if offline:

@@ -22,7 +22,7 @@ from rich.progress import TaskID
 from seqrl.acting import ActingModule
 from seqrl.algorithms import resume, train
 from seqrl.checkpoint import write_json
-from seqrl.errors import UserError
+from seqrl.errors import UserError, quoted
 from seqrl.progress import Bar, progress_bar
 from seqrl.reports.common import number
 from seqrl.run_folder import read_json, read_last_metrics
@@ -115,7 +115,7 @@ def _run_all(jobs: Sequence[Job], measure: Measure, workers: int, folder: Path, 
 
 def _error_of(future: Future[None], run: str, folder: Path) -> UserError | None:
     """The UserError that the run raised, which says what run it was. Anything else is raised, and says so too."""
-    said = f"that was the run {run}; continue with seqrl compare --resume {folder}"
+    said = f"that was the run {run}; continue with seqrl compare --resume {quoted(folder)}"
     try:
         future.result()
     except UserError as error:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from seqrl.errors import UserError
+from seqrl.errors import UserError, quoted
 from seqrl.pages import markdown
 from seqrl.pages.charts import (
     INK,
@@ -44,7 +44,7 @@ def write_comparison_page(folder: Path) -> Path:
     Raises UserError for a folder without results.
     """
     if not (folder / RESULTS).is_file():
-        raise UserError(f"{folder} has no {RESULTS} yet: finish it with seqrl compare --resume {folder}")
+        raise UserError(f"{folder} has no {RESULTS} yet: finish it with seqrl compare --resume {quoted(folder)}")
     runs = []
     for path in sorted(folder.glob("**/metrics.jsonl")):
         if (path.parent / "config.json").is_file():

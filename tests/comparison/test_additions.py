@@ -353,3 +353,12 @@ def test_what_another_process_added_meanwhile_is_not_dropped(begun: Callable[...
     changed = replace(other, settings=replace(other.settings, num_steps=128))
     with pytest.raises(UserError, match="would have other settings than they were begun with"):
         compare(changed, resumed=True)
+
+
+# Break: a path as it is: pasted, `--resume a run` would name two folders.
+def test_the_way_on_can_be_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "a run"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"type": "ppo"}')
+    with pytest.raises(UserError, match=f"use seqrl train --resume '{folder}'"):
+        read_comparison(folder)
