@@ -163,7 +163,7 @@ def test_actors_wait_while_the_queue_is_full():
 )
 def test_an_actor_that_fails_is_one_error_in_the_learner(kind, words):
     """Breaks if the receiver says nothing of a pipe that ended, or an actor's OSError is taken for the pipe's."""
-    with closing(AsyncEngine(functools.partial(_one_fails, kind), 2)) as engine:
+    with closing(AsyncEngine(functools.partial(_one_fails, kind, 3), 2)) as engine:
         engine.publish(counting_agent().state_dict(), 0)
         with pytest.raises(UserError) as caught:
             receive_for_ever(engine)
@@ -181,7 +181,7 @@ def test_an_actor_that_fails_is_one_error_in_the_learner(kind, words):
 )
 def test_an_actor_that_dies_or_hangs_comes_back(kind, times, why, caplog):
     """The learner goes on; each life of the actor gives two trajectories, begins new episodes, and is counted."""
-    with closing(AsyncEngine(functools.partial(_one_fails, kind), 2, timeout=3.0)) as engine:
+    with closing(AsyncEngine(functools.partial(_one_fails, kind, times), 2, timeout=3.0)) as engine:
         engine.publish(counting_agent().state_dict(), 0)
         found = []
         while len(found) < 2 * times + 1:
@@ -223,8 +223,9 @@ def receive_for_ever(engine):
         engine.receive()
 
 
-def _one_fails(kind, index, start):
-    return make_counting_actor(index, start, kind if index == 1 else Rollout)
+def _one_fails(kind, times, index, start):
+    """Its first `times` lives fail; the one after them goes on, however late the learner looks."""
+    return make_counting_actor(index, start, kind if index == 1 and start < times else Rollout)
 
 
 def test_actors_end_with_a_learner_that_is_killed(forked_context):
