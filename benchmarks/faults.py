@@ -30,7 +30,7 @@ from rich.table import Table
 from benchmarks.learning import machine
 from seqrl.run_folder import read_metrics
 
-COMMAND = [sys.executable, "-m", "seqrl.cli", "train"]
+COMMAND = [sys.executable, "-m", "seqrl", "train"]
 
 
 def processes_of(session: int) -> dict[int, bytes]:

@@ -15,7 +15,7 @@ def ends_on_interrupt() -> Iterator[None]:
 
     An exception instead would show a traceback, and where PyTorch's own import meets it, it is a crash.
     """
-    # Of `python -m seqrl.cli` no more than "-m" is known while the package is imported.
+    # Of `python -m seqrl` no more than "-m" is known while the package is imported.
     is_command = os.path.basename(next(iter(sys.argv), "")) in ("seqrl", "-m")
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not (is_command and in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler):

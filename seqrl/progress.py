@@ -1,8 +1,10 @@
 """The bar that shows how far a run is; plain lines where standard error is no terminal, such as in a log file."""
 
+import contextlib
 import multiprocessing
 import sys
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
@@ -88,3 +90,17 @@ def progress_bar() -> Bar:
     return Bar(
         *columns, console=Console(stderr=True), disable=not (is_terminal and watched), lines=watched and not is_terminal
     )
+
+
+@contextlib.contextmanager
+def episodes_bar(label: str, num_episodes: int) -> Iterator[Callable[[int, int], None]]:
+    """The bar of an evaluation: gives what is to be told how many episodes are over, after how many steps."""
+    with progress_bar() as progress:
+        task = progress.add_task(label, total=num_episodes, episode_return=None, steps_per_second=0.0)
+        begin = time.monotonic()
+
+        def watch(num_over: int, num_steps: int) -> None:
+            rate = num_steps / max(time.monotonic() - begin, 1e-9)
+            progress.update(task, completed=num_over, steps_per_second=rate)
+
+        yield watch

@@ -105,6 +105,7 @@ def _split_commas(args: list[str]) -> list[str]:
     lists = {
         "--hide", "--memories", "--methods", "--env-kwargs", "--env_kwargs", "--task-kwargs", "--task_kwargs",
         "--memory-kwargs", "--memory_kwargs", "--targets", "--betas", "--approaches", "--override", "--reward",
+        "--outcome",
     }  # fmt: skip
     result: list[str] = []
     flag = ""

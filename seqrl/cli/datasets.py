@@ -54,15 +54,19 @@ def audit(args: list[str]) -> int:
         raise UserError(f"--max-rows is {options.max_rows}: it must be at least 1")
     check_output(options.output)
     check_parts(options.keep_good, options.held_out, options.share, options.output)
-    if Path(folder).is_file() or Path(folder).suffix == ".jsonl":  # episodes are folders
-        if holds_preferences(folder):
-            result = audit_preferences(folder)
-        elif holds_thumbs(folder):
-            result = audit_thumbs(folder)
-        elif form_of(folder) not in ("seqrl", None):
+    is_file = Path(folder).is_file() or Path(folder).suffix == ".jsonl"  # episodes are folders
+    has_preferences = is_file and holds_preferences(folder)
+    has_thumbs = is_file and not has_preferences and holds_thumbs(folder)
+    holds_dialogues = is_file and not (has_preferences or has_thumbs)
+    require(holds_dialogues or not options.keep_good, "--keep-good is for logs of dialogues: leave it out")
+    if has_preferences:
+        result = audit_preferences(folder)
+    elif has_thumbs:
+        result = audit_thumbs(folder)
+    elif holds_dialogues:
+        if form_of(folder) not in ("seqrl", None):
             raise UserError(f"{shown(folder, 1000)} is of another program: seqrl import it, and audit what that writes")
-        else:
-            result = audit_dialogues(folder)
+        result = audit_dialogues(folder)
     else:
         result = look_at(EpisodeDataset.open(folder), max_rows=options.max_rows, seed=options.seed)
     if options.output:
@@ -73,7 +77,6 @@ def audit(args: list[str]) -> int:
             raise UserError(f"cannot write {path} ({error.strerror}): choose another --output") from None
     Console().print(*result.tables())
     if options.keep_good:
-        require(result.about.get("form") == "dialogues", "--keep-good is for logs of dialogues: leave it out")
         print(write_good(result, options.keep_good, options.held_out, options.share))
     return 0 if result.sound else 1
 

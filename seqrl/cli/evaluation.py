@@ -23,6 +23,7 @@ from seqrl.language_runs.rewards import is_reward_run
 from seqrl.pages.comparison_page import write_comparison_page
 from seqrl.pages.run_page import write_run_page
 from seqrl.pages.sweep_page import run_folders, write_sweep_page
+from seqrl.progress import episodes_bar
 from seqrl.reports.common import mean_and_interval
 from seqrl.reports.run import plot_run
 from seqrl.run_folder import check_spaces, read_json
@@ -69,9 +70,12 @@ def evaluate(args: list[str]) -> int:
         changes |= {"env_kwargs": options.env_kwargs}
     config = dataclasses.replace(config, **changes)
     agent = load(run)
-    with contextlib.closing(make_environment(config, min(options.num_envs, options.num_episodes))) as environment:
+    with (
+        contextlib.closing(make_environment(config, min(options.num_envs, options.num_episodes))) as environment,
+        episodes_bar(run, options.num_episodes) as watch,
+    ):
         check_spaces(Path(run), environment.single_observation_space, environment.single_action_space)
-        result = play(agent, environment, options.num_episodes, options.seed, options.sample)
+        result = play(agent, environment, options.num_episodes, options.seed, options.sample, watch=watch)
     table = Table(title=f"{run} on {' '.join([config.env, *config.env_kwargs])}")
     columns = {
         "episodes": str(len(result.returns)),

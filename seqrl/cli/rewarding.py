@@ -1,5 +1,6 @@
 """seqrl reward: a log of dialogues with other rewards."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
@@ -7,7 +8,8 @@ from statistics import fmean
 from seqrl.cli.arguments import parse, positional
 from seqrl.data.dialogues import Dialogue, read_dialogues, shown, write_dialogues
 from seqrl.errors import UserError, quoted
-from seqrl.language.rewards import combined, with_rewards
+from seqrl.language.rewards import UnknownOutcomeError, combined, outcome_of, with_rewards
+from seqrl.language.scoring import weights_of
 from seqrl.language.word_list import WordList
 
 
@@ -29,6 +31,8 @@ class Reward:
     """… of outcome.agreement, 1 or 0."""
     satisfaction: float | None = None
     """… of outcome.satisfaction: a number, or CaSiNo's words as 1 to 5."""
+    outcome: tuple[str, ...] = ()
+    """… of any other number or boolean that outcome or meta has, KEY=WEIGHT each, such as resolved=5 csat=1."""
     thumbs: float | None = None
     """… of thumbs, 1 up, -1 down: the turn's, and those on what others say before the agent's next."""
     clicks: float | None = None
@@ -41,6 +45,8 @@ class Reward:
     """… of how friendly the answer is, -1 to 1; English. Needs vaderSentiment."""
     toxicity: float | None = None
     """… of turns that have a word of --words, 1. A weight below 0 keeps them from being learnt."""
+    skip_unknown: bool = False
+    """Leave out dialogues whose log does not know points, agreement, satisfaction or the --outcome that is weighed."""
     words: str = ""
     """File of words not to be said, one a line; with * at its end, also what begins with it."""
 
@@ -54,23 +60,43 @@ def reward(args: list[str]) -> int:
         raise UserError("where to? Give --output FILE")
     if Path(options.output).exists():
         raise UserError(f"{shown(options.output, 1000)} exists already: choose another file")
-    names = [field.name for field in fields(Reward) if field.name not in ("output", "words")]
+    chosen = _chosen(options)
+    returns: list[float] = []
+    skipped: list[UnknownOutcomeError] = []
+
+    def rewarded() -> Iterator[Dialogue]:
+        for dialogue in read_dialogues(log):
+            try:
+                result = with_rewards(dialogue, chosen)
+            except UnknownOutcomeError as error:
+                if not options.skip_unknown:
+                    raise
+                skipped.append(error)
+                continue
+            returns.append(sum(turn.reward or 0.0 for turn in result.turns))
+            yield result
+        if skipped and not returns:
+            raise UserError(f"--skip-unknown would leave no dialogue: {skipped[0]}")
+
+    number = write_dialogues(options.output, rewarded())
+    path, left_out = shown(options.output, 1000), f" ({len(skipped):,} left out)" if skipped else ""
+    print(f"{path}: {number:,} dialogues{left_out}, returns {min(returns):.4g} to {max(returns):.4g}, mean "
+          f"{fmean(returns):.4g}. Look at them first: seqrl audit {quoted(path)}")  # fmt: skip
+    return 0
+
+
+def _chosen(options: Reward) -> Callable[[Dialogue], list[float]]:
+    """The rewards that are weighed, added up."""
+    names = [field.name for field in fields(Reward) if field.type == float | None]
     weights = {name: value for name in names if (value := getattr(options, name)) is not None}
-    if not weights:
-        flags = ", ".join(f"--{name}" for name in names)
+    outcomes = weights_of(options.outcome, "--outcome") if options.outcome else {}
+    if not weights and not outcomes:
+        flags = ", ".join(f"--{name}" for name in [*names, "outcome"])
         raise UserError(f"no reward is weighed: give some of {flags}, such as --points 1")
     if options.words and "toxicity" not in weights:
         raise UserError("--words is for --toxicity: weigh it, such as --toxicity -5")
-    chosen = combined(weights, judge=WordList.of_file(options.words) if options.words else None)
-    returns: list[float] = []
-
-    def rewarded(dialogue: Dialogue) -> Dialogue:
-        result = with_rewards(dialogue, chosen)
-        returns.append(sum(turn.reward or 0.0 for turn in result.turns))
-        return result
-
-    number = write_dialogues(options.output, map(rewarded, read_dialogues(log)))
-    path = shown(options.output, 1000)
-    print(f"{path}: {number:,} dialogues, returns {min(returns):.4g} to {max(returns):.4g}, mean {fmean(returns):.4g}. "
-          f"Look at them first: seqrl audit {quoted(path)}")  # fmt: skip
-    return 0
+    return combined(
+        weights | {f"outcome.{key}": weight for key, weight in outcomes.items()},
+        judge=WordList.of_file(options.words) if options.words else None,
+        own={f"outcome.{key}": outcome_of(key) for key in outcomes},
+    )

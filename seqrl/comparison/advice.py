@@ -51,6 +51,10 @@ def advice(result: "Comparison") -> str:
         sentences.append(f"{missed}: give more --num-steps, or try other --memories.")
     elif _misses_threshold(result):
         sentences.append(f"None reaches {result.threshold:.4g}: give more --num-steps, or try other --memories.")
+    if without or _is_short(result, best) or _misses_threshold(result):
+        sentences += filter(None, [_too_near(ordered)])
+    elif lost and enough.reach:
+        sentences += filter(None, [enough.reach.advice_on_discount()])
     sentences.append(f"Its best run is {enough.best_run}.")
     sentences += [f"A run failed, and what it belongs to is left out: {error}." for error in result.failed]
     return " ".join(sentences)
@@ -95,6 +99,12 @@ def num_lost(
     """On how many seeds the kept agent, an earlier one, brings the threshold, and that of the last step does not."""
     seeds = zip(reached, earlier_kept, final_means, strict=False)  # runs without evaluations have none of the latter
     return sum(ok and earlier and end is not None and end < threshold for ok, earlier, end in seeds)
+
+
+def _too_near(rows: Sequence["Row"]) -> str:
+    """What may have kept the best that trains a memory from learning it, other than too few steps."""
+    found = [(row.mean, row.reach.advice()) for row in rows if row.reach and row.reach.back]
+    return max(found)[1] if found else ""
 
 
 def _nothing_learnt(result: "Comparison", best: "Row") -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import time
 from typing import NamedTuple
 
 from seqrl.checkpoint import write_json
@@ -13,7 +12,7 @@ from seqrl.comparison.run_pool import EVALUATION_SEED, seed_of
 from seqrl.config import make_environment
 from seqrl.errors import UserError
 from seqrl.evaluate import evaluate
-from seqrl.progress import progress_bar
+from seqrl.progress import episodes_bar
 from seqrl.run_folder import read_json
 
 RANDOM = "random.json"
@@ -40,15 +39,8 @@ def play_randomly(config: Config) -> Floor | None:
     settings, label = config.settings, " ".join(["random actions", *config.settings.env_kwargs])
     with (
         contextlib.closing(make_environment(settings, min(config.num_episodes, 50))) as environment,
-        progress_bar() as progress,
+        episodes_bar(label, config.num_episodes) as watch,
     ):
-        bar = progress.add_task(label, total=config.num_episodes, episode_return=None, steps_per_second=0.0)
-        begin = time.monotonic()
-
-        def watch(num_over: int, num_steps: int) -> None:
-            rate = num_steps / max(time.monotonic() - begin, 1e-9)
-            progress.update(bar, completed=num_over, steps_per_second=rate)
-
         policy = random_policy(environment.single_action_space)
         seed = seed_of(settings, EVALUATION_SEED)
         played = evaluate(policy, environment, config.num_episodes, seed, True, max_length=LONGEST, watch=watch)

@@ -20,6 +20,7 @@ from seqrl.comparison.folder import RESULTS, locked, write_results
 from seqrl.comparison.horizon import measure_horizon
 from seqrl.comparison.learning_curve import Reached, last_evaluation, mean_of_second_half, reached, read_threshold
 from seqrl.comparison.plot import plot_comparison
+from seqrl.comparison.reach import Reach
 from seqrl.comparison.report import Comparison, Row
 from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, is_done, run_all, seed_of
 from seqrl.config import RunConfig, make_environment
@@ -157,6 +158,7 @@ def _row(approach: Approach, runs: list[Any], results: list[dict[str, Any]]) -> 
         runs=[str(path) for path in folders],
         final_means=[last for last, _ in ended],
         earlier_kept=[earlier for _, earlier in ended],
+        reach=Reach.of(approach, runs[0], float(np.mean([steps for result in results for steps in result["lengths"]]))),
         delta_q=float(np.mean(known)) if known else None,
     )
 

@@ -14,6 +14,7 @@ from matplotlib.ticker import EngFormatter
 from rich.table import Table
 
 from seqrl.comparison.advice import advice
+from seqrl.comparison.reach import Reach
 from seqrl.comparison.report_offline import MethodRow, OfflineComparison
 from seqrl.reports.common import WIDTH, fitting_table, markdown_table, mean_and_interval
 from seqrl.statistics import percent
@@ -96,6 +97,8 @@ class Row:
     its steps are those to nine tenths of its own highest."""
     episodes_half_width: float = math.nan
     """Half the 95 % interval of the mean over all episodes: what is known of a single seed."""
+    reach: Reach | None = None
+    """How far back and ahead its runs look."""
     delta_q: float | None = None
     """How far stale start states lead the values astray at the first row learnt from, where the algorithm measures it;
     the mean over the second half of training."""

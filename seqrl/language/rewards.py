@@ -20,6 +20,11 @@ Reward = Callable[[Dialogue], list[float]]
 Classifier = Callable[[str], float]
 """How bad a text is, 0 … 1."""
 
+
+class UnknownOutcomeError(UserError):
+    """A dialogue of which the log does not know what a reward is made of."""
+
+
 SATISFACTION = {
     "extremely dissatisfied": 1.0,
     "slightly dissatisfied": 2.0,
@@ -62,6 +67,23 @@ def satisfaction(dialogue: Dialogue) -> list[float]:
             )
         return _at_the_end(dialogue, SATISFACTION[value.strip().lower()])
     return _at_the_end(dialogue, _number(dialogue, "satisfaction"))
+
+
+def outcome_of(key: str) -> Reward:
+    """Any number or boolean of `outcome`, or else of `meta`, where columns of other programs' logs are, at the end."""
+
+    def reward(dialogue: Dialogue) -> list[float]:
+        known = dict(dialogue.meta) | dict(dialogue.outcome)
+        value = known.get(key)
+        if value is None or isinstance(value, str):
+            way_out = f"leave {key} out, or mend the log" if value is not None else nearest(key, list(known))
+            raise UnknownOutcomeError(
+                f"dialogue {shown(dialogue.id)}: {shown(key, 50)} is no number and no boolean of outcome or meta: "
+                f"{shown(way_out, 200)}"
+            )
+        return _at_the_end(dialogue, float(value))
+
+    return reward
 
 
 def thumbs(dialogue: Dialogue) -> list[float]:
@@ -185,7 +207,7 @@ def _number(dialogue: Dialogue, key: str) -> float:
     value = dialogue.outcome.get(key)
     if value is None or isinstance(value, str):
         known = ", ".join(dialogue.outcome) or "nothing"
-        raise UserError(
+        raise UnknownOutcomeError(
             f"dialogue {shown(dialogue.id)}: outcome.{key} is no number (outcome has {shown(known, 100)}): "
             f"leave {key} out, or mend the log"
         )

@@ -283,6 +283,9 @@ def test_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind:
     assert not result.sound
     assert main(["audit", str(folder)]) == 1
     assert "wrong" in capsys.readouterr().out
+    # Breaks where it is refused only when the audit is done.
+    assert main(["audit", str(folder), "--keep-good", str(tmp_path / "good.jsonl")]) == 2
+    assert capsys.readouterr() == ("", "seqrl: --keep-good is for logs of dialogues: leave it out\n")
     json.dumps(result.as_dict(), allow_nan=False)
 
 

@@ -16,7 +16,7 @@ from seqrl.interrupt import ends_on_interrupt
 
 
 # Break: `ends_on_interrupt` left out of `seqrl/__init__.py`, or not applied to the command: a traceback.
-@pytest.mark.parametrize("command", [["-m", "seqrl.cli"], ["seqrl"]], ids=["module", "script"])
+@pytest.mark.parametrize("command", [["-m", "seqrl"], ["seqrl"]], ids=["module", "script"])
 def test_ctrl_c_while_the_command_begins(tmp_path: Path, command: list[str]) -> None:
     """Gymnasium, which is imported on the way, is here a package that interrupts."""
     (tmp_path / "gymnasium").mkdir()

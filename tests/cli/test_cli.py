@@ -260,7 +260,7 @@ def test_the_module_runs_by_itself() -> None:
     """Where the terminal is not UTF-8 too: what it cannot show becomes a question mark."""
     # Breaks without `reconfigure` in main.
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    command = [sys.executable, "-X", "importtime", "-m", "seqrl.cli", "envs"]
+    command = [sys.executable, "-X", "importtime", "-m", "seqrl", "envs"]
     result = subprocess.run(command, capture_output=True, text=True, env=ascii_only)
     assert result.returncode == 0
     assert "seqrl/TMaze-v0" in result.stdout

@@ -27,7 +27,7 @@ def test_each_environment_is_a_block_that_60_columns_hold(monkeypatch, capsys):
 def test_nobody_reads(args, unbuffered):
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", "seqrl.cli", *args]
+    command = [sys.executable, "-m", "seqrl", *args]
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=environment, text=True, timeout=120)
     os.close(write)

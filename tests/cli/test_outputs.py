@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from seqrl.cli.outputs import write_output
 from seqrl.data import EpisodeDataset
 from seqrl.envs import make
 from seqrl.evaluate import evaluate
+from seqrl.progress import Bar
 
 ROOM = """
 import gymnasium as gym
@@ -165,3 +167,14 @@ def test_nothing_is_written_unless_asked(capsys: pytest.CaptureFixture[str]) -> 
     write_output("", {"mean": 1.0})
     assert set(Path().iterdir()) == before
     assert capsys.readouterr().out == ""
+
+
+# Breaks where `watch` is not handed on: a slow environment would look as if nothing happened.
+def test_an_evaluation_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TRAIN, "--run-dir", "run"]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(Bar, "QUIET", 0.0)
+    assert main(["evaluate", "run", "--num-episodes", "6", "--num-envs", "2"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"run: 0 of 6, [\d,]+ steps/s", lines[0])
+    assert re.fullmatch(r"run: 6 of 6, [\d,]+ steps/s", lines[-1])

@@ -145,7 +145,7 @@ def test_without_an_environment(tmp_path: Path, quicker: None, capsys: pytest.Ca
 def test_ctrl_c(tmp_path: Path) -> None:
     log, folder = collected(tmp_path / "log"), tmp_path / "comparison"
     flags = [*FLAGS, "--num-seeds", "1", "--num-steps", "3000000", "--workers", "1", "--run-dir", str(folder)]
-    command = [sys.executable, "-m", "seqrl.cli", "compare", str(log), *flags]
+    command = [sys.executable, "-m", "seqrl", "compare", str(log), *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
     first, end = folder / "behaviour_cloning_s0", time.monotonic() + 120

@@ -122,7 +122,7 @@ def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 
 
 def start(args: list[str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "seqrl.cli", "compare", *args]
+    command = [sys.executable, "-m", "seqrl", "compare", *args]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
 

@@ -134,7 +134,7 @@ def test_the_command_line_goes_on_after_its_learner_was_killed(engine, tmp_path)
     if engine == "ray":
         pytest.importorskip("ray")
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "seqrl.cli", "train"]
+    command = [sys.executable, "-m", "seqrl", "train"]
     flags = ["impala", "--env", "CartPole-v1", "--vectorization", "async", "--num-envs", "2", "--hidden-size", "8"]
     flags += ["--rollout-length", "8", "--replay-share", "0.5", "--replay-capacity", "7", "--checkpoint-every", "5"]
     flags += ["--num-steps", "1000000000", "--run-dir", str(folder), "--engine", engine]

@@ -133,7 +133,7 @@ def saved_rows(folder):
 def test_kill_minus_nine_of_an_actor_and_of_the_learner(tmp_path):
     """An actor is killed: training goes on. Then the learner: its actors end, and the run goes on with its replay."""
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "seqrl.cli", "train", "r2d2", *TINY, "--engine", "async", "--replay-ratio", "1"]
+    command = [sys.executable, "-m", "seqrl", "train", "r2d2", *TINY, "--engine", "async", "--replay-ratio", "1"]
     command += ["--num-steps", "100000000", "--run-dir", str(folder)]
     with (tmp_path / "log").open("w") as log:
         run = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)

@@ -168,6 +168,30 @@ def test_command_writes_a_log_and_never_over_another(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "new.jsonl", "words.txt"]
 
 
+def test_any_outcome_weighed_by_command(tmp_path, capsys):
+    """Breaks if meta is not looked at, or a dialogue that lacks one of two outcomes is kept, or counted."""
+    log, output = tmp_path / "log.jsonl", tmp_path / "new.jsonl"
+    solved = replace(DIALOGUE, outcome={"csat": 4, "note": "kind"}, meta={"resolved": True, "csat": 1})
+    silent = replace(DIALOGUE, id="two", meta={"resolved": False})
+    write_dialogues(log, [solved, silent, replace(DIALOGUE, id="three")])
+    weights = ["--outcome", "resolved=5", "csat=0.5", "--turns", "-1"]
+    with pytest.raises(UserError, match=r"dialogue two: csat is no number and no boolean of outcome or meta: "):
+        command([str(log), *weights, "--output", str(output)])
+    assert command([str(log), *weights, "--skip-unknown", "--output", str(output)]) == 0
+    assert f"{output}: 1 dialogues (2 left out), returns 4 to 4" in capsys.readouterr().out
+    (kept,) = read_dialogues(output)
+    assert [turn.reward for turn in kept.turns] == [None, -1.0, None, None, -1.0, 6.0, None]
+    other = ["--output", str(tmp_path / "other.jsonl")]
+    for bad, message in [
+        (["--outcome", "resolve", "--skip-unknown"], r"would leave no dialogue: dialogue one: .* did you mean 'resol"),
+        (["--outcome", "note=1"], "dialogue one: note is no number and no boolean"),
+        (["--outcome", "csat=high"], "--outcome 'csat=high' is not NAME=WEIGHT"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            command([str(log), *bad, *other])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "new.jsonl"]
+
+
 def test_toxic_logs(tmp_path):
     task = Negotiation("conceder")
     dialogues = list(toxic_logs(task, 150, insults=0.4, penalty=5.0))
