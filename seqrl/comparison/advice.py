@@ -23,7 +23,7 @@ def advice(result: "Comparison") -> str:
     best = max(ordered, key=lambda row: row.mean)
     enough = next(row for row in ordered if row.mean >= best.mean - _tolerance(result, best))
     place = ordered.index(enough)
-    simpler = [row for row in ordered[:place] if enough.mean - row.mean <= _noise(row, enough)]
+    simpler = [row for row in ordered[:place] if _may_do(result, row, enough)]
     margin, most = 5 * _tolerance(result, best), math.inf if result.optimal is None else result.optimal
     better = [row for row in ordered[place + 1 :] if min(row.mean + _noise(row, enough), most) > enough.mean + margin]
     sentences = []
@@ -55,6 +55,7 @@ def advice(result: "Comparison") -> str:
         sentences += filter(None, [_too_near(ordered)])
     elif lost and enough.reach:
         sentences += filter(None, [enough.reach.advice_on_discount()])
+    sentences += filter(None, [_sweep_ends(result)])
     sentences.append(f"Its best run is {enough.best_run}.")
     sentences += [f"A run failed, and what it belongs to is left out: {error}." for error in result.failed]
     return " ".join(sentences)
@@ -82,6 +83,14 @@ def _not_settled(result: "Comparison", enough: "Row", simpler: Sequence["Row"], 
     return []
 
 
+def _may_do(result: "Comparison", row: "Row", enough: "Row") -> bool:
+    """Whether a simpler approach that brought less may do as well: within the noise, and if theory allows it."""
+    least = enough.mean - (0.0 if math.isnan(width := _of_episodes(enough)) else width)
+    if row.memory == "none" and result.memoryless is not None and result.memoryless < least:
+        return False
+    return enough.mean - row.mean <= _noise(row, enough)
+
+
 def _is_short(result: "Comparison", best: "Row") -> bool:
     """Whether the best approach misses the optimum by more than a tenth of it."""
     return result.optimal is not None and result.optimal - best.mean > 0.1 * abs(result.optimal)
@@ -105,6 +114,19 @@ def _too_near(rows: Sequence["Row"]) -> str:
     """What may have kept the best that trains a memory from learning it, other than too few steps."""
     found = [(row.mean, row.reach.advice()) for row in rows if row.reach and row.reach.back]
     return max(found)[1] if found else ""
+
+
+def _sweep_ends(result: "Comparison") -> str:
+    """What may have ended a sweep for the approach that came furthest, other than its memory."""
+    if result.horizon is None:
+        return ""
+    last = [(name, tried[-1]) for name, tried in result.horizon.tried.items() if tried and not tried[-1].solved]
+    ended = [(one.value, one.reach.back, name, one.reach) for name, one in last if one.reach and one.reach.back]
+    if not ended:
+        return ""
+    value, _, name, reach = max(ended, key=lambda one: one[:2])
+    said = reach.advice()
+    return f"The sweep ended for {name.removeprefix('ppo:')} at {result.horizon.key}={value:g}. {said}" if said else ""
 
 
 def _nothing_learnt(result: "Comparison", best: "Row") -> str:

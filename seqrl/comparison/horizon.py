@@ -6,6 +6,7 @@ corridor of 20, one of 40 is not tried. `Tried.solved` says what counts.
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from seqrl.comparison.approaches import Approach
 from seqrl.comparison.config import Config, read_sweep
 from seqrl.comparison.floor import Floor, random_floor, threshold
+from seqrl.comparison.reach import Reach
 from seqrl.comparison.report import Horizon, Tried
 from seqrl.comparison.run_pool import EVALUATION, Job, Measure, is_done, run_all
 from seqrl.errors import UserError
@@ -44,13 +46,12 @@ def measure_horizon(
         floor = random_floor(here) if here.is_relative() else None
         failed = run_all(jobs, play, config.workers, config.folder)
         done = [approach for approach in going if all(is_done(run.run_dir) for run in runs[approach])]
-        returns = {
-            approach: [read_json(Path(run.run_dir), EVALUATION)["returns"] for run in runs[approach]]
-            for approach in done
-        }
+        played = {approach: [read_json(Path(run.run_dir), EVALUATION) for run in runs[approach]] for approach in done}
+        returns = {approach: [seed["returns"] for seed in seeds] for approach, seeds in played.items()}
         found = _tried(here, value, floor, returns)
         for approach, one in found.items():
-            tried[str(approach)].append(one)
+            steps = float(np.mean([length for seed in played[approach] for length in seed["lengths"]]))
+            tried[str(approach)].append(replace(one, reach=Reach.of(approach, runs[approach][0], steps)))
         going = [approach for approach, one in found.items() if one.solved]
         so_far = {name: list(some) for name, some in tried.items()}
         yield Horizon(key=key, values=list(values), tried=so_far, steps=config.horizon_steps), failed

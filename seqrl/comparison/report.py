@@ -37,6 +37,8 @@ class Tried:
     solved: bool
     random: float | None = None
     """The mean return of random actions there, where what is needed is measured from it."""
+    reach: Reach | None = None
+    """How far back and ahead its runs look there."""
 
 
 @dataclass(frozen=True, kw_only=True)

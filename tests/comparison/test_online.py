@@ -243,6 +243,14 @@ def test_advice_within_the_noise() -> None:
     assert "A single seed settles little" in single
 
 
+def test_advice_where_theory_settles_what_seeds_do_not() -> None:
+    """Breaks without `memoryless` in `_may_do`: an agent without memory has 0.5 at best, however few its seeds."""
+    unlucky, good = row("none", -1.0, 0.5), row("gru", 1.0, 1.0)
+    assert "settle" not in advice(result(unlucky, good))
+    assert "settle whether none, which is simpler, would do" in advice(result(unlucky, good, memoryless=None))
+    assert "settle whether frame_stack" in advice(result(row("frame_stack", -1.0, 0.5), good))
+
+
 def test_advice_where_one_seed_of_the_simpler_memory_fails() -> None:
     # Breaks when a difference within the noise counts as none: one failure of n seeds is a standard error for every n.
     for n in (3, 5):

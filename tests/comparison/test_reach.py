@@ -9,6 +9,7 @@ from seqrl.algorithms import impala, ppo, r2d2
 from seqrl.comparison.advice import advice
 from seqrl.comparison.approaches import Approach
 from seqrl.comparison.reach import Reach
+from seqrl.comparison.report import Horizon, Tried
 
 GRU = Approach("ppo", "gru")
 
@@ -67,3 +68,23 @@ def test_where_the_comparison_says_it() -> None:
     kept = row("gru", 1.0, 1.0, final_means=[0.5, 1.0], reached=[True] * 2, earlier_kept=[True] * 2, reach=far)
     lost = advice(replace(result(without, kept), threshold=0.9))
     assert "earlier agents are kept there. Episodes last 302 steps, while γ 0.99 looks 100 ahead: compare" in lost
+
+
+def test_what_ended_a_sweep() -> None:
+    """Breaks where it tells of the approach that came less far, or of one that bridged all."""
+    none, gru = Approach("ppo", "none"), GRU
+    ends = {
+        "ppo:none": [tried(5, False, none)],
+        "ppo:gru": [tried(5, True, gru), tried(300, False, gru)],
+        "ppo:linear": [tried(5, True, gru), tried(300, True, gru)],
+    }
+    good = result(row("none", 0.5, 0.5), row("gru", 1.0, 1.0))
+    said = advice(replace(good, horizon=Horizon(key="length", values=[5, 300], tried=ends)))
+    assert "The sweep ended for gru at length=300. Episodes last 302 steps, while gradients reach 64 back" in said
+    del ends["ppo:gru"]
+    assert "sweep" not in advice(replace(good, horizon=Horizon(key="length", values=[5, 300], tried=ends)))
+
+
+def tried(value: float, solved: bool, approach: Approach) -> Tried:
+    reach = Reach.of(approach, ppo.Config(), value + 2)
+    return Tried(value=value, needed=0.9, seed_means=[1.0], solved=solved, reach=reach)
