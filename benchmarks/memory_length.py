@@ -2,6 +2,7 @@
 
     python -m benchmarks.memory_length recall --output benchmarks/results/memory_length_recall.json
     python -m benchmarks.memory_length recall --memories gru linear --lengths 1000 2000 --seeds 0 1
+    python -m benchmarks.memory_length recall --memories gru lstm linear --lengths 100 --rollout-lengths 16 64 204
     python -m benchmarks.memory_length cost --output benchmarks/results/memory_length_cost.json
     python -m benchmarks.memory_length cost --device cuda
     python -m benchmarks.memory_length recall --device cuda --memories gru linear --lengths 1000 --seeds 0
@@ -10,7 +11,8 @@
 use it comes `length` steps later. A cell of its table is a memory at a length. Training ends when the mean return of
 the last 100 training episodes reaches 0.95, at the end of a rollout, or with the budget; then the likeliest actions
 are evaluated over 100 episodes that training did not see. 1 is optimal, and ½ is the best without memory. `settings`
-are the same for all memories and depend on the length alone.
+are the same for all memories and depend on the length alone. `--rollout-lengths` asks what happens where gradients end
+before they reach the cue: the state is carried from rollout to rollout, so that a memory may have kept it all the same.
 
 `cost` times forward and backward over T steps, and one step of acting after episodes of various ages. Seconds grow as
 T^p: linear cost is p = 1. Memory is how far a fresh process's peak (`ru_maxrss`) rises in its first forward and
@@ -69,11 +71,11 @@ AGES = (1, 100, 1000, 10_000)
 """Steps that an episode has lasted when an acting step is timed."""
 
 
-def settings(memory: str, length: int, seed: int) -> ppo.Config:
+def settings(memory: str, length: int, seed: int, rollout_length: int = 0) -> ppo.Config:
     """Recurrent PPO for a corridor of `length`, whatever the memory.
 
-    Gradients must reach from the junction back to the cue within one rollout. A perfect episode lasts `length` + 2
-    rows, and rollouts begin anywhere in it: one that is twice as long always holds a whole episode.
+    By default gradients reach from the junction back to the cue within one rollout. A perfect episode lasts
+    `length` + 2 rows, and rollouts begin anywhere in it: one that is twice as long always holds a whole episode.
 
     The junction, one row in `length`, makes nearly all of the advantages' deviation, by which they are divided: it
     falls as 1 / √length. A step to a wrong side costs 1 / length, hence 1 / √length once divided; were the entropy's
@@ -89,7 +91,7 @@ def settings(memory: str, length: int, seed: int) -> ppo.Config:
         seed=seed,
         num_steps=budget(length),
         num_envs=64,
-        rollout_length=2 * (length + 2),
+        rollout_length=rollout_length or 2 * (length + 2),
         learning_rate_schedule="constant",  # the budget must not change what happens before it is spent
         num_epochs=4,
         num_minibatches=8,
@@ -104,10 +106,10 @@ def budget(length: int) -> int:
     return 10_000 * (length + 2)
 
 
-def recall(device: str, memory: str, length: int, seed: int, threads: int) -> Answer:
+def recall(device: str, memory: str, length: int, rollout_length: int, seed: int, threads: int) -> Answer:
     """One run: whether and when it solved the maze, and how its agent does in evaluation."""
     torch.set_num_threads(threads)
-    config = dataclasses.replace(settings(memory, length, seed), device=device)
+    config = dataclasses.replace(settings(memory, length, seed, rollout_length), device=device)
     if device != "cpu":
         warm_up(dataclasses.replace(settings(memory, 10, seed), device=device), threads)
     start, cpu_start = time.perf_counter(), time.process_time()
@@ -118,6 +120,7 @@ def recall(device: str, memory: str, length: int, seed: int, threads: int) -> An
     return {
         "memory": memory,
         "length": length,
+        "rollout_length": config.rollout_length,
         "seed": seed,
         "solved": progress.solved,
         "success": evaluation.mean,
@@ -166,11 +169,12 @@ def train_until_solved(config: ppo.Config) -> Progress:
 
 
 def show_recall(runs: list[Answer]) -> None:
-    """A row for each memory, a column for each length: seeds that solved it, their median steps and seconds."""
-    lengths = sorted({run["length"] for run in runs})
-    table = Table("memory", *(f"length {length:,}" for length in lengths))
+    """A row for each memory, a column for each length and rollout: seeds that solved it, median steps and seconds."""
+    columns = sorted({(run["length"], run["rollout_length"]) for run in runs})
+    table = Table("memory", *(f"length {length:,}, rollouts of {rollout:,}" for length, rollout in columns))
     for memory in dict.fromkeys(run["memory"] for run in runs):
-        cells = ([run for run in runs if (run["memory"], run["length"]) == (memory, length)] for length in lengths)
+        of_memory = [run for run in runs if run["memory"] == memory]
+        cells = ([run for run in of_memory if (run["length"], run["rollout_length"]) == column] for column in columns)
         table.add_row(memory, *map(cell, cells))
     Console().print(table)
 
@@ -288,6 +292,7 @@ def main() -> None:
     parser.add_argument("question", choices=["recall", "cost"])
     parser.add_argument("--memories", nargs="+", choices=MEMORIES, default=MEMORIES)
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="recall: lengths of the corridor")
+    parser.add_argument("--rollout-lengths", type=int, nargs="+", default=[0], help="recall: 0 for twice an episode")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="recall: a run for each")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1)
@@ -298,9 +303,10 @@ def main() -> None:
 
     if args.question == "recall":
         runs: list[Answer] = []
-        for memory, length, seed in itertools.product(args.memories, args.lengths, args.seeds):
-            runs.append(measure(recall, args.device, memory, length, seed, args.threads))
-            print(f"{memory} at {length:,}, seed {seed}: {cell(runs[-1:])}", flush=True)
+        for asked in itertools.product(args.memories, args.lengths, args.rollout_lengths, args.seeds):
+            runs.append(run := measure(recall, args.device, *asked, args.threads))
+            where = f"{run['memory']} at {run['length']:,}, rollouts of {run['rollout_length']:,}, seed {run['seed']}"
+            print(f"{where}: {cell([run])}", flush=True)
             # After every run, since all of them take hours.
             write(args.output, args.device, args.threads, {"runs": runs})
         show_recall(runs)
