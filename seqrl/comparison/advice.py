@@ -45,17 +45,14 @@ def advice(result: "Comparison") -> str:
     if lost := num_lost(enough.reached, enough.earlier_kept, enough.final_means, result.threshold):
         seeds = len(enough.seed_means)
         sentences.append(f"Training lost it again on {lost} of {seeds} seeds; earlier agents are kept there.")
+        sentences += [said] if enough.reach and (said := enough.reach.advice_on_discount()) else []
     sentences += _not_settled(result, enough, simpler, better)
     if _is_short(result, best):
         missed = f"The optimum, {result.optimal:.4g}, is not reached"
         sentences.append(f"{missed}: give more --num-steps, or try other --memories.")
     elif _misses_threshold(result):
         sentences.append(f"None reaches {result.threshold:.4g}: give more --num-steps, or try other --memories.")
-    if without or _is_short(result, best) or _misses_threshold(result):
-        sentences += filter(None, [_too_near(ordered)])
-    elif lost and enough.reach:
-        sentences += filter(None, [enough.reach.advice_on_discount()])
-    sentences += filter(None, [_sweep_ends(result)])
+    sentences += _too_near(result)
     sentences.append(f"Its best run is {enough.best_run}.")
     sentences += [f"A run failed, and what it belongs to is left out: {error}." for error in result.failed]
     return " ".join(sentences)
@@ -110,23 +107,14 @@ def num_lost(
     return sum(ok and earlier and end is not None and end < threshold for ok, earlier, end in seeds)
 
 
-def _too_near(rows: Sequence["Row"]) -> str:
-    """What may have kept the best that trains a memory from learning it, other than too few steps."""
-    found = [(row.mean, row.reach.advice()) for row in rows if row.reach and row.reach.back]
-    return max(found)[1] if found else ""
-
-
-def _sweep_ends(result: "Comparison") -> str:
-    """What may have ended a sweep for the approach that came furthest, other than its memory."""
-    if result.horizon is None:
-        return ""
-    last = [(name, tried[-1]) for name, tried in result.horizon.tried.items() if tried and not tried[-1].solved]
-    ended = [(one.value, one.reach.back, name, one.reach) for name, one in last if one.reach and one.reach.back]
-    if not ended:
-        return ""
-    value, _, name, reach = max(ended, key=lambda one: one[:2])
-    said = reach.advice()
-    return f"The sweep ended for {name.removeprefix('ppo:')} at {result.horizon.key}={value:g}. {said}" if said else ""
+def _too_near(result: "Comparison") -> list[str]:
+    """What, other than too few steps, may have kept approaches from learning it, or from bridging more in a sweep."""
+    short = [row for row in result.rows if row.mean < result.threshold or math.isnan(result.threshold)]
+    named = {result.name(row): row.reach for row in short}
+    for name, tried in (result.horizon.tried if result.horizon else {}).items():
+        if tried and not tried[-1].solved:
+            named[name.removeprefix("ppo:")] = tried[-1].reach
+    return [said for name, reach in named.items() if reach and (said := reach.advice_on_gradients(name))]
 
 
 def _nothing_learnt(result: "Comparison", best: "Row") -> str:

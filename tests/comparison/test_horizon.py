@@ -35,7 +35,9 @@ def swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list
                     continue
                 Path(run.run_dir).mkdir(parents=True)
                 returns = [result[run.seed] + noise for noise in (-0.01, 0.0, 0.01)]
-                (Path(run.run_dir) / "evaluation.json").write_text(json.dumps({"returns": returns, "lengths": [9, 9, 9]}))
+                (Path(run.run_dir) / "evaluation.json").write_text(
+                    json.dumps({"returns": returns, "lengths": [9, 9, 9]})
+                )
             return failed
 
         def floor(here: Config) -> Floor:
