@@ -52,8 +52,8 @@ def advice(result: "Comparison") -> str:
         sentences.append(f"{missed}: give more --num-steps, or try other --memories.")
     elif _misses_threshold(result):
         sentences.append(f"None reaches {result.threshold:.4g}: give more --num-steps, or try other --memories.")
-    sentences += _too_near(result)
     sentences.append(f"Its best run is {enough.best_run}.")
+    sentences += _too_near(result)
     sentences += [f"A run failed, and what it belongs to is left out: {error}." for error in result.failed]
     return " ".join(sentences)
 
