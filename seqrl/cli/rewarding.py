@@ -70,7 +70,7 @@ def reward(args: list[str]) -> int:
                 result = with_rewards(dialogue, chosen)
             except UnknownOutcomeError as error:
                 if not options.skip_unknown:
-                    raise
+                    raise UserError(f"{error}; --skip-unknown leaves out such dialogues") from None
                 skipped.append(error)
                 continue
             returns.append(sum(turn.reward or 0.0 for turn in result.turns))
