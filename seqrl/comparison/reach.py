@@ -1,8 +1,8 @@
 """How far back and ahead an approach's runs look, beside how long its episodes are.
 
-Only what was measured to matter is told (docs/benchmarks.md, docs/log.md). With gradients over 64 steps, LSTM and linear
-recurrence did not learn to remember 300, which a GRU did. And an agent may lose what it had where its discount makes
-nothing of an episode's end.
+Only what was measured to matter is told (docs/benchmarks.md, docs/log.md). With gradients over 64 steps, an LSTM and a
+linear recurrence did not learn to remember 300, as a GRU did. And an agent may lose what it had where its discount
+makes nothing of an episode's end.
 """
 
 import math
