@@ -82,8 +82,7 @@ def _not_settled(result: "Comparison", enough: "Row", simpler: Sequence["Row"], 
 
 def _may_do(result: "Comparison", row: "Row", enough: "Row") -> bool:
     """Whether a simpler approach that brought less may do as well: within the noise, and if theory allows it."""
-    least = enough.mean - (0.0 if math.isnan(width := _of_episodes(enough)) else width)
-    if row.memory == "none" and result.memoryless is not None and result.memoryless < least:
+    if row.memory == "none" and result.memoryless is not None and result.memoryless < _least(enough):
         return False
     return enough.mean - row.mean <= _noise(row, enough)
 
@@ -122,7 +121,7 @@ def _nothing_learnt(result: "Comparison", best: "Row") -> str:
 
     By the interval over episodes: where one seed of three fails, the others have learnt, whatever the seeds' interval.
     """
-    least = best.mean - (0.0 if math.isnan(width := _of_episodes(best)) else width)
+    least = _least(best)
     if result.memoryless is not None:
         lost = _is_short(result, best) and least <= result.memoryless
         return f"{result.memoryless:.4g} can be had without memory" if lost else ""
@@ -153,6 +152,11 @@ def _rank(row: "Row") -> tuple[int, bool, bool, str]:
 def _of_episodes(row: "Row") -> float:
     """Half the interval of the mean over episodes; over seeds in results that were written before it was known."""
     return row.half_width if math.isnan(row.episodes_half_width) else row.episodes_half_width
+
+
+def _least(row: "Row") -> float:
+    """The lower end of that interval of the mean."""
+    return row.mean - (0.0 if math.isnan(width := _of_episodes(row)) else width)
 
 
 def _noise(*rows: "Row") -> float:

@@ -13,6 +13,7 @@ from seqrl.comparison.approaches import Approach
 from seqrl.config import RunConfig
 
 NEEDS_GRADIENTS = ("lstm", "linear")
+"""Memories that were seen to fail for want of them."""
 FAR = 4.0
 """Times that gradients reach back, from which on an episode is long for these memories."""
 AHEAD = 2.0
