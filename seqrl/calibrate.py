@@ -1,6 +1,7 @@
 """Which return should be asked for? Targets against achieved returns, and what the log says without an environment."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,12 +101,13 @@ def calibrate(
     targets: list[float],
     num_episodes: int,
     seed: int,
+    watch: Callable[[int, int], None] | None = None,
 ) -> Calibration:
     """Play at least `num_episodes` for each target, all targets side by side, and say which to ask for.
 
     `environment` has a multiple of as many environments as there are targets, and each plays as many episodes as the
     others. The recommended target is the lowest whose achieved return is as good as the best one's, up to the latter's
-    interval; the agent's own target stays.
+    interval; the agent's own target stays. `watch` is told what `evaluate` tells.
 
     Raises UserError for an agent that no return can be asked of.
     """
@@ -116,7 +118,7 @@ def calibrate(
     before = agent.target_return
     agent.target_return = torch.tensor(targets).repeat_interleave(each)
     try:
-        result = evaluate(agent, environment, environment.num_envs * -(-num_episodes // each), seed)
+        result = evaluate(agent, environment, environment.num_envs * -(-num_episodes // each), seed, watch=watch)
     finally:
         agent.target_return = before
     returns = result.returns.reshape(len(targets), -1)

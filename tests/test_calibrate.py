@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import shutil
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from seqrl.data import Episode, EpisodeDataset, EpisodeWriter
 from seqrl.envs import TorchEnvironment
 from seqrl.envs.base import State, TorchVectorEnv, Transition
 from seqrl.errors import UserError
+from seqrl.progress import Bar
 
 NUM_ACTIONS = 40
 
@@ -237,9 +239,11 @@ def run(tmp_path_factory):
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_the_command_and_that_a_target_set_survives(run, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(Bar, "QUIET", 0.0)
     before = load(run)
     assert main(["calibrate", str(run), "--targets", "1,2,3", "--num-episodes", "3", "--set-target"]) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"calibrate run: 9 of 9, [\d,]+ steps/s", err.splitlines()[-1])  # breaks without `watch`
     found = json.loads((run / "calibration.json").read_text())
     assert found["calibration"]["targets"] == [1.0, 2.0, 3.0]
     assert f"asks for {found['calibration']['recommended']:.4g} from now on" in out

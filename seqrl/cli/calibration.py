@@ -15,6 +15,7 @@ from seqrl.config import make_environment, require
 from seqrl.data import EpisodeDataset
 from seqrl.decision_agent import DecisionAgent
 from seqrl.errors import UserError
+from seqrl.progress import episodes_bar
 from seqrl.run_folder import check_spaces
 
 
@@ -65,9 +66,14 @@ def calibrate(args: list[str]) -> int:
         targets = sorted(set(options.targets)) or default_targets(agent, dataset, options.num_targets)
         in_turn = -(-options.num_episodes * len(targets) // 200)  # so that about 200 are played side by side
         each = -(-options.num_episodes // in_turn)
-        with contextlib.closing(make_environment(config, each * len(targets))) as environment:
+        with (
+            contextlib.closing(make_environment(config, each * len(targets))) as environment,
+            episodes_bar(f"calibrate {run.name}", environment.num_envs * -(-options.num_episodes // each)) as watch,
+        ):
             check_spaces(run, environment.single_observation_space, environment.single_action_space)
-            result = calibration.calibrate(agent, environment, dataset, targets, options.num_episodes, options.seed)
+            result = calibration.calibrate(
+                agent, environment, dataset, targets, options.num_episodes, options.seed, watch
+            )
         console.print(result.table())
         console.print(f"Ask for {result.recommended:.4g}.", *result.warnings())
     if options.set_target and result is not None:
