@@ -67,6 +67,7 @@ def test_the_sweep_stops_where_it_is_not_solved(swept: Callable[..., Any]) -> No
     assert solved(rounds[-1][0]) == {"gru": [(2, True), (4, True), (8, False)], "none": [(2, False)]}
     assert len(rounds) == 3
     assert [one.random for one in rounds[-1][0].tried["ppo:gru"]] == [None] * 3
+    assert [one.reach and one.reach.episode for one in rounds[-1][0].tried["ppo:gru"]] == [9.0] * 3
 
 
 # Break: one floor for all values, the optimum in place of the best, or the best of another value; solved where nothing

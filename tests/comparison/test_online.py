@@ -57,11 +57,11 @@ def check_results(results: Any, folder: Path) -> None:
     assert (results["optimal"], results["memoryless"], results["num_steps"]) == (1.0, 0.5, 96)
     assert [row["memory"] for row in results["rows"]] == ["none", "gru"]
     for row in results["rows"]:
-        returns = [
-            json.loads((folder / f"{row['memory']}_s{seed}" / "evaluation.json").read_text())["returns"]
-            for seed in (0, 1)
-        ]
+        files = [folder / f"{row['memory']}_s{seed}" / "evaluation.json" for seed in (0, 1)]
+        played = [json.loads(path.read_text()) for path in files]
+        returns = [one["returns"] for one in played]
         assert np.shape(returns) == (2, 5)
+        assert row["reach"]["episode"] == pytest.approx(np.mean([one["lengths"] for one in played]))
         assert row["seed_means"] == pytest.approx(np.mean(returns, axis=1))
         assert row["mean"] == pytest.approx(np.mean(returns))
         assert row["best_run"] == f"{row['memory']}_s{int(np.argmax(row['seed_means']))}"
