@@ -108,12 +108,15 @@ def num_lost(
 
 def _too_near(result: "Comparison") -> list[str]:
     """What, other than too few steps, may have kept approaches from learning it, or from bridging more in a sweep."""
-    short = [row for row in result.rows if row.mean < result.threshold or math.isnan(result.threshold)]
-    named = {result.name(row): row.reach for row in short}
-    for name, tried in (result.horizon.tried if result.horizon else {}).items():
-        if tried and not tried[-1].solved:
-            named[name.removeprefix("ppo:")] = tried[-1].reach
-    return [said for name, reach in named.items() if reach and (said := reach.advice_on_gradients(name))]
+    swept = result.horizon.tried if result.horizon else {}
+    sentences = []
+    for row in result.rows:
+        tried = swept.get(row.approach)
+        failed = [one.reach for one in (tried or ())[-1:] if not one.solved]
+        failed += [row.reach] if row.mean < result.threshold or math.isnan(result.threshold) else []
+        if failed and failed[0] and (said := failed[0].advice_on_gradients(result.name(row))):
+            sentences.append(said)
+    return sentences
 
 
 def _nothing_learnt(result: "Comparison", best: "Row") -> str:

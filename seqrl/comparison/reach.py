@@ -51,7 +51,7 @@ class Reach:
 
     def advice_on_discount(self) -> str:
         """What to give where it makes little of an episode's end."""
-        if self.gamma == 1 or self.episode <= AHEAD / (1 - self.gamma):
+        if self.gamma >= 1 or self.episode <= AHEAD / (1 - self.gamma):
             return ""
         ahead, flag = 1 / (1 - self.gamma), self._flag("gamma", 1 - float(f"{1 / self.episode:.1g}"))
         return f"γ {self.gamma:g} looks {ahead:.0f} steps ahead, episodes last {self.episode:.0f}: compare with {flag}."

@@ -72,18 +72,7 @@ def satisfaction(dialogue: Dialogue) -> list[float]:
 def outcome_of(key: str) -> Reward:
     """Any number or boolean of `outcome`, or else of `meta`, where columns of other programs' logs are, at the end."""
 
-    def reward(dialogue: Dialogue) -> list[float]:
-        known = dict(dialogue.meta) | dict(dialogue.outcome)
-        value = known.get(key)
-        if value is None or isinstance(value, str):
-            way_out = f"leave {key} out, or mend the log" if value is not None else nearest(key, list(known))
-            raise UnknownOutcomeError(
-                f"dialogue {shown(dialogue.id)}: {shown(key, 50)} is no number and no boolean of outcome or meta: "
-                f"{shown(way_out, 200)}"
-            )
-        return _at_the_end(dialogue, float(value))
-
-    return reward
+    return lambda dialogue: _at_the_end(dialogue, _number(dialogue, key, ("outcome", "meta")))
 
 
 def thumbs(dialogue: Dialogue) -> list[float]:
@@ -203,12 +192,16 @@ def _at_the_end(dialogue: Dialogue, value: float) -> list[float]:
     return [0.0] * (count - 1) + [value] if count else []
 
 
-def _number(dialogue: Dialogue, key: str) -> float:
-    value = dialogue.outcome.get(key)
+def _number(dialogue: Dialogue, key: str, parts: tuple[str, ...] = ("outcome",)) -> float:
+    """The number or boolean `key` of the first of these parts of the dialogue that has it."""
+    known = {name: value for part in reversed(parts) for name, value in getattr(dialogue, part).items()}
+    value = known.get(key)
     if value is None or isinstance(value, str):
-        known = ", ".join(dialogue.outcome) or "nothing"
+        name = f"outcome.{key}" if parts == ("outcome",) else shown(key, 50)
+        there = (
+            f"{' and '.join(parts)} {'has' if len(parts) == 1 else 'have'} {shown(', '.join(known) or 'nothing', 100)}"
+        )
         raise UnknownOutcomeError(
-            f"dialogue {shown(dialogue.id)}: outcome.{key} is no number (outcome has {shown(known, 100)}): "
-            f"leave {key} out, or mend the log"
+            f"dialogue {shown(dialogue.id)}: {name} is no number ({there}): leave {shown(key, 50)} out, or mend the log"
         )
     return float(value)

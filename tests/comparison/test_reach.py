@@ -83,6 +83,11 @@ def test_what_ended_a_sweep() -> None:
     good = replace(result(row("none", 0.5, 0.5), row("linear", 1.0, 1.0)), threshold=0.9)
     said = advice(replace(good, horizon=Horizon(key="length", values=[5, 300], tried=ends)))
     assert "Gradients of linear reach 64 steps back, its episodes last 302" in said
+    # Breaks where an approach that fails in both is told of twice, under two names.
+    other = row("gru", 1.0, 1.0, approach="r2d2:gru")
+    worse = replace(good, rows=[other, row("linear", 0.5, 0.5, reach=Reach.of(LINEAR, ppo.Config(), 400))])
+    both = advice(replace(worse, horizon=Horizon(key="length", values=[5, 300], tried=ends)))
+    assert both.count("Gradients of") == both.count("Gradients of ppo:linear reach 64 steps back") == 1
     ends["ppo:linear"] = [tried(5, True, LINEAR), tried(300, True, LINEAR)]
     assert "Gradients" not in advice(replace(good, horizon=Horizon(key="length", values=[5, 300], tried=ends)))
 
