@@ -10,3 +10,12 @@ def derived_seed(*numbers: int) -> int:
     that the first tasks are made of.
     """
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def seeds_of_rows(seed: int, num_rows: int) -> list[int]:
+    """A seed for each of B environments: the first keeps `seed`, so that one alone starts as ever; others hash it.
+
+    Gymnasium gives environment i the seed s + i: of runs with neighbouring seeds all environments but one would share
+    their random streams, and an interval over such runs would be too narrow.
+    """
+    return [seed, *(np.random.SeedSequence(seed).generate_state(num_rows)[1:] >> 1).tolist()]

@@ -28,6 +28,7 @@ from seqrl.envs.base import TorchVectorEnv
 from seqrl.envs.failures import misfit, not_in_space, raise_as_they_were, told
 from seqrl.envs.trials import EPISODE_START
 from seqrl.errors import UserError
+from seqrl.seeds import seeds_of_rows
 from seqrl.trajectory import ACTION_MASK, TimeStep, Tree, tree_map, where_rows
 
 
@@ -140,7 +141,7 @@ class GymnasiumEnvironment(Environment):
         self._env = vector_env
         self._name = _name_of(vector_env)
         # Gymnasium's two write into arrays of the space's own shapes and types.
-        self._may_misfit = not isinstance(vector_env, SyncVectorEnv | AsyncVectorEnv)
+        self._is_gymnasiums = isinstance(vector_env, SyncVectorEnv | AsyncVectorEnv)
         if isinstance(vector_env.unwrapped, AsyncVectorEnv):
             raise_as_they_were(vector_env.unwrapped)
         self._mode = _autoreset_mode(vector_env, self._name)
@@ -162,7 +163,9 @@ class GymnasiumEnvironment(Environment):
     def reset(self, seed: int | None = None) -> TimeStep:
         self._num_steps = 0
         self._ended = np.zeros(self.num_envs, dtype=bool)
-        observation = self._observation(*self._reset(seed=seed))
+        # A user's own batch need not take more than one seed, and spreads it as it likes.
+        seeds = seeds_of_rows(seed, self.num_envs) if seed is not None and self._is_gymnasiums else seed
+        observation = self._observation(*self._reset(seed=seeds))
         return _first(observation, self._flags(self._ended))
 
     def step(self, action: Tensor) -> TimeStep:
@@ -236,7 +239,7 @@ class GymnasiumEnvironment(Environment):
     def _observation(self, values: Any, infos: dict[str, Any]) -> Tree:
         """The batched numpy `values`, with the action mask in `infos`, as the agent sees them."""
         space = self._env.single_observation_space
-        if self._may_misfit and (wrong := misfit(space, values, (self.num_envs,))):
+        if not self._is_gymnasiums and (wrong := misfit(space, values, (self.num_envs,))):
             raise not_in_space(self._name, wrong)
         observation = self._tensors(space, self._inner_space, values)
         if self._is_told_mask:

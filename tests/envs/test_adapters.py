@@ -376,3 +376,14 @@ def test_seed_reproduces_episodes_and_steps_share_no_memory():
     steps = leaves(copy=True)
     torch.testing.assert_close(leaves(copy=False), steps, rtol=0, atol=0)
     assert any(step[4][0] for step in steps[1:])  # over an episode's end
+
+
+# Must break: in GymnasiumEnvironment.reset, `seeds = seed`.
+def test_runs_with_neighbouring_seeds_share_no_environment():
+    def start(seed):
+        return GymnasiumEnvironment(gym.make_vec("CartPole-v1", 3, vectorization_mode="sync")).reset(seed).observation
+
+    first, second = start(0), start(1)
+    assert torch.isclose(first[:, None], second).all(-1).sum() == 0
+    alone, _ = gym.make("CartPole-v1").reset(seed=1)  # as anybody would who looks into one episode
+    torch.testing.assert_close(second[0], torch.as_tensor(alone), rtol=0, atol=0)
