@@ -21,6 +21,7 @@ from seqrl.errors import UserError
 from seqrl.evaluate import evaluate
 from seqrl.figures import png
 from seqrl.run_folder import CHECKPOINT
+from seqrl.statistics import mean_and_half_width
 from seqrl.trajectory import tree_map
 
 FEW = 5
@@ -122,8 +123,7 @@ def calibrate(
     finally:
         agent.target_return = before
     returns = result.returns.reshape(len(targets), -1)
-    mean = returns.mean(1)
-    half = 1.96 * returns.std(1, ddof=1) / math.sqrt(returns.shape[1])
+    mean, half = np.array([mean_and_half_width(row) for row in returns.tolist()]).T
     best = int(mean.argmax())
     recommended = targets[int(np.flatnonzero(mean >= mean[best] - half[best])[0])]
     logged = first_returns(dataset)

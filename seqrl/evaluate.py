@@ -1,6 +1,5 @@
 """How well an agent does: whole episodes, an equal number from every environment."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from seqrl.acting import Policy
 from seqrl.envs import Environment
 from seqrl.errors import UserError
 from seqrl.seeds import derived_seed
+from seqrl.statistics import mean_and_half_width
 from seqrl.trajectory import AgentInput
 
 
@@ -28,9 +28,8 @@ class Evaluation(NamedTuple):
 
     @property
     def half_width(self) -> float:
-        """Half the 95 % interval of the mean (normal approximation); NaN for one episode."""
-        n = len(self.returns)
-        return 1.96 * float(self.returns.std(ddof=1)) / math.sqrt(n) if n > 1 else float("nan")
+        """Half the 95 % interval of the mean over episodes, by Student's t; NaN for one episode."""
+        return mean_and_half_width(self.returns.tolist())[1]
 
 
 @torch.no_grad()

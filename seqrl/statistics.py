@@ -7,12 +7,21 @@ import numpy as np
 from scipy.special import stdtrit  # Student's quantile; scipy.stats would add a second to every start
 
 
-def mean_and_half_width(samples: Sequence[float]) -> tuple[float, float]:
-    """The mean and half its 95 % interval by Student's t; the half-width is NaN for a single sample."""
+def mean_and_half_width(samples: Sequence[float], num_intervals: int = 1) -> tuple[float, float]:
+    """The mean and half its 95 % interval by Student's t; the half-width is NaN for a single sample.
+
+    Of `num_intervals` such intervals all hold together with at least 95 % (Bonferroni): for one chosen among them.
+    """
     n = len(samples)
     if n < 2:
         return float(np.mean(samples)), math.nan
-    return float(np.mean(samples)), float(stdtrit(n - 1, 0.975) * np.std(samples, ddof=1) / math.sqrt(n))
+    quantile = stdtrit(n - 1, 1 - 0.025 / num_intervals)
+    return float(np.mean(samples)), float(quantile * np.std(samples, ddof=1) / math.sqrt(n))
+
+
+def largest_unseen_share(number: int) -> float:
+    """How often something may happen that `number` samples did not show once: the upper end at 95 %, 1 − 0.05^(1/n)."""
+    return 1 - 0.05 ** (1 / number)
 
 
 def percent(share: float) -> str:

@@ -126,7 +126,7 @@ def test_each_target_reaches_its_environments_and_supports_are_counted(tmp_path)
     log = logged(tmp_path / "log", [0.0, 1.0, 1.0, 3.0])
     found = played(log, [0.0, 10.0, 20.0, 30.0, 40.0], [0.0, 1.0, 2.0, 3.0, 4.0], spread=0.5)
     assert found.achieved == [0.0, 10.0, 20.0, 30.0, 40.0]
-    assert found.half_width == pytest.approx([1.96 * math.sqrt(4 / 3) * 0.5 / 2] * 5)
+    assert found.half_width == pytest.approx([3.182446 * math.sqrt(4 / 3) * 0.5 / 2] * 5)  # Must break: 1.96
     assert found.support == [4, 3, 1, 1, 0]
     assert (found.data_range, found.num_episodes, found.rank_correlation) == ((0.0, 3.0), 4, pytest.approx(1.0))
 

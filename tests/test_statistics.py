@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from seqrl.statistics import mean_and_half_width, percent
+from seqrl.statistics import largest_unseen_share, mean_and_half_width, percent
 
 
 @pytest.mark.parametrize("samples", [[1.0, 2.0], [0.3, 0.1, 0.7], list(np.random.default_rng(0).normal(size=10))])
@@ -14,6 +14,23 @@ def test_mean_and_half_width(samples: list[float]) -> None:
     low, high = stats.t.interval(0.95, len(samples) - 1, np.mean(samples), stats.sem(samples))
     assert (mean - half_width, mean + half_width) == pytest.approx((low, high))
     assert np.isnan(mean_and_half_width([1.0])[1])
+
+
+def test_several_intervals_hold_together() -> None:
+    """Bonferroni: of seven, each holds with 1 − 0.05 / 7. Must break: a half-width that is that of one."""
+    samples = list(np.random.default_rng(0).normal(size=10))
+    low, high = stats.t.interval(1 - 0.05 / 7, 9, np.mean(samples), stats.sem(samples))
+    mean, half_width = mean_and_half_width(samples, 7)
+    assert (mean - half_width, mean + half_width) == pytest.approx((low, high))
+
+
+def test_what_was_never_seen_may_be_there() -> None:
+    """Golden: one who fails in 2.95 % of episodes is seen to in none of 100 once in 20 times (Clopper and Pearson).
+    Must break: 3 / n, or an upper end of 97.5 %."""
+    assert largest_unseen_share(100) == pytest.approx(
+        stats.binomtest(0, 100, alternative="less").proportion_ci(0.95).high
+    )
+    assert largest_unseen_share(1) == pytest.approx(0.95)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from seqrl.pages.comparison_page import write_comparison_page
 from seqrl.pages.run_page import write_run_page
 from seqrl.pages.sweep_page import run_folders, write_sweep_page
 from seqrl.progress import episodes_bar
-from seqrl.reports.common import mean_and_interval
+from seqrl.reports.common import mean_and_interval, no_proof
 from seqrl.reports.run import plot_run
 from seqrl.run_folder import check_spaces, read_json
 
@@ -88,6 +88,8 @@ def evaluate(args: list[str]) -> int:
         table.add_column(column, justify="right")
     table.add_row(*columns.values())
     Console().print(table)
+    if alike := no_proof(result.returns.tolist(), "episodes"):
+        print(alike)
     if result.num_cut:
         print(
             f"{result.num_cut} of {len(result.returns)} episodes had not ended and were cut after "

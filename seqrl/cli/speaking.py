@@ -33,7 +33,7 @@ from seqrl.language_runs.rlhf import make_scorer
 from seqrl.language_runs.rlhf_config import check_prompted
 from seqrl.language_runs.run import check_reads
 from seqrl.progress import progress_bar
-from seqrl.reports.common import mean_and_interval
+from seqrl.reports.common import mean_and_interval, no_proof
 from seqrl.seeds import derived_seed
 from seqrl.statistics import mean_and_half_width, percent
 from seqrl.text import TextTask, Tokenizer, make_task
@@ -198,6 +198,8 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
         table.add_column(column, justify="right")
     table.add_row(*columns.values())
     Console().print(table)
+    if alike := no_proof(totals, "dialogues"):
+        print(alike)
     for each, total in list(zip(played, totals, strict=True))[: options.show]:
         print(*_lines(each), f"return {total:g}\n", sep="\n")
     own_beta = agent.beta if isinstance(agent, SteeredAgent) else None

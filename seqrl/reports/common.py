@@ -8,7 +8,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from seqrl.statistics import mean_and_half_width
+from seqrl.statistics import largest_unseen_share, mean_and_half_width, percent
 
 WIDTH = 120
 """Columns of a terminal that tables fit, if nothing else is said."""
@@ -20,6 +20,15 @@ def mean_and_interval(mean: float, half_width: float) -> str:
         return number(mean)
     large = max(abs(mean), half_width)
     return f"{number(mean, 4, large)} ± {number(half_width, 3, large)}"
+
+
+def no_proof(returns: Sequence[float], what: str) -> str:
+    """A line on what the interval of returns that are all the same, ± 0, does not say of `what` they are; else ""."""
+    if len(returns) < 2 or min(returns) < max(returns):
+        return ""
+    share = percent(largest_unseen_share(len(returns)))
+    may = f"another may still come in up to {share} of {what} (95 %)"
+    return f"All {len(returns)} returns are the same. That is no proof: {may}."
 
 
 def number(value: float, digits: int = 4, size: float | None = None) -> str:

@@ -126,7 +126,9 @@ def test_episodes_that_are_cut_are_told_of(capsys: pytest.CaptureFixture[str], m
     told = (
         "7 of 7 episodes had not ended and were cut after 2 steps: give a time limit, --env-kwargs max_episode_steps="
     )
-    assert told in capsys.readouterr().out
+    words = capsys.readouterr().out
+    assert told in words
+    assert "All 7 returns are the same. That is no proof" in words  # each is 0
 
 
 # Breaks where the first row's run is named, or the folder in which the comparison once was.

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from seqrl.reports.common import mean_and_interval, number
+from seqrl.reports.common import mean_and_interval, no_proof, number
 
 
 # Break: `.3g` for the interval, which writes −2624 ± 3.98e+03.
@@ -26,3 +26,16 @@ def test_a_figure_and_its_interval_have_one_format(mean, half, text):
 def test_what_is_no_number_is_written():
     assert number(math.inf) == "inf"
     assert number(math.nan) == "nan"
+
+
+def test_returns_that_are_all_the_same_are_no_proof():
+    """`1 ± 0` of 20 episodes is what one who succeeds in 97 % of them has every other time.
+
+    Must break: `no_proof` that is silent where returns are the same, or speaks where they are not."""
+    words = no_proof([1.0] * 100, "episodes")
+    assert (
+        words
+        == "All 100 returns are the same. That is no proof: another may still come in up to 2.95 % of episodes (95 %)."
+    )
+    assert no_proof([1.0] * 99 + [0.0], "episodes") == ""
+    assert no_proof([1.0], "episodes") == ""
