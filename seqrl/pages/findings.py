@@ -121,7 +121,7 @@ def frontier(data: dict[str, Any]) -> list[Html]:
     )  # fmt: skip
     caption = (
         f"{data['num_dialogues']:,} dialogues for each β, the same for all; numbers at the points are β. The star, "
-        f"β = {data['enough']:g}, is the least steered that is as good as the best."
+        f"β = {data['enough']:g}, is the least steered that the best does not beat by more than chance."
     )
     rows = [[f"{p['beta']:g}", *(_interval(p[name]) for name in ("return", "gain", "kl_of_dialogue")),
              f"{p['kl_of_token']['mean']:.2g}", f"{p['turns']:.2f}"] for p in points]  # fmt: skip

@@ -47,6 +47,7 @@ def table(found: Frontier, title: str) -> Table:
     """The frontier for a terminal, a row for each β."""
     header, *rows = cells(found)
     caption = f"{found.num_dialogues:,} dialogues each, the same for all β; KL to the cloned policy in nats, exact."
+    caption += " Gains over β = 0: 95 % for all together."
     result = Table(title=title, caption=caption, box=SIMPLE_HEAD)
     for index, name in enumerate(header):
         result.add_column(name, justify="right" if index < len(header) - 1 else "left", no_wrap=True)
@@ -58,10 +59,13 @@ def table(found: Frontier, title: str) -> Table:
 def sentence(found: Frontier) -> str:
     """What to steer by."""
     best, enough = found.best, found.enough
+    gain = mean_and_interval(*found.gain(enough if enough.beta else best))
     if enough.beta == 0:
-        return "Steering gains nothing that is more than chance: the cloned policy (β = 0) is as good as the best."
+        nothing = "Steering gains nothing that is more than chance"
+        if best is enough:
+            return f"{nothing}: the cloned policy (β = 0) has the highest mean."
+        return f"{nothing}: β = {best.beta:g} has the highest mean, {gain} over the cloned policy (β = 0)."
     kl = enough.kl_of_dialogue[0]
-    gain = mean_and_interval(*found.gain(enough))
     said = f"β = {enough.beta:g} is enough: it gains {gain} at a KL of {kl:.3g} nats a dialogue"
     return f"{said}." if best is enough else f"{said}; β = {best.beta:g} has the highest mean, by no more than chance."
 

@@ -94,13 +94,32 @@ def test_enough_is_the_least_steered_that_is_as_good():
     assert clear.gain(clear.points[1]) == (1.0, 0.0)
 
 
+def test_the_best_of_several_that_gain_nothing_gains_nothing():
+    """Eight β that are alike, 400 times: 2.5 % may seem to gain, where 95 % is that of each β alone 10 % do.
+
+    Must break: `gain` with the interval of a single β."""
+    rng = np.random.default_rng(0)
+    luck = [made(*rng.normal(size=(8, 4)).tolist()).enough.beta > 0 for _ in range(400)]
+    assert np.mean(luck) < 0.05
+
+
+def test_what_is_enough_gains():
+    """β = 1 differs from the best, and from the cloned policy, by chance. Must break: `enough` that is not asked to."""
+    some = made([0, 0, 0, 0.0], [-9, 9, -9, 9.5], [10, 10.5, 10, 10.5])
+    assert some.best.beta == some.enough.beta == 2
+
+
 def test_sentences():
     said = report_frontier.sentence(made([0, 10, 20, 30.0], [1, 11, 21, 31.0]))
     assert said == "β = 1 is enough: it gains 1 ± 0 at a KL of 1 nats a dialogue."
     said = report_frontier.sentence(made([0, 10, 20, 30.0], [2, 12, 22, 32.0], [2, 12, 22, 33.0]))
     assert said.startswith("β = 1 is enough: it gains 2 ± 0")
     assert said.endswith("β = 2 has the highest mean, by no more than chance.")
-    assert "Steering gains nothing" in report_frontier.sentence(made([1, 2, 3, 4.0], [1, 2, 3, 4.0]))
+    said = report_frontier.sentence(made([1, 2, 3, 4.0], [1, 2, 3, 4.0]))
+    assert said == "Steering gains nothing that is more than chance: the cloned policy (β = 0) has the highest mean."
+    # Must break: a sentence by which four dialogues make the cloned policy as good as what brings 5 more.
+    said = report_frontier.sentence(made([0, 0, 0, 0.0], [0, 0, 0, 20.0]))
+    assert said.endswith("more than chance: β = 1 has the highest mean, 5 ± 15.9 over the cloned policy (β = 0).")
 
 
 @pytest.mark.parametrize("betas", [(-1.0,), (math.nan,), (math.inf,)])
