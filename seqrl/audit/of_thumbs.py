@@ -14,6 +14,9 @@ from seqrl.statistics import percent
 RARE = 0.1
 """A share of thumbs up or down below which the rarer ones hardly count, unless they are given weight."""
 
+FEW = 10
+"""Thumbs of one kind below which their lengths tell nothing."""
+
 
 @dataclass(slots=True)
 class Judged:
@@ -150,13 +153,14 @@ def length(log: list[Judged]) -> Found:
     if not good or not bad:
         return {}, [Finding("length", "length", "ok", "there is nothing to compare")]
     means = [sum(part) / len(part) for part in (good, bad)]
-    spread = [sum((x - mean) ** 2 for x in part) / len(part) for part, mean in zip((good, bad), means, strict=True)]
-    error = (spread[0] / len(good) + spread[1] / len(bad)) ** 0.5
+    squares = sum((x - mean) ** 2 for part, mean in zip((good, bad), means, strict=True) for x in part)
+    # Of both kinds together, as where length tells nothing: the few of the rarer kind would understate their spread.
+    error = (squares / max(len(log) - 2, 1) * (1 / len(good) + 1 / len(bad))) ** 0.5
     difference = means[0] - means[1]
     text = f"good answers have {means[0]:.3g} words, bad ones {means[1]:.3g} (means)"
     figures = {"length_up": means[0], "length_down": means[1]}
     # A fifth of the shorter, and more than chance gives once in 370 times (3 standard errors).
-    if abs(difference) > 0.2 * max(min(means), 1.0) and abs(difference) > 3 * error:
+    if min(len(good), len(bad)) >= FEW and abs(difference) > 0.2 * max(min(means), 1.0) and abs(difference) > 3 * error:
         message = f"{text}: length is learnt with the rest; see what is said of answers of one length"
         return figures, [Finding("length", "length_bias", "look", message)]
     return figures, [Finding("length", "length", "ok", text)]

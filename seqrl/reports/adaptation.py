@@ -17,7 +17,7 @@ from rich.table import Table
 from seqrl.adaptation import AGENT, OPTIMAL, Adaptation
 from seqrl.checkpoint import write_atomically
 from seqrl.figures import png
-from seqrl.reports.common import mean_and_interval
+from seqrl.reports.common import mean_and_interval, number
 from seqrl.statistics import mean_and_half_width
 
 SMOOTHED_ABOVE = 60
@@ -87,6 +87,10 @@ def sentence(found: Adaptation) -> str:
             "A trial of one inner episode cannot show learning in context: ask for more, --env-kwargs num_episodes=N."
         )
     last = "the last inner episode" if found.num_last == 1 else f"the last {found.num_last} inner episodes"
+    if math.isnan(half_width):
+        return (
+            f"From the first to {last} the agent's return changes by {number(gain)}, in one trial: give --num-trials."
+        )
     how = "rises" if gain > half_width else "falls" if gain < -half_width else "stays, up to chance,"
     by = f"by {mean_and_interval(abs(gain), half_width)}" if how in ("rises", "falls") else (
         f"where it is ({mean_and_interval(gain, half_width)})"

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from judged_cases import at, found, said
 
 import seqrl.audit.of_thumbs as module
 from seqrl.audit import Audit, audit_thumbs
+from seqrl.audit.of_thumbs import Judged
 from seqrl.cli import main
 from seqrl.data.preferences import Thumb, write_thumbs
 
@@ -73,6 +75,22 @@ def test_each_finding(tmp_path: Path, kind: str) -> None:
     assert result.sound == (severity == "look")
     assert all(finding.message.isprintable() for finding in result.findings)
     json.dumps(result.as_dict(), allow_nan=False)
+
+
+# Must break: a spread of each kind by itself, which of one answer is 0 and of two much too small; and without `FEW`.
+@pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 20), (10, 100)])
+def test_lengths_of_few_thumbs_are_no_bias(up: int, down: int) -> None:
+    """Lengths that tell nothing: seldom more often than 1 in 370 times, where it was 90, 16 and 4 in 100."""
+    rng = np.random.default_rng(0)
+    nothing = {"id": "", "labeller": None, "prompt": b"", "prompted": True, "answer": b"", "cut": False}
+    labels = [True] * up + [False] * down
+
+    def kind() -> str:
+        lengths = rng.geometric(0.1, len(labels)).tolist()
+        log = [Judged(line=1, length=n, label=each, **nothing) for n, each in zip(lengths, labels, strict=True)]
+        return module.length(log)[1][0].kind
+
+    assert [kind() for _ in range(500)].count("length_bias") <= 5
 
 
 def test_every_kind_is_provoked() -> None:

@@ -59,6 +59,14 @@ def test_all_policies_play_the_same_tasks_in_rounds():
     assert not np.array_equal(adapt(agent, environment, 15, seed=1).returns[AGENT], found.returns[AGENT])
 
 
+# Must break: a comparison with NaN, by which what has no interval "stays, up to chance, where it is".
+def test_one_trial_says_nothing_of_chance():
+    words = report.sentence(Adaptation(returns={AGENT: np.array([[0.0, 0.5, 1.0]])}, digest=""))
+    assert words == (
+        "From the first to the last inner episode the agent's return changes by 1, in one trial: give --num-trials."
+    )
+
+
 # Break: an unpaired interval, ddof=0 or 1.96 for Student's quantile.
 def test_figures_against_those_by_hand():
     agent = np.array([[0.0, 2.0, 4.0], [1.0, 2.0, 6.0], [2.0, 5.0, 5.0]])
@@ -191,7 +199,7 @@ def test_the_command_from_one_end_to_the_other(room, capsys, monkeypatch):
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize(
     ("trials", "episodes", "words"),
-    [(1, 1, "cannot show learning"), (1, 3, "stays, up to chance"), (3, 70, "the last 7 inner episodes")],
+    [(1, 1, "cannot show learning"), (1, 3, "in one trial: give --num-trials"), (3, 70, "the last 7 inner episodes")],
 )
 def test_one_trial_one_episode_or_many(bandit, capsys, trials, episodes, words):
     flags = ["--num-trials", str(trials), "--env-kwargs", f"num_episodes={episodes}", "--no-references"]
