@@ -49,6 +49,9 @@ class Score:
         """The difference, seed by seed: of one seed, both learnt from the same episodes and played the same ones."""
         return Score.of([a - b for a, b in zip(self.seeds, other.seeds, strict=True)])
 
+    def __neg__(self) -> "Score":
+        return Score.of([-seed for seed in self.seeds])
+
     @property
     def standard_error(self) -> float:
         """Of the mean; 0 where a single seed says nothing about it."""
@@ -58,6 +61,11 @@ class Score:
         """1 or −1 for a mean beyond its interval, and beyond `tolerance`, of 0; else 0."""
         margin = max(tolerance, 0.0 if math.isnan(self.half_width) else self.half_width)
         return (self.mean > margin) - (self.mean < -margin)
+
+    def may_be_more(self, small: float) -> bool:
+        """Whether a mean whose sign is 0 may well be above it: more than `small`, or its interval reaches five times
+        as far. Within a wide interval alone, no difference is none."""
+        return self.mean > small or self.mean + self.half_width > 5 * small
 
 
 @dataclass(frozen=True, kw_only=True)

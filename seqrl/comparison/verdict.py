@@ -8,9 +8,10 @@ FEW = 5
 CHANCE = 0.05
 """Share of recurring observations and actions with different outcomes from which on chance counts; as `seqrl audit`."""
 OPEN = 0.05
-"""Share of that span from which on a difference within its interval is not none, but not settled by so few seeds."""
+"""Share of the span of returns from which on a difference within its interval is not none, but not settled by so few
+seeds; nor is one whose interval reaches five times as far."""
 NATS = 0.01
-"""The same of log-likelihoods."""
+"""Of log-likelihoods, the difference that counts, and that is open."""
 
 
 def verdict(result: OfflineComparison) -> list[str]:
@@ -124,7 +125,7 @@ def _stitching(result: OfflineComparison) -> list[str]:
             return [f"{said}, and {by}: this log needs stitching."]
         case 1, False:
             return [f"{said}; yet {by}."]
-        case 0, True if difference.mean > OPEN * result.span:
+        case 0, True if difference.may_be_more(OPEN * result.span):
             return [f"{said}{doubt}, and {by}: {result.num_seeds} seeds do not settle it, give more --num-seeds."]
         case _, True:
             return [f"{said}{doubt}, but {by}: the promise is not kept."]
@@ -145,7 +146,7 @@ def _asking(result: OfflineComparison) -> list[str]:
             return [f"Asking pays: {said}."]
         case -1:
             return [f"Asking costs: {said}."]
-        case 0 if abs(difference.mean) > OPEN * result.span:
+        case 0 if any(each.may_be_more(OPEN * result.span) for each in (difference, -difference)):
             return [f"Asking or filtering: {said}; {result.num_seeds} seeds do not settle it, give more --num-seeds."]
         case _:
             return [f"Asking buys nothing that filtering does not: {said}."]
@@ -194,8 +195,12 @@ def _foreseeing(result: OfflineComparison) -> list[str]:
         return said
     one, other = row.held_out["log_likelihood"], clone.held_out["log_likelihood"]
     figures = f"held-out actions have the log-likelihood {one} with it and {other} without"
-    if (one - other).sign(NATS) > 0:
+    difference = one - other
+    if difference.sign(NATS) > 0:
         return [*said, f"The return tells actions apart: {figures}, so asking for one can have a hold."]
+    if difference.sign(NATS) == 0 and difference.may_be_more(NATS):
+        settles = f"{result.num_seeds} seeds do not settle it, give more --num-seeds"
+        return [*said, f"Whether the return tells actions apart is open: {figures}; {settles}."]
     return [*said, f"The return says nothing of actions: {figures}. Asking for one will have no hold; clone instead."]
 
 

@@ -11,7 +11,9 @@ from benchmarks.adjectives import (
     OPEN,
     TITLES,
     UNKNOWN,
+    against_log,
     claims,
+    cloning_claim,
     cost_claim,
     document,
     luck_claim,
@@ -154,7 +156,8 @@ def test_logs() -> None:
     joins = {"corridors": log(method("qdt", 2.0, 2.0, calibrated=(3.0, 3.0)))}
     assert stitches(joins) == ("corridors: 3 ± 0; the best logged episode has 2, the best possible 3", HOLDS)
     assert does_not(joins)[1] == NOT
-    assert stitches({"corridors": log(method("qdt", 3.0, 2.0))})[1] == NOT
+    for seeds, verdict in (((2.0, 2.0), NOT), ((3.0, 2.0), OPEN)):
+        assert stitches({"corridors": log(method("qdt", *seeds))})[1] == verdict
     asked = {part: log(method("decision_transformer", 1.0, follows=0.9)) for part in ("corridors", "gamble")}
     assert steerable_claim(asked)[1] == HOLDS
     asked["tmaze"] = problem(offline=log(method("decision_transformer", 1.0, follows=0.1)))
@@ -165,6 +168,23 @@ def test_logs() -> None:
     for calibrated, verdict in (((4.0, 4.0), HOLDS), ((2.0, 2.0), NOT), ((2.0, 4.0), OPEN)):
         fooled = {"gamble": log(method("decision_transformer", 2.0, 2.0, calibrated=calibrated), highest=12.0)}
         assert luck_claim(fooled)[1] == verdict
+
+
+# Break: `more` that takes what its interval does not settle for no more.
+def test_what_an_interval_does_not_settle_is_neither_more_nor_not() -> None:
+    no_better, better = against_log("behaviour_cloning", "mean", False), against_log("behaviour_cloning", "mean", True)
+    for seeds, verdict, other in (
+        ((1.0, 1.0, 1.0), HOLDS, NOT),
+        ((2.0, 1.0, 2.0), OPEN, OPEN),  # three times as much on average, in two seeds of three
+        ((2.0, 1.9, 2.0), NOT, HOLDS),
+        ((0.0, 1.0, 2.0), OPEN, OPEN),
+    ):
+        parts = {"tmaze": problem(offline=log(method("behaviour_cloning", *seeds)))}
+        assert (no_better(parts)[1], better(parts)[1]) == (verdict, other)
+    filtered = method("filtered_bc", 1.0, 1.0, 1.0)
+    patchy = {"gamble": log(method("decision_transformer", 2.0, 1.0, 2.0), filtered)}
+    assert cloning_claim(patchy)[1] == OPEN
+    assert cloning_claim(patchy | {"corridors": log(method("decision_transformer", 1.0, 1.0, 1.0), filtered)})[1] == NOT
 
 
 def test_what_preferences_cost() -> None:

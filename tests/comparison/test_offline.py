@@ -303,6 +303,9 @@ def test_verdict_on_stitching() -> None:
     assert "of luck they promise too much" in said(result(plain, fails, followed_by_another=0.5), "Stitching:")
     unsure = row("qdt", 14.0, 8.0, 8.0, promise=promised)
     assert said(result(plain, unsure), "Stitching:").endswith("3 seeds do not settle it, give more --num-seeds.")
+    # Must break: the mean alone, which is that of one that brings as much.
+    patchy = row("qdt", 14.0, 2.0, 8.0, promise=promised)
+    assert said(result(plain, patchy), "Stitching:").endswith("3 seeds do not settle it, give more --num-seeds.")
     none = row("qdt", 8.0, 8.1, 7.9, promise={name: Score.of([10.0] * 3) for name in promised})
     assert "no sign that halves" in said(result(plain, none), "Stitching:")
 
@@ -312,6 +315,10 @@ def test_verdict_on_asking_and_what_to_take() -> None:
     assert said(result(CLONE, FILTERED, tied), "Asking").startswith("Asking buys nothing that filtering does not")
     unsure = row("decision_transformer", 9.0, 9.0, 3.0)
     assert said(result(CLONE, FILTERED, unsure), "Asking").startswith("Asking or filtering: ")
+    # Must break: the mean alone, which of these is 0 and may be 11 of 10.
+    patchy = row("decision_transformer", 13.0, 9.1, 4.9)
+    words = said(result(CLONE, FILTERED, patchy), "Asking")
+    assert words.endswith("9 ± 0.248; 3 seeds do not settle it, give more --num-seeds.")
     words = said(result(CLONE, FILTERED, tied), "From the log")
     assert words.startswith(
         "From the log alone, take filtered_bc (simpler than asking for a return): it brings 9 ± 0.248;"
@@ -345,6 +352,11 @@ def test_verdict_without_an_environment() -> None:
     assert said(tells, "Nothing was played")
     silent = result(clone, foreseen("decision_transformer", -0.7, -0.72, -0.68), env="")
     assert "clone instead" in said(silent, "The return")
+    # Must break: what lies within its interval taken for none, here half a nat in one seed of three.
+    patchy = result(clone, foreseen("decision_transformer", -0.2, -0.7, -0.68), env="")
+    assert said(patchy, "the return").startswith(
+        "Whether the return tells actions apart is open: held-out actions have"
+    )
 
 
 def test_a_difference_is_taken_seed_by_seed() -> None:
@@ -355,6 +367,7 @@ def test_a_difference_is_taken_seed_by_seed() -> None:
     assert (one - other).sign(0.7) == 0
     assert Score.of([1.0]).sign(0.5) == 1
     assert math.isnan(Score.of([1.0]).half_width)
+    assert not Score.of([1.0]).may_be_more(1.0)  # of one seed the interval is not known
     assert Score.of([1.0, 3.0]).standard_error == pytest.approx(1.0)
 
 
