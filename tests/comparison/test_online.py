@@ -276,6 +276,38 @@ def test_advice_at_chance() -> None:
     assert "is not reached: give more --num-steps" in words
 
 
+def test_advice_at_chance_of_the_best_of_several() -> None:
+    """Seven agents flip a coin 300 times each: the best of them is beyond its interval of ½ in one of six such
+    comparisons. Must break: `_nothing_learnt` by the interval that is meant for one."""
+    lucky = 0.567  # of 300: half an interval is 0.0563
+    flips = [row(name, 0.5, episodes_half_width=0.0563) for name in ("none", "frame_stack", "gru", "lstm", "linear")]
+    best = row("transformer", lucky, episodes_half_width=0.0563)
+    assert advice(result(*flips, best)).startswith(
+        "None has learnt it yet: the best, transformer, brings 0.567 ± 0.0563"
+    )
+    assert advice(result(flips[0], best)).startswith("Take transformer")
+
+
+def test_advice_where_no_memory_has_the_optimum_too() -> None:
+    """Key to door. Must break: a tolerance of 5 % of nothing, by which one lost episode of 300 calls for a GRU."""
+    rows = row("none", 1.0, 1.0, 0.99), row("gru", 1.0, 1.0, 1.0)
+    assert advice(result(*rows, memoryless=1.0)).startswith("No memory is needed here within this budget")
+    worse = row("none", 0.9, 0.9, 0.91), row("gru", 1.0, 1.0, 1.0)
+    assert advice(result(*worse, memoryless=1.0)).startswith("Take gru")
+
+
+def test_advice_where_episodes_do_not_tell_whether_the_optimum_is_reached() -> None:
+    """Tiger: returns of the best policy spread by 41, so that 300 episodes miss 20.4 by a tenth one time in six.
+
+    Must break: the mean alone, without its interval."""
+    rows = row("none", -20.0), row("gru", 17.0, episodes_half_width=4.7)
+    words = advice(result(*rows, optimal=20.4, memoryless=-20.0))
+    assert "not reached" not in words
+    assert "Whether the optimum, 20.4, is reached these episodes do not settle: compare anew with more" in words
+    rows = row("none", -20.0), row("gru", 10.0, episodes_half_width=4.7)
+    assert "The optimum, 20.4, is not reached" in advice(result(*rows, optimal=20.4, memoryless=-20.0))
+
+
 def test_advice_where_training_lost_what_is_kept() -> None:
     """Breaks where seeds that never were there count as lost, or the last agent's figures are the kept one's."""
     kept = row("gru", 1.0, 1.0, 0.6, final_means=[0.5, 1.0, 0.55], reached=[True, True, False], earlier_kept=[True] * 3)
