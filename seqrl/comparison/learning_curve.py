@@ -8,7 +8,7 @@ import numpy as np
 from seqrl.config import require
 from seqrl.errors import UserError
 from seqrl.reports.common import smooth
-from seqrl.run_folder import read_last_metrics, read_metrics
+from seqrl.run_folder import read_json, read_last_metrics, read_metrics
 
 
 class Reached(NamedTuple):
@@ -50,7 +50,7 @@ def reached(folder: Path, threshold: float, floor: float = 0.0) -> Reached:
     For an agent that reaches it when evaluated. A curve that stays below has nine tenths of the way from `floor` to its
     own highest instead. Seconds are those of the clock, with the steps per second that the run's log has at this point.
     """
-    lines = [line for line in read_metrics(folder) if "episode_return" in line]
+    lines = _of_whole_episodes(folder)
     if not lines:
         return Reached(None, None)
     steps = np.array([line["step"] for line in lines])
@@ -60,6 +60,16 @@ def reached(folder: Path, threshold: float, floor: float = 0.0) -> Reached:
     level = highest - 0.1 * abs(highest - floor) if exploring else threshold
     first = int(np.flatnonzero(curve >= level)[0])
     return Reached(float(steps[first]), float(steps[first] / lines[first]["steps_per_second"]), exploring)
+
+
+def _of_whole_episodes(folder: Path) -> list[dict[str, float]]:
+    """The lines of a run's log in which episodes ended, from where long ones can have: what ends first is short, such
+    as what found a goal by luck, while all that will fail go on to their time limit."""
+    lines = [line for line in read_metrics(folder) if "episode_return" in line]
+    config = read_json(folder, "config.json") if (folder / "config.json").is_file() else {}
+    copies = config.get("num_envs", 0) * config.get("num_actors", 1)
+    longest = max((line.get("episode_length", 0.0) for line in lines), default=0.0)
+    return [line for line in lines if line["step"] >= copies * longest] or lines[-1:]
 
 
 def last_evaluation(folder: Path) -> tuple[float | None, bool]:

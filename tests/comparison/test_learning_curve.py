@@ -39,6 +39,21 @@ def test_an_agent_that_explores_is_held_to_its_own_highest(tmp_path: Path) -> No
     assert reached(tmp_path / "nothing", 0.9) == Reached(None, None)
 
 
+# Break: all lines, also those in which nothing but short episodes can have ended.
+def test_what_ends_first_is_short(tmp_path: Path) -> None:
+    """Ten environments, a time limit of 60: who finds the goal by luck is done by step 500, and all others fail at 600.
+    Golden: from there on the five lines around step 1200 are the first that average 0.9."""
+    returns, lengths = [1.0] * 5 + [0.0] + [0.5] * 4 + [1.0] * 8, [10.0] * 5 + [60.0] + [30.0] * 12
+    run = log(tmp_path / "run", returns, episode_length=lengths)
+    assert reached(run, 0.89).steps == 100  # what is known without its settings
+    (run / "config.json").write_text('{"num_envs": 10}')
+    assert reached(run, 0.89).steps == 1200
+    (run / "config.json").write_text('{"num_envs": 5, "num_actors": 2}')
+    assert reached(run, 0.89).steps == 1200
+    short = log(run, [1.0], episode_length=[60.0])
+    assert reached(short, 0.89).steps == 100
+
+
 def test_the_second_half(tmp_path: Path) -> None:
     run = log(tmp_path / "run", [0.0] * 4, delta_q_first=[9.0, 1.0, 2.0, 3.0])
     assert mean_of_second_half(run, "delta_q_first") == pytest.approx(2.0)
