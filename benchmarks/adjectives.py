@@ -4,6 +4,7 @@ A claim holds or does not by a rule that stands beside it in `CLAIMS`, never by 
 `benchmarks.table.gather` gives: `found["parts"][NAME]` is a comparison's results.json without curves, or None.
 """
 
+import statistics
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -152,8 +153,8 @@ def reached(one: dict[str, Any]) -> str:
 
 
 def median(values: list[float | None]) -> float | None:
-    known = sorted(value for value in values if value is not None)
-    return known[len(known) // 2] if known else None
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 def stability_claim(

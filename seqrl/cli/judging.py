@@ -13,7 +13,7 @@ from seqrl.config import require
 from seqrl.data.dialogues import shown
 from seqrl.data.preferences import read_preferences
 from seqrl.language.preferences import PreferenceDataset
-from seqrl.language.reward_report import reward_report
+from seqrl.language.reward_report import error_by_chance, reward_report
 from seqrl.language_runs.rewards import REPORT, load_reward_model
 from seqrl.run_folder import read_json
 from seqrl.statistics import percent
@@ -77,6 +77,8 @@ def tell(run: str, report: dict[str, Any], pairs: str) -> None:
         told = (percent(each["foretold"]), percent(each["right"])) if each["pairs"] else ("–", "–")
         table.add_row(f"{percent(each['low'])} to {percent(each['high'])}", str(each["pairs"]), *told)
     console.print(table)
+    chance = percent(error_by_chance(report["calibration"]))
+    print(f"Calibration: of as many pairs chance alone makes an error of {chance}.")
     print(
         f"Length: correlation with the score {report['length_correlation']:+.2f}; the longer answer was chosen in "
         f"{percent(report['longer_chosen'])} of the pairs and has the higher score in "

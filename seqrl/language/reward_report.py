@@ -1,5 +1,7 @@
 """How far a reward model can be trusted, by pairs that it did not learn from."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,6 +56,13 @@ class RewardReport:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def error_by_chance(calibration: Sequence[Mapping[str, float]]) -> float:
+    """The calibration error that these bins of a report would have about, were the model right about itself: of n pairs
+    with a chance p the share that comes is off by √(2 p (1 − p) / (π n)) on average. Of few pairs that is much."""
+    of_bins = (math.sqrt(2 * b["foretold"] * (1 - b["foretold"]) * b["pairs"] / math.pi) for b in calibration)
+    return sum(of_bins) / sum(b["pairs"] for b in calibration)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from seqrl.language.reward_report import error_by_chance
 from seqrl.pages.charts import LARGE, NEUTRAL, Estimate, Level, Line, Style, interval_chart, line_chart, styles_of
 from seqrl.pages.html import Html, element, figure, section, table
 from seqrl.statistics import percent
@@ -53,8 +54,9 @@ def held_out(data: dict[str, Any]) -> list[Html]:
     chart = line_chart(
         [just, came], x_label="probability that it gave to the answer it prefers", y_label="share of pairs", size=LARGE
     )
-    error = percent(data["calibration_error"])
-    caption = f"{data['pairs']:,} pairs; numbers at the points are pairs. Calibration error {error}."
+    error, chance = percent(data["calibration_error"]), percent(error_by_chance(data["calibration"]))
+    caption = f"{data['pairs']:,} pairs; numbers at the points are pairs. Calibration error {error}, "
+    caption += f"where of as many pairs chance alone makes {chance}."
     rows = [
         ["pairs whose chosen answer has the higher score", percent(data["accuracy"])],
         ["log loss (0.693 knows nothing)", f"{data['log_loss']:.3f}"],

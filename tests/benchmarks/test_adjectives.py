@@ -17,6 +17,7 @@ from benchmarks.adjectives import (
     cost_claim,
     document,
     luck_claim,
+    median,
     memory_claim,
     preference_claim,
     quick_claim,
@@ -168,6 +169,12 @@ def test_logs() -> None:
     for calibrated, verdict in (((4.0, 4.0), HOLDS), ((2.0, 2.0), NOT), ((2.0, 4.0), OPEN)):
         fooled = {"gamble": log(method("decision_transformer", 2.0, 2.0, calibrated=calibrated), highest=12.0)}
         assert luck_claim(fooled)[1] == verdict
+
+
+# Break: the upper of two in the middle, where the table beside it has their mean.
+def test_the_middle_of_two_seeds_is_between_them() -> None:
+    assert median([100.0, None, 300.0]) == 200
+    assert median([None]) is None
 
 
 # Break: `more` that takes what its interval does not settle for no more.

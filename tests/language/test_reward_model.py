@@ -7,7 +7,7 @@ from seqrl.language.gpt2 import GPT2, GPT2Config
 from seqrl.language.model import MemoryModel
 from seqrl.language.preferences import PreferenceDataset
 from seqrl.language.reward_model import RewardAgent, RewardEnsemble, RewardModel, turn_ends
-from seqrl.language.reward_report import answers, reward_report
+from seqrl.language.reward_report import _calibration, answers, error_by_chance, reward_report
 from seqrl.language.rows import TokenTurn, batch_of, rows_of
 from seqrl.memory.make import make_memory
 from seqrl.text import Tokenizer
@@ -171,6 +171,22 @@ def test_a_report_by_hand() -> None:
     assert report.longer_chosen == 1.0  # one pair of different lengths, 3 tokens against 2
     assert report.longer_preferred == 0.5
     assert report.disagreement == pytest.approx(1.0)
+
+
+def test_a_calibration_error_by_chance() -> None:
+    """What models that are right about themselves have of 20 and 500 pairs, 15 and 3 %, on average over 200 draws.
+
+    Must break: an error that does not count pairs, or √(p (1 − p) / n), which is a deviation and no mean distance."""
+    generator = torch.Generator().manual_seed(0)
+    for number in (20, 500):
+        errors, told = [], []
+        for _ in range(200):
+            sure = 0.5 + 0.5 * torch.rand(number, generator=generator, dtype=torch.float64)
+            right = torch.rand(number, generator=generator, dtype=torch.float64) < sure
+            bins = _calibration(torch.where(right, sure, 1 - sure))
+            errors.append(sum(each.pairs * abs(each.right - each.foretold) for each in bins) / number)
+            told.append(error_by_chance([vars(each) for each in bins]))
+        assert sum(told) / 200 == pytest.approx(sum(errors) / 200, rel=0.07)
 
 
 def test_answers_side_by_side_are_as_long_as_the_longest() -> None:
