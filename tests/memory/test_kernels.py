@@ -215,6 +215,11 @@ def test_a_workspace_that_is_freed_while_the_pool_is_read_does_not_wait():
     assert not thread.is_alive()
 
 
+# Must break: `hasattr` left out. torch.compile then writes a dozen ignored exceptions to standard error.
+def test_a_workspace_that_was_never_initialised_is_freed_in_silence():
+    common.Workspace.__new__(common.Workspace).__del__()
+
+
 @pytest.fixture
 def as_outside_of_tests():
     """Shape annotations are enforced in tests alone."""

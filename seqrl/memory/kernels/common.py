@@ -113,7 +113,8 @@ class Workspace:
 
     def __del__(self) -> None:
         # Other devices have pools of their own. No waiting: garbage may be collected in a thread that holds the lock.
-        if self.tensor.device.type == "cpu" and self._lock.acquire(blocking=False):
+        # torch.compile makes some while it traces that are never initialised.
+        if hasattr(self, "tensor") and self.tensor.device.type == "cpu" and self._lock.acquire(blocking=False):
             self._pool.append(self.tensor)
             del self._pool[:-MAX_POOLED]
             self._lock.release()
