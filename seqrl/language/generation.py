@@ -46,7 +46,8 @@ class Plain:
 class Sampling:
     """How a token is drawn from logits: softmax(logits / temperature), of the `top_k` likeliest (0 for all).
 
-    A temperature of 0 takes the likeliest.
+    A temperature of 0 takes the likeliest. Raises UserError for one that is not 0 and not from 1e-30 to 1e30: beyond,
+    logits divided by it are no numbers, and tokens that must not be said would be.
     """
 
     temperature: float = 1.0
@@ -56,6 +57,8 @@ class Sampling:
         for name in ("temperature", "top_k"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} is {getattr(self, name)} in Sampling: it must be 0 or more")
+        if self.temperature and not 1e-30 <= self.temperature <= 1e30:
+            raise UserError(f"temperature is {self.temperature} in Sampling: it must be 0, or from 1e-30 to 1e30")
 
 
 DRAWN = Sampling()

@@ -5,6 +5,7 @@ the gradient of the weights that read a small observation or of a head for a few
 machine's rate. Elsewhere than on a CPU both are PyTorch's.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,8 +60,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
-    rows = x.numel() // x.shape[-1]
-    if min(weight.shape) >= NARROW or rows < 2 * CHUNK:
+    rows = math.prod(x.shape[:-1])
+    if not 0 < min(weight.shape) < NARROW or rows < 2 * CHUNK:
         return F.linear(x, weight, bias)
     y = _Narrow.apply(x.reshape(-1, x.shape[-1]), weight, bias)
     return y.view(*x.shape[:-1], len(weight))

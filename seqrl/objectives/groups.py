@@ -3,6 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from seqrl.objectives.masked import is_rounding
+
 
 def leave_one_out_advantage(returns: Float[Tensor, "G N"]) -> Float[Tensor, "G N"]:
     """R_i − mean of the other N − 1 returns, in each of G groups of N ≥ 2 answers.
@@ -25,5 +27,6 @@ def group_standardized_advantage(
     takes away (Liu et al. 2025, "Dr. GRPO", arXiv 2503.20783). Source: Shao et al. 2024, arXiv 2402.03300, section 4.1.
     """
     assert returns.shape[-1] >= 2, "an answer alone has no others to be compared with"
-    centred = returns - returns.mean(-1, keepdim=True)
-    return centred / (returns.std(-1, keepdim=True) + epsilon) if scale else centred
+    mean, std = returns.mean(-1, keepdim=True), returns.std(-1, keepdim=True)
+    centred = (returns - mean).masked_fill(is_rounding(std, mean), 0.0)
+    return centred / (std + epsilon) if scale else centred

@@ -12,12 +12,12 @@ def kl_divergence(
 ) -> Float[Tensor, "*shape"]:
     """KL(π ‖ π_ref) = Σ_a π(a) (log π(a) − log π_ref(a)), exact over the last axis, from unnormalised logarithms.
 
-    Differentiable in both. Actions that π never takes (logits of −∞) have no part in it, nor in its gradient; where
-    π_ref never takes what π does, it is infinite.
+    Differentiable in both. Actions that π never takes (logits of −∞, or so low that the probability is 0) have no part
+    in it, nor in its gradient; where π_ref never takes what π does, it is infinite.
     """
     log_prob, reference = logits.log_softmax(-1), reference_logits.log_softmax(-1)
-    difference = torch.where(log_prob > -torch.inf, log_prob - reference, 0.0)
-    return (log_prob.exp() * difference).sum(-1)
+    prob = log_prob.exp()
+    return (prob * torch.where(prob > 0, log_prob - reference, 0.0)).sum(-1)
 
 
 def kl_k1(log_prob: Float[Tensor, "*shape"], reference_log_prob: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

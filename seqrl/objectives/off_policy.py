@@ -42,7 +42,7 @@ def importance_sampling(
 
     Source: Precup, Sutton & Singh 2000, "Eligibility traces for off-policy policy evaluation".
     """
-    return log_weights(log_ratio, mask)[-1].exp() * _discounted(reward, mask, gamma).sum(0)
+    return _weighed(log_weights(log_ratio, mask)[-1], _discounted(reward, mask, gamma).sum(0))
 
 
 def per_decision_importance_sampling(
@@ -52,7 +52,7 @@ def per_decision_importance_sampling(
 
     Source: Precup, Sutton & Singh 2000.
     """
-    return (log_weights(log_ratio, mask).exp() * _discounted(reward, mask, gamma)).sum(0)
+    return _weighed(log_weights(log_ratio, mask), _discounted(reward, mask, gamma)).sum(0)
 
 
 def doubly_robust(
@@ -187,6 +187,11 @@ def turn_action_value(
 def _discounted(reward: Tensor, mask: Tensor, gamma: float) -> Tensor:
     power = gamma ** torch.arange(len(reward), dtype=reward.dtype, device=reward.device)
     return reward.masked_fill(~mask, 0.0) * power[:, None]
+
+
+def _weighed(log_weight: Tensor, x: Tensor) -> Tensor:
+    """ρ x, and 0 for an x of 0 though ρ may be too large for a number."""
+    return torch.where(x == 0, 0.0, log_weight.exp() * x)
 
 
 def _all(count: Tensor | None, like: Tensor) -> Tensor:

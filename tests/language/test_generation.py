@@ -156,3 +156,14 @@ def test_sampling_refuses_what_makes_no_sense() -> None:
         Sampling(temperature=-1)
     with pytest.raises(UserError, match=r"top_k is -2 in Sampling"):
         Sampling(top_k=-2)
+    for beyond in (1e-39, float("inf")):  # a forbidden token's −∞ over it is no number, and the last of all was said
+        with pytest.raises(UserError, match=r"temperature is .* in Sampling"):
+            Sampling(temperature=beyond)
+
+
+# Must break: `1e-30` replaced by `1e-40`, in float32 no number that 1 can be divided by.
+@pytest.mark.parametrize("temperature", [1e-30, 1e-3, 1e30])
+def test_no_temperature_lets_forbidden_tokens_be_said(temperature: float) -> None:
+    sampling, allowed = Sampling(temperature=temperature), torch.tensor([True, True, False, False])
+    ids, _ = drawn([0.0, 3.0, 20.0, 20.0], n=200, allowed=allowed, sampling=sampling)
+    assert set(ids.tolist()) == ({1} if temperature < 1 else {0, 1})

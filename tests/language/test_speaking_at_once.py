@@ -178,3 +178,14 @@ def test_logits_that_are_no_numbers_do_no_harm() -> None:
         gpt2.embedding.weight[5] = torch.nan
     said, _, _ = spoken(gpt2)
     assert ((said.ids >= 0) & (said.ids < V)).all()
+
+
+# Must break: `.long()` left out, which takes ids of four bytes for half as many of eight; or the assertion on what is
+# counted, behind which memory of others is read.
+def test_beginnings_are_read_within_their_bounds() -> None:
+    voice, tokens, count = Plain(model()), torch.randint(V, (6, 3)), torch.tensor([6, 2, 4])
+    expected, _ = voice.read(tokens, count, voice.start(3))
+    assert torch.equal(voice.read(tokens.int(), count.int(), voice.start(3))[0], expected)
+    for wrong in (torch.tensor([6, 7, 4]), torch.tensor([6, -1, 4])):
+        with pytest.raises(AssertionError, match="what is counted is there"):
+            voice.read(tokens, wrong, voice.start(3))

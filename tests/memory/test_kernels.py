@@ -5,8 +5,10 @@ import threading
 
 import pytest
 import torch
+from jaxtyping import config
 from torch import nn
 
+from seqrl.errors import UserError
 from seqrl.memory import GRU, LSTM, kernels
 from seqrl.memory.kernels import common, reference
 
@@ -211,3 +213,74 @@ def test_a_workspace_that_is_freed_while_the_pool_is_read_does_not_wait():
         thread.start()
         thread.join(timeout=10)
     assert not thread.is_alive()
+
+
+# Must break: `hasattr` left out. torch.compile then writes a dozen ignored exceptions to standard error.
+def test_a_workspace_that_was_never_initialised_is_freed_in_silence():
+    common.Workspace.__new__(common.Workspace).__del__()
+
+
+@pytest.fixture
+def as_outside_of_tests():
+    """Shape annotations are enforced in tests alone."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
+# Must break: `check_inputs` left out. The C++ kernels then read, and write, beyond the end of a short state.
+@pytest.mark.parametrize("H", [4, 32])
+@pytest.mark.parametrize(
+    ("place", "spoil", "message"),
+    [
+        (0, lambda x: torch.cat([x, x], 2), "w_ih"),
+        (1, lambda h: h[:1], "a state"),
+        (-6, lambda last_state: last_state[:, :2], "a state"),
+        (-5, lambda is_first: is_first[:, :1], "is_first"),
+        (-5, lambda is_first: is_first.long(), "bool"),
+        (-4, lambda w_ih: w_ih[:4], "w_ih"),
+        (-1, lambda b_hh: b_hh[1:], "b_hh"),
+    ],
+)
+def test_what_does_not_fit_is_refused(kernel, as_outside_of_tests, H, place, spoil, message):
+    inputs = arguments(kernel, H=H, dtype=torch.float32)
+    inputs[place] = spoil(inputs[place])
+    with pytest.raises(UserError, match=message):
+        kernel[0](*inputs)
+
+
+# Must break: `max(batch_size, 1)` or `len(h0) == 0` left out.
+@pytest.mark.parametrize("H", [4, 32])
+def test_a_batch_without_rows(kernel, H):
+    inputs = arguments(kernel, B=0, H=H, dtype=torch.float32)
+    with torch.no_grad():
+        assert kernel[0](*inputs)[0].shape == (9, 0, H)
+    assert not any(gradient.any() for gradient in gradients(kernel[0](*inputs), inputs))
+
+
+# Must break: `len(h0) == 0` asked before `is_compiling`, which fixes the rows of a graph to those it was traced with.
+@pytest.mark.parametrize("memory", [GRU, LSTM])
+def test_an_exported_step_takes_any_number_of_rows(as_outside_of_tests, memory):
+    class Step(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.memory = memory(2, 32)
+
+        def forward(self, x, state, is_first):
+            return self.memory.unroll(x, state, is_first)[0]
+
+    step, rows = Step(), torch.export.Dim("rows", max=64)
+    inputs = {B: (torch.randn(1, B, 2), step.memory.initial_state(B), torch.zeros(1, B).bool()) for B in (3, 5)}
+    by_row = {0: rows} if memory is GRU else ({0: rows}, {0: rows})
+    with torch.no_grad():
+        exported = torch.export.export(step, inputs[3], dynamic_shapes=({1: rows}, by_row, {1: rows}))
+        torch.testing.assert_close(exported.module()(*inputs[5]), step(*inputs[5]))
+
+
+# Must break: `*others` not asked for their type: numbers of 8 bytes would be read as twice as many of 4.
+@pytest.mark.parametrize("place", [1, -6, -4, -1])
+def test_numbers_of_two_types(kernel, place):
+    inputs = arguments(kernel, H=32, dtype=torch.float32)
+    expected = kernel[1](*inputs)
+    inputs[place] = inputs[place].detach().double()
+    assert_near([y.float() for y in kernel[0](*inputs)], expected, 2e-6)

@@ -47,3 +47,14 @@ def test_tanh_is_pytorchs(numel):
 def test_tanh_of_a_transposed_tensor():
     x = torch.randn(300, 700).t()
     torch.testing.assert_close(tanh(x), torch.tanh(x))
+
+
+# Must break: `x.numel() // x.shape[-1]` for the rows, or `0 <` left out. An empty Box beside others is no mistake.
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("rows", [7, 2 * CHUNK])
+def test_linear_of_no_features_is_its_bias(rows):
+    layer = Linear(0, 3)
+    y = layer(torch.zeros(rows, 0))
+    assert torch.equal(y, layer.bias.expand(rows, 3))
+    y.sum().backward()
+    assert torch.equal(layer.bias.grad, torch.full((3,), float(rows)))

@@ -24,6 +24,17 @@ def test_group_standardized_by_hand():
     torch.testing.assert_close(group_standardized_advantage(RETURNS), expected)
 
 
+# Broken without `is_rounding`: the mean of seven times 1000.1 is another number, and what was left was divided by ε.
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("number", [0.1, 1000.1, -1e6 - 0.1])
+@pytest.mark.parametrize("size", [3, 7, 30])
+def test_equal_returns_give_zero(number, size, scale):
+    returns = torch.stack([torch.full((size,), number), torch.arange(float(size))])
+    advantage = group_standardized_advantage(returns, scale)
+    assert torch.equal(advantage[0], torch.zeros(size))
+    assert advantage[1].std() > 0.9  # the other group is as it was
+
+
 @pytest.mark.parametrize("advantage", [leave_one_out_advantage, group_standardized_advantage])
 def test_an_answer_alone_is_refused(advantage):
     with pytest.raises(AssertionError, match="no others"):

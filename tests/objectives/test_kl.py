@@ -28,6 +28,15 @@ def test_what_is_never_said_has_no_part():
     assert kl_divergence(torch.zeros(2), torch.tensor([0.0, -torch.inf])) == torch.inf
 
 
+# Broken by `log_prob > -torch.inf` for `prob > 0`: e⁻²⁰⁰ is 0 in float32, and 0 · ∞ is NaN.
+def test_a_probability_too_small_to_be_a_number_has_no_part():
+    logits = torch.tensor([1.0, 2.0, -200.0], requires_grad=True)
+    found = kl_divergence(logits, torch.tensor([0.5, 2.0, -torch.inf]))
+    torch.testing.assert_close(found, kl_divergence(logits[:2], torch.tensor([0.5, 2.0])))
+    found.backward()
+    assert logits.grad.isfinite().all()
+
+
 def test_gradient():
     """Golden: dKL/dlogits = p (log p/q − KL)."""
     logits = torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()

@@ -48,7 +48,18 @@ def test_masked_standardize(bad):
     assert not x.grad[~MASK].any()
 
 
-# Breaks without the `1e-8` in the denominator.
-def test_standardizing_without_spread_gives_zero():
-    x = torch.full((4, 2), 3.25)
-    assert torch.equal(masked_standardize(x, torch.ones(4, 2, dtype=torch.bool)), torch.zeros(4, 2))
+# Breaks without the `1e-8` in the denominator; for all but 3.25, whose mean is exact, without `is_rounding`.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("number", [0.0, 3.25, 0.1, -100.1, 1e6 + 0.1])
+@pytest.mark.parametrize("rows", [7, 30, 1000])
+def test_standardizing_without_spread_gives_zero(number, rows, dtype):
+    x = torch.full((rows, 2), number, dtype=dtype)
+    assert torch.equal(masked_standardize(x, torch.ones(rows, 2, dtype=torch.bool)), torch.zeros_like(x))
+
+
+# Breaks if `8 *` becomes `1000 *`: what is left of such numbers is their spread.
+def test_standardizing_a_spread_that_is_small_beside_the_mean():
+    x = 1000.0 + 0.1 * torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+    expected = (x.double() - x.double().mean()) / x.double().std(correction=0)
+    found = masked_standardize(x, torch.ones(500, 2, dtype=torch.bool))
+    torch.testing.assert_close(found.double(), expected, rtol=2e-3, atol=2e-3)

@@ -288,6 +288,14 @@ def test_extreme_weights_stay_numbers():
     assert nothing.isfinite().all()
 
 
+# Must break: `torch.where` left out of `_weighed`: ∞ · 0 is NaN, and so was the mean over all episodes.
+@pytest.mark.parametrize("estimate", [importance_sampling, per_decision_importance_sampling])
+def test_a_weight_beyond_all_numbers_of_no_reward_is_nothing(estimate):
+    log_ratio, mask = torch.full((3, 2), 300.0), torch.ones(3, 2, dtype=torch.bool)
+    reward = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 2.0]])
+    assert estimate(log_ratio, reward, mask).tolist() == [0.0, math.inf]
+
+
 def test_bootstrap_counts():
     """Breaks if draws are made without replacement, or the generator is not used."""
     count = bootstrap_count(50, 400, torch.Generator().manual_seed(0))

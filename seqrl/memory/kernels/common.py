@@ -9,6 +9,8 @@ import threading
 import torch
 from torch import Tensor
 
+from seqrl.errors import UserError
+
 sigmoid_backward = torch.ops.aten.sigmoid_backward
 tanh_backward = torch.ops.aten.tanh_backward
 
@@ -18,13 +20,31 @@ MAX_POOLED = 8
 
 def blocks(num_steps: int, batch_size: int) -> list[slice]:
     """Time in pieces small enough that what is computed for all steps of one is still in the cache at each step."""
-    size = max(1, BLOCK_ROWS_PER_THREAD * torch.get_num_threads() // batch_size)
+    size = max(1, BLOCK_ROWS_PER_THREAD * torch.get_num_threads() // max(batch_size, 1))
     return [slice(start, min(start + size, num_steps)) for start in range(0, num_steps, size)]
 
 
 def keep_mask(is_first: Tensor, dtype: torch.dtype) -> Tensor:
     """1 − is_first as [T, B, 1]: what the carried state is multiplied by."""
     return (~is_first).unsqueeze(2).to(dtype)
+
+
+def check_inputs(num_gates: int, x: Tensor, states: tuple[Tensor, ...], is_first: Tensor, *weights: Tensor) -> None:
+    """Raise UserError where shapes do not belong together, or `is_first` is not of bools.
+
+    Kernels that are given pointers would read, and write, beyond an end; and `~1` is no False.
+    """
+    if torch.compiler.is_compiling():  # PyTorch's operations serve then, which see to shapes themselves
+        return
+    (T, B, D), H = x.shape, weights[1].shape[-1]
+    G = num_gates * H
+    names = "is_first", *["a state"] * len(states), "w_ih", "w_hh", "b_ih", "b_hh"
+    shapes = (T, B), *[(B, H)] * len(states), (G, D), (G, H), (G,), (G,)
+    for name, tensor, shape in zip(names, (is_first, *states, *weights), shapes, strict=True):
+        if tensor.shape != shape:
+            raise UserError(f"{name} is {list(tensor.shape)} beside x {[T, B, D]} and {H} units: give {list(shape)}")
+    if is_first.dtype != torch.bool:
+        raise UserError(f"is_first is of {is_first.dtype}: give bools, `is_first.bool()`")
 
 
 def needs_grad(*tensors: Tensor) -> bool:
@@ -93,7 +113,8 @@ class Workspace:
 
     def __del__(self) -> None:
         # Other devices have pools of their own. No waiting: garbage may be collected in a thread that holds the lock.
-        if self.tensor.device.type == "cpu" and self._lock.acquire(blocking=False):
+        # torch.compile makes some while it traces that are never initialised.
+        if hasattr(self, "tensor") and self.tensor.device.type == "cpu" and self._lock.acquire(blocking=False):
             self._pool.append(self.tensor)
             del self._pool[:-MAX_POOLED]
             self._lock.release()

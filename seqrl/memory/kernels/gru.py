@@ -13,6 +13,7 @@ from seqrl.memory.kernels.common import (
     add_product_,
     autocast,
     blocks,
+    check_inputs,
     keep_mask,
     needs_grad,
     sigmoid_backward,
@@ -46,13 +47,15 @@ def gru(
     arXiv 1406.1078, with the reset gate after the product). Returns y, [T, B, H], and h_T, [B, H], in the type of `h0`.
 
     Only the matrix products are taken in bfloat16 or float16, where x is of such a type or autocast asks for it.
+    Raises UserError where shapes do not belong together, or `is_first` is not of bools.
     """
+    check_inputs(3, x, (h0,), is_first, w_ih, w_hh, b_ih, b_hh)
     acting = len(x) == 1 and not needs_grad(x, h0, w_ih, w_hh, b_ih, b_hh)
     if not acting and triton_serves(w_hh):
         from seqrl.memory.kernels import triton_gru  # here, since it imports Triton
 
         return triton_gru.gru(x, h0, is_first, w_ih, w_hh, b_ih, b_hh)
-    if native_serves(x, h0, w_hh, acting):
+    if native_serves(acting, h0, x, w_ih, w_hh, b_ih, b_hh):
         return native_gru.gru(x, h0, is_first, w_ih, w_hh, b_ih, b_hh)
     x, *weights = autocast(x, w_ih, w_hh, b_ih, b_hh)
     h = h0.to(state_dtype(x))

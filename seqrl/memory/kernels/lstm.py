@@ -13,6 +13,7 @@ from seqrl.memory.kernels.common import (
     add_product_,
     autocast,
     blocks,
+    check_inputs,
     keep_mask,
     needs_grad,
     product_into,
@@ -48,13 +49,15 @@ def lstm(
     Schmidhuber 1997; Gers et al. 2000). Returns y, [T, B, H], then h_T and c_T, [B, H], in the type of `h0` and `c0`.
 
     Only the matrix products are taken in bfloat16 or float16, where x is of such a type or autocast asks for it.
+    Raises UserError where shapes do not belong together, or `is_first` is not of bools.
     """
+    check_inputs(4, x, (h0, c0), is_first, w_ih, w_hh, b_ih, b_hh)
     acting = len(x) == 1 and not needs_grad(x, h0, c0, w_ih, w_hh, b_ih, b_hh)
     if not acting and triton_serves(w_hh):
         from seqrl.memory.kernels import triton_lstm  # here, since it imports Triton
 
         return triton_lstm.lstm(x, h0, c0, is_first, w_ih, w_hh, b_ih, b_hh)
-    if native_serves(x, h0, w_hh, acting):
+    if native_serves(acting, h0, c0, x, w_ih, w_hh, b_ih, b_hh):
         return native_lstm.lstm(x, h0, c0, is_first, w_ih, w_hh, b_ih, b_hh)
     x, *weights = autocast(x, w_ih, w_hh, b_ih, b_hh)
     h, c = h0.to(state_dtype(x)), c0.to(state_dtype(x))

@@ -118,6 +118,8 @@ def read_beginnings(
     bits are as in `speak`. No gradient."""
     _, B, num_heads, capacity, head_size = kept[0].shape
     assert 0 <= int(tokens.min()) <= int(tokens.max()) < len(weights[0]), "tokens are of the model's vocabulary"
+    assert 0 <= int(count.min()) <= int(count.max()) <= len(tokens), "what is counted is there"
+    tokens, count = tokens.long(), count.long()  # what the kernels take them for
     shared = _pointed_at(weights, kept)
     y = torch.zeros(B, num_heads * head_size)
     sizes = B, len(weights[0]), len(kept), num_heads, head_size, capacity, int(count.max()), num_threads(B)

@@ -26,20 +26,21 @@ FLAGS = ("-O3", "-march=native", "-std=c++20", "-fopenmp", "-fPIC", "-shared")
 logger = logging.getLogger("seqrl")
 
 
-def native_serves(x: Tensor, h0: Tensor, w_hh: Float[Tensor, "G H"], acting: bool) -> bool:
-    """Whether the C++ kernels can run, and are worth it: float32 on the CPU, or autocast from it to bfloat16, and
-    units in whole vectors.
+def native_serves(acting: bool, h0: Float[Tensor, "B H"], *others: Tensor) -> bool:
+    """Whether the C++ kernels can run, and are worth it: float32 on the CPU, or autocast from it to bfloat16, units in
+    whole vectors, and a row at least. `others` are all else that is read as numbers.
 
     `acting` is a single step without a gradient: PyTorch has a cell for it, in float32.
     """
-    if not all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (x, h0, w_hh)):
-        return False
+    # Asked first: while a graph is traced, `len` would fix its number of rows.
     if torch.compiler.is_compiling() or (torch.is_autocast_enabled("cpu") and not in_bfloat16()):
+        return False
+    if len(h0) == 0 or not all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (h0, *others)):
         return False
     if acting and not in_bfloat16() and len(h0) < ACTING_ROWS_PER_THREAD * torch.get_num_threads():
         return False
     native = library()
-    return native is not None and w_hh.shape[1] % native.vector_length() == 0
+    return native is not None and h0.shape[1] % native.vector_length() == 0
 
 
 def in_bfloat16() -> bool:
@@ -49,7 +50,7 @@ def in_bfloat16() -> bool:
 
 def call(function: str, sizes: tuple[int, ...], *arrays: Tensor | None) -> None:
     """Call a kernel with numbers and contiguous arrays; None is null. Other Python threads run meanwhile."""
-    assert all(a is None or a.is_contiguous() for a in arrays)
+    assert all(a is None or (a.is_contiguous() and a.is_cpu) for a in arrays)
     pointers = (ctypes.c_void_p(None if a is None else a.data_ptr()) for a in arrays)
     getattr(library(), function)(*(ctypes.c_int64(n) for n in sizes), *pointers)
 
