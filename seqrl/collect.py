@@ -215,7 +215,8 @@ def _random_episodes(wanted: np.ndarray, share: float, seed: int) -> np.ndarray:
     """[B, most wanted + 1] bool: which episode of which environment is random; those beyond the wanted are not."""
     is_random = np.zeros((len(wanted), int(wanted.max()) + 1), dtype=bool)
     index, episode = np.nonzero(np.arange(is_random.shape[1]) < wanted[:, None])
-    order = np.random.default_rng(seed).permutation(len(index))[: round(share * len(index))]
+    # With `seed` itself they would be the very episodes that `EpisodeDataset.split` holds out by it.
+    order = np.random.default_rng(derived_seed(seed, 3)).permutation(len(index))[: round(share * len(index))]
     is_random[index[order], episode[order]] = True
     return is_random
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from seqrl.algorithms import ppo
 from seqrl.collect import Scripted, _Rows, collect, random_actions, random_policy
+from seqrl.data import EpisodeDataset, EpisodeWriter
 from seqrl.envs import Environment, GymnasiumEnvironment, make
 from seqrl.errors import UserError
 from seqrl.evaluate import evaluate
@@ -147,6 +148,19 @@ def test_a_share_of_random_episodes() -> None:
     assert sum(not ruled(episode) for episode in episodes) == 25
     assert all(ruled(episode) for episode in collect(policy, environment, 20, seed=1))
     assert not any(ruled(episode) for episode in collect(policy, environment, 20, seed=1, random_share=1.0))
+
+
+# Must break: in _random_episodes, `default_rng(seed)`. All that is held out is then random.
+def test_what_is_held_out_is_as_often_random_as_the_rest(tmp_path: Path) -> None:
+    environment = clocks(1)
+    spaces = environment.single_observation_space, environment.single_action_space
+    with EpisodeWriter(tmp_path / "log", *spaces, about={}) as writer:
+        for episode in collect(always(2), environment, 200, seed=0, random_share=0.5):
+            writer.add(episode)
+    _, held_out = EpisodeDataset.open(tmp_path / "log").split(0.3, seed=0)
+    parts = zip(held_out.starts, held_out.lengths, strict=False)
+    at_random = [bool((held_out.action[start : start + count] != 2).any()) for start, count in parts]
+    assert np.mean(at_random) == pytest.approx(0.5, abs=0.2)
 
 
 def test_epsilon_is_the_chance_of_a_random_action() -> None:

@@ -20,6 +20,7 @@ from seqrl.algorithms import impala, load, ppo, r2d2, resume, train
 from seqrl.checkpoint import load_checkpoint
 from seqrl.cli import main
 from seqrl.errors import UserError
+from seqrl.evaluations import Evaluations
 from seqrl.run import Run
 from seqrl.run_folder import CHECKPOINT, read_finished_step, read_metrics, read_saved_step
 from seqrl.trajectory import tree_flatten
@@ -93,6 +94,17 @@ CONFIGS: dict[str, Any] = {
     "actors, mixed actions, gymnasium": actors_config(
         env="mixed_actions:MixedCue-v0", forced_lag=1, noise_correlation=0.5
     ),
+    "average and best kept, noise": config(
+        env="seqrl/MaskedPendulum-v0", env_kwargs=("max_episode_steps=11",), weight_average=0.9, noise_correlation=0.7,
+        target_kl=0.01, num_evaluations=5, evaluation_episodes=2, keep="best",
+    ),
+    "teacher, trials, burn-in": config(
+        env="seqrl/TabularMDP-v0", env_kwargs=("num_episodes=2", "horizon=3"), teacher_weight=1.0, weight_average=0.9,
+        previous_action=True, previous_reward=True, bptt_length=4, burn_in=3,
+    ),
+    "replay, best kept, gymnasium": replay_config(
+        env="CartPole-v1", hide=(1, 3), first_priority="acted", num_evaluations=5, evaluation_episodes=2, keep="best"
+    ),
     "actors, gymnasium": actors_config(env="CartPole-v1", hide=(1, 3), forced_lag=1, previous_action=True),
 }  # fmt: skip
 SAVED = "batched"  # its environment is saved with the checkpoint
@@ -156,7 +168,7 @@ def test_crash_after_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     # in TrainingState; leaving `noise`, `mask`, `state` or `generator` out of Rollout.state_dict; `restart` without a
     # seed; `_truncate_metrics` that does nothing; `slack` 0 in the replay (the last of REPLAYS, number 8); `replay` or
     # `target` left out of the parts; `interrupt` left out of `_begin_new_episodes`; `turn`, `weights` or `actors` left
-    # out of SyncEngine.state_dict; `trajectories` left out of impala's parts.
+    # out of SyncEngine.state_dict; `trajectories` left out of impala's parts; `average` or `evaluations` out of ppo's.
     folder = tmp_path / "run"
     crash_in_log(monkeypatch, number)
     with pytest.raises(Crash):
@@ -191,6 +203,27 @@ def test_crash_inside_the_write_of_a_checkpoint(
         train(replace(CONFIGS[name], run_dir=str(folder)))
     monkeypatch.undo()
     assert read_saved_step(folder) == (number - 1) * 3 * 32
+    resume(folder)
+    assert_same_run(folder, uninterrupted(name))
+
+
+@pytest.mark.parametrize("name", ["average and best kept, noise", "replay, best kept, gymnasium"])
+@pytest.mark.parametrize("number", [3, 5])
+def test_crash_inside_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """The last one, behind the last update, among them. Breaks when `best_return` is left out of a checkpoint."""
+    folder, calls, play = tmp_path / "run", 0, Evaluations._play
+
+    def counting(self: Evaluations, purpose: int) -> list[float]:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            raise Crash
+        return play(self, purpose)
+
+    monkeypatch.setattr(Evaluations, "_play", counting)
+    with pytest.raises(Crash):
+        train(replace(CONFIGS[name], run_dir=str(folder)))
+    monkeypatch.undo()
     resume(folder)
     assert_same_run(folder, uninterrupted(name))
 

@@ -87,6 +87,9 @@ class _Bootstraps:
         draws = [torch.randint(size, (size,), generator=generator) for _ in range(config.num_models)]
         self.numbers = draws if config.num_models > 1 else [torch.arange(size)]
 
+    def __len__(self) -> int:
+        return len(self.dataset)
+
     def windows(self, count: int, generator: torch.Generator) -> tuple[PreferencePairs, ...]:
         """`count` pairs for each model, over all learners."""
         drawn = [numbers[torch.randint(len(numbers), (count,), generator=generator)] for numbers in self.numbers]

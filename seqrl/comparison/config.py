@@ -24,6 +24,7 @@ from seqrl.comparison.approaches import (
     targets_of,
 )
 from seqrl.comparison.learning_curve import read_threshold
+from seqrl.comparison.run_pool import check_seeds
 from seqrl.config import make_environment, parse_env_kwargs, require, require_above_zero
 from seqrl.envs.exact import memoryless_return, optimal_return
 from seqrl.errors import UserError, quoted
@@ -205,7 +206,7 @@ def check(config: Config) -> None:
     """Raise UserError for settings that make no sense, before anything is written."""
     online, offline = config.named()
     overrides = config.overrides()
-    require(config.num_seeds >= 1, f"--num-seeds is {config.num_seeds}: it must be at least 1")
+    check_seeds(config.settings.seed, config.num_seeds)
     require(config.num_episodes >= 2, f"--num-episodes is {config.num_episodes}: an interval needs at least 2")
     read_threshold(config.threshold)
     kwargs = " ".join(config.settings.memory_kwargs)
@@ -234,6 +235,7 @@ def check(config: Config) -> None:
             decision_transformer.check(run)
     if config.horizon_sweep:
         require(config.horizon_seeds >= 1, f"--horizon-seeds is {config.horizon_seeds}: it must be at least 1")
+        check_seeds(config.settings.seed, config.horizon_seeds)
         require_above_zero(config, "horizon_steps")
         key, values = read_sweep(config.horizon_sweep)
         for value in values:  # each is one that the environment takes, and leaves every run steps enough

@@ -21,7 +21,7 @@ from seqrl.calibrate import calibrate, target_grid
 from seqrl.checkpoint import write_json
 from seqrl.comparison.folder import RESULTS, check_grows, locked, write_results
 from seqrl.comparison.report_offline import MethodRow, OfflineComparison, Score, plot_offline
-from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, is_done, run_all, seed_of
+from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, check_seeds, is_done, run_all, seed_of
 from seqrl.comparison.verdict import verdict
 from seqrl.config import make_environment, require
 from seqrl.data import EpisodeDataset
@@ -162,7 +162,7 @@ def check(config: Config, dataset: EpisodeDataset) -> None:
     """Raise UserError for settings that make no sense, before anything is written."""
     require(len(set(config.methods)) == len(config.methods), "--methods names one twice: name each once")
     require(bool(config.methods), "--methods is empty: name at least one")
-    require(config.num_seeds >= 1, f"--num-seeds is {config.num_seeds}: it must be at least 1")
+    check_seeds(config.settings.seed, config.num_seeds)
     for flag, number in (("--num-episodes", config.num_episodes), ("--target-episodes", config.target_episodes)):
         require(number >= 2, f"{flag} is {number}: an interval needs at least 2")
     default = filtered_bc()

@@ -22,6 +22,7 @@ from rich.progress import TaskID
 from seqrl.acting import ActingModule
 from seqrl.algorithms import resume, train
 from seqrl.checkpoint import write_json
+from seqrl.config import require
 from seqrl.errors import UserError, quoted
 from seqrl.progress import Bar, progress_bar
 from seqrl.reports.common import number
@@ -36,6 +37,13 @@ EVALUATION_SEED = 10_000
 def seed_of(run: Any, purpose: int) -> int:
     """A run's seed for `purpose`. Gymnasium seeds environment i with i more: seeds in a row would share episodes."""
     return derived_seed(run.seed, purpose) >> 1
+
+
+def check_seeds(first: int, number: int) -> None:
+    """Raise UserError where `number` runs, whose seeds count up from `first`, are none or do not all have one."""
+    require(number >= 1, f"--num-seeds is {number}: it must be at least 1")
+    last = first + number - 1
+    require(last < 2**31, f"--seed {first} with {number} seeds: the last is {last}, it must be at most {2**31 - 1}")
 
 
 def is_done(run: str | Path) -> bool:

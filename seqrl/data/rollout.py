@@ -12,6 +12,7 @@ from seqrl.data.captured import Captured, OnDevice, on_device
 from seqrl.envs import Environment
 from seqrl.errors import UserError
 from seqrl.nets import Gaussian, Mixed
+from seqrl.seeds import derived_seed
 from seqrl.trajectory import AgentInput, Trajectory, Tree, to_device, tree_leaves, tree_like, tree_map, tree_stack
 
 
@@ -58,7 +59,8 @@ class Rollout:
     ):
         self.environment, self.agent, self.noise_correlation = environment, agent, noise_correlation
         self.explore = explore
-        self.generator = torch.Generator(agent.device).manual_seed(seed)
+        # With the environments' own seed, noise of theirs could be the noise of actions, and be learnt from.
+        self.generator = torch.Generator(agent.device).manual_seed(derived_seed(seed, 2))
         self._captured: Captured | None = None
         self._asked: tuple[Any, ...] = ()
         self.restart(seed)

@@ -95,6 +95,9 @@ class DialogueDataset:
         self._begin[self._turns[:-1]] = starts[:-1]
         self._end = starts[1:] - 1  # <end of dialogue>
 
+    def __len__(self) -> int:
+        return self.num_dialogues
+
     def split(self, share: float, seed: int) -> tuple["DialogueDataset", "DialogueDataset"]:
         """The dataset without `share` of its dialogues (at least one), and those, drawn by `seed`."""
         order = np.random.RandomState(seed).permutation(self.num_dialogues)

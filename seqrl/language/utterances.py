@@ -144,6 +144,9 @@ class UtteranceDataset:
                 result.append(total)
         return torch.tensor(result)
 
+    def __len__(self) -> int:
+        return self.num_dialogues
+
     def split(self, share: float, seed: int) -> tuple["UtteranceDataset", "UtteranceDataset"]:
         """The dataset without `share` of its dialogues (at least one), and those, drawn by `seed`."""
         order = np.random.RandomState(seed).permutation(self.num_dialogues)

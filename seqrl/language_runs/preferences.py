@@ -101,6 +101,9 @@ class Groups:
         self.groups = [torch.tensor_split(group, learners.size)[learners.rank] for group in groups]
         self.reference = torch.zeros(2, len(dataset))
 
+    def __len__(self) -> int:
+        return len(self.dataset)
+
     @torch.no_grad()
     def ask(self, agent: LanguageAgent, log_probs: LogProbs) -> None:
         """Let the agent, as it is now, be the reference."""

@@ -1,11 +1,12 @@
 """Learning from windows of logs: the loop that all who do it share, and what it keeps in checkpoints."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from seqrl.config import require
 from seqrl.data import EpisodeDataset
 from seqrl.distributed import ALONE, Group
 from seqrl.distributed.sharding import Whole, whole
@@ -16,7 +17,7 @@ from seqrl.testing.own_memory import warn_of_broken_laws
 from seqrl.trajectory import to_device
 
 A = TypeVar("A", bound=nn.Module)
-D = TypeVar("D")
+D = TypeVar("D", bound=Sized)
 Loss = Callable[[Any, Any, Any], tuple[Tensor, dict[str, Tensor]]]
 """An algorithm's loss(agent, windows, config) -> (loss, metrics)."""
 Draw = Callable[[Any, int, Any, torch.Generator], Any]
@@ -62,7 +63,7 @@ def fit(
     config: FitConfig,
     agent: A,
     dataset: D,
-    held_out: D | None,
+    held_out: Sized | None,
     run: Run,
     loss: Loss,
     describe: Callable[[A, D], None],
@@ -89,8 +90,10 @@ def fit(
     if sharded:
         parts |= {"agent": Whole(agent), "learner": Whole(learner)}
     group.add_others(parts, common=tuple(parts))
-    step, interrupted = run.restore({}).get("step", 0), False
+    counters, entries = run.restore({}), [len(dataset), 0 if held_out is None else len(held_out)]
+    step, interrupted = counters.get("step", 0), False
     if step:
+        _check_same_log(run, counters.get("entries", entries), entries, group)
         run.restore(parts)
     else:
         describe(agent, dataset)
@@ -112,7 +115,17 @@ def fit(
         if step % config.log_every == 0 or step == config.num_steps:
             run.log(step, means.take() | held_out_metrics(agent, held_out, config, held_out_loss or loss, draw))
         if step % config.checkpoint_every == 0 or step == config.num_steps or interrupted:
-            run.save(parts, {"step": step})
+            run.save(parts, {"step": step, "entries": entries})
+
+
+def _check_same_log(run: Run, before: list[int], now: list[int], group: Group) -> None:
+    """Raise UserError where a log has grown since the run began: it would be split anew, and a report on what is held
+    out be one on what was learnt. Of several learners the first alone has both parts."""
+    require(
+        before == now or group.rank > 0,
+        f"{run.folder} began with a log of another size ({before} to learn from and held out, now {now}): what was "
+        "learnt from would be held out; resume with the log that it began with, or train on this one in a new folder",
+    )
 
 
 def _of_all(group: Group, metrics: dict[str, Tensor], rows: float, interrupted: bool) -> tuple[dict[str, Tensor], bool]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from interrupted import ends_the_same
 
-from seqrl.algorithms import bc, load_speaker, reward_model, train
+from seqrl.algorithms import bc, load_speaker, resume, reward_model, train
 from seqrl.data.dialogues import Dialogue, Turn, write_dialogues
 from seqrl.data.preferences import Preference, write_preferences
 from seqrl.errors import UserError
@@ -126,6 +126,20 @@ def test_killed_and_resumed_is_the_same_bit_for_bit(
     lines = ends_the_same(settings, tmp_path, monkeypatch)
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert (tmp_path / "whole" / REPORT).read_bytes() == (tmp_path / "part" / REPORT).read_bytes()
+
+
+# Must break: in `fit`, no `_check_same_log`.
+def test_a_file_that_has_grown_is_not_split_anew(folder: Path, tmp_path: Path) -> None:
+    """A run that goes on, and one that is finished, whose report would be of pairs that it learnt from."""
+    path = tmp_path / "pairs.jsonl"
+    write_preferences(path, [preference(k) for k in range(40)])
+    train(config(folder, preferences=str(path), run_dir=str(tmp_path / "run")))
+    report = (tmp_path / "run" / REPORT).read_bytes()
+    write_preferences(path, [preference(k) for k in range(45)])
+    for num_steps in (12, 15):
+        with pytest.raises(UserError, match=r"another size \(\[32, 8\] to learn from and held out, now \[36, 9\]\)"):
+            resume(tmp_path / "run", num_steps)
+    assert (tmp_path / "run" / REPORT).read_bytes() == report
 
 
 def test_answers_of_several_turns_are_told(folder: Path, tmp_path: Path) -> None:

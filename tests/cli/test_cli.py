@@ -154,6 +154,7 @@ BAD: list[tuple[list[str], list[str]]] = [
     (["compare", "seqrl/TMaze-v0", "--memory", "lstm"], ["--memories lstm"]),
     (["compare", "seqrl/TMaze-v0", "--memory", "gru"], ["--memories gru"]),
     (["compare", "seqrl/TMaze-v0", "--num-seeds", "0"], ["--num-seeds is 0"]),
+    (["compare", "seqrl/TMaze-v0", "--seed", str(2**31 - 1)], ["with 3 seeds: the last is 2147483649"]),
     (["compare", "seqrl/TMaze-v0", "--num-episodes", "1"], ["--num-episodes is 1"]),
     (["compare", "seqrl/TMaze-v0", "--workers", "-1"], ["--workers is -1"]),
     (["compare", "--resume", "nowhere"], ["nowhere is not a run folder"]),

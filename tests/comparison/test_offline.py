@@ -169,6 +169,7 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ([log, "--methods", "qtd"], "did you mean 'qdt'?"),
         ([log, "--methods", "qdt,qdt"], "names one twice"),
         ([log, "--num-seeds", "0"], "--num-seeds is 0"),
+        ([log, "--seed", str(2**31 - 2)], "--seed 2147483646 with 3 seeds: the last is 2147483648"),
         ([log, "--num-episodes", "1"], "--num-episodes is 1"),
         ([log, "--target-episodes", "1"], "--target-episodes is 1"),
         ([log, "--condition", "return"], "choose them with --methods"),

@@ -5,13 +5,14 @@ from itertools import pairwise
 import pytest
 import torch
 from clock import Clock, GreedyRollout, counting_agent, in_sequence
+from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import nn
 
 from seqrl.agent import Agent
 from seqrl.data import Rollout, insert_final_observations
-from seqrl.envs import make
-from seqrl.envs.adapters import GymnasiumEnvironment
+from seqrl.envs import TorchVectorEnv, make
+from seqrl.envs.adapters import GymnasiumEnvironment, TorchEnvironment
 from seqrl.errors import UserError
 from seqrl.memory import GRU
 from seqrl.nets import Encoder, PolicyHead, ValueHead
@@ -266,6 +267,31 @@ def test_the_seed_decides_the_rollout():
     a, b, c = (tree_flatten(collect(seed)) for seed in (1, 1, 2))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not all(torch.equal(a[name], c[name]) for name in a)
+
+
+class Noise(TorchVectorEnv):
+    """Rewards are N(0, 1), whatever is done."""
+
+    def __init__(self, num_envs=1, device="cpu", max_episode_steps=None):
+        super().__init__(Box(-1, 1, (1,)), Box(-1, 1, (1,)), num_envs, device, max_episode_steps)
+
+    def _start(self):
+        return {"seen": torch.zeros(self.num_envs, 1)}
+
+    def _transition(self, state, action):
+        return state, torch.randn(self.num_envs, generator=self.generator), torch.zeros(self.num_envs).bool()
+
+    def _observe(self, state):
+        return state["seen"].clone()
+
+
+# Must break: in Rollout, `manual_seed(seed)`. Rewards are then the actions' own noise, number for number, and PPO moves
+# the mean action ever further.
+def test_actions_are_drawn_by_other_numbers_than_the_environments():
+    environment = TorchEnvironment(Noise(num_envs=16))
+    trajectory, _ = Rollout(environment, gru_agent(environment), seed=0).collect(100)
+    drawn = torch.stack([trajectory.action.flatten(), trajectory.reward.flatten()])
+    assert abs(float(torch.corrcoef(drawn)[0, 1])) < 0.1
 
 
 # Breaks if the sums are not looked into, or step and environment are swapped in the message.
