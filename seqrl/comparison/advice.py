@@ -50,10 +50,7 @@ def advice(result: "Comparison") -> str:
         sentences += [said] if enough.reach and (said := enough.reach.advice_on_discount()) else []
     sentences += _not_settled(result, enough, simpler, better)
     if result.optimal is not None and _is_short(result, best):
-        optimum = f"he optimum, {result.optimal:.4g}, is"
-        missed = f"T{optimum} not reached: give more --num-steps, or try other --memories."
-        unclear = f"Whether t{optimum} reached these episodes do not settle: compare anew with more --num-episodes."
-        sentences.append(unclear if best.mean + _of_episodes(best) >= result.optimal else missed)
+        sentences.append(_short_of(best, result.optimal))
     elif _misses_threshold(result):
         sentences.append(f"None reaches {result.threshold:.4g}: give more --num-steps, or try other --memories.")
     sentences.append(f"Its best run is {enough.best_run}.")
@@ -121,6 +118,13 @@ def _too_near(result: "Comparison") -> list[str]:
         if failed and failed[0] and (said := failed[0].advice_on_gradients(result.name(row))):
             sentences.append(said)
     return sentences
+
+
+def _short_of(best: "Row", optimal: float) -> str:
+    optimum = f"optimum, {optimal:.4g}, is"
+    if best.mean + _of_episodes(best) >= optimal:
+        return f"Whether the {optimum} reached these episodes do not settle: compare anew with more --num-episodes."
+    return f"The {optimum} not reached: give more --num-steps, or try other --memories."
 
 
 def _nothing_learnt(result: "Comparison", best: "Row") -> str:

@@ -62,7 +62,7 @@ def error_by_chance(calibration: Sequence[Mapping[str, float]]) -> float:
     """The calibration error that these bins of a report would have about, were the model right about itself: of n pairs
     with a chance p the share that comes is off by √(2 p (1 − p) / (π n)) on average. Of few pairs that is much."""
     of_bins = (math.sqrt(2 * b["foretold"] * (1 - b["foretold"]) * b["pairs"] / math.pi) for b in calibration)
-    return sum(of_bins) / sum(b["pairs"] for b in calibration)
+    return sum(of_bins) / max(1, sum(b["pairs"] for b in calibration))
 
 
 @torch.no_grad()

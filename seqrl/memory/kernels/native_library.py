@@ -20,8 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 SOURCES = Path(__file__).parent / "native"
-ACTING_ROWS_PER_THREAD = 64
-"""With fewer, a single step without a gradient is quicker by PyTorch's cell: each call sorts the weights first."""
+UNITS_PER_ACTING_ROW = 4
+"""With more units for each row of a thread, a single step without a gradient is quicker by PyTorch's cell: each call
+sorts the weights first."""
 FLAGS = ("-O3", "-march=native", "-std=c++20", "-fopenmp", "-fPIC", "-shared")
 logger = logging.getLogger("seqrl")
 
@@ -37,10 +38,11 @@ def native_serves(acting: bool, h0: Float[Tensor, "B H"], *others: Tensor) -> bo
         return False
     if len(h0) == 0 or not all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (h0, *others)):
         return False
-    if acting and not in_bfloat16() and len(h0) < ACTING_ROWS_PER_THREAD * torch.get_num_threads():
+    B, H = h0.shape
+    if acting and not in_bfloat16() and H * torch.get_num_threads() > UNITS_PER_ACTING_ROW * B:
         return False
     native = library()
-    return native is not None and h0.shape[1] % native.vector_length() == 0
+    return native is not None and H % native.vector_length() == 0
 
 
 def in_bfloat16() -> bool:
