@@ -9,13 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, StrMethodFormatter
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from seqrl.checkpoint import write_atomically
 from seqrl.figures import png
 from seqrl.off_policy.frontier import Frontier, Mean, Point
-from seqrl.reports.common import mean_and_interval
+from seqrl.reports.common import WIDTH, fitting_table, mean_and_interval
 from seqrl.reports.shipping import finite
 
 
@@ -43,16 +42,12 @@ def _short(pair: Mean) -> str:
     return f"{pair[0]:.3g} ± {pair[1]:.2g}"
 
 
-def table(found: Frontier, title: str) -> Table:
+def table(found: Frontier, title: str, width: int = WIDTH) -> Table:
     """The frontier for a terminal, a row for each β."""
     header, *rows = cells(found)
+    columns = {name: list(of) for name, of in zip(header, zip(*rows, strict=True), strict=True)}
     caption = f"{found.num_dialogues:,} dialogues each, the same for all β; KL to the cloned policy in nats, exact."
-    result = Table(title=title, caption=caption, box=SIMPLE_HEAD)
-    for index, name in enumerate(header):
-        result.add_column(name, justify="right" if index < len(header) - 1 else "left", no_wrap=True)
-    for row in rows:
-        result.add_row(*row)
-    return result
+    return fitting_table(columns, title, caption, ["KL, token", "turns", "over β = 0"], width=width)
 
 
 def sentence(found: Frontier) -> str:
