@@ -273,6 +273,11 @@ def test_a_reward_models_page(tmp_path):
     assert "foreseen" not in read.text
     assert all(word in read.text for word in ("share of pairs put in the right order", "100 %", "updates per second"))
     assert "<h1>prefs.jsonl</h1>" in run_page(folder)
+    # Must break: "prompts" left out of SUBJECTS, which had rlhf's pages called "a run".
+    folder = run_folder(
+        tmp_path / "tuned", lines, **about | {"type": "rlhf", "preferences": "", "prompts": "logs/talks.jsonl"}
+    )
+    assert "<h1>talks.jsonl</h1>" in run_page(folder)
     plot_run(folder)
 
 
