@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import gymnasium as gym
 from torch import nn
 
 from seqrl.checkpoint import counter, load_checkpoint
+from seqrl.data.episode_files import INDEX
 from seqrl.errors import UserError, quoted
 from seqrl.spaces import difference, space_from_json, space_to_json
 
@@ -163,7 +165,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     """A JSON file of a run folder. Raises UserError when `folder` is not one."""
     path = folder / name
     if not path.is_file():
-        raise UserError(f"{folder} is not a run folder (it has no {name}): give one that `seqrl train` wrote")
+        raise UserError(f"{folder} is not a run folder ({_is_instead(folder, name)}")
     try:
         content = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is no JSONDecodeError
@@ -171,6 +173,23 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged (not an object): restore it from a copy")
     return content
+
+
+def _is_instead(folder: Path, name: str) -> str:
+    """What a folder is that is no run's, since it has no file of this name; and the way out."""
+    if (folder / INDEX).is_file():
+        return f"it holds logged episodes): seqrl audit {quoted(folder)} looks at them, seqrl compare learns from them"
+    if runs := _runs_in(folder):
+        return f"it holds runs): name one of them, such as {folder / runs[0]}"
+    if not folder.exists() and (near := difflib.get_close_matches(folder.name, _runs_in(folder.parent), n=1)):
+        return f"there is none of this name): did you mean '{folder.parent / near[0]}'?"
+    missing = f"it has no {name}" if folder.is_dir() else "it is a file" if folder.exists() else "there is none"
+    return f"{missing}): give one that `seqrl train` wrote"
+
+
+def _runs_in(folder: Path) -> list[str]:
+    """Names of the runs and comparisons right inside a folder."""
+    return sorted(path.parent.name for path in folder.glob("*/config.json"))
 
 
 def config_from_json(data: dict[str, Any], kind: type, path: Path) -> Any:

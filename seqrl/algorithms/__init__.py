@@ -162,7 +162,8 @@ def load_speaker(run: str | Path) -> LanguageAgent:
     folder = Path(run)
     config = dataclasses.replace(read_config(folder), device="cpu")
     if not isinstance(config, LanguageConfig):
-        raise UserError(f"{run} acts and does not speak: load it with seqrl.algorithms.load")
+        play = f"seqrl evaluate {quoted(run)}"
+        raise UserError(f"{run} acts and does not speak: play it with {play}, load it with seqrl.load")
     if is_reward_run(folder):
         raise UserError(
             f"{run} scores and does not speak: seqrl evaluate {quoted(run)} tells how well, and "

@@ -67,8 +67,12 @@ ALSO_CALLED = {
     "plot": "report",
     "resume": "train --resume",
     "run": "train",
+    "version": "--version",
 }
 """Words that other programs have for a command of ours."""
+
+UNREAD = 128 + 13
+"""The exit status of a tool that SIGPIPE ends, such as in `seqrl envs | head -1`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,7 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         if not _nobody_reads():  # a pipe of ours, to an actor
             raise
-        return 128 + 13  # as a tool that SIGPIPE ends, such as in `seqrl envs | head -1`
+        return UNREAD
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        _nobody_reads()
+        return UNREAD  # rich found it out while it printed a table, and would end with 1
 
 
 def _nobody_reads() -> bool:
@@ -105,7 +114,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ± or … shows ? instead
-    if not args or args[0] in ("-h", "--help"):
+    if not args or args[0] in ("-h", "--help", "help"):
         print_usage()
         return 0
     if args[0] == "--version":

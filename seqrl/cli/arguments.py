@@ -57,6 +57,14 @@ def parse(kind: type[T], args: list[str], default: T, program: str) -> T:
     return options
 
 
+def _paragraphs(text: str) -> str:
+    """A docstring whose paragraphs run on: each is broken anew where the terminal ends."""
+    return "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", text.strip()))
+
+
+# tyro's own keeps the break before every line that is indented.
+tyro._strings.remove_single_line_breaks = _paragraphs  # type: ignore[assignment]
+
 _WHOLE_NUMBERS = tyro.constructors.ConstructorRegistry()
 """What tyro reads besides its own: whole numbers as 1e5."""
 

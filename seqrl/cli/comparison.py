@@ -18,6 +18,8 @@ from seqrl.errors import UserError, quoted
 from seqrl.pages.comparison_page import write_comparison_page
 from seqrl.run_folder import default_run_dir, read_json
 
+EXAMPLE = "seqrl compare CartPole-v1 --hide 1,3 (`seqrl envs` lists ours; any Gymnasium id works)"
+
 
 def compare(args: list[str]) -> int:
     """Approaches on an environment; methods on a folder of logged episodes."""
@@ -31,6 +33,8 @@ def compare(args: list[str]) -> int:
     elif name is not None and Path(name).is_dir():
         config = _methods(name, args)
     else:
+        asked = {arg.partition("=")[0] for arg in args} & {"--env", "-h", "--help"}
+        require(name is not None or bool(asked), "compare needs an environment or a dataset, named first: " + EXAMPLE)
         config = _memories(name, args)
     try:
         if isinstance(config, of_methods.Config):
@@ -46,7 +50,6 @@ def compare(args: list[str]) -> int:
         )
         return 130
     folder = Path(config.settings.run_dir)
-    write_comparison_page(folder)
     more = f"seqrl compare --resume {quoted(folder)} --num-seeds {config.num_seeds + 2}"
     console = Console(emoji=False)
     console.print(
@@ -91,10 +94,11 @@ def _memories(env: str | None, args: list[str]) -> of_memories.Config:
 
 def _methods(dataset: str, args: list[str]) -> of_methods.Config:
     if not (Path(dataset) / INDEX).is_file():
-        begun = (Path(dataset) / "config.json").is_file()
-        way_out = (
-            f"continue a comparison with --resume {quoted(dataset)}" if begun else "give a dataset, or an environment"
-        )
+        way_out = "give a dataset, or an environment"
+        if (Path(dataset) / "config.json").is_file():
+            is_run = not str(read_json(Path(dataset), "config.json").get("type")).startswith("compare")
+            collect = f"have it play a log with seqrl collect {quoted(dataset)}, and compare what learns from that"
+            way_out = collect if is_run else f"continue a comparison with --resume {quoted(dataset)}"
         raise UserError(f"{dataset} holds no logged episodes (it has no {INDEX}): {way_out}")
     default = of_methods.Config()
     default = dataclasses.replace(default, settings=dataclasses.replace(default.settings, dataset=dataset))
@@ -114,6 +118,7 @@ def _show_memories(config: of_memories.Config, resumed: bool) -> list[str]:
     """Compare, and print what came out; returns what was wrong with runs that failed."""
     # Without emoji, which `ppo:brain:Ema` would have for a memory in brain.py.
     result, console = of_memories.compare(config, resumed), Console(emoji=False)
+    write_comparison_page(Path(config.settings.run_dir))  # before anything is printed, which perhaps nobody reads on
     console.print(result.table(console.width))
     for sentence in (advice(result), *(f"• {sentence}" for sentence in result.verdict)):
         console.print(sentence, highlight=False, markup=False)
@@ -123,6 +128,7 @@ def _show_memories(config: of_memories.Config, resumed: bool) -> list[str]:
 def _show_methods(config: of_methods.Config, resumed: bool) -> list[str]:
     """The same of methods on logged episodes."""
     (result, sentences), console = of_methods.compare(config, resumed), Console()
+    write_comparison_page(Path(config.settings.run_dir))
     console.print(result.table(console.width))
     for sentence in sentences:
         console.print(f"• {sentence}", highlight=False, markup=False)

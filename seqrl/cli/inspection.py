@@ -134,7 +134,8 @@ def inspect_speaker(run: Path, args: list[str]) -> int:
     about = {
         "title": name,
         "kind": f"conversations · {read_json(run, 'config.json')['type']} · {config.model}",
-        "subtitle": f"Run {run.name}, {options.num_episodes} conversations from seed {options.seed}. "
+        "subtitle": f"Run {run.name}, {options.num_episodes} "
+        f"conversation{'s' * (options.num_episodes != 1)} from seed {options.seed}. "
         + ("Whole utterances are proposed by a policy, and one of them is chosen." if whole else
            "Tokens drawn from the policy." if options.sample else "The likeliest token taken.")
         + (f" Rewards by {' '.join(reward)}." if reward != ("task",) else ""),

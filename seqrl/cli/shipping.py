@@ -250,7 +250,7 @@ def frontier(args: list[str]) -> int:
         )  # fmt: skip
     title = " ".join([f"{run.name} on {config.task}", *config.task_kwargs])
     console = Console()
-    console.print(report_frontier.table(found, escape(title)))
+    console.print(report_frontier.table(found, escape(title), console.width))
     console.print(report_frontier.sentence(found))
     about = {"command": command, "versions": {"seqrl": seqrl.__version__, "torch": torch.__version__}}
     print("Written:", *report_frontier.write(run, found, about, title))

@@ -1,5 +1,7 @@
 """seqrl train."""
 
+import dataclasses
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from seqrl.algorithms import train as train_run
 from seqrl.cli.actors import set_num_actors
 from seqrl.cli.arguments import parse, positional, take_flag
 from seqrl.cli.judging import tell_held_out
-from seqrl.cli.usage import print_usage
+from seqrl.cli.usage import TRAIN, print_usage
 from seqrl.cli.without_task import plays_nothing, ways
 from seqrl.comparison.learning_curve import last_evaluation
 from seqrl.data.dialogues import shown
@@ -29,7 +31,7 @@ def train(args: list[str]) -> int:
         return _resume(run, args, name)
     if name is None:
         if "-h" in args or "--help" in args:
-            print_usage()
+            print_usage(TRAIN)
             return 0
         known = ", ".join([*ALGORITHMS, *RECIPES])
         raise UserError(f"train needs a recipe or an algorithm, named first: {known}; your own as module:Class")
@@ -45,6 +47,8 @@ def _default(name: str) -> Any:
         return RECIPES[name]()
     if name in ALGORITHMS or ":" in name:
         return config_class(name)()
+    if re.search(r"-v\d+$", name):
+        raise UserError(f"'{name}' is an environment: name an algorithm first, seqrl train ppo --env {quoted(name)}")
     raise UserError(f"unknown recipe or algorithm '{name}': {nearest(name, [*ALGORITHMS, *RECIPES])}")
 
 
@@ -60,6 +64,7 @@ class Resume:
 
 
 def _resume(run: str, args: list[str], name: str | None) -> int:
+    _refuse_what_is_fixed(run, args)
     options = parse(Resume, args, Resume(), "seqrl train --resume RUN")
     if name is not None and type(_default(name)) is not type(read_config(run)):
         kind = read_json(Path(run), "config.json")["type"]
@@ -71,6 +76,18 @@ def _resume(run: str, args: list[str], name: str | None) -> int:
     resume_run(run, options.num_steps or None)
     flags = f" --num-steps {options.num_steps}" if options.num_steps else ""
     return _finish(run, options.num_steps or read_config(run).num_steps, flags) if is_first() else 0
+
+
+def _refuse_what_is_fixed(run: str, args: list[str]) -> None:
+    """Raise UserError for a flag of `seqrl train NAME` that a run was begun with."""
+    settings = {field.name for name in ALGORITHMS for field in dataclasses.fields(config_class(name))}
+    fixed = settings - {field.name for field in dataclasses.fields(Resume)}
+    for name in (arg.partition("=")[0] for arg in args if arg.startswith("--")):
+        if name[2:].replace("-", "_") in fixed:
+            raise UserError(
+                f"{name}: {run} goes on with the settings in its config.json; for others begin a new run, seqrl train "
+                f"NAME, as the same agent with --start-from {quoted(run)}"
+            )
 
 
 def _check_logs(run: str) -> None:

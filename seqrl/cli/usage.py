@@ -1,4 +1,7 @@
-"""What `seqrl` alone says: every command in a line."""
+"""What `seqrl` alone says: every command in a line; and `seqrl train --help`."""
+
+import shutil
+import textwrap
 
 from seqrl.algorithms import ALGORITHMS
 from seqrl.recipes import RECIPES
@@ -10,9 +13,7 @@ seqrl: reinforcement learning with memory
   seqrl compare DATASET [flags]   train several methods on logged episodes, and say which to use
   seqrl compare --resume RUN [flags]
                                   continue a comparison, or add seeds, approaches, methods or a sweep to it
-  seqrl train NAME [flags]        train a recipe ({recipes})
-                                  or an algorithm ({algorithms};
-                                  your own as module:Class) on --env ENV
+  seqrl train NAME [flags]        train by an algorithm, on --env ENV, or by a recipe; their names are below
   seqrl train --resume RUN        continue a run, bit for bit
   seqrl chat RUN [flags]          talk to a trained speaker, and see what else it might have said
   seqrl label RUN [flags]         choose which of two answers is better: preferences to learn from
@@ -36,9 +37,30 @@ seqrl: reinforcement learning with memory
   seqrl ship RUN [flags]          would a speaker do better than what was logged? Ship, or do not
   seqrl envs                      list seqrl's environments (any Gymnasium id works too)
 
-Each command explains its flags with --help.
+{names}
+Each command explains its flags with --help; those of an algorithm, seqrl train ppo --help.
+"""
+
+TRAIN = """\
+usage: seqrl train NAME [flags]
+       seqrl train --resume RUN [flags]
+
+Train an agent by an algorithm, on --env ENV, or by a recipe; or continue a run, bit for bit.
+
+{names}
+The flags of each: seqrl train ppo --help, seqrl train --resume RUN --help.
+"""
+
+NAMES = f"""\
+Algorithms: {", ".join(ALGORITHMS)}; your own as module:Class.
+
+Recipes, an algorithm with settings that were tuned for a problem: {", ".join(RECIPES)}.
 """
 
 
-def print_usage() -> None:
-    print(USAGE.format(recipes=", ".join(RECIPES), algorithms=", ".join(ALGORITHMS)), end="")
+def print_usage(usage: str = USAGE) -> None:
+    """Print it as wide as the terminal; what follows a command stays in its column."""
+    width = max(min(shutil.get_terminal_size().columns, 120), 60)
+    for line in usage.format(names=NAMES).splitlines():
+        column = 34 if line.startswith("  ") else 0
+        print(textwrap.fill(line, width, subsequent_indent=" " * column, break_on_hyphens=False))

@@ -33,8 +33,7 @@ def advice(result: "Comparison") -> str:
         sentences.append(f"Only {result.name(best)} was tried: compare others with --memories.")
     if without := _nothing_learnt(result, best):
         sentences.append(
-            f"None has learnt it yet: the best, {result.name(best)}, brings "
-            f"{mean_and_interval(best.mean, _of_episodes(best))}, and {without}."
+            f"None has learnt it yet: the best, {result.name(best)}, brings {_over_episodes(best)}, and {without}."
         )
         sentences += [] if _is_short(result, best) else ["Give more --num-steps."]
         simpler = better = []
@@ -162,6 +161,12 @@ def _rank(row: "Row") -> tuple[int, bool, bool, str]:
     """From the simplest on; PPO comes before what learns from replayed or late rows, ours before one's own."""
     algorithm = row.approach.removesuffix(f":{row.memory}")
     return simplicity(row.memory), ":" in algorithm, algorithm != "ppo", algorithm
+
+
+def _over_episodes(row: "Row") -> str:
+    """Its mean with the interval that is judged by, which is another than the table's over seeds, and is called so."""
+    wide = bool(row.seed_means[1:]) and not math.isnan(row.episodes_half_width)
+    return mean_and_interval(row.mean, _of_episodes(row)) + (" over its episodes" if wide else "")
 
 
 def _of_episodes(row: "Row") -> float:

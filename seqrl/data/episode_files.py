@@ -154,9 +154,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     """What `index.json` says. Raises UserError where it is missing, damaged or of another format."""
     path = folder / INDEX
     if not path.is_file():
-        raise UserError(
-            f"{folder} holds no logged episodes (it has no {INDEX}): give a folder that they were logged to"
-        )
+        missing = f"it has no {INDEX}" if folder.is_dir() else "it is a file" if folder.exists() else "there is none"
+        raise UserError(f"{folder} holds no logged episodes ({missing}): give a folder that they were logged to")
     try:
         index = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -293,8 +293,19 @@ def _itself(line: Line, frame: Frame, places: Points) -> list[Html]:
                 parts += [arrow(*ends[0], 0, 1, colour)] if y - up < frame.y.low else []
                 parts += [arrow(*ends[1], 0, -1, colour)] if y + up > frame.y.high else []
     parts += [dot(*place, colour) for place in places]
-    named = zip(line.points, line.labels, strict=False)
-    return parts + [text(word, frame.at(*at)[0] + 7, frame.at(*at)[1] - 6, "label") for at, word in named if word]
+    return parts + _labels(line, frame)
+
+
+def _labels(line: Line, frame: Frame) -> list[Html]:
+    """Names at points; one that would run into an earlier one is left out."""
+    ends: list[tuple[float, float]] = []
+    parts = []
+    for at, word in zip(line.points, line.labels, strict=False):
+        x, y = frame.at(*at)
+        if word and all(x >= end or abs(y - height) > 12 for end, height in ends):
+            parts.append(text(word, x + 7, y - 6, "label"))
+            ends.append((x + 7 * len(word) + 2, y))
+    return parts
 
 
 def _estimate(estimate: Estimate, y: float, frame: Frame, colour: int, hollow: bool) -> list[Html]:

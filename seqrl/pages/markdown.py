@@ -53,8 +53,8 @@ def blocks(text: str) -> Iterator[Block]:
 
 
 def inline(text: str) -> Html:
-    """`code` and **strong**; all else is text."""
-    parts = re.split(r"(`[^`]+`|\*\*[^*]+\*\*)", text)
+    """`code` and **strong**, and --flags, which no line breaks; all else is text."""
+    parts = re.split(r"(`[^`]+`|\*\*[^*]+\*\*|(?<![\w-])--[a-z][\w-]*)", text)
     return Html("".join(_inline(part) for part in parts))
 
 
@@ -63,7 +63,7 @@ def _inline(part: str) -> Html:
         return element("code", part[1:-1])
     if len(part) > 4 and part[:2] == part[-2:] == "**":
         return element("strong", part[2:-2])
-    return markup(part)
+    return element("span", part, class_="flag") if re.match(r"--[a-z]", part) else markup(part)
 
 
 def _cells(line: str) -> list[str]:

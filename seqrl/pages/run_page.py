@@ -43,6 +43,8 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
 """Headings, what stands under them, and the panels of `seqrl.reports.run.PANELS` that belong there."""
 LAG = {name for panel in GROUPS["Speed and lag"][1][:-1] for name in PANELS[panel]}
 """Metrics of runs in which several processes wait for each other."""
+SUBJECTS = ("env", "task", "dataset", "dialogues", "preferences", "prompts", "thumbs")
+"""What a run may have learnt from: the first that it names is its title."""
 COLOURS = (0, 1, 2, 3, 4)
 
 
@@ -191,7 +193,7 @@ def _groups(curves: dict[str, Any], config: dict[str, Any]) -> list[Html]:
 
 
 def _problem(config: dict[str, Any]) -> str:
-    learnt_from = (config.get(name) for name in ("env", "task", "dataset", "dialogues", "preferences"))
+    learnt_from = (config.get(name) for name in SUBJECTS)
     named = next(filter(None, learnt_from), "a run")
     return " ".join([Path(named).name if "/" in named and "-v" not in named else named, *config.get("env_kwargs", ())])
 

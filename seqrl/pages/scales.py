@@ -59,7 +59,13 @@ class Scale:
         if self.kind == "root":  # about evenly spaced where they are drawn, of one digit each
             wanted = [self.low + (self.high - self.low) * (k / most) ** 2 for k in range(most + 1)]
             return sorted({rounded for x in wanted if self.low <= (rounded := float(f"{x:.1g}")) <= self.high})
-        step = nice_step((self.high - self.low) / max(most, 1))
+        ticks = self._multiples(nice_step((self.high - self.low) / max(most, 1)))
+        if len(ticks) < 2:  # a single value tells no distances
+            ticks = self._multiples(nice_step((self.high - self.low) / (2 * max(most, 1))))
+        return ticks
+
+    def _multiples(self, step: float) -> list[float]:
+        """All in range of a step, or of a whole number near it where only those are named."""
         if self.whole:
             step = max(1.0, 5.0 if step == 2.5 else step)
         first = math.ceil(self.low / step - 1e-9)

@@ -61,8 +61,8 @@ def _table(runs: list[_Run]) -> Html:
     names = dict.fromkeys(name for run in runs for name in run.settings if name != "run_dir")
     differ = [name for name in names if len({repr(run.settings.get(name)) for run in runs}) > 1]
     evaluated = any(EVALUATED in run.curves for run in runs)
-    header = ["run", *(name.replace("_", " ") for name in differ), "return, last tenth of training"]
-    header += [*(["evaluated last"] if evaluated else []), "steps", "seconds"]
+    header = ["run", "return, last tenth of training", *(["evaluated last"] if evaluated else []), "steps", "seconds"]
+    header += [name.replace("_", " ") for name in differ]  # last: there may be more than fit
     rows = []
     for run in runs:
         link = element("a", run.name, href=quote(f"{run.name}/report.html"))
@@ -72,7 +72,7 @@ def _table(runs: list[_Run]) -> Html:
         if evaluated:
             scores.append(number(run.curves[EVALUATED][-1][1]) if EVALUATED in run.curves else "–")
         seconds = f"{steps / speed[-1][1]:,.0f}" if speed and speed[-1][1] > 0 else "–"
-        rows.append([link, *(shown(run.settings.get(name)) for name in differ), *scores, f"{steps:,.0f}", seconds])
+        rows.append([link, *scores, f"{steps:,.0f}", seconds, *(shown(run.settings.get(name)) for name in differ)])
     return table(header, rows)
 
 

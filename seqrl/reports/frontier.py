@@ -9,13 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, StrMethodFormatter
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from seqrl.checkpoint import write_atomically
 from seqrl.figures import png
 from seqrl.off_policy.frontier import Frontier, Mean, Point
-from seqrl.reports.common import mean_and_interval
+from seqrl.reports.common import WIDTH, fitting_table, mean_and_interval
 from seqrl.reports.shipping import finite
 
 
@@ -43,10 +42,12 @@ def _short(pair: Mean) -> str:
     return f"{pair[0]:.3g} ± {pair[1]:.2g}"
 
 
-def table(found: Frontier, title: str) -> Table:
+def table(found: Frontier, title: str, width: int = WIDTH) -> Table:
     """The frontier for a terminal, a row for each β."""
     header, *rows = cells(found)
+    columns = {name: list(of) for name, of in zip(header, zip(*rows, strict=True), strict=True)}
     caption = f"{found.num_dialogues:,} dialogues each, the same for all β; KL to the cloned policy in nats, exact."
+<<<<<<< HEAD
     caption += " Gains over β = 0: 95 % for all together."
     result = Table(title=title, caption=caption, box=SIMPLE_HEAD)
     for index, name in enumerate(header):
@@ -54,6 +55,9 @@ def table(found: Frontier, title: str) -> Table:
     for row in rows:
         result.add_row(*row)
     return result
+=======
+    return fitting_table(columns, title, caption, ["KL, token", "turns", "over β = 0"], width=width)
+>>>>>>> 52b90eb85ea5d9c6822c50647dbd54c29350e875
 
 
 def sentence(found: Frontier) -> str:

@@ -43,7 +43,7 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00")
 def read_settings(folder: Path) -> dict[str, Any]:
     """What config.json says, of any version of seqrl. Raises UserError where what pages quote of it is damaged."""
     config = read_json(folder, "config.json")
-    names = ("type", "env", "memory", "model", "task", "dataset", "dialogues")
+    names = ("type", "env", "memory", "model", "task", "dataset", "dialogues", "preferences", "prompts", "thumbs")
     kwargs = config.get("env_kwargs", [])
     quoted = [config.get(name) or "" for name in names] + (kwargs if isinstance(kwargs, list) else [kwargs])
     if not all(isinstance(text, str) for text in quoted):

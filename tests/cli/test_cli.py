@@ -138,7 +138,7 @@ BAD: list[tuple[list[str], list[str]]] = [
     ([*ENV, "--device", "a\n\x1b[31mb"], [r"'a\n\x1b[31mb'"]),  # nothing that could steer the terminal
     (["train", "--resume"], ["--resume needs a run folder"]),
     (["train", "--resume", "nowhere"], ["nowhere is not a run folder", "seqrl train"]),
-    (["train", "--resume", "nowhere", "--hidden-size", "3"], ["--hidden-size"]),
+    (["train", "--resume", "nowhere", "--hidden-size", "3"], ["--hidden-size: nowhere goes on", "--start-from"]),
     (["evaluate"], ["needs a run folder"]),
     (["evaluate", "nowhere"], ["nowhere is not a run folder"]),
     (["evaluate", "nowhere", "--num-episodes", "0"], ["--num-episodes is 0"]),
@@ -146,7 +146,10 @@ BAD: list[tuple[list[str], list[str]]] = [
     (["calibrate", "nowhere", "--seed", "-1"], ["--seed is -1"]),
     (["frontier", "nowhere", "--seed", "-1"], ["--seed is -1"]),
     (["evaluate", "nowhere", "--num-envs", "0"], ["--num-envs is 0"]),
-    (["compare"], ["no environment given"]),
+    (["compare"], ["named first: seqrl compare CartPole-v1"]),
+    (["compare", "--num-seeds", "2"], ["named first: seqrl compare CartPole-v1"]),
+    (["train", "seqrl/TMaze-v0"], ["is an environment", "seqrl train ppo --env seqrl/TMaze-v0"]),
+    (["version"], ["did you mean '--version'?"]),
     (["compare", "seqrl/TMaz-v0"], ["did you mean 'seqrl/TMaze-v0'?"]),
     (["compare", "seqrl/TMaze-v0", "--memories", "gru,lstmm"], ["'lstmm'", "did you mean 'lstm'?"]),
     (["compare", "seqrl/TMaze-v0", "--memories", "gru,gru"], ["twice"]),
@@ -172,6 +175,30 @@ def test_bad_input_is_refused_in_one_line(
     # Breaks when ppo.train opens the run's folder before it builds, or main does not catch UserError.
     monkeypatch.chdir(tmp_path)
     refuse(capsys, tmp_path, args, *words)
+
+
+# Must break: `_is_instead` says the same of all of them; `is_run` is False.
+def test_what_is_no_run_is_called_by_its_name(tmp_path, run, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, "runs/cartpole")
+    for folder, name in (("log", "index.json"), ("runs/both", "config.json")):
+        os.makedirs(folder)
+        (tmp_path / folder / name).write_text('{"type": "compare"}')
+    told = {}
+    for words in ("evaluate runs/cartpol", "evaluate runs", "evaluate log", "evaluate runs/cartpole/config.json",
+                  "audit nowhere", "train qdt --dataset runs/cartpole/config.json", "chat runs/cartpole",
+                  "compare runs/cartpole", "compare runs/both"):  # fmt: skip
+        assert main(words.split()) == 2
+        told[words] = capsys.readouterr().err
+    assert "did you mean 'runs/cartpole'?" in told["evaluate runs/cartpol"]
+    assert "it holds runs): name one of them, such as runs/both" in told["evaluate runs"]
+    assert "(it holds logged episodes): seqrl audit log" in told["evaluate log"]
+    assert "(it is a file)" in told["evaluate runs/cartpole/config.json"]
+    assert "(there is none)" in told["audit nowhere"]
+    assert "(it is a file)" in told["train qdt --dataset runs/cartpole/config.json"]
+    assert "play it with seqrl evaluate runs/cartpole" in told["chat runs/cartpole"]
+    assert "seqrl collect runs/cartpole" in told["compare runs/cartpole"]
+    assert "--resume runs/both" in told["compare runs/both"]
 
 
 def test_no_environments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,6 +275,24 @@ def test_help(capsys: pytest.CaptureFixture[str], args: list[str]) -> None:
     if args[:2] in (["train", "ppo"], ["compare", "--help"]):
         for flag in ("--env ", "--num-steps", "--seed", "--run-dir", "--hide", "--env-kwargs", "--burn-in"):
             assert flag in out
+
+
+# Must break: `textwrap.fill` left out; `print_usage(TRAIN)` without TRAIN.
+def test_what_can_be_trained_is_listed_in_60_columns(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    for args in ([], ["help"], ["train", "--help"]):
+        assert main(args) == 0
+        told = capsys.readouterr().out
+        assert max(map(len, told.splitlines())) <= 60
+        assert ("popgym_repeat_previous_easy" in told, "seqrl chat" in told) == (True, args[:1] != ["train"])
+
+
+# Must break: tyro's own `remove_single_line_breaks`, which begins a line where a docstring does.
+def test_help_runs_on_over_the_lines_of_a_docstring(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    assert "of the way from random actions to the best approach" in capsys.readouterr().out
 
 
 def test_every_flag_of_compare_has_its_plain_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,19 @@ def test_nobody_reads(args, unbuffered):
     assert (done.returncode, done.stderr) == (141, "")
 
 
+# Must break: `except SystemExit` left out of `main`: rich ends with 1; the page written after the table.
+def test_nobody_reads_the_table_of_a_comparison(tmp_path, monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    folder = tmp_path / "compared"
+    sizes = "--num-seeds 1 --num-steps 64 --num-envs 8 --rollout-length 8 --num-episodes 4 --workers 1"
+    problem = ["compare", "seqrl/TMaze-v0", "--env-kwargs", "length=3", "--memories", "none"]
+    with open(write, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert main([*problem, *sizes.split(), "--run-dir", str(folder)]) == 141
+    assert (folder / "report.html").is_file()
+
+
 # Break: `_nobody_reads()` not asked.
 def test_another_broken_pipe_is_not_hidden(monkeypatch):
     def fail(_):

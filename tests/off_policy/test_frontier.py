@@ -1,5 +1,6 @@
 """Return against KL as steering grows: exact distances, the same conversations, what is enough."""
 
+import io
 import math
 
 import matplotlib.image
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from guessing import Guess, random_voice
+from rich.console import Console
 
 from seqrl.errors import UserError
 from seqrl.language.play import play
@@ -136,6 +138,12 @@ def test_one_dialogue_is_too_few(agent):
 def test_the_report(found, tmp_path):
     """Table, plot and JSON have every point; a title with $ is no formula."""
     assert [row[0] for row in report_frontier.cells(found)] == ["β", "0", "0.5", "2"]
+    # Must break: `no_wrap` columns of rich, which cuts 0.5 to 0…
+    for width in (120, 80):
+        shown = io.StringIO()
+        Console(file=shown, width=width).print(report_frontier.table(found, "x", width))
+        assert [line.split()[0] for line in shown.getvalue().splitlines() if "±" in line] == ["0", "0.5", "2"]
+        assert "…" not in shown.getvalue()
     written = report_frontier.write(tmp_path, found, {"command": "x"}, "cost $ of $ steering")
     assert [path.name for path in written] == ["frontier.json", "frontier.png"]
     assert matplotlib.image.imread(tmp_path / "frontier.png").shape[:2] == (720, 1125)
