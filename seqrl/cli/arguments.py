@@ -62,8 +62,9 @@ def _paragraphs(text: str) -> str:
     return "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", text.strip()))
 
 
-# tyro's own keeps the break before every line that is indented.
-tyro._strings.remove_single_line_breaks = _paragraphs  # type: ignore[assignment]
+# tyro's own keeps the break before every line that is indented. It is private; without it help is less pretty, no more.
+with contextlib.suppress(AttributeError):
+    tyro._strings.remove_single_line_breaks = _paragraphs  # type: ignore[assignment]
 
 _WHOLE_NUMBERS = tyro.constructors.ConstructorRegistry()
 """What tyro reads besides its own: whole numbers as 1e5."""

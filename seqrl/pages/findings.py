@@ -120,13 +120,8 @@ def frontier(data: dict[str, Any]) -> list[Html]:
         x_kind="root", levels=[Level(name="cloned policy (β = 0)", value=places[0][1])], stars=[enough], size=LARGE,
     )  # fmt: skip
     caption = (
-<<<<<<< HEAD
-        f"{data['num_dialogues']:,} dialogues for each β, the same for all; numbers at the points are β. The star, "
-        f"β = {data['enough']:g}, is the least steered that the best does not beat by more than chance."
-=======
-        f"{data['num_dialogues']:,} dialogues for each β, the same for all; numbers at the points are β. "
-        f"Root scale. The star, β = {data['enough']:g}, is the least steered that is as good as the best."
->>>>>>> 52b90eb85ea5d9c6822c50647dbd54c29350e875
+        f"{data['num_dialogues']:,} dialogues for each β, the same for all; numbers at the points are β. Root scale. "
+        f"The star, β = {data['enough']:g}, is the least steered that the best does not beat by more than chance."
     )
     rows = [[f"{p['beta']:g}", *(_interval(p[name]) for name in ("return", "gain", "kl_of_dialogue")),
              f"{p['kl_of_token']['mean']:.2g}", f"{p['turns']:.2f}"] for p in points]  # fmt: skip

@@ -47,17 +47,8 @@ def table(found: Frontier, title: str, width: int = WIDTH) -> Table:
     header, *rows = cells(found)
     columns = {name: list(of) for name, of in zip(header, zip(*rows, strict=True), strict=True)}
     caption = f"{found.num_dialogues:,} dialogues each, the same for all β; KL to the cloned policy in nats, exact."
-<<<<<<< HEAD
     caption += " Gains over β = 0: 95 % for all together."
-    result = Table(title=title, caption=caption, box=SIMPLE_HEAD)
-    for index, name in enumerate(header):
-        result.add_column(name, justify="right" if index < len(header) - 1 else "left", no_wrap=True)
-    for row in rows:
-        result.add_row(*row)
-    return result
-=======
     return fitting_table(columns, title, caption, ["KL, token", "turns", "over β = 0"], width=width)
->>>>>>> 52b90eb85ea5d9c6822c50647dbd54c29350e875
 
 
 def sentence(found: Frontier) -> str:
