@@ -28,7 +28,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from benchmarks.adjectives import document
+from benchmarks.adjectives_page import document
 from benchmarks.learning import RESULTS, machine
 from benchmarks.offline.controllers import Part, crossing_log, write_log
 from seqrl.checkpoint import write_atomically

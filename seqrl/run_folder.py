@@ -19,7 +19,7 @@ import gymnasium as gym
 from torch import nn
 
 from seqrl.checkpoint import counter, load_checkpoint
-from seqrl.data.episode_files import INDEX
+from seqrl.data.episode_files import INDEX, lack
 from seqrl.errors import UserError, quoted
 from seqrl.spaces import difference, space_from_json, space_to_json
 
@@ -183,8 +183,7 @@ def _is_instead(folder: Path, name: str) -> str:
         return f"it holds runs): name one of them, such as {folder / runs[0]}"
     if not folder.exists() and (near := difflib.get_close_matches(folder.name, _runs_in(folder.parent), n=1)):
         return f"there is none of this name): did you mean '{folder.parent / near[0]}'?"
-    missing = f"it has no {name}" if folder.is_dir() else "it is a file" if folder.exists() else "there is none"
-    return f"{missing}): give one that `seqrl train` wrote"
+    return f"{lack(folder, name)}): give one that `seqrl train` wrote"
 
 
 def _runs_in(folder: Path) -> list[str]:

@@ -234,8 +234,7 @@ def check(config: Config) -> None:
         for run, *_ in compare_offline.runs_of(methods).values():
             decision_transformer.check(run)
     if config.horizon_sweep:
-        require(config.horizon_seeds >= 1, f"--horizon-seeds is {config.horizon_seeds}: it must be at least 1")
-        check_seeds(config.settings.seed, config.horizon_seeds)
+        check_seeds(config.settings.seed, config.horizon_seeds, "--horizon-seeds")
         require_above_zero(config, "horizon_steps")
         key, values = read_sweep(config.horizon_sweep)
         for value in values:  # each is one that the environment takes, and leaves every run steps enough

@@ -39,9 +39,9 @@ def seed_of(run: Any, purpose: int) -> int:
     return derived_seed(run.seed, purpose) >> 1
 
 
-def check_seeds(first: int, number: int) -> None:
+def check_seeds(first: int, number: int, flag: str = "--num-seeds") -> None:
     """Raise UserError where `number` runs, whose seeds count up from `first`, are none or do not all have one."""
-    require(number >= 1, f"--num-seeds is {number}: it must be at least 1")
+    require(number >= 1, f"{flag} is {number}: it must be at least 1")
     last = first + number - 1
     require(last < 2**31, f"--seed {first} with {number} seeds: the last is {last}, it must be at most {2**31 - 1}")
 

@@ -150,11 +150,16 @@ def describe(dtypes: dict[str, np.dtype]) -> dict[str, Any]:
     return {name: {"bytes": dtype.itemsize, "fields": of(dtype)} for name, dtype in dtypes.items()}
 
 
+def lack(folder: Path, name: str) -> str:
+    """Why there is no file `name` in `folder`, in words."""
+    return f"it has no {name}" if folder.is_dir() else "it is a file" if folder.exists() else "there is none"
+
+
 def read_index(folder: Path) -> dict[str, Any]:
     """What `index.json` says. Raises UserError where it is missing, damaged or of another format."""
     path = folder / INDEX
     if not path.is_file():
-        missing = f"it has no {INDEX}" if folder.is_dir() else "it is a file" if folder.exists() else "there is none"
+        missing = lack(folder, INDEX)
         raise UserError(f"{folder} holds no logged episodes ({missing}): give a folder that they were logged to")
     try:
         index = json.loads(path.read_text())

@@ -15,7 +15,6 @@ from benchmarks.adjectives import (
     claims,
     cloning_claim,
     cost_claim,
-    document,
     luck_claim,
     median,
     memory_claim,
@@ -27,6 +26,7 @@ from benchmarks.adjectives import (
     steerable_claim,
     stitching_claim,
 )
+from benchmarks.adjectives_page import document
 from benchmarks.table import PARTS
 
 
