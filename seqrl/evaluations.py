@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqrl.agent import Agent
+from seqrl.acting import ActingModule
 from seqrl.config import RunConfig, make_environment
 from seqrl.errors import UserError
 from seqrl.evaluate import evaluate
@@ -41,7 +41,10 @@ class Evaluations:
     """
 
     def __init__(
-        self, config: RunConfig, agent: Agent, agree: Callable[[list[float]], list[float]] = lambda returns: returns
+        self,
+        config: RunConfig,
+        agent: ActingModule,
+        agree: Callable[[list[float]], list[float]] = lambda returns: returns,
     ):
         """With several learners, who all keep the same agent, `agree` turns the returns of each into those of all."""
         self.config, self.agent, self.agree = config, agent, agree
@@ -111,7 +114,7 @@ class Evaluations:
             value.copy_(state["best"][key])
 
 
-def _copied(agent: Agent) -> dict[str, Tensor]:
+def _copied(agent: ActingModule) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in agent.state_dict().items()}
 
 

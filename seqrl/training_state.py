@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from seqrl.agent import Agent
+from seqrl.acting import ActingModule
 from seqrl.checkpoint import counter
 from seqrl.run import Run, Stateful
 from seqrl.run_folder import CHECKPOINT
@@ -40,7 +40,7 @@ class TrainingState:
     def __init__(
         self,
         seed: int,
-        agent: Agent,
+        agent: ActingModule,
         environment: Stateful,
         rollout: Acting,
         replay: Interruptible | None = None,

@@ -10,7 +10,7 @@ paper leaves open. Where this differs:
   without loss; a termination bootstraps from nothing.
 - Rewards are divided by the standard deviation of the discounted return and clipped to ±10 of it (a rare, large reward
   then counts less: --no-normalize-rewards leaves rewards as they are); the value loss is not clipped.
-- Actor and critic share encoder and memory.
+- Actor and critic share encoder and memory, or have their own (`separate_critic`).
 - On trials, a teacher that knows the task may help at first (`teacher_weight`): the cross-entropy to the task's best
   action makes of the policy a draw from what the history leaves open, as Thompson sampling is (Lee et al. 2023, arXiv
   2306.14892), and rewards make more of that. Fading it out follows Schmitt et al. 2018 (arXiv 1803.03835).
@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqrl.actor_critic import ActorCritic
 from seqrl.agent import Agent
 from seqrl.config import (
     RunConfig,
@@ -102,6 +103,8 @@ class Config(RunConfig):
     """Whether rewards are divided by the running standard deviation of the discounted return, and clipped to ±10 of it:
     --no-normalize-rewards where a rare, large reward must count in full."""
 
+    separate_critic: bool = False
+    """Whether values have an encoder and a memory of their own."""
     squash: bool = False
     """Whether continuous actions go through a tanh; else they are clipped."""
     initial_log_std: float = 0.0
@@ -115,7 +118,7 @@ class Config(RunConfig):
     """Folder for all that is played, a learning history of each environment; such a run cannot be resumed."""
 
 
-def loss(agent: Agent, batch: Batch, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
+def loss(agent: Agent | ActorCritic, batch: Batch, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
     """Clipped surrogate + value_weight · ½ (v − target)² − entropy_weight · entropy − teacher_weight · log π(best
     action), over the rows that count.
 
@@ -175,7 +178,12 @@ def advantages(trajectory: Trajectory, reward: Tensor, config: Config) -> tuple[
 
 
 def learn(
-    agent: Agent, learner: Learner, sequences: Sequences, trajectory: Trajectory, reward: Tensor, config: Config
+    agent: Agent | ActorCritic,
+    learner: Learner,
+    sequences: Sequences,
+    trajectory: Trajectory,
+    reward: Tensor,
+    config: Config,
 ) -> dict[str, float]:
     """One update: epochs of minibatches over one rollout. Returns the metrics' means."""
     target, advantage = advantages(trajectory, reward, config)
@@ -255,17 +263,21 @@ def check(config: Config) -> None:
     )
 
 
-def build(config: Config, observation_space: Any, action_space: Any) -> Agent:
-    """The untrained agent: a policy and a value on one memory. Weights depend on the seed alone."""
+def build(config: Config, observation_space: Any, action_space: Any) -> Agent | ActorCritic:
+    """The untrained agent: a policy and a value, on one memory or two. Weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        heads = {
-            "policy": PolicyHead(
-                config.hidden_size, action_space, squash=config.squash, initial_log_std=config.initial_log_std
-            ),
-            "value": ValueHead(config.hidden_size),
-        }
-        agent = make_agent(config, observation_space, action_space, heads)
+        policy = PolicyHead(
+            config.hidden_size, action_space, squash=config.squash, initial_log_std=config.initial_log_std
+        )
+        policy_head, value_head = {"policy": policy}, {"value": ValueHead(config.hidden_size)}
+        if config.separate_critic:
+            agent: Agent | ActorCritic = ActorCritic(
+                make_agent(config, observation_space, action_space, policy_head),
+                make_agent(config, observation_space, action_space, value_head),
+            )
+        else:
+            agent = make_agent(config, observation_space, action_space, {**policy_head, **value_head})
     require(
         agent.memory.stores_state or config.bptt_length in (0, config.rollout_length),
         f"--bptt-length {config.bptt_length} would store the {config.memory}'s large state inside each rollout: leave "
@@ -274,7 +286,7 @@ def build(config: Config, observation_space: Any, action_space: Any) -> Agent:
     return agent
 
 
-def train(config: Config, resume: bool = False) -> Agent:
+def train(config: Config, resume: bool = False) -> Agent | ActorCritic:
     """Train in `config.run_dir`, and return the agent. With `resume`, continue what the folder holds, bit for bit.
 
     Raises UserError for bad settings, an existing folder, NaN from the environment, or a loss that is not finite.
@@ -292,7 +304,7 @@ def train(config: Config, resume: bool = False) -> Agent:
         return _train(config, environment, resume)
 
 
-def _train(config: Config, environment: Environment, resume: bool) -> Agent:
+def _train(config: Config, environment: Environment, resume: bool) -> Agent | ActorCritic:
     observation_space = environment.single_observation_space
     if needs_reveal(config):
         observation_space = unrevealed_space(observation_space)

@@ -8,6 +8,7 @@ import torch
 from torch import Generator
 
 from seqrl.acting import ActingModule
+from seqrl.actor_critic import ActorCritic
 from seqrl.agent import Agent
 from seqrl.envs.adapters import Environment, TorchEnvironment
 from seqrl.envs.base import TorchVectorEnv
@@ -99,7 +100,9 @@ def on_device(agent: ActingModule, environment: Environment) -> OnDevice | None:
     while isinstance(environment, Hide | Flicker | Noise):
         generators.append(environment.generator)
         environment = environment.env
-    if agent.device.type not in DEVICES or not isinstance(agent, Agent) or type(agent.memory) not in MEMORIES:
+    parts = [agent.actor, agent.critic] if isinstance(agent, ActorCritic) else [agent]
+    known = all(isinstance(part, Agent) and type(part.memory) in MEMORIES for part in parts)
+    if agent.device.type not in DEVICES or not known:
         return None
     if not all(map(is_plain, agent.heads.values())):
         return None

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from seqrl.agent import Agent
+from seqrl.acting import ActingModule
 from seqrl.data.episode_writer import EpisodeWriter
 from seqrl.data.episodes import Episode
 from seqrl.envs.trials import EPISODE_START
@@ -40,7 +40,7 @@ class HistoryRecorder:
         self.last: Any = None
 
     @classmethod
-    def of(cls, config: Any, agent: Agent) -> "HistoryRecorder":
+    def of(cls, config: Any, agent: ActingModule) -> "HistoryRecorder":
         """The recorder of a run, to the folder `config.record`; the dataset tells the run's settings."""
         folder = Path(config.record)
         if folder.resolve() == Path(config.run_dir).resolve():

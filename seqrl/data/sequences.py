@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from seqrl.agent import Agent
+from seqrl.acting import ActingModule
 from seqrl.trajectory import AgentInput, Tree, to_device, tree_cat, tree_like, tree_map
 
 
@@ -84,7 +84,7 @@ class Sequences:
             yield Batch._make((*rows, tree_map(lambda leaf, index=index: leaf.index_select(0, index), batch.state)))
 
     @torch.no_grad()
-    def refresh(self, agent: Agent, batch: Batch, batch_size: int) -> Batch:
+    def refresh(self, agent: ActingModule, batch: Batch, batch_size: int) -> Batch:
         """`batch` with each sequence's first state as today's weights make it from the rollout's own first state.
 
         Stored states go stale as the weights move (sb3-contrib#265). `batch_size` is B, the columns of the rollout.

@@ -18,6 +18,7 @@ import torch
 import seqrl
 from seqrl.acting import ActingModule
 from seqrl.actions import is_mixed
+from seqrl.actor_critic import ActorCritic
 from seqrl.algorithms import load, read_config
 from seqrl.checkpoint import write_atomically
 from seqrl.config import make_environment
@@ -69,7 +70,8 @@ def export_agent(
     about: dict[str, Any] | None = None,
     num_steps: int = NUM_STEPS,
 ) -> Exported:
-    """Write what `agent` does with one row to a file ("onnx" or "torch"), and return what acts from it.
+    """Write what `agent` does with one row to a file ("onnx" or "torch"), and return what acts from it. Of an actor and
+    a critic apart, the actor alone.
 
     Before the file is written, it is run beside the agent over `num_steps` rows of random inputs, and as many of
     episodes that the agent plays in `environment`, for 4 episodes at once that end at different times. The largest
@@ -84,7 +86,7 @@ def export_agent(
         raise UserError(
             f"actions of {agent.action_space} have no place in an exported file: act with seqrl.load, by PyTorch"
         )
-    agent = in_float32(agent).cpu()
+    agent = in_float32(agent.actor if isinstance(agent, ActorCritic) else agent).cpu()
     step = ExportedStep(agent)
     rows = {"random": random_rows(step, num_steps, BATCH_SIZE, seed=1)}
     if environment is not None:

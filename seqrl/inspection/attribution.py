@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from seqrl.acting import ActingModule
+from seqrl.actor_critic import ActorCritic
 from seqrl.memory import linear_attention as linear
 from seqrl.memory.base import Memory
 from seqrl.memory.linear_attention import LinearAttention
@@ -48,8 +49,10 @@ Look = Callable[[int], Tensor]
 reads B changed copies, and then gives [T, B]."""
 
 
-def memory_of(agent: ActingModule) -> Memory:
-    """The agent's memory, also where another agent stands around it."""
+def memory_of(agent: ActingModule, head: str = "policy") -> Memory:
+    """The memory that an agent's head reads, also where another agent stands around it."""
+    if isinstance(agent, ActorCritic):
+        agent = agent.critic if head in agent.critic.heads else agent.actor
     return agent.memory if hasattr(agent, "memory") else agent.agent.memory  # type: ignore[union-attr, return-value]
 
 

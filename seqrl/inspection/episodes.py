@@ -15,6 +15,7 @@ from torch import Tensor
 
 from seqrl.acting import ActingModule
 from seqrl.actions import is_mixed, names
+from seqrl.actor_critic import ActorCritic
 from seqrl.envs import Environment
 from seqrl.envs.trials import EPISODE_START
 from seqrl.errors import UserError
@@ -31,12 +32,15 @@ from seqrl.inspection.attribution import (
     tokens_per_row,
     wanted_of,
 )
+from seqrl.memory.base import Memory
 from seqrl.memory.linear_attention import LinearAttention
 from seqrl.memory.reencoded import Reencoded
 from seqrl.nets.distributions import Categorical, EpsilonGreedy, Gaussian, Mixed, MultiCategorical
 from seqrl.seeds import derived_seed
 from seqrl.trajectory import ACTION_MASK, AgentInput, Tree, tree_map, tree_stack
 
+Average = dict[Memory, Tensor]
+"""What each memory of an agent reads on average, [D]."""
 LONGEST_DIFFERENTIATED = 600
 """Rows beyond which an attention memory's saliency and occlusion are left out: they grow with the square."""
 
@@ -122,14 +126,15 @@ def inspect(
     generator = torch.Generator(agent.device).manual_seed(derived_seed(seed, 2))
     seeds = [seed + k for k in range(num_episodes)]
     played = [_play(agent, environment, each, generator if sample else None, max_steps) for each in seeds]
-    average = torch.cat([_encoded(agent, rows) for rows, _ in played]).mean(0)
+    memories = {memory_of(agent, head) for head in agent.heads}
+    average = {memory: torch.cat([_encoded(agent, memory, rows) for rows, _ in played]).mean(0) for memory in memories}
     return [_episode(agent, rows, ended, s, average) for (rows, ended), s in zip(played, seeds, strict=True)]
 
 
-def _encoded(agent: ActingModule, rows: _Rows) -> Tensor:
-    """What the memory reads of an episode, [rows, D]."""
+def _encoded(agent: ActingModule, memory: Memory, rows: _Rows) -> Tensor:
+    """What a memory of the agent's reads of an episode, [rows, D]."""
     look = look_at(agent, tree_stack(rows.inputs), lambda said: said["policy"].mode())
-    return encoded(memory_of(agent), look, len(rows.inputs))
+    return encoded(memory, look, len(rows.inputs))
 
 
 @torch.no_grad()
@@ -166,7 +171,7 @@ def _play(
         inputs = AgentInput.following(step._replace(observation=observation, is_first=going_on), action)
 
 
-def _episode(agent: ActingModule, rows: _Rows, ended: tuple[bool, bool], seed: int, average: Tensor) -> Episode:
+def _episode(agent: ActingModule, rows: _Rows, ended: tuple[bool, bool], seed: int, average: Average) -> Episode:
     observation = tree_map(lambda leaf: leaf[:, 0].cpu().numpy(), tree_stack([row.observation for row in rows.inputs]))
     starts: list[int] = []
     if isinstance(observation, dict) and EPISODE_START in observation:
@@ -243,17 +248,17 @@ def _column(leaves: Sequence[Tensor]) -> np.ndarray:
     return torch.stack([leaf[0, 0] for leaf in leaves]).detach().double().cpu().numpy()
 
 
-def recalls_of(agent: ActingModule, rows: _Rows, average: Tensor) -> list[Recall]:
+def recalls_of(agent: ActingModule, rows: _Rows, average: Average) -> list[Recall]:
     """All that can be said of what is remembered: attention where there is any, then occlusion and saliency."""
     memory, inputs = memory_of(agent), tree_stack(rows.inputs)
-    found = []
     if isinstance(memory, LinearAttention):
-        for layer, weights in enumerate(linear_attention_weights(agent, inputs), 1):
-            found.append(Recall(name=f"attention, layer {layer}", about=_OF_TABLES, weights=weights))
-    elif rows.attention[0]:
-        for layer in range(len(rows.attention[0])):
-            weights = [row[layer] for row in rows.attention]
-            found.append(Recall(name=f"attention, layer {layer + 1}", about=_OF_ATTENTION, weights=weights))
+        about, layers = _OF_TABLES, linear_attention_weights(agent, inputs)
+    else:
+        about, layers = _OF_ATTENTION, [[*weights] for weights in zip(*rows.attention, strict=True)]
+    of_actor = len(layers) // 2 if isinstance(agent, ActorCritic) else len(layers)
+    names = [f"attention, layer {layer + 1}" for layer in range(of_actor)]
+    names += [f"critic's {name}" for name in names[: len(layers) - of_actor]]
+    found = [Recall(name=name, about=about, weights=weights) for name, weights in zip(names, layers, strict=True)]
     if isinstance(memory, Reencoded) or (attends(memory) and len(rows.inputs) > LONGEST_DIFFERENTIATED):
         return found
     # The final row has no action: as if its likeliest were taken.
@@ -261,7 +266,8 @@ def recalls_of(agent: ActingModule, rows: _Rows, average: Tensor) -> list[Recall
     by_effect, by_slope = [], []
     for name, wanted in wanted_of(rows.outputs[0], action).items():
         look, num_rows = look_at(agent, inputs, wanted), len(rows.inputs)
-        weights = occlusion(memory, look, num_rows, average)
+        memory = memory_of(agent, "value" if name == "value" else "policy")
+        weights = occlusion(memory, look, num_rows, average[memory])
         by_effect.append(Recall(name=f"effect on {name}", about=_OF_OCCLUSION, weights=weights))
         weights = saliency(memory, look, num_rows)
         by_slope.append(Recall(name=f"gradient of {name}", about=_OF_SALIENCY, weights=weights))
