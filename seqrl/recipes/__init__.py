@@ -7,6 +7,8 @@ Those that learn from logged episodes name a method, not a problem: give them a 
 from collections.abc import Callable
 from dataclasses import replace
 
+import gymnasium as gym
+
 from seqrl.algorithms import algorithm_distillation, decision_transformer, impala, ppo, r2d2, recurrent_sac, rlhf
 from seqrl.config import ProblemConfig
 from seqrl.language_runs.config import LanguageConfig
@@ -85,6 +87,23 @@ def masked_pendulum_sac() -> recurrent_sac.Config:
 def masked_mountain_car() -> ppo.Config:
     """Continuous mountain car without its velocity. Only noise that is smooth in time finds the goal."""
     return ppo.Config(env="seqrl/MaskedMountainCarContinuous-v0", num_steps=400_000, noise_correlation=0.95)
+
+
+def robot() -> ppo.Config:
+    """Robots that are shown part of their state; name one with --env. Values have a memory of their own, and updates
+    are many and small, each on short sequences of several episodes. Comparisons on MuJoCo's robots start from this."""
+    return ppo.Config(
+        num_steps=1_000_000,
+        num_envs=16,
+        rollout_length=128,
+        bptt_length=16,
+        num_minibatches=32,
+        num_epochs=10,
+        learning_rate=3e-4,
+        entropy_weight=0.0,
+        memory_horizon=0,
+        separate_critic=True,
+    )
 
 
 def tmaze() -> ppo.Config:
@@ -291,6 +310,7 @@ RECIPES: dict[str, Callable[[], ProblemConfig | LanguageConfig]] = {
         masked_pendulum,
         masked_pendulum_sac,
         masked_mountain_car,
+        robot,
         tmaze,
         tmaze_r2d2,
         tmaze_impala,
@@ -315,6 +335,13 @@ RECIPES: dict[str, Callable[[], ProblemConfig | LanguageConfig]] = {
 
 
 def settings_for(env: str) -> ppo.Config:
-    """PPO's settings to start from on `env`: its recipe's, or the defaults."""
+    """PPO's settings to start from on `env`: its recipe's, those of `robot` on MuJoCo's, or the defaults."""
     recipes = (recipe() for recipe in RECIPES.values())
-    return next((c for c in recipes if isinstance(c, ppo.Config) and c.env == env), ppo.Config(env=env))
+    own = next((c for c in recipes if isinstance(c, ppo.Config) and c.env and c.env == env), None)
+    return own or (replace(robot(), env=env) if is_robot(env) else ppo.Config(env=env))
+
+
+def is_robot(env: str) -> bool:
+    """Whether Gymnasium has `env` among MuJoCo's. Nothing is made or imported for it."""
+    spec = gym.registry.get(env)
+    return spec is not None and str(spec.entry_point).startswith("gymnasium.envs.mujoco")

@@ -1,0 +1,117 @@
+"""Robots without velocities: what does a memory bring, and how much of what velocities told does it give back?
+
+    python -m benchmarks.peers.install sb3_contrib
+    python -m benchmarks.robots --runs runs/robots --output benchmarks/results/robots.json
+    python -m benchmarks.robots HalfCheetah-v5 --num-seeds 5 --num-steps 1e6 --peer-seeds 0 --runs … --output …
+
+MuJoCo's robots of Gymnasium, of which the positions are shown and the velocities are not, by PPO with the settings of
+the recipe `robot`; beside them, without memory, what is reached with everything to see, and sb3-contrib's RecurrentPPO
+with the settings that RL Zoo tuned for PyBullet's robots. Each is given the same steps, and then plays 100 episodes by
+its likeliest actions. Runs that are done under `--runs` are kept, so an interrupted benchmark goes on.
+"""
+
+import argparse
+import dataclasses
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.learning import machine
+from benchmarks.peers import ask
+from seqrl.algorithms import ppo
+from seqrl.comparison.advice import advice
+from seqrl.comparison.online import Config, compare
+from seqrl.comparison.report import Comparison
+from seqrl.recipes import settings_for
+from seqrl.reports.common import mean_and_interval
+
+VELOCITIES = {"Hopper-v5": range(5, 11), "HalfCheetah-v5": range(8, 17), "Walker2d-v5": range(8, 17)}
+"""The entries of a robot's observation that are velocities."""
+MEMORIES = ("none", "frame_stack", "gru")
+SEEN = "everything to see"
+ROWS_ALONE = ("none", "frame_stack")
+"""What needs no gradients through time learns best from rows that are drawn one by one."""
+
+
+def settings_of(robot: str, options: argparse.Namespace, hidden: bool) -> ppo.Config:
+    return dataclasses.replace(
+        settings_for(robot),
+        hide=tuple(VELOCITIES[robot]) if hidden else (),
+        num_steps=int(options.num_steps),
+        run_dir=str(options.runs / (robot if hidden else f"{robot}-seen")),
+    )
+
+
+def comparisons(robot: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What each memory reaches without velocities, and an agent without memory with them."""
+
+    def compared(memories: list[str], hidden: bool) -> Comparison:
+        config = Config(
+            settings=settings_of(robot, options, hidden),
+            memories=tuple(memories),
+            override=tuple(f"ppo:{memory}.bptt_length=1" for memory in memories if memory in ROWS_ALONE),
+            num_seeds=options.num_seeds,
+            workers=options.workers,
+        )
+        return compare(config, resumed=config.folder.exists())
+
+    result = compared(options.memories, hidden=True)
+    everything = compared(["none"], hidden=False).rows[0]
+    rows = {row.memory: row for row in result.rows} | {SEEN: everything}
+    figures = {
+        name: {"mean": row.mean, "half_width": row.half_width, "seed_means": row.seed_means, "seconds": row.seconds}
+        for name, row in rows.items()
+    }
+    return {"random": result.random, "rows": figures, "advice": advice(result)}
+
+
+def peers(robot: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """sb3-contrib's answers, of `peer_seeds` seeds, two at a time."""
+
+    def answer(seed: int) -> dict[str, Any]:
+        kept = options.runs / f"{robot}-sb3_contrib-{seed}.json"
+        if not kept.exists():
+            settings = ("--env", robot, "--hide", *VELOCITIES[robot], "--num-steps", int(options.num_steps))
+            kept.write_text(json.dumps(ask("sb3_contrib", "robot", *settings, "--seed", seed, threads=1)))
+        return json.loads(kept.read_text())
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(answer, range(options.peer_seeds)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("robots", nargs="*", metavar="ROBOT", default=list(VELOCITIES), help=", ".join(VELOCITIES))
+    parser.add_argument("--memories", nargs="+", default=list(MEMORIES))
+    parser.add_argument("--num-seeds", type=int, default=3)
+    parser.add_argument("--peer-seeds", type=int, default=2)
+    parser.add_argument("--num-steps", type=float, default=300_000)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+    table = Table(title=f"mean return of 100 episodes, after {options.num_steps:,.0f} steps, {options.num_seeds} seeds")
+    for column in ("robot", SEEN, *options.memories, "sb3-contrib"):
+        table.add_column(column)
+    found: dict[str, Any] = {}
+    for robot in options.robots:
+        found[robot] = comparisons(robot, options)
+        found[robot]["sb3_contrib"] = peers(robot, options)
+        rows = [found[robot]["rows"][name] for name in (SEEN, *options.memories)]
+        peer = ", ".join(f"{answer['mean']:,.0f}" for answer in found[robot]["sb3_contrib"])
+        table.add_row(robot, *(mean_and_interval(row["mean"], row["half_width"]) for row in rows), peer)
+        command = (
+            f"python -m benchmarks.robots {' '.join(options.robots)} --memories {' '.join(options.memories)} "
+            f"--num-seeds {options.num_seeds} --peer-seeds {options.peer_seeds} --num-steps {options.num_steps:g} "
+            f"--runs {options.runs} --output {options.output}"
+        )
+        options.output.write_text(json.dumps({"command": command, **machine(), "robots": found}, indent=2) + "\n")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
