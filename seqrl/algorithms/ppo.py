@@ -280,8 +280,8 @@ def build(config: Config, observation_space: Any, action_space: Any) -> Agent | 
             agent = make_agent(config, observation_space, action_space, {**policy_head, **value_head})
     require(
         agent.memory.stores_state or config.bptt_length in (0, config.rollout_length),
-        f"--bptt-length {config.bptt_length} would store the {config.memory}'s large state inside each rollout: leave "
-        "it out",
+        f"--bptt-length {config.bptt_length} would store the {config.memory}'s large state inside each rollout: use "
+        "--bptt-length 0, which learns from whole rollouts",
     )
     return agent
 
