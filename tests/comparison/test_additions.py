@@ -163,7 +163,10 @@ def test_what_cannot_be_trained_is_not_added(tmp_path: Path, capsys: pytest.Capt
     folder = begin(tmp_path / "comparison", "--memories", "none", "--num-seeds", "1", "--bptt-length", "4")
     before = contents(folder)
     assert add(folder, "--memories", "transformer") == 2
-    assert "--bptt-length 4 would store the transformer's large state inside each rollout: use --bptt-length 0" in capsys.readouterr().err
+    assert (
+        "--bptt-length 4 would store the transformer's large state inside each rollout: use --bptt-length 0"
+        in capsys.readouterr().err
+    )
     assert contents(folder) == before
     assert add(folder, "--num-seeds", "2") == 0
 
