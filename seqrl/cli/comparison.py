@@ -81,13 +81,13 @@ def _resumed(folder: Path, added: Additions) -> of_memories.Config | of_methods.
     return extended(of_memories.read_comparison(folder), added)
 
 
-def _memories(env: str | None, args: list[str]) -> of_memories.Config:
+def _memories(problem: str | None, args: list[str]) -> of_memories.Config:
     if memory := take_flag(args, "--memory")[0]:
         raise UserError(f"compare takes several memories: give --memories {memory} and others, not --memory")
     words = {arg.partition("=")[0] for arg in args}
     if {"--memories", "--approaches"} <= words:
         raise UserError("--memories and --approaches: give one of them (--memories gru is --approaches ppo:gru)")
-    default = of_memories.Config(settings=of_memories.default_settings(env or ""))
+    default = of_memories.Config(settings=of_memories.default_settings(problem or ""))
     config = parse(of_memories.Config, args, default, "seqrl compare ENV")
     return _with_run_dir(config, config.settings.env)
 

@@ -10,6 +10,8 @@ USAGE = """\
 seqrl: reinforcement learning with memory
 
   seqrl compare ENV [flags]       train several approaches on ENV, and say which one it needs
+  seqrl compare NAME --env ENV [flags]
+                                  the same, from the settings of a recipe of PPO, such as robot
   seqrl compare DATASET [flags]   train several methods on logged episodes, and say which to use
   seqrl compare --resume RUN [flags]
                                   continue a comparison, or add seeds, approaches, methods or a sweep to it

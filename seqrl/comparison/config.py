@@ -29,7 +29,7 @@ from seqrl.config import make_environment, parse_env_kwargs, require, require_ab
 from seqrl.envs.exact import memoryless_return, optimal_return
 from seqrl.errors import UserError, quoted
 from seqrl.memory.make import check_name, is_own
-from seqrl.recipes import settings_for
+from seqrl.recipes import RECIPES, settings_for
 from seqrl.run_folder import config_from_json, read_json
 
 LOG, OFFLINE, HORIZON = "log", "offline", "horizon"
@@ -185,9 +185,16 @@ class Config:
         return [dataclasses.replace(run, num_steps=round(times * run.num_steps)) for run in here.runs_of(approach)]
 
 
-def default_settings(env: str) -> ppo.Config:
-    """The settings that a comparison on `env` starts from: its recipe's, and the best of ten evaluations is kept."""
-    return dataclasses.replace(settings_for(env), num_evaluations=10, keep="best")
+def default_settings(problem: str) -> ppo.Config:
+    """The settings that a comparison on an environment starts from, its recipe's, or those of a recipe by its name; the
+    best of ten evaluations is kept. Raises UserError for a recipe of another algorithm than PPO."""
+    start = RECIPES[problem]() if problem in RECIPES else settings_for(problem)
+    if not isinstance(start, ppo.Config):
+        raise UserError(
+            f"'{problem}' is no recipe of PPO's, from which comparisons start: name the environment, seqrl compare "
+            f"{quoted(getattr(start, 'env', '') or 'ENV')}"
+        )
+    return dataclasses.replace(start, num_evaluations=10, keep="best")
 
 
 def read_comparison(folder: Path) -> Config:

@@ -1,6 +1,7 @@
 """Recipes: functions that return a Config with what was tuned for a problem. `seqrl train NAME` runs one.
 
-`seqrl compare ENV` starts from the recipe of ENV where there is one, so that every memory gets the same settings.
+`seqrl compare ENV` starts from the recipe of ENV where there is one, so that every memory gets the same settings, and
+`seqrl compare NAME --env ENV` from that of NAME, if it is PPO's.
 Those that learn from logged episodes name a method, not a problem: give them a --dataset.
 """
 
