@@ -22,7 +22,6 @@ from rich.table import Table
 
 from benchmarks.learning import machine
 from benchmarks.peers import ask
-from seqrl.algorithms import ppo
 from seqrl.comparison.advice import advice
 from seqrl.comparison.online import Config, compare
 from seqrl.comparison.report import Comparison
@@ -37,30 +36,28 @@ ROWS_ALONE = ("none", "frame_stack")
 """What needs no gradients through time learns best from rows that are drawn one by one."""
 
 
-def settings_of(robot: str, options: argparse.Namespace, hidden: bool) -> ppo.Config:
-    return dataclasses.replace(
+def compared(robot: str, memories: list[str], hidden: bool, options: argparse.Namespace) -> Comparison:
+    """What each of `memories` reaches, with velocities or without."""
+    settings = dataclasses.replace(
         settings_for(robot),
         hide=tuple(VELOCITIES[robot]) if hidden else (),
         num_steps=int(options.num_steps),
         run_dir=str(options.runs / (robot if hidden else f"{robot}-seen")),
     )
+    config = Config(
+        settings=settings,
+        memories=tuple(memories),
+        override=tuple(f"ppo:{memory}.bptt_length=1" for memory in memories if memory in ROWS_ALONE),
+        num_seeds=options.num_seeds,
+        workers=options.workers,
+    )
+    return compare(config, resumed=config.folder.exists())
 
 
-def comparisons(robot: str, options: argparse.Namespace) -> dict[str, Any]:
-    """What each memory reaches without velocities, and an agent without memory with them."""
-
-    def compared(memories: list[str], hidden: bool) -> Comparison:
-        config = Config(
-            settings=settings_of(robot, options, hidden),
-            memories=tuple(memories),
-            override=tuple(f"ppo:{memory}.bptt_length=1" for memory in memories if memory in ROWS_ALONE),
-            num_seeds=options.num_seeds,
-            workers=options.workers,
-        )
-        return compare(config, resumed=config.folder.exists())
-
-    result = compared(options.memories, hidden=True)
-    everything = compared(["none"], hidden=False).rows[0]
+def answers(robot: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What is kept: of each memory without velocities, and of none with them."""
+    result = compared(robot, options.memories, hidden=True, options=options)
+    everything = compared(robot, ["none"], hidden=False, options=options).rows[0]
     rows = {row.memory: row for row in result.rows} | {SEEN: everything}
     figures = {
         name: {"mean": row.mean, "half_width": row.half_width, "seed_means": row.seed_means, "seconds": row.seconds}
@@ -99,7 +96,7 @@ def main() -> None:
         table.add_column(column)
     found: dict[str, Any] = {}
     for robot in options.robots:
-        found[robot] = comparisons(robot, options)
+        found[robot] = answers(robot, options)
         found[robot]["sb3_contrib"] = peers(robot, options)
         rows = [found[robot]["rows"][name] for name in (SEEN, *options.memories)]
         peer = ", ".join(f"{answer['mean']:,.0f}" for answer in found[robot]["sb3_contrib"])
