@@ -102,6 +102,7 @@ def test_a_comparison_starts_from_nothing(trained, tmp_path, capsys):
         (("--memory", "lstm"), "has --memory gru, not lstm: give the same"),
         (("--hidden-size", "32"), "has --hidden-size 16, not 32: give the same"),
         (("--previous-action",), "has --previous-action False, not True: give the same"),
+        (("--separate-critic",), "has --separate-critic False, not True: give the same"),
         (("--env", "CartPole-v1"), "was trained on another space: observation is Box("),
         (
             ("--env", "Acrobot-v1", "--hide", "0,1,2,3"),
