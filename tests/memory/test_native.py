@@ -67,9 +67,15 @@ def test_served_by_default(name, monkeypatch):
 
 
 @needs_native
-def test_a_row_does_not_depend_on_the_rows_beside_it_nor_on_threads(name, threads):
+@pytest.mark.parametrize(("autocast", "sizes"), [(False, (12, 29, 24, 32)), (True, (12, 29, 72, 48))])
+def test_a_row_does_not_depend_on_the_rows_beside_it_nor_on_threads(name, threads, autocast, sizes):
     """Bit for bit. Broken by any sum that is taken in another order for other numbers of rows."""
-    inputs = [i.detach() for i in arguments(KERNELS[name], 12, 29, 24, 32, dtype=torch.float32)]
+    inputs = [i.detach() for i in arguments(KERNELS[name], *sizes, dtype=torch.float32)]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert_rows_alone(name, threads, inputs)
+
+
+def assert_rows_alone(name, threads, inputs):
     threads(1)
     whole = NATIVE[name](*inputs)
     threads(2)
@@ -83,21 +89,24 @@ def test_a_row_does_not_depend_on_the_rows_beside_it_nor_on_threads(name, thread
 
 
 @needs_native
-def test_step_by_step_bit_for_bit(name):
+@pytest.mark.parametrize(("autocast", "sizes"), [(False, (12, 5, 24, 32)), (True, (12, 5, 72, 48))])
+def test_step_by_step_bit_for_bit(name, autocast, sizes):
     """So acting and training cannot drift apart at all."""
-    inputs = [i.detach() for i in arguments(KERNELS[name], 12, 5, 24, 32, dtype=torch.float32)]
+    inputs = [i.detach() for i in arguments(KERNELS[name], *sizes, dtype=torch.float32)]
     num_states = KERNELS[name][3]
     x, states, is_first = inputs[0], inputs[1 : 1 + num_states], inputs[1 + num_states]
-    y, *last = NATIVE[name](*inputs)
-    for t in range(len(x)):
-        y_t, *states = NATIVE[name](x[t : t + 1], *states, is_first[t : t + 1], *inputs[-4:])
-        assert_near([y_t[0]], [y[t]], 0.0)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y, *last = NATIVE[name](*inputs)
+        for t in range(len(x)):
+            y_t, *states = NATIVE[name](x[t : t + 1], *states, is_first[t : t + 1], *inputs[-4:])
+            assert_near([y_t[0]], [y[t]], 0.0)
     assert_near(states, last, 0.0)
 
 
-# Must break: the last operand of an odd row left out (`K - 1`), or a pair's halves exchanged in the weights alone.
+# Must break: the last operand of an odd row left out (`K - 1`), or a pair's halves exchanged in the weights alone. With
+# tiles: the rest behind them left out, or begun at 0; the distance of rows taken for K (in backward, where it is not).
 @needs_native
-@pytest.mark.parametrize("sizes", [(1, 7, 24, 32), (1, 2, 5, 16), (1, 1, 1, 48)])
+@pytest.mark.parametrize("sizes", [(1, 7, 24, 32), (1, 2, 5, 16), (1, 1, 1, 48), (1, 35, 71, 80), (1, 16, 32, 64)])
 def test_autocast_rounds_what_products_read_and_nothing_else(name, sizes):
     inputs = [i.detach() for i in arguments(KERNELS[name], *sizes, dtype=torch.float32)]
     num_states = KERNELS[name][3]
@@ -111,7 +120,7 @@ def test_autocast_rounds_what_products_read_and_nothing_else(name, sizes):
 
 
 @needs_native
-@pytest.mark.parametrize("sizes", [(30, 7, 24, 32), (20, 40, 5, 16)])
+@pytest.mark.parametrize("sizes", [(30, 7, 24, 32), (20, 40, 5, 16), (9, 37, 70, 48)])
 def test_gradients_under_autocast(name, sizes):
     inputs = arguments(KERNELS[name], *sizes, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):

@@ -17,6 +17,7 @@ extern "C" void gru_forward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t 
 #pragma omp parallel num_threads(threads)
     {
       const Share share(B);
+      const Tiles<Operand> tiles;
       Rows<Operand> inputs(share.count, D), states(share.count, H);
       for (int64_t t = 0; t < T; t++) {
         for (int64_t i = 0; i < share.count; i++) {
@@ -24,21 +25,21 @@ extern "C" void gru_forward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t 
           states.set(i, before(t, share.begin + i));
         }
         for (int64_t unit = 0; unit < H; unit += VL)
-          in_parts<max_rows<3>>(share.count, [&]<int M>(int64_t start) {
-            Vec sum[M][3], n_x[M];  // r, z, and for n the part of the input or of the state
+          in_parts<max_rows<3, Operand>>(share.count, [&]<int M>(int64_t start) {
+            Vec sum[room<M, Operand>][3], n_x[M];  // r, z, and for n the part of the input or of the state
 #pragma GCC unroll 8
             for (int m = 0; m < M; m++) {
               sum[m][0] = load(b_ih + unit) + load(b_hh + unit);
               sum[m][1] = load(b_ih + H + unit) + load(b_hh + H + unit);
               sum[m][2] = load(b_ih + 2 * H + unit);
             }
-            multiply(sum, inputs.rows.data() + start, length_x, w_x + unit * 3 * length_x);
+            multiply_operands<M>(sum, inputs.rows.data() + start, length_x, w_x + unit * 3 * length_x);
 #pragma GCC unroll 8
             for (int m = 0; m < M; m++) {
               n_x[m] = sum[m][2];
               sum[m][2] = load(b_hh + 2 * H + unit);
             }
-            multiply(sum, states.rows.data() + start, length_h, w_h + unit * 3 * length_h);
+            multiply_operands<M>(sum, states.rows.data() + start, length_h, w_h + unit * 3 * length_h);
 #pragma GCC unroll 8
             for (int m = 0; m < M; m++) {
               const int64_t b = share.begin + start + m, row = t * B + b;
@@ -73,12 +74,13 @@ extern "C" void gru_backward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t
 #pragma omp parallel num_threads(threads)
     {
       const Share share(B);
+      const Tiles<Operand> tiles;
       float *const dw_x = sums.begin(share.thread), *const dw_h = dw_x + D * 3 * H, *const db = dw_h + H * 3 * H;
       const int64_t block = block_steps(T, share.count);
       thread_local Array<float> d;  // the gates' gradients, [block, B, 4H] of (hn, r, z, n)
       thread_local Array<Operand> copies;
       d.resize(block * share.count * 4 * H);
-      if (!std::is_same_v<Operand, float>) copies.resize(num_operands<Operand>(d.size()));
+      if (!std::is_same_v<Operand, float>) copies.resize(num_operands<Operand>(d.size() + beyond<Operand> * 4 * H));
       const Operand* operands = nullptr;
       const int64_t stride = num_operands<Operand>(4 * H);
       std::vector<const float*> inputs(block * share.count), states(block * share.count);

@@ -8,11 +8,11 @@
 #include <cstdint>
 #include <vector>
 
-#include "simd.h"
+#include "tiles.h"
 
-// Rows whose sums fit into the registers, with N vectors of each, N of the other operand and one to spare.
-template <int N>
-constexpr int max_rows = std::min((REGISTERS - N - 1) / N, 8);
+// Rows whose sums fit into the registers, with N vectors of each, N of the other operand and one to spare; or a tile's.
+template <int N, typename Operand = float>
+constexpr int max_rows = tiled<Operand> ? TILE : std::min((REGISTERS - N - 1) / N, 8);
 
 constexpr int LINE = 64;  // bytes of the cache that come together
 
@@ -31,6 +31,23 @@ __attribute__((always_inline)) inline void multiply(Vec (&c)[M][N], const Operan
       const Vec a_mk = all(a[m][k]);
 #pragma GCC unroll 8
       for (int n = 0; n < N; n++) c[m][n] = multiply_add<Operand>(c[m][n], a_mk, b_k[n]);
+    }
+  }
+}
+
+// The same for M rows that stand equally far from each other, with room for a tile of sums where it takes tiles. Then
+// whole tiles are read of each row, and a tile of rows, though not all of them count.
+template <int M, int ROOM, int N, typename Operand>
+__attribute__((always_inline)) inline void multiply_operands(Vec (&c)[ROOM][N], const Operand* const* a, int64_t K,
+                                                            const Operand* b, const char* next = nullptr) {
+  if constexpr (!tiled<Operand>) {
+    multiply(c, a, K, b, next);
+  } else {
+    const int64_t in_tiles = tiles_are_had() ? K / TILE * TILE : 0;
+    if (in_tiles) multiply_tiles(c, a[0], M > 1 ? a[1] - a[0] : K, in_tiles, b);
+    for (int m = 0; m < M && in_tiles < K; m++) {
+      const Operand* const rest[] = {a[m] + in_tiles};
+      multiply(reinterpret_cast<Vec(&)[1][N]>(c[m]), rest, K - in_tiles, b + in_tiles * N * VL);
     }
   }
 }
@@ -102,9 +119,9 @@ void multiply_rows(const Operand* a, int64_t stride, int64_t count, const ByColu
     const Operand *const now = w.data + n * w.K, *const then = now + COLUMNS * VL * w.K;
     const bool asks = w.comes_from_afar && n + COLUMNS * VL < w.N;
     const char* next = asks ? reinterpret_cast<const char*>(then) : nullptr;
-    in_parts<max_rows<COLUMNS>>(count, [&]<int M>(int64_t start) {
+    in_parts<max_rows<COLUMNS, Operand>>(count, [&]<int M>(int64_t start) {
       const Operand* rows[M];
-      Vec c[M][COLUMNS];
+      Vec c[room<M, Operand>][COLUMNS];
 #pragma GCC unroll 8
       for (int m = 0; m < M; m++) {
         rows[m] = a + (start + m) * stride;
@@ -112,7 +129,7 @@ void multiply_rows(const Operand* a, int64_t stride, int64_t count, const ByColu
         for (int v = 0; v < COLUMNS; v++)
           c[m][v] = add && v * VL < width ? load(out(start + m) + n + v * VL) : Vec{};
       }
-      multiply(c, rows, w.K, now, next);
+      multiply_operands<M>(c, rows, w.K, now, next);
       if (next && (next += w.K * LINE) >= reinterpret_cast<const char*>(then + COLUMNS * VL * w.K)) next = nullptr;
 #pragma GCC unroll 8
       for (int m = 0; m < M; m++) {

@@ -82,7 +82,7 @@ struct Rows {
   Array<Operand> copies;
 
   Rows(int64_t count, int64_t length) : length(length), rows(count) {
-    if (!std::is_same_v<Operand, float>) copies.resize(count * num_operands<Operand>(length));
+    if (!std::is_same_v<Operand, float>) copies.resize((count + beyond<Operand>) * num_operands<Operand>(length));
   }
 
   void set(int64_t i, const float* row) {
