@@ -5,8 +5,8 @@
     python -m benchmarks.robots HalfCheetah-v5 --num-seeds 5 --num-steps 1e6 --peer-seeds 0 --runs … --output …
 
 MuJoCo's robots of Gymnasium, of which the positions are shown and the velocities are not, by PPO with the settings of
-the recipe `robot`; beside them, without memory, what is reached with everything to see, and sb3-contrib's RecurrentPPO
-with the settings that RL Zoo tuned for PyBullet's robots. Each is given the same steps, and then plays 100 episodes by
+the recipe `robot`; beside them sb3-contrib's RecurrentPPO with the settings that RL Zoo tuned for PyBullet's robots,
+and with `--seen`, without memory, what is reached with everything to see. Each is given the same steps, and then plays 100 episodes by
 its likeliest actions. Runs that are done under `--runs` are kept, so an interrupted benchmark goes on.
 """
 
@@ -55,10 +55,11 @@ def compared(robot: str, memories: list[str], hidden: bool, options: argparse.Na
 
 
 def answers(robot: str, options: argparse.Namespace) -> dict[str, Any]:
-    """What is kept: of each memory without velocities, and of none with them."""
+    """What is kept: of each memory without velocities, and if asked for, of none with them."""
     result = compared(robot, options.memories, hidden=True, options=options)
-    everything = compared(robot, ["none"], hidden=False, options=options).rows[0]
-    rows = {row.memory: row for row in result.rows} | {SEEN: everything}
+    rows = {row.memory: row for row in result.rows}
+    if options.seen:
+        rows[SEEN] = compared(robot, ["none"], hidden=False, options=options).rows[0]
     figures = {
         name: {"mean": row.mean, "half_width": row.half_width, "seed_means": row.seed_means, "seconds": row.seconds}
         for name, row in rows.items()
@@ -87,24 +88,27 @@ def main() -> None:
     parser.add_argument("--num-seeds", type=int, default=3)
     parser.add_argument("--peer-seeds", type=int, default=2)
     parser.add_argument("--num-steps", type=float, default=300_000)
+    parser.add_argument("--seen", action="store_true", help="also without memory, with everything to see")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     table = Table(title=f"mean return of 100 episodes, after {options.num_steps:,.0f} steps, {options.num_seeds} seeds")
-    for column in ("robot", SEEN, *options.memories, "sb3-contrib"):
+    columns = [*options.memories, *[SEEN] * options.seen]
+    for column in ("robot", *columns, "sb3-contrib"):
         table.add_column(column)
     found: dict[str, Any] = {}
     for robot in options.robots:
         found[robot] = answers(robot, options)
         found[robot]["sb3_contrib"] = peers(robot, options)
-        rows = [found[robot]["rows"][name] for name in (SEEN, *options.memories)]
+        rows = [found[robot]["rows"][name] for name in columns]
         peer = ", ".join(f"{answer['mean']:,.0f}" for answer in found[robot]["sb3_contrib"])
         table.add_row(robot, *(mean_and_interval(row["mean"], row["half_width"]) for row in rows), peer)
         command = (
             f"python -m benchmarks.robots {' '.join(options.robots)} --memories {' '.join(options.memories)} "
-            f"--num-seeds {options.num_seeds} --peer-seeds {options.peer_seeds} --num-steps {options.num_steps:g} "
-            f"--runs {options.runs} --output {options.output}"
+            f"--num-seeds {options.num_seeds} --peer-seeds {options.peer_seeds} "
+            f"--num-steps {options.num_steps:g} "
+            f"{'--seen ' * options.seen}--runs {options.runs} --output {options.output}"
         )
         options.output.write_text(json.dumps({"command": command, **machine(), "robots": found}, indent=2) + "\n")
     Console().print(table)
