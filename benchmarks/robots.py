@@ -6,8 +6,8 @@
 
 MuJoCo's robots of Gymnasium, of which the positions are shown and the velocities are not, by PPO with the settings of
 the recipe `robot`; beside them sb3-contrib's RecurrentPPO with the settings that RL Zoo tuned for PyBullet's robots,
-and with `--seen`, without memory, what is reached with everything to see. Each is given the same steps, and then plays 100 episodes by
-its likeliest actions. Runs that are done under `--runs` are kept, so an interrupted benchmark goes on.
+and with `--seen`, without memory, what is reached with everything to see. Each is given the same steps, and then plays
+100 episodes by its likeliest actions. Runs that are done under `--runs` are kept, so an interrupted benchmark goes on.
 """
 
 import argparse
