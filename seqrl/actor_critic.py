@@ -14,8 +14,8 @@ class ActorCritic(ActingModule):
     """Says what both say of a row; the state is the pair of their states.
 
     No gradient of the critic's reaches the actor, whose policy then rests on nothing that values alone needed. On
-    robots that is worth more than any other setting of PPO (docs/benchmarks.md); Andrychowicz et al. 2021
-    (arXiv 2006.05990, section 3.2) found the same without memory. Acting takes twice the time while training: what is
+    Hopper that was worth more than all other settings of PPO that were tried (docs/log.md); Andrychowicz et al. 2020
+    (arXiv 2006.05990) advise it for agents without memory. Acting takes up to twice the time while training: what is
     handed over needs the `actor` alone.
     """
 

@@ -11,7 +11,7 @@
 
 constexpr int TILE = 16;  // rows of a tile, and numbers or pairs in each
 
-// Whether products of these operands come in tiles, where the kernel lets this process have them.
+// Whether products of these operands come in tiles, where the system lets this process have them.
 template <typename Operand>
 constexpr bool tiled = TILES && std::is_same_v<Operand, Rounded>;
 
@@ -34,22 +34,23 @@ inline bool tiles_are_had() {
 #endif
 }
 
-// While it lives, this thread's tiles are of full size.
+// While it lives, this thread's tiles are of full size: 16 rows of 64 bytes.
 template <typename Operand>
 struct Tiles {
 #if TILES
+  struct alignas(64) Shape {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {TILE, TILE, TILE, TILE, TILE, TILE, TILE, TILE};
+  };
+  const bool serve = tiled<Operand> && tiles_are_had();
+
   Tiles() {
-    if (!tiled<Operand> || !tiles_are_had()) return;
-    struct alignas(64) {
-      uint8_t palette = 1, start_row = 0, reserved[14] = {};
-      uint16_t bytes[16] = {};
-      uint8_t rows[16] = {};
-    } shape;
-    for (int tile = 0; tile < 8; tile++) shape.bytes[tile] = 4 * TILE, shape.rows[tile] = TILE;
-    _tile_loadconfig(&shape);
+    static constexpr Shape shape;  // not on the stack: GCC 12 takes only the first bytes of what is loaded for read
+    if (serve) _tile_loadconfig(&shape);
   }
   ~Tiles() {
-    if (tiled<Operand> && tiles_are_had()) _tile_release();
+    if (serve) _tile_release();
   }
 #else
   Tiles() {}
