@@ -28,7 +28,12 @@ from seqrl.comparison.report import Comparison
 from seqrl.recipes import settings_for
 from seqrl.reports.common import mean_and_interval
 
-VELOCITIES = {"Hopper-v5": range(5, 11), "HalfCheetah-v5": range(8, 17), "Walker2d-v5": range(8, 17)}
+VELOCITIES = {
+    "InvertedPendulum-v5": range(2, 4),
+    "Hopper-v5": range(5, 11),
+    "HalfCheetah-v5": range(8, 17),
+    "Walker2d-v5": range(8, 17),
+}
 """The entries of a robot's observation that are velocities."""
 MEMORIES = ("none", "frame_stack", "gru")
 SEEN = "everything to see"
