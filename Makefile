@@ -28,7 +28,7 @@ table: .venv/installed
 	$(BIN)/python -m benchmarks.table
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow"
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow

@@ -12,7 +12,9 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -93,16 +95,25 @@ def _built(compiler: str) -> Path:
     if path.exists():
         return path
     cache.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=cache, suffix=".so")  # processes that build at once do not meet
-    os.close(handle)
-    try:
-        units = [str(s) for s in sources if s.suffix == ".cpp"]
-        subprocess.run([compiler, *FLAGS, "-o", temporary, *units], capture_output=True, text=True, check=True)
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+    if sys.stderr.isatty():  # to whom waits in front of it, and to nobody's file
+        print("seqrl: compiling the C++ kernels for this processor, once: up to a minute", file=sys.stderr)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:  # processes that build at once do not meet
+        made = Path(folder) / path.name
+        _compile([compiler, *FLAGS], [s for s in sources if s.suffix == ".cpp"], made)
+        os.replace(made, path)
     return path
+
+
+def _compile(compiler: list[str], units: list[Path], to: Path) -> None:
+    """All units at once, each by a process of its own, as someone waits for it."""
+
+    def run(*arguments: Path | str) -> None:
+        subprocess.run([*compiler, *map(str, arguments)], capture_output=True, text=True, check=True)
+
+    objects = [to.with_name(f"{unit.stem}.o") for unit in units]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda unit, its: run("-c", unit, "-o", its), units, objects))
+    run(*objects, "-o", to)
 
 
 def _processor() -> str:
