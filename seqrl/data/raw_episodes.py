@@ -353,6 +353,11 @@ def _space(ranges: Tree, name: str) -> gym.Space:
     return gym.spaces.MultiDiscrete(high.astype(np.int64) + 1) if shape else gym.spaces.Discrete(int(high) + 1)
 
 
+def one_line(error: Exception) -> str:
+    """What another package raised, without its line ends."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def _episode(raw: RawEpisode, observation_space: gym.Space, action_space: gym.Space) -> tuple[Episode, bool]:
     """The episode as agents see it, and whether its final observation is only the last one again."""
     observation = _adapted(raw.observation, observation_space, f"{raw.where}: observation")
