@@ -11,8 +11,7 @@ import numpy as np
 from seqrl.data.episode_writer import EpisodeWriter, as_array
 from seqrl.data.episodes import Episode, EpisodeDataset
 from seqrl.errors import UserError, nearest
-from seqrl.nets.encoders import ACTION_MASK
-from seqrl.trajectory import Tree, tree_flatten, tree_leaves, tree_map
+from seqrl.trajectory import ACTION_MASK, Tree, tree_flatten, tree_leaves, tree_map
 
 Unfinished = Literal["error", "truncate", "drop"]
 """What to do with an episode whose last row is neither terminated nor truncated."""
