@@ -1,6 +1,5 @@
 """The page of one run: key figures, learning curves in groups, what was measured afterwards, and all settings."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +96,7 @@ def _key_figures(folder: Path, curves: dict[str, Any], x_label: str) -> list[tup
     steps = max(step for curve in curves.values() for step, _ in curve)
     known: list[tuple[str, object]] = [(x_label, f"{steps:,.0f}")]
     if RETURN in curves:
-        last = [value for _, value in curves[RETURN]][-max(1, len(curves[RETURN]) // 10) :]
-        known.append(("return, last tenth of training", f"{np.mean(last):.4g}"))
+        known.append(("return, last tenth of training", f"{last_tenth(curves[RETURN]):.4g}"))
     if EVALUATED in curves:
         known.append(("evaluated while training: best, last", _best_and_last(curves[EVALUATED])))
     if KEPT in curves:
@@ -111,6 +109,11 @@ def _key_figures(folder: Path, curves: dict[str, Any], x_label: str) -> list[tup
     if "steps_per_second" in curves:
         known.append((f"{x_label.rpartition(' ')[2]} per second", f"{curves['steps_per_second'][-1][1]:,.0f}"))
     return known
+
+
+def last_tenth(curve: Points) -> float:
+    """The mean of the last tenth of a curve's updates, at least one."""
+    return float(np.mean([value for _, value in curve[-max(1, len(curve) // 10) :]]))
 
 
 def _best_and_last(curve: Points) -> str:
@@ -199,9 +202,9 @@ def _problem(config: dict[str, Any]) -> str:
 
 
 def _settings(config: dict[str, Any]) -> list[tuple[str, str]]:
-    """All of config.json by name, as the flags are written, but the folder: where it was may not be where it is."""
+    """All of config.json by name, but the folder: where it was may not be where it is."""
     hidden = ("type", "run_dir")
-    return [(re.sub("_", " ", name), shown(value)) for name, value in config.items() if name not in hidden]
+    return [(name.replace("_", " "), shown(value)) for name, value in config.items() if name not in hidden]
 
 
 def shown(value: Any) -> str:
