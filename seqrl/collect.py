@@ -16,7 +16,7 @@ from seqrl.envs import Environment
 from seqrl.errors import UserError
 from seqrl.progress import progress_bar
 from seqrl.seeds import derived_seed
-from seqrl.trajectory import ACTION_MASK, AgentInput, Tree, tree_leaves, tree_map
+from seqrl.trajectory import AgentInput, Tree, action_mask, tree_leaves, tree_map
 
 
 class Scripted:
@@ -63,14 +63,9 @@ def random_policy(action_space: gym.Space) -> Scripted:
     return Scripted(
         action_space,
         lambda inputs, generator: random_actions(
-            action_space, len(inputs.is_first), generator, allowed_actions(inputs.observation)
+            action_space, len(inputs.is_first), generator, action_mask(inputs.observation)
         ),
     )
-
-
-def allowed_actions(observation: Tree) -> Tensor | None:
-    """The action mask [B, n] of an observation that has one."""
-    return observation.get(ACTION_MASK) if isinstance(observation, dict) else None
 
 
 def random_actions(space: gym.Space, batch_size: int, generator: Generator, allowed: Tensor | None = None) -> Tensor:
@@ -169,7 +164,7 @@ def _play(
         if mixed:
             at_random = torch.as_tensor(random_episodes[np.arange(batch_size), given], device=policy.device)
             at_random = at_random | (torch.rand(batch_size, generator=chance, device=policy.device) < epsilon)
-            other = random_actions(space, batch_size, chance, allowed_actions(inputs.observation))
+            other = random_actions(space, batch_size, chance, action_mask(inputs.observation))
             at_random = at_random.view(-1, *[1] * (action.ndim - 1))
             action = torch.where(at_random, other.to(action.dtype), action)
         step = environment.step(action)
