@@ -62,9 +62,9 @@ def tree_like(like: Tree, tree: Tree) -> Tree:
     return tree_map(lambda _, leaf: leaf, like, tree)
 
 
-def tree_stack(trees: list[Tree], dim: int = 0) -> Tree:
-    """Stack trees of one structure, leaf by leaf, along a new axis."""
-    return tree_map(lambda *leaves: torch.stack(leaves, dim), *trees)
+def tree_stack(trees: list[Tree]) -> Tree:
+    """Stack trees of one structure, leaf by leaf, along a new first axis."""
+    return tree_map(lambda *leaves: torch.stack(leaves), *trees)
 
 
 def tree_cat(trees: list[Tree], dim: int = 0) -> Tree:
