@@ -14,6 +14,7 @@ from seqrl.actions import choices, is_mixed, nothing_done, parts
 from seqrl.data.episodes import Episode
 from seqrl.envs import Environment
 from seqrl.errors import UserError
+from seqrl.evaluate import equal_shares
 from seqrl.progress import progress_bar
 from seqrl.seeds import derived_seed
 from seqrl.trajectory import AgentInput, Tree, action_mask, tree_leaves, tree_map
@@ -147,7 +148,7 @@ def _play(
     policy: Policy, environment: Environment, num_episodes: int, seed: int, sample: bool, epsilon: float, share: float
 ) -> Iterator[Episode]:
     batch_size, space = environment.num_envs, environment.single_action_space
-    wanted = np.full(batch_size, num_episodes // batch_size) + (np.arange(batch_size) < num_episodes % batch_size)
+    wanted = equal_shares(num_episodes, batch_size)
     random_episodes = _random_episodes(wanted, share, seed)
     mixed = epsilon > 0 or share > 0
     generator = Generator(policy.device).manual_seed(derived_seed(seed, 2))

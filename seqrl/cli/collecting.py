@@ -25,6 +25,7 @@ from seqrl.config import ProblemConfig, RunConfig, make_environment, require
 from seqrl.data import EpisodeWriter
 from seqrl.envs import Environment
 from seqrl.errors import UserError, nearest, quoted
+from seqrl.evaluate import equal_shares
 from seqrl.references import references_for
 from seqrl.references.learners import AnnealedOracle, QLearning
 from seqrl.run_folder import check_spaces
@@ -81,7 +82,7 @@ def collect(args: list[str]) -> int:
     _check(options, names)
     config = _problem(options, names)
     folder = Path(options.dataset_dir or default_folder(config.env))
-    shares = [options.num_episodes // len(names) + (k < options.num_episodes % len(names)) for k in range(len(names))]
+    shares = equal_shares(options.num_episodes, len(names)).tolist()
     try:
         with contextlib.closing(make_environment(config, min(options.num_envs, max(shares)))) as environment:
             spaces = environment.single_observation_space, environment.single_action_space

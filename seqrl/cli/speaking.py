@@ -19,6 +19,7 @@ from seqrl.cli.without_task import NO_TASK, ways
 from seqrl.config import parse_env_kwargs, require
 from seqrl.data.dialogues import Dialogue, read_dialogues, shown, write_dialogues
 from seqrl.errors import UserError, quoted
+from seqrl.evaluate import equal_shares
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.foretelling import foretold
 from seqrl.language.generation import Plain, Sampling
@@ -88,8 +89,8 @@ def collect_dialogues(args: list[str]) -> int:
 def _collected(task: TextTask[Any], names: list[str], options: CollectDialogues) -> Iterator[Dialogue]:
     """The conversations of each speaker in turn, numbered through."""
     number = 0
-    for k, name in enumerate(names):
-        share = options.num_dialogues // len(names) + (k < options.num_dialogues % len(names))
+    shares = equal_shares(options.num_dialogues, len(names)).tolist()
+    for k, (name, share) in enumerate(zip(names, shares, strict=True)):
         seed = derived_seed(options.seed, k) >> 1
         if Path(name).is_dir():
             agent = load_speaker(name)
