@@ -39,7 +39,7 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "CartPole-v1": {"actions": ("left", "right"), "entries": ("position", "velocity", "angle", "angular velocity")},
     "seqrl/MaskedCartPole-v0": {"actions": ("left", "right"), "entries": ("position", "angle")},
-    "seqrl/MaskedMountainCar-v0": {"actions": ("left", "none", "right"), "entries": ("position",)},
+    "seqrl/MaskedMountainCarContinuous-v0": {"actions": ("force",), "entries": ("position",)},
     "seqrl/MaskedPendulum-v0": {"actions": ("torque",), "entries": ("cos θ", "sin θ")},
     "MountainCar-v0": {"actions": ("left", "none", "right"), "entries": ("position", "velocity")},
     "Acrobot-v1": {
