@@ -18,6 +18,7 @@ import seqrl
 from seqrl.acting import Policy
 from seqrl.algorithms import load, read_config
 from seqrl.cli.arguments import parse, positionals
+from seqrl.cli.outputs import DATASETS
 from seqrl.cli.speaking import collect_dialogues
 from seqrl.collect import collect as play
 from seqrl.collect import random_policy, watched
@@ -28,7 +29,7 @@ from seqrl.errors import UserError, nearest, quoted
 from seqrl.evaluate import equal_shares
 from seqrl.references import references_for
 from seqrl.references.learners import AnnealedOracle, QLearning
-from seqrl.run_folder import check_spaces
+from seqrl.run_folder import check_spaces, first_free
 from seqrl.seeds import derived_seed
 
 RANDOM = "random"
@@ -81,7 +82,7 @@ def collect(args: list[str]) -> int:
     require(bool(names), "collect needs a run folder, or random, or a reference, named first: seqrl collect RUN")
     _check(options, names)
     config = _problem(options, names)
-    folder = Path(options.dataset_dir or default_folder(config.env))
+    folder = Path(options.dataset_dir or first_free(DATASETS, config.env))
     shares = equal_shares(options.num_episodes, len(names)).tolist()
     try:
         with contextlib.closing(make_environment(config, min(options.num_envs, max(shares)))) as environment:
@@ -186,10 +187,3 @@ def _about(config: RunConfig, options: Collect, names: Sequence[str], shares: Se
         **{name: getattr(options, name) for name in ("random_share", "epsilon", "sample", "seed", "num_envs")},
         "versions": {name: module.__version__ for name, module in modules.items()},
     }
-
-
-def default_folder(name: str) -> Path:
-    """datasets/NAME, with a number behind it if that exists."""
-    base = Path("datasets") / name.replace("/", "-").replace(":", "-")
-    candidates = (base if k == 1 else base.with_name(f"{base.name}_{k}") for k in range(1, 1_000_000))
-    return next(path for path in candidates if not path.exists())

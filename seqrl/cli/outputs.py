@@ -1,4 +1,4 @@
-"""What commands write for other programs to read: --output FILE.json."""
+"""Where commands write: datasets/ by default, and for other programs to read --output FILE.json."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,9 @@ from seqrl.checkpoint import write_json
 from seqrl.config import require
 from seqrl.data.dialogues import shown
 from seqrl.errors import UserError
+
+DATASETS = Path("datasets")
+"""What is collected and imported goes there, if nothing else is said."""
 
 
 def check_output(output: str) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from seqrl.algorithms import load_speaker, read_config, rlhf
 from seqrl.cli.arguments import parse, positionals
-from seqrl.cli.outputs import check_output, write_output
+from seqrl.cli.outputs import DATASETS, check_output, write_output
 from seqrl.cli.without_task import NO_TASK, ways
 from seqrl.config import parse_env_kwargs, require
 from seqrl.data.dialogues import Dialogue, read_dialogues, shown, write_dialogues
@@ -35,6 +35,7 @@ from seqrl.language_runs.rlhf_config import check_prompted
 from seqrl.language_runs.run import check_reads
 from seqrl.progress import progress_bar
 from seqrl.reports.common import mean_and_interval, no_proof
+from seqrl.run_folder import first_free
 from seqrl.seeds import derived_seed
 from seqrl.statistics import mean_and_half_width, percent
 from seqrl.text import TextTask, Tokenizer, make_task
@@ -72,7 +73,7 @@ def collect_dialogues(args: list[str]) -> int:
         options.num_dialogues >= len(names),
         f"--num-dialogues is {options.num_dialogues}: it must be at least {len(names)}, one for each that speaks",
     )
-    path = Path(options.output) if options.output else _default_file(options.task)
+    path = Path(options.output or first_free(DATASETS, options.task, ".jsonl"))
     require(not path.exists(), f"{path} exists already (--output): choose another file, or remove it")
     totals: list[float] = []
     try:
@@ -111,12 +112,6 @@ def _counted(dialogues: Iterator[Dialogue], totals: list[float]) -> Iterator[Dia
     for dialogue in dialogues:
         totals.append(sum(turn.reward or 0.0 for turn in dialogue.turns))
         yield dialogue
-
-
-def _default_file(task: str) -> Path:
-    base = Path("datasets") / f"{task}.jsonl"
-    candidates = (base if k == 1 else base.with_name(f"{task}_{k}.jsonl") for k in range(1, 1_000_000))
-    return next(path for path in candidates if not path.exists())
 
 
 @dataclass(frozen=True, kw_only=True)
