@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import gymnasium
 import numpy
-import torch
 import tyro
 
-import seqrl
 from seqrl.acting import Policy
 from seqrl.algorithms import load, read_config
-from seqrl.cli.arguments import parse, positionals
-from seqrl.cli.outputs import DATASETS
+from seqrl.cli.arguments import environment_asked_for, parse, positionals
+from seqrl.cli.outputs import DATASETS, versions
 from seqrl.cli.speaking import collect_dialogues
 from seqrl.collect import collect as play
 from seqrl.collect import random_policy, watched
@@ -131,11 +128,7 @@ def _problem(options: Collect, names: Sequence[str]) -> Any:
     if not configs:
         require(bool(options.env), "random actions need an environment: name one with --env, or a run beside random")
     config = configs[0] if configs else RunConfig()
-    changes: dict[str, Any] = {"device": "cpu"}
-    if options.env:
-        changes |= {"env": options.env, "env_kwargs": options.env_kwargs}
-    elif options.env_kwargs:
-        changes |= {"env_kwargs": options.env_kwargs}
+    changes = {"device": "cpu", **environment_asked_for(options.env, options.env_kwargs)}
     changes |= {
         name: getattr(options, name) for name in ("hide", "flicker", "noise") if getattr(options, name) is not None
     }
@@ -179,11 +172,10 @@ def _reference(name: str, environment: Environment) -> Policy:
 
 def _about(config: RunConfig, options: Collect, names: Sequence[str], shares: Sequence[int]) -> dict[str, Any]:
     """Where the episodes come from, for the dataset's index."""
-    modules = {"seqrl": seqrl, "gymnasium": gymnasium, "numpy": numpy, "torch": torch}
     return {
         **{name: getattr(config, name) for name in SETTINGS},
         "source": f"seqrl collect {' '.join(names)}",
         "policies": [{"policy": name, "num_episodes": share} for name, share in zip(names, shares, strict=True)],
         **{name: getattr(options, name) for name in ("random_share", "epsilon", "sample", "seed", "num_envs")},
-        "versions": {name: module.__version__ for name, module in modules.items()},
+        "versions": versions(),
     }

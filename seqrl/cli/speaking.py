@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from seqrl.algorithms import load_speaker, read_config, rlhf
 from seqrl.cli.arguments import parse, positionals
-from seqrl.cli.outputs import DATASETS, check_output, write_output
+from seqrl.cli.outputs import DATASETS, check_output, print_row, write_output
 from seqrl.cli.without_task import NO_TASK, ways
 from seqrl.config import parse_env_kwargs, require
 from seqrl.data.dialogues import Dialogue, read_dialogues, shown, write_dialogues
@@ -182,7 +180,6 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
         steering += f", scored by {' '.join(reward)}"
     lengths = [len(each.dialogue.rewards) for each in played]
     mean, half_width = mean_and_half_width(totals)
-    table = Table(title=f"{run} on {name}{steering}")
     columns = {
         "dialogues": str(len(totals)),
         "return (95 %)": mean_and_interval(mean, half_width),
@@ -190,10 +187,7 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
         "highest": f"{max(totals):.4g}",
         "mean utterances": f"{sum(lengths) / len(lengths):.1f}",
     }
-    for column in columns:
-        table.add_column(column, justify="right")
-    table.add_row(*columns.values())
-    Console().print(table)
+    print_row(f"{run} on {name}{steering}", columns)
     if alike := no_proof(totals, "dialogues"):
         print(alike)
     for each, total in list(zip(played, totals, strict=True))[: options.show]:
@@ -220,16 +214,12 @@ def _foretell(run: str, config: LanguageConfig, agent: LanguageAgent, options: E
     with progress_bar() as progress:
         bar = progress.add_task(f"evaluate {run}", total=len(dialogues), episode_return=None, steps_per_second=0.0)
         found = foretold(voice, dialogues, tokenizer, lambda number: progress.advance(bar, number))
-    table = Table(title=f"{run} on the answers of {shown(log, 1000)}{steering}")
     columns = {
         "dialogues": f"{found.num_dialogues:,}", "answers": f"{found.num_turns:,}", "tokens": f"{found.num_tokens:,}",
         "loss (nats a token)": f"{found.loss:.4g}", "perplexity": f"{found.perplexity:.4g}",
         "likeliest token": percent(found.accuracy),
     }  # fmt: skip
-    for column in columns:
-        table.add_column(column, justify="right")
-    table.add_row(*columns.values())
-    Console().print(table)
+    print_row(f"{run} on the answers of {shown(log, 1000)}{steering}", columns)
     if options.show:
         task = Prompted(prompts_of(dialogues), tokenizer)
         sampling = Sampling(temperature=float(options.sample))
