@@ -13,8 +13,8 @@ from seqrl.pages.findings import findings
 from seqrl.pages.html import Html, definitions, element, figure, figures, grid, page, section, write_page
 from seqrl.pages.scales import Kind
 from seqrl.reports.common import mean_and_interval, smooth
-from seqrl.reports.run import LOGARITHMIC, PANELS, panel_title, read_settings, x_axis
-from seqrl.run_folder import read_json, read_metrics
+from seqrl.reports.run import LOGARITHMIC, PANELS, panel_title, read_curves, read_settings, x_axis
+from seqrl.run_folder import read_json
 from seqrl.statistics import mean_and_half_width, percent
 
 RETURN, EVALUATED, KEPT = "episode_return", "eval_return", "kept_return"
@@ -71,16 +71,6 @@ def run_page(folder: Path) -> Html:
         subtitle=f"Run {folder.name}, seed {config.get('seed')}. All curves are drawn faint as logged, and smoothed "
         "over five updates.",
     )  # fmt: skip
-
-
-def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """(step, value) of each metric of a run, in the order in which they were first logged."""
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for line in read_metrics(folder):
-        for name, value in line.items():
-            if name != "step" and isinstance(value, int | float):
-                curves.setdefault(name, []).append((line["step"], value))
-    return curves
 
 
 def smoothed(name: str, curve: Points, style: Style = BLUE, figure: str = "") -> Line:

@@ -7,9 +7,9 @@ from urllib.parse import quote
 from seqrl.errors import UserError
 from seqrl.pages.charts import LARGE, line_chart, styles_of
 from seqrl.pages.html import Html, element, figure, page, section, table, write_page
-from seqrl.pages.run_page import EVALUATED, RETURN, last_tenth, read_curves, shown, smoothed, write_run_page
+from seqrl.pages.run_page import EVALUATED, RETURN, last_tenth, shown, smoothed, write_run_page
 from seqrl.reports.common import number
-from seqrl.reports.run import read_settings, x_axis
+from seqrl.reports.run import read_curves, read_settings, x_axis
 
 
 class _Run(NamedTuple):
