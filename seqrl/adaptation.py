@@ -13,6 +13,7 @@ from seqrl.acting import ActingModule, Policy
 from seqrl.envs import Environment
 from seqrl.envs.trials import EPISODE_START
 from seqrl.errors import UserError
+from seqrl.evaluate import equal_shares
 from seqrl.seeds import derived_seed
 from seqrl.statistics import mean_and_half_width
 from seqrl.trajectory import AgentInput
@@ -190,7 +191,7 @@ def trial_returns(
     if not (isinstance(step.observation, dict) and EPISODE_START in step.observation):
         raise UserError(f"the observation has no '{EPISODE_START}': give an environment of trials (seqrl envs)")
     batch_size = environment.num_envs
-    wanted = np.full(batch_size, num_trials // batch_size) + (np.arange(batch_size) < num_trials % batch_size)
+    wanted = equal_shares(num_trials, batch_size)
     # With the environments' own seed, the first actions would be drawn by the very numbers that the tasks are made of.
     generator = torch.Generator(policy.device).manual_seed(derived_seed(seed, 0))
     inputs, state, ended = (

@@ -12,7 +12,7 @@ from seqrl.memory.base import Memory, State
 from seqrl.nets import ActionEncoder, Encoder
 from seqrl.nets.functions import side_by_side, tanh
 from seqrl.nets.heads import is_plain
-from seqrl.trajectory import ACTION_MASK, AgentInput, Trajectory, tree_map
+from seqrl.trajectory import AgentInput, Trajectory, action_mask, tree_map
 
 
 class Agent(ActingModule):
@@ -68,9 +68,7 @@ class Agent(ActingModule):
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
             y, state = self.memory.unroll(tanh(x), state, inputs.is_first)
         y = y.to(x.dtype)
-        observation = inputs.observation
-        allowed = observation.get(ACTION_MASK) if isinstance(observation, dict) else None
-        return self._outputs(y, allowed), state
+        return self._outputs(y, action_mask(inputs.observation)), state
 
     def _outputs(self, y: Tensor, allowed: Tensor | None) -> dict[str, Any]:
         linear = {name: head for name, head in self.heads.items() if is_plain(head)}

@@ -63,7 +63,7 @@ def from_bytes(data: bytes) -> tuple[Tree, dict[str, Any]]:
     return _rebuild(json.loads(metadata["structure"]), load(data)), json.loads(metadata["counters"])
 
 
-def load_checkpoint(path: Path, device: str = "cpu") -> tuple[Tree, dict[str, Any]]:
+def load_checkpoint(path: Path) -> tuple[Tree, dict[str, Any]]:
     """The tree and the counters of `save_checkpoint`; named tuples come back as plain ones.
 
     Raises UserError for a file that is missing, cut short, damaged, pickled, or not written by seqrl.
@@ -71,7 +71,7 @@ def load_checkpoint(path: Path, device: str = "cpu") -> tuple[Tree, dict[str, An
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}: if this is a run that was stopped early, continue it with --resume")
     try:
-        with safe_open(path, framework="pt", device=device) as file:
+        with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 found = metadata.get("format", "no seqrl format")

@@ -14,9 +14,10 @@ from seqrl.actions import choices, is_mixed, nothing_done, parts
 from seqrl.data.episodes import Episode
 from seqrl.envs import Environment
 from seqrl.errors import UserError
+from seqrl.evaluate import equal_shares
 from seqrl.progress import progress_bar
 from seqrl.seeds import derived_seed
-from seqrl.trajectory import ACTION_MASK, AgentInput, Tree, tree_leaves, tree_map
+from seqrl.trajectory import AgentInput, Tree, action_mask, tree_leaves, tree_map
 
 
 class Scripted:
@@ -63,14 +64,9 @@ def random_policy(action_space: gym.Space) -> Scripted:
     return Scripted(
         action_space,
         lambda inputs, generator: random_actions(
-            action_space, len(inputs.is_first), generator, allowed_actions(inputs.observation)
+            action_space, len(inputs.is_first), generator, action_mask(inputs.observation)
         ),
     )
-
-
-def allowed_actions(observation: Tree) -> Tensor | None:
-    """The action mask [B, n] of an observation that has one."""
-    return observation.get(ACTION_MASK) if isinstance(observation, dict) else None
 
 
 def random_actions(space: gym.Space, batch_size: int, generator: Generator, allowed: Tensor | None = None) -> Tensor:
@@ -152,7 +148,7 @@ def _play(
     policy: Policy, environment: Environment, num_episodes: int, seed: int, sample: bool, epsilon: float, share: float
 ) -> Iterator[Episode]:
     batch_size, space = environment.num_envs, environment.single_action_space
-    wanted = np.full(batch_size, num_episodes // batch_size) + (np.arange(batch_size) < num_episodes % batch_size)
+    wanted = equal_shares(num_episodes, batch_size)
     random_episodes = _random_episodes(wanted, share, seed)
     mixed = epsilon > 0 or share > 0
     generator = Generator(policy.device).manual_seed(derived_seed(seed, 2))
@@ -169,7 +165,7 @@ def _play(
         if mixed:
             at_random = torch.as_tensor(random_episodes[np.arange(batch_size), given], device=policy.device)
             at_random = at_random | (torch.rand(batch_size, generator=chance, device=policy.device) < epsilon)
-            other = random_actions(space, batch_size, chance, allowed_actions(inputs.observation))
+            other = random_actions(space, batch_size, chance, action_mask(inputs.observation))
             at_random = at_random.view(-1, *[1] * (action.ndim - 1))
             action = torch.where(at_random, other.to(action.dtype), action)
         step = environment.step(action)

@@ -13,7 +13,7 @@ from seqrl.memory.base import Memory, State
 from seqrl.memory.reencoded import Reencoded
 from seqrl.memory.transformer import Transformer
 from seqrl.nets import ActionEncoder, Encoder, PolicyHead, RunningNorm
-from seqrl.trajectory import ACTION_MASK, AgentInput, Tree
+from seqrl.trajectory import AgentInput, Tree, action_mask
 
 Timestep = Literal["sinusoidal", "learned", "none"]
 Context = Literal["reencode", "cache"]
@@ -134,8 +134,7 @@ class DecisionAgent(ActingModule):
         if self.timestep is not None:
             x = x + self.timestep(timestep).unsqueeze(2)
         y, state = self.memory.unroll(self.norm(x).flatten(2), state, inputs.is_first)
-        observation = inputs.observation
-        allowed = observation.get(ACTION_MASK) if isinstance(observation, dict) else None
+        allowed = action_mask(inputs.observation)
         return {name: head(y, allowed) for name, head in self.heads.items()}, state
 
     def update_statistics(self, observation: Tree, return_to_go: Tensor, mask: Tensor) -> None:

@@ -32,6 +32,11 @@ class Evaluation(NamedTuple):
         return mean_and_half_width(self.returns.tolist())[1]
 
 
+def equal_shares(total: int, number: int) -> np.ndarray:
+    """How many of `total` each of `number` gets, [number] int64: as many as every other, one more for some."""
+    return np.full(number, total // number) + (np.arange(number) < total % number)
+
+
 @torch.no_grad()
 def evaluate(
     agent: Policy,
@@ -52,7 +57,7 @@ def evaluate(
     if num_episodes < 1:
         raise UserError(f"--num-episodes is {num_episodes}: it must be at least 1")
     batch_size = environment.num_envs
-    wanted = np.full(batch_size, num_episodes // batch_size) + (np.arange(batch_size) < num_episodes % batch_size)
+    wanted = equal_shares(num_episodes, batch_size)
     generator = torch.Generator(agent.device).manual_seed(derived_seed(seed, 2))
     total, length, num_steps = np.zeros(batch_size), np.zeros(batch_size, dtype=np.int64), 0
     returns: list[list[float]] = [[] for _ in range(batch_size)]

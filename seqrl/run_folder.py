@@ -151,9 +151,14 @@ def create_folder(folder: Path, files: dict[str, Any]) -> None:
 
 def default_run_dir(env: str, memory: str, seed: int) -> str:
     """runs/ENV_MEMORY_sSEED, with a number behind it if that exists."""
-    base = Path("runs") / f"{env}_{memory}_s{seed}".replace("/", "-").replace(":", "-")
-    candidates = (base if k == 1 else base.with_name(f"{base.name}_{k}") for k in range(1, 1_000_000))
-    return str(next(path for path in candidates if not path.exists()))
+    return str(first_free(Path("runs"), f"{env}_{memory}_s{seed}"))
+
+
+def first_free(folder: Path, name: str, suffix: str = "") -> Path:
+    """The path in `folder` of what is called so, with a number behind its name if that exists."""
+    name = name.replace("/", "-").replace(":", "-")
+    paths = (folder / f"{name}{'' if k == 1 else f'_{k}'}{suffix}" for k in range(1, 1_000_000))
+    return next(path for path in paths if not path.exists())
 
 
 def config_to_json(algorithm: str, config: Any) -> dict[str, Any]:

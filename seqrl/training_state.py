@@ -88,5 +88,5 @@ class TrainingState:
     def _begin_new_episodes(self) -> None:
         if self.replay is not None:
             self.replay.interrupt(self.rollout.state)
-        # Environment i takes the seed plus i: seeds in a row would share episodes. The 1 tells it from an actor's seed.
+        # A user's own batch may give row i the seed plus i, and share episodes. The 1 tells it from an actor's seed.
         self.rollout.restart(derived_seed(self.seed, self.updates, 1) >> 2)  # below 2³⁰: it stays an int32

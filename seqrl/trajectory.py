@@ -27,6 +27,11 @@ ACTION_MASK = "action_mask"
 """The key of a dict observation that restricts the policy: it says what may be done, and is not seen."""
 
 
+def action_mask(observation: Tree) -> Tree | None:
+    """What an observation allows, [..., n] bool; None where it has no mask, and allows everything."""
+    return observation.get(ACTION_MASK) if isinstance(observation, dict) else None
+
+
 def tree_map(function: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     """Apply `function` to each leaf of `tree`, together with the same leaf of each tree of `rest`."""
     if isinstance(tree, dict):
@@ -57,9 +62,9 @@ def tree_like(like: Tree, tree: Tree) -> Tree:
     return tree_map(lambda _, leaf: leaf, like, tree)
 
 
-def tree_stack(trees: list[Tree], dim: int = 0) -> Tree:
-    """Stack trees of one structure, leaf by leaf, along a new axis."""
-    return tree_map(lambda *leaves: torch.stack(leaves, dim), *trees)
+def tree_stack(trees: list[Tree]) -> Tree:
+    """Stack trees of one structure, leaf by leaf, along a new first axis."""
+    return tree_map(lambda *leaves: torch.stack(leaves), *trees)
 
 
 def tree_cat(trees: list[Tree], dim: int = 0) -> Tree:

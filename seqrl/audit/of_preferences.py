@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,9 @@ class Pair:
     """Where the chosen answer stood, as `seqrl label` notes it: first or second."""
 
 
-@dataclass
-class Pairs:
-    """A file of preferences, looked through once."""
-
-    pairs: list[Pair] = field(default_factory=list)
-
-
-def read_pairs(path: str | Path) -> Pairs:
+def read_pairs(path: str | Path) -> list[Pair]:
     """One pass. Raises what `read_preferences` raises."""
-    return Pairs([_pair(line, preference) for line, preference in numbered_preferences(path)])
+    return [_pair(line, preference) for line, preference in numbered_preferences(path)]
 
 
 def _pair(line: int, preference: Preference) -> Pair:
@@ -75,37 +68,37 @@ def hashed(turns: tuple[Turn, ...]) -> bytes:
     return hashlib.blake2b(content.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
-def _of(bad: list[Pair], log: Pairs) -> str:
-    return among(bad, log.pairs, "pairs")
+def _of(bad: list[Pair], log: list[Pair]) -> str:
+    return among(bad, log, "pairs")
 
 
-def pairs(log: Pairs) -> Found:
+def pairs(log: list[Pair]) -> Found:
     """How many there are, and whether any is there twice."""
     found = []
-    same = sharing(log.pairs, lambda pair: (pair.id, pair.labeller))
+    same = sharing(log, lambda pair: (pair.id, pair.labeller))
     if same:
         message = f"{_of(same, log)} share their id with another of the same labeller: give each its own"
         found.append(Finding("pairs", "same_id", "wrong", message))
-    copies = repeating(log.pairs, lambda pair: (pair.question, pair.chosen, pair.labeller))
+    copies = repeating(log, lambda pair: (pair.question, pair.chosen, pair.labeller))
     if copies:
         message = f"{_of(copies, log)} say what an earlier one says: held-out ones would be known already"
         found.append(Finding("pairs", "duplicates", "look", message))
-    figures = {"pairs": len(log.pairs), "same_ids": len(same), "duplicates": len(copies)}
-    return figures, all_well(found, "pairs", f"{len(log.pairs):,}, none twice")
+    figures = {"pairs": len(log), "same_ids": len(same), "duplicates": len(copies)}
+    return figures, all_well(found, "pairs", f"{len(log):,}, none twice")
 
 
-def answers(log: Pairs) -> Found:
+def answers(log: list[Pair]) -> Found:
     """Are there two different answers, and is something said in each?"""
     found = []
-    identical = [pair for pair in log.pairs if pair.chosen == pair.rejected]
+    identical = [pair for pair in log if pair.chosen == pair.rejected]
     if identical:
         message = f"both answers are the same in {_of(identical, log)}: they teach nothing, leave them out"
         found.append(Finding("answers", "identical", "wrong", message))
-    empty = [pair for pair in log.pairs if not (pair.chosen_length and pair.rejected_length)]
+    empty = [pair for pair in log if not (pair.chosen_length and pair.rejected_length)]
     if empty:
         message = f"an answer is empty in {_of(empty, log)}: was it lost, or is silence an answer?"
         found.append(Finding("answers", "empty", "look", message))
-    cut = [pair for pair in log.pairs if pair.cut]
+    cut = [pair for pair in log if pair.cut]
     if cut:
         message = f"an answer was cut off before its end in {_of(cut, log)}: enlarge --max-tokens where they are drawn"
         found.append(Finding("answers", "cut", "look", message))
@@ -113,9 +106,9 @@ def answers(log: Pairs) -> Found:
     return figures, all_well(found, "answers", "two different ones in each, none empty or cut off")
 
 
-def prompts(log: Pairs) -> Found:
+def prompts(log: list[Pair]) -> Found:
     """Is it known what was answered?"""
-    missing = [pair for pair in log.pairs if not pair.prompted]
+    missing = [pair for pair in log if not pair.prompted]
     found = []
     if missing:
         message = f"there is no prompt in {_of(missing, log)}: answers to nothing, or a column that was lost?"
@@ -123,15 +116,15 @@ def prompts(log: Pairs) -> Found:
     return {"no_prompt": len(missing)}, all_well(found, "prompts", "each pair has one")
 
 
-def labels(log: Pairs) -> Found:
+def labels(log: list[Pair]) -> Found:
     """Do the choices between the same two answers agree, a labeller's own and those of several?"""
     choices: dict[bytes, dict[str | None, set[bytes]]] = defaultdict(lambda: defaultdict(set))
-    for pair in log.pairs:
+    for pair in log:
         if pair.chosen != pair.rejected:
             choices[pair.question][pair.labeller].add(pair.chosen)
-    against = [pair for pair in log.pairs if len(choices[pair.question][pair.labeller]) > 1]
+    against = [pair for pair in log if len(choices[pair.question][pair.labeller]) > 1]
     several, agreed = agreement(choices)
-    names = sorted({shown(pair.labeller, 30) for pair in log.pairs if pair.labeller is not None})
+    names = sorted({shown(pair.labeller, 30) for pair in log if pair.labeller is not None})
     figures: dict[str, Any] = {
         "labellers": len(names),
         "contradictions": len(against),
@@ -148,9 +141,9 @@ def labels(log: Pairs) -> Found:
     return figures, all_well(found, "labels", text)
 
 
-def length(log: Pairs) -> Found:
+def length(log: list[Pair]) -> Found:
     """Is the longer answer chosen more often than not? Then length is what will be learnt first."""
-    different = [pair for pair in log.pairs if pair.chosen_length != pair.rejected_length]
+    different = [pair for pair in log if pair.chosen_length != pair.rejected_length]
     longer = sum(pair.chosen_length > pair.rejected_length for pair in different)
     share = longer / len(different) if different else None
     figures: dict[str, Any] = {"longer_chosen": share, "different_lengths": len(different)}
@@ -163,9 +156,9 @@ def length(log: Pairs) -> Found:
     return figures, [Finding("length", "length", "ok", text)]
 
 
-def place(log: Pairs) -> Found:
+def place(log: list[Pair]) -> Found:
     """Is the answer that was shown first chosen more often than not?"""
-    told = [pair.shown for pair in log.pairs if pair.shown in ("first", "second")]
+    told = [pair.shown for pair in log if pair.shown in ("first", "second")]
     first = sum(where == "first" for where in told)
     figures: dict[str, Any] = {"first_chosen": first / len(told) if told else None}
     if not told:

@@ -12,16 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import gymnasium
-import numpy
-import torch
 import tyro
 from rich.console import Console
 
-import seqrl
 from seqrl import adaptation
 from seqrl.algorithms import load, read_config
 from seqrl.cli.arguments import parse, positional
+from seqrl.cli.outputs import versions
 from seqrl.config import ProblemConfig, make_environment, parse_env_kwargs, require
 from seqrl.envs import ENVIRONMENTS, Environment, TrialVectorEnv
 from seqrl.envs.trials import EPISODE_START, OPTIMAL_ACTION
@@ -160,11 +157,10 @@ def _progress(num_episodes: int | None, label: str) -> Iterator[adaptation.Watch
 
 def _about(command: str, config: Any, options: Adapt) -> dict[str, Any]:
     """How the figures came about, for adaptation.json."""
-    modules = {"seqrl": seqrl, "gymnasium": gymnasium, "numpy": numpy, "torch": torch}
     return {
         "command": command,
         "env": config.env,
         "env_kwargs": parse_env_kwargs(config.env_kwargs),
         **{name: getattr(options, name) for name in ("seed", "sample", "num_envs")},
-        "versions": {name: module.__version__ for name, module in modules.items()},
+        "versions": versions(),
     }

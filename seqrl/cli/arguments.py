@@ -3,7 +3,7 @@
 import contextlib
 import io
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -37,6 +37,13 @@ def take_flag(args: list[str], flag: str) -> tuple[str | None, list[str]]:
                 raise UserError(f"{flag} needs a run folder: {flag} RUN")
             return args[index + 1], args[:index] + args[index + 2 :]
     return None, args
+
+
+def environment_asked_for(env: str, env_kwargs: tuple[str, ...]) -> dict[str, Any]:
+    """What --env and --env-kwargs change of a run's settings. Another environment takes none of the run's arguments."""
+    if env:
+        return {"env": env, "env_kwargs": env_kwargs}
+    return {"env_kwargs": env_kwargs} if env_kwargs else {}
 
 
 def parse(kind: type[T], args: list[str], default: T, program: str) -> T:

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import gymnasium
 import numpy
-import torch
 import tyro
 
-import seqrl
 from seqrl.acting import Policy
 from seqrl.algorithms import load, read_config
-from seqrl.cli.arguments import parse, positionals
+from seqrl.cli.arguments import environment_asked_for, parse, positionals
+from seqrl.cli.outputs import DATASETS, versions
 from seqrl.cli.speaking import collect_dialogues
 from seqrl.collect import collect as play
 from seqrl.collect import random_policy, watched
@@ -25,9 +23,10 @@ from seqrl.config import ProblemConfig, RunConfig, make_environment, require
 from seqrl.data import EpisodeWriter
 from seqrl.envs import Environment
 from seqrl.errors import UserError, nearest, quoted
+from seqrl.evaluate import equal_shares
 from seqrl.references import references_for
 from seqrl.references.learners import AnnealedOracle, QLearning
-from seqrl.run_folder import check_spaces
+from seqrl.run_folder import check_spaces, first_free
 from seqrl.seeds import derived_seed
 
 RANDOM = "random"
@@ -80,8 +79,8 @@ def collect(args: list[str]) -> int:
     require(bool(names), "collect needs a run folder, or random, or a reference, named first: seqrl collect RUN")
     _check(options, names)
     config = _problem(options, names)
-    folder = Path(options.dataset_dir or default_folder(config.env))
-    shares = [options.num_episodes // len(names) + (k < options.num_episodes % len(names)) for k in range(len(names))]
+    folder = Path(options.dataset_dir or first_free(DATASETS, config.env))
+    shares = equal_shares(options.num_episodes, len(names)).tolist()
     try:
         with contextlib.closing(make_environment(config, min(options.num_envs, max(shares)))) as environment:
             spaces = environment.single_observation_space, environment.single_action_space
@@ -129,11 +128,7 @@ def _problem(options: Collect, names: Sequence[str]) -> Any:
     if not configs:
         require(bool(options.env), "random actions need an environment: name one with --env, or a run beside random")
     config = configs[0] if configs else RunConfig()
-    changes: dict[str, Any] = {"device": "cpu"}
-    if options.env:
-        changes |= {"env": options.env, "env_kwargs": options.env_kwargs}
-    elif options.env_kwargs:
-        changes |= {"env_kwargs": options.env_kwargs}
+    changes = {"device": "cpu", **environment_asked_for(options.env, options.env_kwargs)}
     changes |= {
         name: getattr(options, name) for name in ("hide", "flicker", "noise") if getattr(options, name) is not None
     }
@@ -177,18 +172,10 @@ def _reference(name: str, environment: Environment) -> Policy:
 
 def _about(config: RunConfig, options: Collect, names: Sequence[str], shares: Sequence[int]) -> dict[str, Any]:
     """Where the episodes come from, for the dataset's index."""
-    modules = {"seqrl": seqrl, "gymnasium": gymnasium, "numpy": numpy, "torch": torch}
     return {
         **{name: getattr(config, name) for name in SETTINGS},
         "source": f"seqrl collect {' '.join(names)}",
         "policies": [{"policy": name, "num_episodes": share} for name, share in zip(names, shares, strict=True)],
         **{name: getattr(options, name) for name in ("random_share", "epsilon", "sample", "seed", "num_envs")},
-        "versions": {name: module.__version__ for name, module in modules.items()},
+        "versions": versions(),
     }
-
-
-def default_folder(name: str) -> Path:
-    """datasets/NAME, with a number behind it if that exists."""
-    base = Path("datasets") / name.replace("/", "-").replace(":", "-")
-    candidates = (base if k == 1 else base.with_name(f"{base.name}_{k}") for k in range(1, 1_000_000))
-    return next(path for path in candidates if not path.exists())

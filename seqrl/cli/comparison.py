@@ -13,7 +13,7 @@ from seqrl.comparison import online as of_memories
 from seqrl.comparison.additions import Additions, extended, extended_on_log
 from seqrl.comparison.advice import advice
 from seqrl.config import require
-from seqrl.data.episodes import INDEX
+from seqrl.data.episode_files import INDEX
 from seqrl.errors import UserError, quoted
 from seqrl.pages.comparison_page import write_comparison_page
 from seqrl.run_folder import default_run_dir, read_json

@@ -13,8 +13,7 @@ from seqrl.audit import audit as look_at
 from seqrl.audit import audit_dialogues, audit_preferences, audit_thumbs
 from seqrl.checkpoint import write_json
 from seqrl.cli.arguments import parse, positional
-from seqrl.cli.collecting import default_folder
-from seqrl.cli.outputs import check_output
+from seqrl.cli.outputs import DATASETS, check_output
 from seqrl.cli.splitting import check_parts, write_good
 from seqrl.config import RunConfig, make_environment, require
 from seqrl.data import EpisodeDataset, import_episodes, to_minari
@@ -22,6 +21,7 @@ from seqrl.data.dialogue_importers import form_of, import_dialogues
 from seqrl.data.dialogues import shown
 from seqrl.data.preferences import holds_preferences, holds_thumbs
 from seqrl.errors import UserError, quoted
+from seqrl.run_folder import first_free
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ def import_(args: list[str]) -> int:
         if Path(source).suffix not in (".csv", ".parquet"):
             raise UserError(f"--episode-column is for tables, .csv and .parquet: {source} tells episodes apart itself")
         chosen["episode"] = options.episode_column
-    folder = options.dataset_dir or default_folder(Path(source.removeprefix("minari:")).stem or "imported")
+    folder = options.dataset_dir or first_free(DATASETS, Path(source.removeprefix("minari:")).stem or "imported")
     try:
         dataset = import_episodes(source, folder, **chosen)
     except KeyboardInterrupt:
@@ -134,7 +134,7 @@ def _import_dialogues(source: str, options: Import) -> int:
         if getattr(options, name) != getattr(Import, name):
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} is for episodes, and {shown(source, 1000)} holds dialogues: leave it out")
-    path = options.output or str(default_folder(f"{Path(source).stem}.jsonl"))
+    path = options.output or first_free(DATASETS, Path(source).stem, ".jsonl")
     number = import_dialogues(source, path)
     print(f"{shown(path, 1000)}: {number:,} dialogues. Look at them first: seqrl audit {quoted(shown(path, 1000))}")
     return 0

@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from seqrl.algorithms import load, read_config
-from seqrl.cli.arguments import parse, positional
+from seqrl.cli.arguments import environment_asked_for, parse, positional
 from seqrl.cli.judging import evaluate_reward_model
-from seqrl.cli.outputs import check_output, write_output
+from seqrl.cli.outputs import check_output, print_row, write_output
 from seqrl.cli.speaking import evaluate_speaker
 from seqrl.comparison.folder import RESULTS
 from seqrl.config import make_environment, parse_env_kwargs, require
@@ -63,12 +60,8 @@ def evaluate(args: list[str]) -> int:
     check_output(options.output)
     _refuse_comparison(Path(run))
     config = read_config(run)
-    changes: dict[str, Any] = {"device": "cpu"}
-    if options.env:
-        changes |= {"env": options.env, "env_kwargs": options.env_kwargs}
-    elif options.env_kwargs:
-        changes |= {"env_kwargs": options.env_kwargs}
-    config = dataclasses.replace(config, **changes)
+    changes = environment_asked_for(options.env, options.env_kwargs)
+    config = dataclasses.replace(config, device="cpu", **changes)
     agent = load(run)
     with (
         contextlib.closing(make_environment(config, min(options.num_envs, options.num_episodes))) as environment,
@@ -76,7 +69,6 @@ def evaluate(args: list[str]) -> int:
     ):
         check_spaces(Path(run), environment.single_observation_space, environment.single_action_space)
         result = play(agent, environment, options.num_episodes, options.seed, options.sample, watch=watch)
-    table = Table(title=f"{run} on {' '.join([config.env, *config.env_kwargs])}")
     columns = {
         "episodes": str(len(result.returns)),
         "return (95 %)": mean_and_interval(result.mean, result.half_width),
@@ -84,10 +76,7 @@ def evaluate(args: list[str]) -> int:
         "highest": f"{result.returns.max():.4g}",
         "mean length": f"{result.lengths.mean():.1f}",
     }
-    for column in columns:
-        table.add_column(column, justify="right")
-    table.add_row(*columns.values())
-    Console().print(table)
+    print_row(f"{run} on {' '.join([config.env, *config.env_kwargs])}", columns)
     if alike := no_proof(result.returns.tolist(), "episodes"):
         print(alike)
     if result.num_cut:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from seqrl.algorithms import load, load_speaker, read_config, rlhf
-from seqrl.cli.arguments import parse, positional
+from seqrl.cli.arguments import environment_asked_for, parse, positional
 from seqrl.cli.speaking import SpokenIn, check_answers, problem, prompts_for
 from seqrl.config import make_environment
 from seqrl.envs import Environment
@@ -61,12 +61,8 @@ def inspect(args: list[str]) -> int:
         raise UserError("inspect needs a run folder, named first: seqrl inspect RUN")
     run = Path(name)
     config = read_config(run)
-    changes: dict[str, Any] = {"device": "cpu", "autoreset_mode": "next_step", "vectorization": "auto"}
-    if options.env:
-        changes |= {"env": options.env, "env_kwargs": options.env_kwargs}
-    elif options.env_kwargs:
-        changes |= {"env_kwargs": options.env_kwargs}
-    config = dataclasses.replace(config, **changes)
+    changes = environment_asked_for(options.env, options.env_kwargs)
+    config = dataclasses.replace(config, device="cpu", autoreset_mode="next_step", vectorization="auto", **changes)
     agent = load(run)
     with contextlib.closing(_that_draws(config)) as environment:
         check_spaces(run, environment.single_observation_space, environment.single_action_space)

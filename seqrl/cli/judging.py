@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seqrl.cli.arguments import parse
-from seqrl.cli.outputs import check_output, write_output
+from seqrl.cli.outputs import check_output, print_row, write_output
 from seqrl.config import require
 from seqrl.data.dialogues import shown
 from seqrl.data.preferences import read_preferences
@@ -58,7 +58,6 @@ def _held_out(report: dict[str, Any]) -> str:
 
 def tell(run: str, report: dict[str, Any], pairs: str) -> None:
     """A report (`RewardReport.to_json`) on `pairs`, in tables."""
-    console, table = Console(), Table(title=f"{run} on {pairs}")
     columns = {
         "pairs": str(report["pairs"]),
         "accuracy": percent(report["accuracy"]),
@@ -66,17 +65,14 @@ def tell(run: str, report: dict[str, Any], pairs: str) -> None:
         "calibration error": percent(report["calibration_error"]),
         "disagreement": f"{report['disagreement']:.2f}",
     }
-    for column in columns:
-        table.add_column(column, justify="right")
-    table.add_row(*columns.values())
-    console.print(table)
+    print_row(f"{run} on {pairs}", columns)
     table = Table(title="how sure it was, and how often it was right")
     for column in ("probability", "pairs", "foretold", "came"):
         table.add_column(column, justify="right")
     for each in report["calibration"]:
         told = (percent(each["foretold"]), percent(each["right"])) if each["pairs"] else ("–", "–")
         table.add_row(f"{percent(each['low'])} to {percent(each['high'])}", str(each["pairs"]), *told)
-    console.print(table)
+    Console().print(table)
     chance = percent(error_by_chance(report["calibration"]))
     print(f"Calibration: of as many pairs chance alone makes an error of {chance}.")
     print(

@@ -1,12 +1,22 @@
-"""What commands write for other programs to read: --output FILE.json."""
+"""What commands write: in the terminal, in datasets/, and for other programs to read --output FILE.json."""
 
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import numpy
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import seqrl
 from seqrl.checkpoint import write_json
 from seqrl.config import require
 from seqrl.data.dialogues import shown
 from seqrl.errors import UserError
+
+DATASETS = Path("datasets")
+"""What is collected and imported goes there, if nothing else is said."""
 
 
 def check_output(output: str) -> None:
@@ -29,3 +39,18 @@ def write_output(output: str, figures: dict[str, Any]) -> None:
     except OSError as error:
         raise UserError(f"cannot write {shown(output, 1000)} ({error.strerror}): choose another --output") from None
     print("Written:", shown(output, 1000))
+
+
+def print_row(title: str, columns: dict[str, str]) -> None:
+    """A table of a single row, by its columns."""
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, justify="right")
+    table.add_row(*columns.values())
+    Console().print(table)
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that what is played depends on."""
+    modules = {"seqrl": seqrl, "gymnasium": gymnasium, "numpy": numpy, "torch": torch}
+    return {name: module.__version__ for name, module in modules.items()}

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from seqrl.algorithms import load_speaker, read_config, rlhf
 from seqrl.cli.arguments import parse, positionals
-from seqrl.cli.outputs import check_output, write_output
+from seqrl.cli.outputs import DATASETS, check_output, print_row, write_output
 from seqrl.cli.without_task import NO_TASK, ways
 from seqrl.config import parse_env_kwargs, require
 from seqrl.data.dialogues import Dialogue, read_dialogues, shown, write_dialogues
 from seqrl.errors import UserError, quoted
+from seqrl.evaluate import equal_shares
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.foretelling import foretold
 from seqrl.language.generation import Plain, Sampling
@@ -34,6 +33,7 @@ from seqrl.language_runs.rlhf_config import check_prompted
 from seqrl.language_runs.run import check_reads
 from seqrl.progress import progress_bar
 from seqrl.reports.common import mean_and_interval, no_proof
+from seqrl.run_folder import first_free
 from seqrl.seeds import derived_seed
 from seqrl.statistics import mean_and_half_width, percent
 from seqrl.text import TextTask, Tokenizer, make_task
@@ -71,7 +71,7 @@ def collect_dialogues(args: list[str]) -> int:
         options.num_dialogues >= len(names),
         f"--num-dialogues is {options.num_dialogues}: it must be at least {len(names)}, one for each that speaks",
     )
-    path = Path(options.output) if options.output else _default_file(options.task)
+    path = Path(options.output or first_free(DATASETS, options.task, ".jsonl"))
     require(not path.exists(), f"{path} exists already (--output): choose another file, or remove it")
     totals: list[float] = []
     try:
@@ -88,8 +88,8 @@ def collect_dialogues(args: list[str]) -> int:
 def _collected(task: TextTask[Any], names: list[str], options: CollectDialogues) -> Iterator[Dialogue]:
     """The conversations of each speaker in turn, numbered through."""
     number = 0
-    for k, name in enumerate(names):
-        share = options.num_dialogues // len(names) + (k < options.num_dialogues % len(names))
+    shares = equal_shares(options.num_dialogues, len(names)).tolist()
+    for k, (name, share) in enumerate(zip(names, shares, strict=True)):
         seed = derived_seed(options.seed, k) >> 1
         if Path(name).is_dir():
             agent = load_speaker(name)
@@ -110,12 +110,6 @@ def _counted(dialogues: Iterator[Dialogue], totals: list[float]) -> Iterator[Dia
     for dialogue in dialogues:
         totals.append(sum(turn.reward or 0.0 for turn in dialogue.turns))
         yield dialogue
-
-
-def _default_file(task: str) -> Path:
-    base = Path("datasets") / f"{task}.jsonl"
-    candidates = (base if k == 1 else base.with_name(f"{task}_{k}.jsonl") for k in range(1, 1_000_000))
-    return next(path for path in candidates if not path.exists())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +180,6 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
         steering += f", scored by {' '.join(reward)}"
     lengths = [len(each.dialogue.rewards) for each in played]
     mean, half_width = mean_and_half_width(totals)
-    table = Table(title=f"{run} on {name}{steering}")
     columns = {
         "dialogues": str(len(totals)),
         "return (95 %)": mean_and_interval(mean, half_width),
@@ -194,10 +187,7 @@ def evaluate_speaker(run: str, args: list[str]) -> int:
         "highest": f"{max(totals):.4g}",
         "mean utterances": f"{sum(lengths) / len(lengths):.1f}",
     }
-    for column in columns:
-        table.add_column(column, justify="right")
-    table.add_row(*columns.values())
-    Console().print(table)
+    print_row(f"{run} on {name}{steering}", columns)
     if alike := no_proof(totals, "dialogues"):
         print(alike)
     for each, total in list(zip(played, totals, strict=True))[: options.show]:
@@ -224,16 +214,12 @@ def _foretell(run: str, config: LanguageConfig, agent: LanguageAgent, options: E
     with progress_bar() as progress:
         bar = progress.add_task(f"evaluate {run}", total=len(dialogues), episode_return=None, steps_per_second=0.0)
         found = foretold(voice, dialogues, tokenizer, lambda number: progress.advance(bar, number))
-    table = Table(title=f"{run} on the answers of {shown(log, 1000)}{steering}")
     columns = {
         "dialogues": f"{found.num_dialogues:,}", "answers": f"{found.num_turns:,}", "tokens": f"{found.num_tokens:,}",
         "loss (nats a token)": f"{found.loss:.4g}", "perplexity": f"{found.perplexity:.4g}",
         "likeliest token": percent(found.accuracy),
     }  # fmt: skip
-    for column in columns:
-        table.add_column(column, justify="right")
-    table.add_row(*columns.values())
-    Console().print(table)
+    print_row(f"{run} on the answers of {shown(log, 1000)}{steering}", columns)
     if options.show:
         task = Prompted(prompts_of(dialogues), tokenizer)
         sampling = Sampling(temperature=float(options.sample))

@@ -2,18 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from scipy.special import ndtri  # the normal's quantile
 
+from seqrl.comparison.report import Comparison, Row
 from seqrl.memory.make import simplicity
 from seqrl.reports.common import mean_and_interval
 
-if TYPE_CHECKING:
-    from seqrl.comparison.report import Comparison, Row
 
-
-def advice(result: "Comparison") -> str:
+def advice(result: Comparison) -> str:
     """Which approach to take: the simplest that brings as much as the best, and which others may do so too.
 
     Of those that act, from the simplest memory on, and of one memory from the simplest algorithm on. As much is up to
@@ -58,7 +55,7 @@ def advice(result: "Comparison") -> str:
     return " ".join(sentences)
 
 
-def _take(result: "Comparison", enough: "Row", simpler: Sequence["Row"], no_better: Sequence["Row"]) -> list[str]:
+def _take(result: Comparison, enough: Row, simpler: Sequence[Row], no_better: Sequence[Row]) -> list[str]:
     against = ", ".join(f"{result.name(row)} reaches {row.mean:.4g}" for row in simpler)
     while_others = f", while {against}." if against else "."
     sentences = [f"Take {result.name(enough)}: it reaches {enough.mean:.4g}{while_others}"]
@@ -67,7 +64,7 @@ def _take(result: "Comparison", enough: "Row", simpler: Sequence["Row"], no_bett
     return sentences
 
 
-def _not_settled(result: "Comparison", enough: "Row", simpler: Sequence["Row"], better: Sequence["Row"]) -> list[str]:
+def _not_settled(result: Comparison, enough: Row, simpler: Sequence[Row], better: Sequence[Row]) -> list[str]:
     """What so few seeds leave open."""
     seeds = len(enough.seed_means)
     questions = [f"{' or '.join(map(result.name, simpler))}, which is simpler, would do"] if simpler else []
@@ -80,19 +77,19 @@ def _not_settled(result: "Comparison", enough: "Row", simpler: Sequence["Row"], 
     return []
 
 
-def _may_do(result: "Comparison", row: "Row", enough: "Row") -> bool:
+def _may_do(result: Comparison, row: Row, enough: Row) -> bool:
     """Whether a simpler approach that brought less may do as well: within the noise, and if theory allows it."""
     if row.memory == "none" and result.memoryless is not None and result.memoryless < _least(enough):
         return False
     return enough.mean - row.mean <= _noise(row, enough)
 
 
-def _is_short(result: "Comparison", best: "Row") -> bool:
+def _is_short(result: Comparison, best: Row) -> bool:
     """Whether the best approach misses the optimum by more than a tenth of it."""
     return result.optimal is not None and result.optimal - best.mean > 0.1 * abs(result.optimal)
 
 
-def _misses_threshold(result: "Comparison") -> bool:
+def _misses_threshold(result: Comparison) -> bool:
     """Whether no seed of any approach has the return that counts as reached, which was asked for as a number then."""
     given = result.optimal is None and not math.isnan(result.threshold)
     return given and not any(any(row.reached) for row in result.rows)
@@ -106,7 +103,7 @@ def num_lost(
     return sum(ok and earlier and end is not None and end < threshold for ok, earlier, end in seeds)
 
 
-def _too_near(result: "Comparison") -> list[str]:
+def _too_near(result: Comparison) -> list[str]:
     """What, other than too few steps, may have kept approaches from learning it, or from bridging more in a sweep."""
     swept = result.horizon.tried if result.horizon else {}
     sentences = []
@@ -119,14 +116,14 @@ def _too_near(result: "Comparison") -> list[str]:
     return sentences
 
 
-def _short_of(best: "Row", optimal: float) -> str:
+def _short_of(best: Row, optimal: float) -> str:
     optimum = f"optimum, {optimal:.4g}, is"
     if best.mean + _of_episodes(best) >= optimal:
         return f"Whether the {optimum} reached these episodes do not settle: compare anew with more --num-episodes."
     return f"The {optimum} not reached: give more --num-steps, or try other --memories."
 
 
-def _nothing_learnt(result: "Comparison", best: "Row") -> str:
+def _nothing_learnt(result: Comparison, best: Row) -> str:
     """What can be had without having learnt anything, if the best approach is not clearly above it; else nothing.
 
     By the interval over episodes: where one seed of three fails, the others have learnt, whatever the seeds' interval.
@@ -142,7 +139,7 @@ def _nothing_learnt(result: "Comparison", best: "Row") -> str:
     return ""
 
 
-def _tolerance(result: "Comparison", best: "Row") -> float:
+def _tolerance(result: Comparison, best: Row) -> float:
     floor = result.random if result.memoryless is None else result.memoryless
     if floor is None:
         return 0.02 * abs(best.mean)  # written before random actions were played
@@ -151,35 +148,34 @@ def _tolerance(result: "Comparison", best: "Row") -> float:
     return 0.05 * abs((best.mean if result.optimal is None else result.optimal) - floor)
 
 
-def _with_budget(result: "Comparison", row: "Row", other: "Row") -> str:
+def _with_budget(result: Comparison, row: Row, other: Row) -> str:
     """A row's name, and its steps where it was given fewer than another."""
     fewer = row.num_steps < other.num_steps
     return result.name(row) + (f" (in {row.num_steps:,} steps, not {other.num_steps:,})" if fewer else "")
 
 
-def _rank(row: "Row") -> tuple[int, bool, bool, str]:
+def _rank(row: Row) -> tuple[int, bool, bool, str]:
     """From the simplest on; PPO comes before what learns from replayed or late rows, ours before one's own."""
-    algorithm = row.approach.removesuffix(f":{row.memory}")
-    return simplicity(row.memory), ":" in algorithm, algorithm != "ppo", algorithm
+    return simplicity(row.memory), ":" in row.algorithm, row.algorithm != "ppo", row.algorithm
 
 
-def _over_episodes(row: "Row") -> str:
+def _over_episodes(row: Row) -> str:
     """Its mean with the interval that is judged by, which is another than the table's over seeds, and is called so."""
     wide = bool(row.seed_means[1:]) and not math.isnan(row.episodes_half_width)
     return mean_and_interval(row.mean, _of_episodes(row)) + (" over its episodes" if wide else "")
 
 
-def _of_episodes(row: "Row") -> float:
+def _of_episodes(row: Row) -> float:
     """Half the interval of the mean over episodes; over seeds in results that were written before it was known."""
     return row.half_width if math.isnan(row.episodes_half_width) else row.episodes_half_width
 
 
-def _least(row: "Row") -> float:
+def _least(row: Row) -> float:
     """The lower end of that interval of the mean."""
     return row.mean - (0.0 if math.isnan(width := _of_episodes(row)) else width)
 
 
-def _noise(*rows: "Row") -> float:
+def _noise(*rows: Row) -> float:
     """Half the 95 % interval of the difference of rows' means: over seeds, or over episodes where there is one seed."""
     widths = (row.half_width if row.seed_means[1:] else row.episodes_half_width for row in rows)
     return math.hypot(*(width for width in widths if not math.isnan(width)))

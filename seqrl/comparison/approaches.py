@@ -20,7 +20,7 @@ from seqrl.recipes import RECIPES
 ONLINE = ("ppo", "impala", "r2d2", "recurrent_sac")
 """Algorithms that act, from the simplest on."""
 OFFLINE = ("behaviour_cloning", "filtered_bc", "decision_transformer", "qdt")
-"""Methods that learn from a log, as `seqrl.comparison.offline.METHODS` knows them."""
+"""Methods that learn from a log, from the simplest on, as `seqrl.comparison.offline.METHODS` knows them."""
 ALIASES = {"bc": "behaviour_cloning", "best_bc": "filtered_bc", "dt": "decision_transformer"}
 SHARED = (
     "env", "env_kwargs", "hide", "flicker", "noise", "device", "vectorization", "seed", "num_steps", "hidden_size",

@@ -20,6 +20,7 @@ from seqrl.comparison.run_pool import EVALUATION
 from seqrl.config import make_environment
 from seqrl.data import EpisodeDataset, EpisodeWriter
 from seqrl.data.episode_files import INDEX
+from seqrl.evaluate import equal_shares
 from seqrl.run_folder import read_json
 from seqrl.seeds import derived_seed
 
@@ -64,7 +65,7 @@ def collect_log(config: Config, runs: Sequence[Path], dataset: Path) -> None:
     """Write what the players and random actions play, drawn from their policies, as episodes."""
     playing = players(runs)
     names = _names(playing)
-    shares = [config.log_episodes // len(names) + (k < config.log_episodes % len(names)) for k in range(len(names))]
+    shares = equal_shares(config.log_episodes, len(names)).tolist()
     problem: dict[str, Any] = {
         name: getattr(config.settings, name) for name in ("env", "env_kwargs", "hide", "flicker", "noise")
     }

@@ -12,6 +12,7 @@ import numpy as np
 from seqrl.acting import ActingModule
 from seqrl.checkpoint import write_json
 from seqrl.comparison.additions import check_only_adds
+from seqrl.comparison.advice import advice
 from seqrl.comparison.approaches import Approach
 from seqrl.comparison.config import Config, check, default_settings, read_comparison
 from seqrl.comparison.experience import compare_methods
@@ -100,7 +101,7 @@ def _tells_more(folder: Path, done: Sequence[Approach]) -> bool:
 
 
 def _write(result: Comparison, folder: Path) -> None:
-    write_results(folder, dataclasses.asdict(result), result.markdown())
+    write_results(folder, dataclasses.asdict(result), result.markdown(advice(result)))
 
 
 def play(run: RunConfig, agent: ActingModule, *, num_episodes: int) -> dict[str, Any]:

@@ -54,17 +54,12 @@ def plot_comparison(result: Comparison, path: Path) -> None:
 
 def _look(result: Comparison, row: Row) -> tuple[str, str | tuple[int, tuple[int, ...]], str]:
     """Colour, kind of line and marker."""
-    algorithm = _algorithm(row)
-    names = dict.fromkeys(map(_algorithm, result.rows))
+    names = dict.fromkeys(other.algorithm for other in result.rows)
     return (
         _with_own(COLOURS, dict.fromkeys(other.memory for other in result.rows), OWN)[row.memory],
-        _with_own(LINES, names, OWN_LINES)[algorithm],
-        _with_own(MARKERS, names, OWN_MARKERS)[algorithm],
+        _with_own(LINES, names, OWN_LINES)[row.algorithm],
+        _with_own(MARKERS, names, OWN_MARKERS)[row.algorithm],
     )
-
-
-def _algorithm(row: Row) -> str:
-    return row.approach.removesuffix(f":{row.memory}")
 
 
 def _with_own(looks: Mapping[str, Any], names: Iterable[str], free: Sequence[Any]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import numpy as np
 from matplotlib.ticker import EngFormatter
 from rich.table import Table
 
-from seqrl.comparison.advice import advice
 from seqrl.comparison.reach import Reach
 from seqrl.comparison.report_offline import MethodRow, OfflineComparison
 from seqrl.reports.common import WIDTH, fitting_table, markdown_table, mean_and_interval
@@ -104,6 +103,10 @@ class Row:
     delta_q: float | None = None
     """How far stale start states lead the values astray at the first row learnt from, where the algorithm measures it;
     the mean over the second half of training."""
+
+    @property
+    def algorithm(self) -> str:
+        return self.approach.removesuffix(f":{self.memory}")
 
     @property
     def deviation(self) -> float:
@@ -201,10 +204,10 @@ class Comparison:
     def percent(self, mean: float) -> str:
         return f"{100 * mean / self.optimal:.0f} %" if self.optimal and self.optimal > 0 and mean >= 0 else "–"
 
-    def markdown(self) -> str:
+    def markdown(self, advice: str) -> str:
         """The whole table as Markdown, with what was measured above it and the advice below."""
         columns = self.columns()
-        lines = [f"# {self.env}", "", self.caption(), "", *markdown_table(columns), "", advice(self)]
+        lines = [f"# {self.env}", "", self.caption(), "", *markdown_table(columns), "", advice]
         lines += ["", *(f"- {sentence}" for sentence in self.verdict)] if self.verdict else []
         return "\n".join([*lines, ""])
 

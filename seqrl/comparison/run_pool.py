@@ -35,7 +35,7 @@ EVALUATION_SEED = 10_000
 
 
 def seed_of(run: Any, purpose: int) -> int:
-    """A run's seed for `purpose`. Gymnasium seeds environment i with i more: seeds in a row would share episodes."""
+    """A run's seed for `purpose`. Hashed, for a batch may give row i the seed plus i, and runs share episodes."""
     return derived_seed(run.seed, purpose) >> 1
 
 

@@ -1,5 +1,6 @@
 """Should you use this method? What a comparison on a log says, in sentences; each rests on figures of results.json."""
 
+from seqrl.comparison.approaches import OFFLINE
 from seqrl.comparison.report_offline import TOLERANCE, MethodRow, OfflineComparison
 from seqrl.statistics import percent
 
@@ -164,7 +165,8 @@ def _recommendation(result: OfflineComparison) -> list[str]:
         less = best.best - row.best
         return row is best or less.mean <= _tolerance(result) or less.mean < less.standard_error
 
-    enough = next(row for row in _from_simple(result) if as_good(row))
+    from_simple = sorted(result.rows, key=lambda row: OFFLINE.index(row.method))
+    enough = next(row for row in from_simple if as_good(row))
     mean, highest = result.data["mean"], result.data["highest"]
     against = f"the log's episodes bring {mean:.4g} on average and {highest:.4g} at best"
     gain = enough.best.mean - mean
@@ -180,11 +182,6 @@ def _recommendation(result: OfflineComparison) -> list[str]:
         f"From the log alone, take {enough.method}{why}: it brings {enough.best}{_at(enough)}; {against}. "
         f"Its best run is {enough.best_run}.{target}"
     ]
-
-
-def _from_simple(result: OfflineComparison) -> list[MethodRow]:
-    order = ("behaviour_cloning", "filtered_bc", "decision_transformer", "qdt")
-    return sorted(result.rows, key=lambda row: order.index(row.method))
 
 
 def _foreseeing(result: OfflineComparison) -> list[str]:

@@ -17,6 +17,7 @@ from seqrl.data.dialogues import (
     Dialogue,
     Value,
     dialogue_of,
+    first_line,
     numbered_lines,
     parse_json,
     place,
@@ -60,13 +61,7 @@ def form_of(source: str | Path) -> Form | None:
         return "casino" if path.suffix == ".json" else "deal"
     if path.suffix != ".jsonl":
         return None
-    try:
-        number, line = next(numbered_lines(path))
-        content = parse_json(line, place(path, number))
-    except UserError:
-        return None
-    if not isinstance(content, dict):
-        return None
+    content = first_line(path)
     if any(part in content for part in PARTS):
         return "messages"
     return "seqrl" if "turns" in content else None

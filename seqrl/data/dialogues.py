@@ -179,6 +179,16 @@ def numbered_lines(path: str | Path, what: str = "dialogues") -> Iterator[tuple[
         raise UserError(f"{shown(path, 1000)} holds no {what}: give a file with one a line")
 
 
+def first_line(path: str | Path) -> dict[str, Any]:
+    """The object in the first line of a file, empty where it cannot be read or is another."""
+    try:
+        number, line = next(numbered_lines(path))
+        content = parse_json(line, place(path, number))
+    except UserError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _decoded(line: bytes, where: str) -> str:
     try:
         return line.decode()

@@ -17,9 +17,8 @@ from seqrl.data.episode_files import FORMAT, INDEX, describe, layout, leaf_layou
 from seqrl.data.episodes import Episode
 from seqrl.envs.agent_spaces import agent_space
 from seqrl.errors import UserError
-from seqrl.nets.encoders import ACTION_MASK
 from seqrl.spaces import space_to_json
-from seqrl.trajectory import Tree, tree_leaves
+from seqrl.trajectory import ACTION_MASK, Tree, tree_leaves
 
 REWARD = gym.spaces.Box(-np.inf, np.inf, ())
 

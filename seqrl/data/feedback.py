@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from seqrl.data.dialogues import Dialogue, Turn, read_dialogues, shown
-from seqrl.data.preferences import Thumb, first_line, read_thumbs
+from seqrl.data.dialogues import Dialogue, Turn, first_line, read_dialogues, shown
+from seqrl.data.preferences import Thumb, read_thumbs
 from seqrl.errors import UserError
 
 

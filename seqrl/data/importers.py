@@ -24,6 +24,7 @@ from seqrl.data.raw_episodes import (
     ends_of,
     flags_of,
     flat_episodes,
+    one_line,
     parts_of,
     with_arrays,
     write_dataset,
@@ -142,7 +143,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
             raise UserError(
                 f"{name} holds a pickle, which could run code and is never loaded: save arrays of numbers"
             ) from None
-        raise UserError(f"{name} is damaged or no NumPy file ({_one_line(error)}): save it again") from None
+        raise UserError(f"{name} is damaged or no NumPy file ({one_line(error)}): save it again") from None
     return arrays
 
 
@@ -223,7 +224,3 @@ def _columns(values: Tree, name: str, where: str) -> Tree:
                 "same in all rows"
             )
     return {key: _columns([value[key] for value in values], name, where) for key in values[0]}
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

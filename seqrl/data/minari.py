@@ -18,7 +18,7 @@ import numpy as np
 
 from seqrl.actions import to_environment
 from seqrl.data.episodes import EpisodeDataset
-from seqrl.data.raw_episodes import RawEpisode, Unfinished, ends_of, write_dataset
+from seqrl.data.raw_episodes import RawEpisode, Unfinished, ends_of, one_line, write_dataset
 from seqrl.envs.agent_spaces import agent_space
 from seqrl.errors import UserError
 from seqrl.spaces import difference
@@ -55,7 +55,7 @@ def from_minari(
             f"{source} is not on this machine: download it with `minari download {dataset}`, or give its folder"
         ) from None
     except Exception as error:  # whatever its files, or the packages that read their format, raise
-        raise UserError(f"{source} cannot be read ({_one_line(error)}): give a Minari dataset") from None
+        raise UserError(f"{source} cannot be read ({one_line(error)}): give a Minari dataset") from None
     logged = {"observation": data.observation_space, "action": _action_space(data)}
     for name, space in (("observation", observation_space), ("action", action_space)):
         if space is not None:
@@ -75,9 +75,7 @@ def from_minari(
                 yield RawEpisode(episode.observations, episode.actions, episode.rewards, terminated, truncated, where)
                 number += 1
         except (OSError, KeyError, AssertionError, RuntimeError) as error:
-            raise UserError(
-                f"{source} is damaged at episode {number} ({_one_line(error)}): download it again"
-            ) from None
+            raise UserError(f"{source} is damaged at episode {number} ({one_line(error)}): download it again") from None
 
     return write_dataset(
         folder,
@@ -134,7 +132,7 @@ def to_minari(dataset: EpisodeDataset, dataset_id: str, *, env: str | None = Non
         if not isinstance(error, Exception):
             raise
         raise UserError(
-            f"cannot write {dataset.folder} as the Minari dataset '{dataset_id}' ({_one_line(error)}): give a new id "
+            f"cannot write {dataset.folder} as the Minari dataset '{dataset_id}' ({one_line(error)}): give a new id "
             "such as name-v0"
         ) from None
 
@@ -157,7 +155,7 @@ def open_d4rl(path: Path) -> Iterator[dict[str, Any]]:
             file.visititems(keep)
             yield arrays
     except (OSError, RuntimeError, KeyError) as error:
-        raise UserError(f"{path} is damaged or no HDF5 file ({_one_line(error)}): download it again") from None
+        raise UserError(f"{path} is damaged or no HDF5 file ({one_line(error)}): download it again") from None
 
 
 def _minari() -> ModuleType:
@@ -207,7 +205,3 @@ def _in_own_units(values: Tree, space: gym.Space) -> Tree:
     if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
         return tree_map(lambda leaf: leaf + space.start, values)
     return np.asarray(values)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

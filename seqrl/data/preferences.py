@@ -22,6 +22,7 @@ from seqrl.data.dialogues import (
     MAX_LINE_BYTES,
     Turn,
     Value,
+    first_line,
     json_line,
     name_of,
     numbered_lines,
@@ -111,16 +112,6 @@ def holds_preferences(path: str | Path) -> bool:
 def holds_thumbs(path: str | Path) -> bool:
     """Whether the first line of a file has an answer with a thumb; else as `holds_preferences`."""
     return first_line(path).keys() >= {"completion", "label"}
-
-
-def first_line(path: str | Path) -> dict[str, Any]:
-    """The object in the first line of a file, empty where it cannot be read or is another."""
-    try:
-        number, line = next(numbered_lines(path))
-        content = parse_json(line, place(path, number))
-    except UserError:
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def thumbs_of(preferences: Iterable[Preference]) -> Iterator[Thumb]:

@@ -11,8 +11,7 @@ import numpy as np
 from seqrl.data.episode_writer import EpisodeWriter, as_array
 from seqrl.data.episodes import Episode, EpisodeDataset
 from seqrl.errors import UserError, nearest
-from seqrl.nets.encoders import ACTION_MASK
-from seqrl.trajectory import Tree, tree_flatten, tree_leaves, tree_map
+from seqrl.trajectory import ACTION_MASK, Tree, tree_flatten, tree_leaves, tree_map
 
 Unfinished = Literal["error", "truncate", "drop"]
 """What to do with an episode whose last row is neither terminated nor truncated."""
@@ -351,6 +350,11 @@ def _space(ranges: Tree, name: str) -> gym.Space:
         low, high = (bound.reshape(shape or 1).astype(np.int64) for bound in (low, high))
         return gym.spaces.Box(low, high, dtype=np.int64)
     return gym.spaces.MultiDiscrete(high.astype(np.int64) + 1) if shape else gym.spaces.Discrete(int(high) + 1)
+
+
+def one_line(error: Exception) -> str:
+    """What another package raised, without its line ends."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _episode(raw: RawEpisode, observation_space: gym.Space, action_space: gym.Space) -> tuple[Episode, bool]:

@@ -222,12 +222,11 @@ def shares(totals: Tensor, batch_size: int, generator: torch.Generator) -> list[
 
 def join(batches: list[ReplayBatch], leaves: Tensor, importance_exponent: float) -> ReplayBatch:
     """One batch of those of several shards; `leaves` [N] are the priorities^exponent of all sequences."""
-    inputs, action, reward, terminated, truncated, mask, log_prob = tree_cat([batch[:7] for batch in batches], dim=1)
+    rows = tree_cat([batch[:7] for batch in batches], dim=1)
     state, slot, weight, age = tree_cat([batch[7:] for batch in batches])
     if importance_exponent:  # a shard has its own maximum
         weight = (leaves / leaves.min()).pow(-importance_exponent).to(weight)
-    rows = inputs, action, reward, terminated, truncated, mask, log_prob
-    return ReplayBatch(*rows, state, slot, weight, age)
+    return ReplayBatch._make((*rows, state, slot, weight, age))
 
 
 def join_histories(found: list[tuple[Tensor, AgentInput, Tensor]]) -> tuple[AgentInput, Tensor]:

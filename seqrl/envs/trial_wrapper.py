@@ -11,8 +11,7 @@ from gymnasium.utils import RecordConstructorArgs, seeding
 from seqrl.envs.base import require_at_least
 from seqrl.envs.trials import EPISODE_START
 from seqrl.errors import UserError
-
-_ACTION_MASK = "action_mask"
+from seqrl.trajectory import ACTION_MASK
 
 DrawTask = Callable[[gym.Env, np.random.Generator], dict[str, Any] | gym.Env | None]
 """Draws a trial's task: changes the environment, or returns options for its resets, or another environment."""
@@ -70,10 +69,10 @@ class Trials(gym.Wrapper, RecordConstructorArgs):
         self.num_episodes = num_episodes
         parts: dict[str, spaces.Space] = {"observation": env.observation_space, EPISODE_START: spaces.Discrete(2)}
         self._has_mask = False
-        if isinstance(env.observation_space, spaces.Dict) and _ACTION_MASK in env.observation_space.spaces:
+        if isinstance(env.observation_space, spaces.Dict) and ACTION_MASK in env.observation_space.spaces:
             self._has_mask = True
             own = dict(env.observation_space.items())
-            parts |= {_ACTION_MASK: own.pop(_ACTION_MASK), "observation": spaces.Dict(own)}
+            parts |= {ACTION_MASK: own.pop(ACTION_MASK), "observation": spaces.Dict(own)}
         self.observation_space = spaces.Dict(parts)
         self._draw_task = draw_task
         self._random: np.random.Generator | None = None
@@ -127,5 +126,5 @@ class Trials(gym.Wrapper, RecordConstructorArgs):
         result = {"observation": observation, EPISODE_START: np.int64(start)}
         if self._has_mask:
             own = dict(observation)
-            result |= {_ACTION_MASK: own.pop(_ACTION_MASK), "observation": own}
+            result |= {ACTION_MASK: own.pop(ACTION_MASK), "observation": own}
         return result

@@ -33,6 +33,7 @@ from seqrl.export.trace import trace
 from seqrl.exported import FORMAT, Exported, from_bytes
 from seqrl.language_runs.config import LanguageConfig
 from seqrl.nets.distributions import Categorical, Gaussian
+from seqrl.own_code import algorithm_of
 from seqrl.spaces import space_to_json
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
@@ -52,7 +53,7 @@ def export_run(run: str | Path, path: str | Path, format: str = "onnx", num_step
     config = read_config(run)
     if isinstance(config, LanguageConfig):
         raise UserError(f"{run} speaks and has no actions: only agents that act can be exported")
-    about = {"run": Path(run).name, "algorithm": _algorithm(config), "env": config.env, "memory": config.memory}
+    about = {"run": Path(run).name, "algorithm": algorithm_of(config), "env": config.env, "memory": config.memory}
     agent = load(run)
     with contextlib.ExitStack() as stack:
         environment = None
@@ -165,7 +166,3 @@ def _contents(step: ExportedStep, format: str) -> Callable[[dict[str, Any]], byt
         return lambda about: to_torch(program, about)
     model = to_onnx(program, step.inputs, step.outputs)
     return lambda about: to_bytes(model, about)
-
-
-def _algorithm(config: Any) -> str:
-    return type(config).__module__.rpartition(".")[2]

@@ -86,18 +86,17 @@ def inspect_dialogues(
     num_dialogues: int = 3,
     seed: int = 0,
     *,
-    voice: Voice | None = None,
     sample: bool = False,
     max_tokens: int = 64,
     scorer: Scorer = by_task,
 ) -> list[Conversation]:
-    """Have conversations, by `voice` or the agent's own, and gather what is to be shown of them. `scorer` rewards them.
+    """Have conversations and gather what is to be shown of them. `scorer` rewards them.
 
     Raises UserError for fewer than one.
     """
     if num_dialogues < 1:
         raise UserError(f"--num-episodes is {num_dialogues}: it must be at least 1")
-    voice = agent.voice() if voice is None else voice
+    voice = agent.voice()
     whole = hasattr(voice, "speak")  # of utterances that are all the likeliest none can be chosen
     sampling = Sampling(temperature=1.0 if sample or whole else 0.0)
     played = play(

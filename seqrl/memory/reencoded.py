@@ -8,6 +8,7 @@ from torch import Tensor
 
 from seqrl.memory.base import Memory, State
 from seqrl.memory.sizes import check_sizes
+from seqrl.memory.sliding_window import positions
 
 
 class LastRows(NamedTuple):
@@ -52,8 +53,7 @@ class Reencoded(Memory):
         (T, B), length = is_first.shape, self.length
         rows = torch.cat([state.x.transpose(0, 1), x])  # [length − 1 + T, B, D]
         place = torch.arange(T, device=x.device)[:, None]
-        reset = torch.where(is_first, place, -1).cummax(0).values
-        age = torch.where(reset >= 0, place - reset, state.num_rows + place)  # rows of the episode before each
+        age = positions(is_first.T, state.num_rows).T  # rows of the episode before each
         # An exported graph has one way for all rows.
         one_way = torch.compiler.is_compiling()
         if not one_way and length >= T and bool((age <= place).all()):  # no row has one of `state` in its window
@@ -68,9 +68,9 @@ class Reencoded(Memory):
     def _unroll_each(self, windows: Tensor, age: Tensor) -> Tensor:
         """y [T, B] of windows [length, T, B, D] that hold `age` [T, B] rows of the episode before their last one."""
         length, T, B, _ = windows.shape
-        before = torch.arange(length - 1, -1, -1, device=windows.device)[:, None, None] > age  # older than the episode
+        back = torch.arange(length - 1, -1, -1, device=windows.device)[:, None, None]  # rows before a window's last
         # A memory starts at its first row; so what stands before an episode is read as episodes of one row each, zeros.
-        is_first = before | (torch.arange(length - 1, -1, -1, device=windows.device)[:, None, None] == age)
-        x = torch.where(before[..., None], 0.0, windows).reshape(length, T * B, -1)
+        is_first = back >= age
+        x = torch.where((back > age)[..., None], 0.0, windows).reshape(length, T * B, -1)
         y, _ = self.memory.unroll(x, self.memory.initial_state(T * B), is_first.reshape(length, T * B))
         return y[-1].view(T, B, -1)

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from seqrl.adaptation import AGENT, OPTIMAL
 from seqrl.pages.charts import LARGE, NEUTRAL, Level, Line, Style, line_chart, styles_of
 from seqrl.pages.html import Html, element, figure, section, table
 from seqrl.pages.judgements import held_out, shipping
 from seqrl.reports.common import mean_and_interval
-
-AGENT, OPTIMAL = "agent", "optimal"
 
 
 def findings(folder: Path) -> list[Html]:

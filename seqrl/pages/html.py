@@ -58,20 +58,15 @@ def element(name: str, /, *children: object, **attributes: object) -> Html:
     return Html(start if name in VOID else f"{start}{markup(children)}</{name}>")
 
 
-def section(title: str, *children: object, about: object = "", id_: str | None = None) -> Html:
+def section(title: str, *children: object, about: object = "") -> Html:
     """A part of a page under its heading, with a line `about` what is seen."""
     head = [element("h2", title), element("p", about, class_="about") if about else ""]
-    return element("section", head, children, id=id_)
+    return element("section", head, children)
 
 
-def card(*children: object, title: object = "", class_: str = "") -> Html:
-    """A box; several stand side by side in `grid`."""
-    return element("div", element("h3", title) if title else "", children, class_=f"card {class_}".strip())
-
-
-def grid(cards: Iterable[object], wide: bool = False) -> Html:
+def grid(cards: Iterable[object]) -> Html:
     """Cards side by side, as many as fit."""
-    return element("div", list(cards), class_="grid wide" if wide else "grid")
+    return element("div", list(cards), class_="grid")
 
 
 class Chart(NamedTuple):

@@ -12,6 +12,7 @@ from seqrl.inspection.episodes import Episode, Recall, leaves_of, total_of
 from seqrl.pages.html import Html, data_script, element, markup, page, plain, static, write_page
 from seqrl.pages.png import grey_or_colour, pictures
 from seqrl.run_folder import read_json
+from seqrl.trajectory import action_mask
 
 FRAME_BYTES, IMAGE_BYTES = 1_400_000, 900_000
 """What an episode's frames, and all images that the agent saw in it, may take on the page."""
@@ -38,7 +39,7 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "CartPole-v1": {"actions": ("left", "right"), "entries": ("position", "velocity", "angle", "angular velocity")},
     "seqrl/MaskedCartPole-v0": {"actions": ("left", "right"), "entries": ("position", "angle")},
-    "seqrl/MaskedMountainCar-v0": {"actions": ("left", "none", "right"), "entries": ("position",)},
+    "seqrl/MaskedMountainCarContinuous-v0": {"actions": ("force",), "entries": ("position",)},
     "seqrl/MaskedPendulum-v0": {"actions": ("torque",), "entries": ("cos θ", "sin θ")},
     "MountainCar-v0": {"actions": ("left", "none", "right"), "entries": ("position", "velocity")},
     "Acrobot-v1": {
@@ -178,7 +179,7 @@ def _range(space: gym.Space, values: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _allowed(observation: Any) -> list[Any] | None:
     """Where an action mask is observed: for each row the actions' 0 and 1."""
-    mask = observation.get("action_mask") if isinstance(observation, dict) else None
+    mask = action_mask(observation)
     return None if mask is None else mask.reshape(len(mask), -1).astype(int).tolist()
 
 

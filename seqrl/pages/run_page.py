@@ -1,6 +1,5 @@
 """The page of one run: key figures, learning curves in groups, what was measured afterwards, and all settings."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from seqrl.pages.findings import findings
 from seqrl.pages.html import Html, definitions, element, figure, figures, grid, page, section, write_page
 from seqrl.pages.scales import Kind
 from seqrl.reports.common import mean_and_interval, smooth
-from seqrl.reports.run import LOGARITHMIC, PANELS, panel_title, read_settings, x_axis
-from seqrl.run_folder import read_json, read_metrics
+from seqrl.reports.run import LOGARITHMIC, PANELS, panel_title, read_curves, read_settings, x_axis
+from seqrl.run_folder import read_json
 from seqrl.statistics import mean_and_half_width, percent
 
 RETURN, EVALUATED, KEPT = "episode_return", "eval_return", "kept_return"
@@ -74,16 +73,6 @@ def run_page(folder: Path) -> Html:
     )  # fmt: skip
 
 
-def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """(step, value) of each metric of a run, in the order in which they were first logged."""
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for line in read_metrics(folder):
-        for name, value in line.items():
-            if name != "step" and isinstance(value, int | float):
-                curves.setdefault(name, []).append((line["step"], value))
-    return curves
-
-
 def smoothed(name: str, curve: Points, style: Style = BLUE, figure: str = "") -> Line:
     """A curve smoothed over five updates, with what was logged behind it, thinned out where there are many updates."""
     steps = [step for step, _ in curve]
@@ -97,8 +86,7 @@ def _key_figures(folder: Path, curves: dict[str, Any], x_label: str) -> list[tup
     steps = max(step for curve in curves.values() for step, _ in curve)
     known: list[tuple[str, object]] = [(x_label, f"{steps:,.0f}")]
     if RETURN in curves:
-        last = [value for _, value in curves[RETURN]][-max(1, len(curves[RETURN]) // 10) :]
-        known.append(("return, last tenth of training", f"{np.mean(last):.4g}"))
+        known.append(("return, last tenth of training", f"{last_tenth(curves[RETURN]):.4g}"))
     if EVALUATED in curves:
         known.append(("evaluated while training: best, last", _best_and_last(curves[EVALUATED])))
     if KEPT in curves:
@@ -111,6 +99,11 @@ def _key_figures(folder: Path, curves: dict[str, Any], x_label: str) -> list[tup
     if "steps_per_second" in curves:
         known.append((f"{x_label.rpartition(' ')[2]} per second", f"{curves['steps_per_second'][-1][1]:,.0f}"))
     return known
+
+
+def last_tenth(curve: Points) -> float:
+    """The mean of the last tenth of a curve's updates, at least one."""
+    return float(np.mean([value for _, value in curve[-max(1, len(curve) // 10) :]]))
 
 
 def _best_and_last(curve: Points) -> str:
@@ -199,9 +192,9 @@ def _problem(config: dict[str, Any]) -> str:
 
 
 def _settings(config: dict[str, Any]) -> list[tuple[str, str]]:
-    """All of config.json by name, as the flags are written, but the folder: where it was may not be where it is."""
+    """All of config.json by name, but the folder: where it was may not be where it is."""
     hidden = ("type", "run_dir")
-    return [(re.sub("_", " ", name), shown(value)) for name, value in config.items() if name not in hidden]
+    return [(name.replace("_", " "), shown(value)) for name, value in config.items() if name not in hidden]
 
 
 def shown(value: Any) -> str:

@@ -27,9 +27,7 @@ class Scale:
     """The values that are named, whatever their number; none for round ones."""
 
     @classmethod
-    def over(
-        cls, values: Sequence[float], kind: Kind = "linear", *, margin: float = 0.06, zero: bool = False
-    ) -> "Scale":
+    def over(cls, values: Sequence[float], kind: Kind = "linear", *, margin: float = 0.06) -> "Scale":
         """One on which all finite `values` have room. A logarithmic one needs values above 0, else it is linear."""
         known = [float(value) for value in values if math.isfinite(value)] or [0.0, 1.0]
         if kind == "log" and min(known) <= 0:
@@ -38,13 +36,11 @@ class Scale:
         if kind == "log":
             room = (high / low) ** margin if high > low else 2.0
             return cls(low / room, high * room, kind)
-        if zero:
-            low, high = min(low, 0.0), max(high, 0.0)
         if high - low <= 1e-9 * abs(high):  # one value, up to rounding
             half = abs(high) * 0.1 or 1.0
             return cls(low - half, high + half, kind)
         room = margin * (high - low)
-        return cls(low if kind == "root" or (zero and low == 0) else low - room, high + room, kind)
+        return cls(low if kind == "root" else low - room, high + room, kind)
 
     def place(self, value: float) -> float:
         f = _FORWARD[self.kind]

@@ -4,14 +4,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import numpy as np
-
 from seqrl.errors import UserError
 from seqrl.pages.charts import LARGE, line_chart, styles_of
 from seqrl.pages.html import Html, element, figure, page, section, table, write_page
-from seqrl.pages.run_page import EVALUATED, RETURN, read_curves, shown, smoothed, write_run_page
+from seqrl.pages.run_page import EVALUATED, RETURN, last_tenth, shown, smoothed, write_run_page
 from seqrl.reports.common import number
-from seqrl.reports.run import read_settings, x_axis
+from seqrl.reports.run import read_curves, read_settings, x_axis
 
 
 class _Run(NamedTuple):
@@ -50,7 +48,10 @@ def sweep_page(title: str, runs: list[_Run]) -> Html:
     earned = [run for run in runs if RETURN in run.curves]
     if earned:
         styles = styles_of([run.name for run in earned])
-        lines = [smoothed(run.name, run.curves[RETURN], styles[run.name], number(_last(run))) for run in earned]
+        lines = [
+            smoothed(run.name, run.curves[RETURN], styles[run.name], number(last_tenth(run.curves[RETURN])))
+            for run in earned
+        ]
         chart = line_chart(lines, x_label=x_axis(earned[0].settings), y_label="return", size=LARGE)
         caption = "Training episodes, smoothed over five updates. Beside the names: the last tenth of training."
         body.append(section("Return", figure(chart, caption)))
@@ -68,15 +69,9 @@ def _table(runs: list[_Run]) -> Html:
         link = element("a", run.name, href=quote(f"{run.name}/report.html"))
         steps = max(step for curve in run.curves.values() for step, _ in curve)
         speed = run.curves.get("steps_per_second")
-        scores = [number(_last(run)) if RETURN in run.curves else "–"]
+        scores = [number(last_tenth(run.curves[RETURN])) if RETURN in run.curves else "–"]
         if evaluated:
             scores.append(number(run.curves[EVALUATED][-1][1]) if EVALUATED in run.curves else "–")
         seconds = f"{steps / speed[-1][1]:,.0f}" if speed and speed[-1][1] > 0 else "–"
         rows.append([link, *scores, f"{steps:,.0f}", seconds, *(shown(run.settings.get(name)) for name in differ)])
     return table(header, rows)
-
-
-def _last(run: _Run) -> float:
-    """The mean return of the last tenth of a run's updates."""
-    values = [value for _, value in run.curves[RETURN]]
-    return float(np.mean(values[-max(1, len(values) // 10) :]))

@@ -1,7 +1,6 @@
 """What a person looks at after an agent adapted: a table, a plot by inner episode, and the same figures as JSON."""
 
 import itertools
-import json
 import math
 import textwrap
 from pathlib import Path
@@ -15,9 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from seqrl.adaptation import AGENT, OPTIMAL, Adaptation
-from seqrl.checkpoint import write_atomically
 from seqrl.figures import png
-from seqrl.reports.common import mean_and_interval, number
+from seqrl.reports.common import finite, mean_and_interval, number, write_both
 from seqrl.statistics import mean_and_half_width
 
 SMOOTHED_ABOVE = 60
@@ -111,28 +109,21 @@ def as_dict(found: Adaptation, about: dict[str, Any]) -> dict[str, Any]:
             "share_of_optimal": found.share_of_optimal(name),
             "regret": None if regret is None else _interval(regret),
             "agent_minus_this": _interval(found.difference(AGENT, name)),
-            "curve": {"mean": [*map(_number, mean)], "half_width": [*map(_number, half_width)]},
+            "curve": {"mean": mean.tolist(), "half_width": half_width.tolist()},
             "totals": found.total(name).tolist(),
         }
     counts = {"num_trials": found.num_trials, "num_episodes": found.num_episodes, "num_last": found.num_last}
-    return {**about, **counts, "digest": found.digest, "gain": _interval(found.gain()), "policies": policies}
+    figures = {"digest": found.digest, "gain": _interval(found.gain()), "policies": policies}
+    return {**about, **counts, **finite(figures)}
 
 
-def _interval(pair: tuple[float, float]) -> dict[str, float | None]:
-    return dict(zip(("mean", "half_width"), map(_number, pair), strict=True))
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+def _interval(pair: tuple[float, float]) -> dict[str, float]:
+    return dict(zip(("mean", "half_width"), pair, strict=True))
 
 
 def write(folder: Path, found: Adaptation, about: dict[str, Any], title: str) -> list[Path]:
     """adaptation.json and adaptation.png into a run's folder, each whole or not at all."""
-    content = json.dumps(as_dict(found, about), indent=1, allow_nan=False)
-    files = {folder / "adaptation.json": f"{content}\n".encode(), folder / "adaptation.png": plot(found, title)}
-    for path, data in files.items():  # both are made before the first is written
-        write_atomically(path, data)
-    return list(files)
+    return write_both(folder, "adaptation", as_dict(found, about), plot(found, title))
 
 
 def plot(found: Adaptation, title: str) -> bytes:

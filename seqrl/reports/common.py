@@ -1,13 +1,16 @@
 """What all pictures and tables share: how a mean is written, a curve made smooth, and a table that fits."""
 
+import json
 import math
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich import box
 from rich.table import Table
 
+from seqrl.checkpoint import write_atomically
 from seqrl.statistics import largest_unseen_share, mean_and_half_width, percent
 
 WIDTH = 120
@@ -29,6 +32,24 @@ def no_proof(returns: Sequence[float], what: str) -> str:
     share = percent(largest_unseen_share(len(returns)))
     may = f"another may still come in up to {share} of {what} (95 %)"
     return f"All {len(returns)} returns are the same. That is no proof: {may}."
+
+
+def finite(value: Any) -> Any:
+    """`value` as JSON may hold it: null for a number that is not finite."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_both(folder: Path, name: str, figures: dict[str, Any], picture: bytes) -> list[Path]:
+    """`name`.json and `name`.png into a run's folder, each whole or not at all: both are made before one is written."""
+    content = json.dumps(figures, indent=1, allow_nan=False)
+    files = {folder / f"{name}.json": f"{content}\n".encode(), folder / f"{name}.png": picture}
+    for path, data in files.items():
+        write_atomically(path, data)
+    return list(files)
 
 
 def number(value: float, digits: int = 4, size: float | None = None) -> str:

@@ -1,6 +1,5 @@
 """What a person looks at to choose how strongly to steer: a table, a plot and JSON."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, StrMethodFormatter
 from rich.table import Table
 
-from seqrl.checkpoint import write_atomically
 from seqrl.figures import png
 from seqrl.off_policy.frontier import Frontier, Mean, Point
-from seqrl.reports.common import WIDTH, fitting_table, mean_and_interval
-from seqrl.reports.shipping import finite
+from seqrl.reports.common import WIDTH, finite, fitting_table, mean_and_interval, write_both
 
 
 def cells(found: Frontier) -> list[list[str]]:
@@ -90,11 +87,7 @@ def _mean(pair: Mean) -> dict[str, float]:
 
 def write(folder: Path, found: Frontier, about: dict[str, Any], title: str) -> list[Path]:
     """frontier.json and frontier.png into a run's folder, each whole or not at all."""
-    content = json.dumps(as_dict(found, about), indent=1, allow_nan=False)
-    files = {folder / "frontier.json": f"{content}\n".encode(), folder / "frontier.png": plot(found, title)}
-    for path, data in files.items():  # both are made before the first is written
-        write_atomically(path, data)
-    return list(files)
+    return write_both(folder, "frontier", as_dict(found, about), plot(found, title))
 
 
 def plot(found: Frontier, title: str) -> bytes:

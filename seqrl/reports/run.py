@@ -54,6 +54,16 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return config
 
 
+def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """(step, value) of each metric of a run, in the order in which they were first logged."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for line in read_metrics(folder):
+        for name, value in line.items():
+            if name != "step":
+                curves.setdefault(name, []).append((line["step"], value))
+    return curves
+
+
 def x_axis(config: dict[str, Any]) -> str:
     """What a run counts its steps in."""
     return "updates" if {"dataset", "dialogues", "preferences"} & set(config) else "environment steps"
@@ -69,10 +79,7 @@ def panel_title(name: str, config: dict[str, Any]) -> str:
 def plot_run(folder: Path) -> Path:
     """Write report.png into a run's folder, and return its path. Raises UserError where nothing has been logged."""
     config = read_settings(folder)
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for line in read_metrics(folder):
-        for name, value in line.items():
-            curves.setdefault(name, []).append((line["step"], value))
+    curves = read_curves(folder)
     panels = {
         title: {label: curves[name] for name, label in metrics.items() if name in curves}
         for title, metrics in PANELS.items()

@@ -1,6 +1,5 @@
 """What a person looks at before a policy ships: the verdict with its reasons, a page with plots, and JSON."""
 
-import json
 import math
 import textwrap
 from collections.abc import Mapping
@@ -15,9 +14,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from rich.table import Table
 
-from seqrl.checkpoint import write_atomically, write_json
+from seqrl.checkpoint import write_json
 from seqrl.figures import png
 from seqrl.off_policy import Check, Evaluation, Interval, Requirements, ships
+from seqrl.reports.common import finite, write_both
 
 GOOD, BAD, POLICY, LOG, GREY = "#007a5a", "#b03a00", "#0072b2", "#444444", "#888888"
 """From Okabe and Ito's palette, the first two darkened to be read as text."""
@@ -98,28 +98,12 @@ def as_dict(found: Evaluation, results: list[Check], wanted: Requirements, about
     return {key: finite(value) for key, value in content.items()}
 
 
-def finite(value: Any) -> Any:
-    """`value` as JSON may hold it: null for a number that is not finite."""
-    if isinstance(value, dict):
-        return {key: finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def write(
     folder: Path, found: Evaluation, results: list[Check], wanted: Requirements, about: dict[str, Any], title: str,
     name: str = "shipping",
 ) -> list[Path]:  # fmt: skip
     """`name`.json and `name`.png into a run's folder, each whole or not at all."""
-    content = json.dumps(as_dict(found, results, wanted, about), indent=1, allow_nan=False)
-    files = {
-        folder / f"{name}.json": f"{content}\n".encode(),
-        folder / f"{name}.png": plot(found, results, wanted, title),
-    }
-    for path, data in files.items():  # both are made before the first is written
-        write_atomically(path, data)
-    return list(files)
+    return write_both(folder, name, as_dict(found, results, wanted, about), plot(found, results, wanted, title))
 
 
 def write_betas(folder: Path, judged: Mapping[float, Judged], wanted: Requirements, about: dict[str, Any]) -> Path:

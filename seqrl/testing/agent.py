@@ -14,6 +14,7 @@ from seqrl.actions import pack
 from seqrl.agent import Agent
 from seqrl.memory.base import State
 from seqrl.nets import EpsilonGreedy
+from seqrl.testing.comparison import require_equal
 from seqrl.trajectory import AgentInput, Tree, tree_flatten, tree_map
 
 
@@ -128,12 +129,7 @@ class _Bench:
     def equal(self, law: str, name: str, actual: Tree, expected: Tree, why: str) -> None:
         found = tree_flatten(actual)
         for path, leaf in tree_flatten(expected).items():
-            a, e = found[path].double(), leaf.double()
-            close = (a - e).abs() <= self.tolerance * (1 + e.abs().max()) if e.numel() else e == a
-            if not close.all():
-                index = (~close).nonzero()[0].tolist()  # not `>`, so that a NaN is a difference
-                where = f"{name} {path}".strip()
-                raise AssertionError(f"{law}: {where}{index} is {a[*index]:.6g}, but {e[*index]:.6g} {why}")
+            require_equal(law, f"{name} {path}".strip(), found[path], leaf, self.tolerance, why)
 
 
 @dataclass

@@ -17,6 +17,7 @@ from seqrl.comparison.approaches import Approach, read, read_overrides, targets_
 from seqrl.comparison.plot import LINES, MARKERS, OWN_LINES, OWN_MARKERS, _look
 from seqrl.comparison.report import Comparison, Row
 from seqrl.errors import UserError
+from seqrl.export import export_run
 from seqrl.run import Run
 from seqrl.run_folder import read_json
 
@@ -100,13 +101,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
-# Golden: breaks if `algorithm_of` gives the last part of the class's module's name to all, or a file gives its own.
+# Golden: breaks if `algorithm_of` gives the last part of the class's module's name to all, or a file gives its own;
+# or if `export_run` gives that.
 def test_a_copy_of_one_of_our_files_is_not_called_ours() -> None:
     import my_ppo
 
     my_ppo.train(my_ppo.Config(**SETTINGS, run_dir="copied"))
     assert read_json(Path("copied"), "config.json")["type"] == "my_ppo:Config"
     assert type(read_config("copied")) is my_ppo.Config
+    assert export_run("copied", "copied.pt2", "torch", num_steps=1).about["about"]["algorithm"] == "my_ppo:Config"
     ppo.train(ppo.Config(**SETTINGS, run_dir="ours"))
     assert read_json(Path("ours"), "config.json")["type"] == "ppo"
     spaces = seqrl.load("ours").observation_space, seqrl.load("ours").action_space

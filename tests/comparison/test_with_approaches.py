@@ -244,7 +244,7 @@ def test_the_table_has_what_was_measured() -> None:
     assert columns["asked/got"][4] == "0.93"
     alone = replace(everything(), offline=None, horizon=None).columns()
     assert not {"beyond log", "asked/got", "horizon (length)"} & set(alone)
-    text = everything().markdown()
+    text = everything().markdown(advice(everything()))
     assert "1,000 steps (r2d2:gru 400); 2 seeds" in text
     assert text.endswith("\n- It stitches.\n")
 

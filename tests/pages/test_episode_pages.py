@@ -16,9 +16,19 @@ from seqrl.cli import main
 from seqrl.config import make_environment
 from seqrl.inspection.episodes import Episode, Recall
 from seqrl.pages.dialogues import write_dialogues_page
-from seqrl.pages.inspector import episode_data, short, write_inspector
+from seqrl.pages.inspector import NAMES, episode_data, short, write_inspector
 from seqrl.run_folder import config_to_json
 from seqrl.spaces import space_to_json
+
+
+# Breaks when an id is misspelt, as that of the mountain car was, or one entry or action has no name.
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_those_of_an_environment(name):
+    with closing(gym.make(name)) as env:
+        [size] = env.observation_space.shape
+        actions = env.action_space.n if isinstance(env.action_space, gym.spaces.Discrete) else env.action_space.shape[0]
+    assert len(NAMES[name]["entries"]) == size
+    assert len(NAMES[name]["actions"]) == actions
 
 
 def episode(**changes):
