@@ -71,6 +71,27 @@ inline void in_parts(int64_t count, const F& f) {
   }
 }
 
+// Row v's number k becomes row k's number v.
+inline void transpose(Vec (&rows)[VL]) {
+#if defined(__AVX512F__)
+  const IntVec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#pragma GCC unroll 4
+  for (int s = 1; s < VL; s *= 2) {  // squares of s rows and columns change places beside the diagonal
+    const IntVec low = (lane & s) ? lane + VL - s : lane, high = (lane & s) ? lane + VL : lane + s;
+#pragma GCC unroll 16
+    for (int v = 0; v < VL; v++) {
+      if (v & s) continue;
+      const Vec a = rows[v], b = rows[v + s];
+      rows[v] = _mm512_permutex2var_ps(a, (__m512i)low, b);
+      rows[v + s] = _mm512_permutex2var_ps(a, (__m512i)high, b);
+    }
+  }
+#else
+  for (int v = 0; v < VL; v++)
+    for (int k = 0; k < v; k++) std::swap(rows[v][k], rows[k][v]);
+#endif
+}
+
 // w [num_gates · H, K] as [H / VL][K][num_gates][VL], in `out`: for each vector of units, what its gates read one after
 // another.
 template <typename Operand>
@@ -81,7 +102,15 @@ const Operand* by_units(const float* w, int num_gates, int64_t H, int64_t K, int
   for (int64_t row = 0; row < num_gates * H; row += VL) {
     const int64_t gate = row / H, unit = row % H;
     Operand* to = out.data() + unit * length * num_gates + gate * VL;
-    for (int64_t k = 0; k < length; k++, to += num_gates * VL)
+    int64_t k = 0;
+    if constexpr (std::is_same_v<Operand, float>)
+      for (; k + VL <= K; k += VL) {
+        Vec rows[VL];
+        for (int v = 0; v < VL; v++) rows[v] = load(w + (row + v) * K + k);
+        transpose(rows);
+        for (int v = 0; v < VL; v++, to += num_gates * VL) store(to, rows[v]);
+      }
+    for (; k < length; k++, to += num_gates * VL)
       for (int v = 0; v < VL; v++) to[v] = operand<Operand>(w + (row + v) * K, 1, K, k);
   }
   return out.data();
