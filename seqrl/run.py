@@ -13,7 +13,6 @@ from types import FrameType, TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
 import gymnasium as gym
-from torch.utils.tensorboard import SummaryWriter
 
 from seqrl.checkpoint import counter, load_checkpoint, save_checkpoint, write_atomically
 from seqrl.errors import UserError, quoted
@@ -175,6 +174,8 @@ class Run:
         self._metrics = (self.folder / METRICS).open("a")
         # Flushed by `log`: where the folder is gone, TensorBoard's own thread would end in a traceback.
         folder = str(self.folder / "tensorboard")
+        from torch.utils.tensorboard import SummaryWriter  # here: whoever does not train need not wait for it
+
         self._tensorboard = SummaryWriter(folder, purge_step=step + 1, flush_secs=10**6)
         self._progress.update(self._task, completed=step)
 

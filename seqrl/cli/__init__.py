@@ -6,54 +6,39 @@ A new command: a function in a module here, its entry in `COMMANDS`, its line in
 import errno
 import io
 import os
+import pkgutil
 import select
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import seqrl
+from seqrl.cli.usage import print_usage
 from seqrl.errors import UserError, nearest
 from seqrl.interrupt import ends_on_interrupt
 from seqrl.visible import visible
 
-with ends_on_interrupt():
-    from seqrl.cli.actors import actors
-    from seqrl.cli.adaptation import adapt
-    from seqrl.cli.calibration import calibrate
-    from seqrl.cli.chatting import chat
-    from seqrl.cli.collecting import collect
-    from seqrl.cli.comparison import compare
-    from seqrl.cli.datasets import audit, import_
-    from seqrl.cli.environments import envs
-    from seqrl.cli.evaluation import evaluate, report
-    from seqrl.cli.exporting import export
-    from seqrl.cli.inspection import inspect
-    from seqrl.cli.labelling import label
-    from seqrl.cli.rewarding import reward
-    from seqrl.cli.shipping import frontier, ship, turns
-    from seqrl.cli.training import train
-    from seqrl.cli.usage import print_usage
-
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "train": train,
-    "evaluate": evaluate,
-    "report": report,
-    "inspect": inspect,
-    "compare": compare,
-    "collect": collect,
-    "import": import_,
-    "export": export,
-    "audit": audit,
-    "reward": reward,
-    "calibrate": calibrate,
-    "adapt": adapt,
-    "chat": chat,
-    "label": label,
-    "frontier": frontier,
-    "turns": turns,
-    "ship": ship,
-    "actors": actors,
-    "envs": envs,
+COMMANDS = {
+    "train": "training:train",
+    "evaluate": "evaluation:evaluate",
+    "report": "evaluation:report",
+    "inspect": "inspection:inspect",
+    "compare": "comparison:compare",
+    "collect": "collecting:collect",
+    "import": "datasets:import_",
+    "export": "exporting:export",
+    "audit": "datasets:audit",
+    "reward": "rewarding:reward",
+    "calibrate": "calibration:calibrate",
+    "adapt": "adaptation:adapt",
+    "chat": "chatting:chat",
+    "label": "labelling:label",
+    "frontier": "shipping:frontier",
+    "turns": "shipping:turns",
+    "ship": "shipping:ship",
+    "actors": "actors:actors",
+    "envs": "environments:envs",
 }
+"""Where each stands. What a command imports is imported for it alone: some draw, by what takes a second to import."""
 
 TRAINS = ("train", "compare")
 """Commands that begin run folders."""
@@ -125,7 +110,9 @@ def _run(arguments: Sequence[str] | None) -> int:
             meant = ALSO_CALLED.get(args[0].lower())
             hint = f"did you mean '{meant}'?" if meant else nearest(args[0], COMMANDS)
             raise UserError(f"unknown command '{args[0]}': {hint}")
-        return COMMANDS[args[0]](args[1:])
+        with ends_on_interrupt():
+            command = pkgutil.resolve_name(f"seqrl.cli.{COMMANDS[args[0]]}")
+        return command(args[1:])
     except UserError as error:
         print(f"seqrl: {visible(str(error))}", file=sys.stderr)
         return 2

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from seqrl.cli import COMMANDS, main
+from seqrl.cli import main
 from seqrl.envs import ENVIRONMENTS
 
 
@@ -52,7 +52,7 @@ def test_another_broken_pipe_is_not_hidden(monkeypatch):
     def fail(_):
         raise BrokenPipeError
 
-    monkeypatch.setitem(COMMANDS, "envs", fail)
+    monkeypatch.setattr("seqrl.cli.environments.envs", fail)
     with open(os.devnull, "w") as out:
         for name in ("stdout", "stderr"):
             monkeypatch.setattr(sys, name, out)
