@@ -169,6 +169,17 @@ def settings_of_policy(run: str | Path) -> dict[str, Any]:
     return settings
 
 
+def check_temperature(policy: str) -> None:
+    """Raise UserError for a run of rlhf that speaks at another temperature than 1, at which it was fine-tuned: its
+    logits alone, from which it would be steered or measured, are another policy's."""
+    temperature = float(settings_of_policy(policy).get("temperature", 1.0))
+    require(
+        temperature == 1,
+        f"{policy} was fine-tuned to speak at --temperature {temperature:g}, and would be another policy here, at 1: "
+        "give a run that was fine-tuned at 1, or the policy that it began as",
+    )
+
+
 KINDS = ("bc", "dpo", "kto", "rlhf")
 """Runs of ours whose checkpoint has a policy, of the model that config.json says."""
 
@@ -189,6 +200,7 @@ def tune(
     """
     if not resume:
         refuse_unread(config, ("dialogues", "context_turns"), f"{algorithm_of(config)} learns from judged answers")
+        check_temperature(config.policy)
         config = with_model_of(config, config.policy)
     tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
     agent = LanguageAgent(tokenizer, make_model(before_sharing(config), tokenizer))
