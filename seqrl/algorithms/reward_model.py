@@ -75,7 +75,7 @@ class Config(LanguageConfig):
     computed (FSDP): for models that are too large for one."""
     held_out: float = 0.1
     """Share of the prompts whose pairs are not learnt from: they say how far the model can be trusted; 0 for none.
-    Where all pairs have one prompt, of the questions, by their ids."""
+    Where prompts are too few to share out, of the questions, by their ids."""
 
 
 class _Bootstraps:
@@ -158,7 +158,7 @@ def train_share(group: Group, config: Config, resume: bool) -> RewardAgent:
     else:
         tokenizer = make_tokenizer(config, list(_conversations(preferences)))
     dataset = PreferenceDataset.of(preferences, tokenizer)
-    learnt, kept = _split(dataset.questions(), config)
+    learnt, kept = _split(dataset, config)
     begun = (Path(config.run_dir) / CHECKPOINT).exists()  # else the weights come from the policy
     agent = make_reward_agent(before_sharing(config), tokenizer, config.num_models, "" if begun else config.policy)
     member: Any = agent.ensemble.members[0]
@@ -199,9 +199,12 @@ def _finish(
         write_atomically(run.folder / REPORT, (json.dumps(report, indent=2) + "\n").encode())
 
 
-def _split(questions: list[Hashable], config: Config) -> tuple[list[int], list[int]]:
-    """Numbers of the pairs to learn from, and of those held out, if any are: by questions, since what one labeller
-    chose says what others will, and that A is better than B, and B than C, how A and C compare."""
+def _split(dataset: PreferenceDataset, config: Config) -> tuple[list[int], list[int]]:
+    """Numbers of the pairs to learn from, and of those held out, if any are: by prompts, since that A is better than B,
+    and B than C, says how A and C compare. Where one prompt is more than the share, by names, since what one labeller
+    chose says what others will."""
+    prompts = dataset.questions()
+    questions: list[Hashable] = prompts if len(set(prompts)) * config.held_out >= 1 else list(dataset.names)
     if config.held_out == 0 or len(set(questions)) == 1:
         return list(range(len(questions))), []
     return held_out_by(questions, config)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seqrl.data.dialogues import Dialogue
 from seqrl.data.episodes import returns_to_go
-from seqrl.data.held_out import parted, together
+from seqrl.data.held_out import groups_of, parted
 from seqrl.errors import UserError
 from seqrl.language.rows import TokenRows, rows_of, token_turns
 from seqrl.text import Tokenizer
@@ -69,8 +69,7 @@ class DialogueDataset:
         """Logged dialogues as `tokenizer` reads them. UserError where it cannot, or the agent never speaks."""
         dialogues = list(dialogues)
         rows = [rows_of(token_turns(dialogue, tokenizer), tokenizer) for dialogue in dialogues]
-        keys = [together(dialogue) or k for k, dialogue in enumerate(dialogues)]
-        return cls(rows, gamma, [dialogue.id for dialogue in dialogues], keys)
+        return cls(rows, gamma, [dialogue.id for dialogue in dialogues], groups_of(dialogues))
 
     def _returns_to_go(self) -> Tensor:
         """Of every decision: rows between decisions are no steps in time, so they do not discount."""

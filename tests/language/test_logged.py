@@ -113,6 +113,12 @@ def test_dialogues_that_belong_together_are_held_out_together(key):
     assert not {*first.keys} & {*second.keys}
 
 
+# Broken by groups of any size: half of the log would be held out.
+def test_what_many_dialogues_have_in_common_does_not_bind_them():
+    log = dataset(*(replace(dialogue("a"), meta={"dialogue": ("phone", "letter")[k % 2]}) for k in range(20)))
+    assert [part.num_dialogues for part in log.split(0.1, seed=1)] == [18, 2]
+
+
 def test_dialogues_that_all_belong_together_are_shared_out_all_the_same():
     log = dataset(*(replace(dialogue("a" * (1 + k)), meta={"dialogue": "1"}) for k in range(5)))
     assert [part.num_dialogues for part in log.split(0.4, seed=1)] == [3, 2]
