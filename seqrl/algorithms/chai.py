@@ -51,7 +51,7 @@ from seqrl.language_runs.config import (
     make_model,
     refuse_unread,
 )
-from seqrl.language_runs.preferences import settings_of_policy, with_task_of
+from seqrl.language_runs.preferences import check_temperature, settings_of_policy, with_task_of
 from seqrl.language_runs.proposals import proposed_dataset
 from seqrl.language_runs.run import check_reads, open_run, read_tokenizer
 from seqrl.memory.make import MEMORIES
@@ -219,6 +219,7 @@ def train(config: Config, resume: bool = False) -> RerankingAgent:
         unread = (*OF_TRANSFORMERS, "gradient_checkpointing", "context_turns")
         refuse_unread(config, unread, "the policy is there, and the critic's memory has a width alone, --hidden-size")
     if not resume:
+        check_temperature(config.policy)
         config = with_task_of(config, config.policy)
         check_rewarded(config)
     tokenizer = read_tokenizer(config.run_dir if resume else config.policy)

@@ -48,7 +48,7 @@ from seqrl.language_runs.config import (
     make_model,
 )
 from seqrl.language_runs.lengths import check_windows
-from seqrl.language_runs.preferences import settings_of_policy, with_model_of, with_task_of
+from seqrl.language_runs.preferences import check_temperature, settings_of_policy, with_model_of, with_task_of
 from seqrl.language_runs.run import (
     check_reads,
     dialogue_windows,
@@ -218,6 +218,7 @@ def train(config: Config, resume: bool = False) -> SteeredAgent | UtteranceAgent
     """
     check(config)
     if not resume:
+        check_temperature(config.policy)
         if config.initial == "policy":
             why = "without --initial fresh the values' model begins as a copy of the policy's in"
             config = with_model_of(config, config.policy, why)

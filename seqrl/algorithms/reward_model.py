@@ -13,7 +13,7 @@ Source: Bradley & Terry 1952; Christiano et al. 2017 (arXiv 1706.03741), Stienno
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from seqrl.data.dialogues import Dialogue
 from seqrl.data.preferences import Preference, read_preferences
 from seqrl.distributed import ALONE, Group
 from seqrl.distributed.sharding import Whole
-from seqrl.language.preferences import PreferenceDataset, PreferencePairs, split_numbers
+from seqrl.language.preferences import PreferenceDataset, PreferencePairs
 from seqrl.language.reward_model import RewardAgent, turn_ends
 from seqrl.language.reward_report import answers, reward_report
 from seqrl.language_runs.config import LanguageConfig, check_shared, check_sizes, make_tokenizer, refuse_unread
@@ -40,7 +40,7 @@ from seqrl.language_runs.learners import (
     share_weights,
 )
 from seqrl.language_runs.lengths import check_judged
-from seqrl.language_runs.preferences import with_model_of
+from seqrl.language_runs.preferences import held_out_by, with_model_of
 from seqrl.language_runs.rewards import REPORT, load_reward_model, make_reward_agent
 from seqrl.language_runs.run import read_tokenizer
 from seqrl.objectives.preference import bradley_terry_error
@@ -74,7 +74,8 @@ class Config(LanguageConfig):
     """Whether several learners keep a part of each weight only, and put a transformer's blocks together while they are
     computed (FSDP): for models that are too large for one."""
     held_out: float = 0.1
-    """Share of the pairs that are not learnt from: they say how far the model can be trusted; 0 for none."""
+    """Share of the prompts whose pairs are not learnt from: they say how far the model can be trusted; 0 for none.
+    Where prompts are too few to share out, of the questions, by their ids."""
 
 
 class _Bootstraps:
@@ -157,7 +158,7 @@ def train_share(group: Group, config: Config, resume: bool) -> RewardAgent:
     else:
         tokenizer = make_tokenizer(config, list(_conversations(preferences)))
     dataset = PreferenceDataset.of(preferences, tokenizer)
-    learnt, kept = _split([each.id for each in preferences], config)
+    learnt, kept = _split(dataset, config)
     begun = (Path(config.run_dir) / CHECKPOINT).exists()  # else the weights come from the policy
     agent = make_reward_agent(before_sharing(config), tokenizer, config.num_models, "" if begun else config.policy)
     member: Any = agent.ensemble.members[0]
@@ -198,15 +199,15 @@ def _finish(
         write_atomically(run.folder / REPORT, (json.dumps(report, indent=2) + "\n").encode())
 
 
-def _split(names: Sequence[str], config: Config) -> tuple[list[int], list[int]]:
-    """Numbers of the pairs to learn from, and of those held out, if any are: by questions, since what one labeller
+def _split(dataset: PreferenceDataset, config: Config) -> tuple[list[int], list[int]]:
+    """Numbers of the pairs to learn from, and of those held out, if any are: by prompts, since that A is better than B,
+    and B than C, says how A and C compare. Where one prompt is more than the share, by names, since what one labeller
     chose says what others will."""
-    questions = list(dict.fromkeys(names))
-    if config.held_out == 0 or len(questions) == 1:
-        return list(range(len(names))), []
-    _, numbers = split_numbers(len(questions), config.held_out, config.seed)
-    kept = {questions[int(k)] for k in numbers}
-    return [k for k, name in enumerate(names) if name not in kept], [k for k, name in enumerate(names) if name in kept]
+    prompts = dataset.questions()
+    questions: list[Hashable] = prompts if len(set(prompts)) * config.held_out >= 1 else list(dataset.names)
+    if config.held_out == 0 or len(set(questions)) == 1:
+        return list(range(len(questions))), []
+    return held_out_by(questions, config)
 
 
 def _conversations(preferences: list[Preference]) -> Iterator[Dialogue]:

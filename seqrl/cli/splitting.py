@@ -6,9 +6,7 @@ from pathlib import Path
 from seqrl.audit import Audit
 from seqrl.config import require
 from seqrl.data.dialogues import Dialogue, numbered_dialogues, shown, write_dialogues
-
-TOGETHER = ("dialogue", "pair")
-"""Keys of `meta` by which imported dialogues belong together: one seen from both sides, a pair of answers."""
+from seqrl.data.held_out import together
 
 
 def check_parts(keep_good: str, held_out: str, share: float, output: str) -> None:
@@ -46,6 +44,7 @@ def is_held_out(dialogue: Dialogue, share: float) -> bool:
     """By a hash of what is said, so that copies stay together, or of what it has in common with others that belong
     together."""
     said = [dialogue.agent, *((turn.speaker, turn.text) for turn in dialogue.turns)]
-    content = next((str(dialogue.meta[key]) for key in TOGETHER if key in dialogue.meta), repr(said))
+    common = together(dialogue)
+    content = repr(said) if common is None else common
     digest = hashlib.blake2b(content.encode(), digest_size=8).digest()
     return int.from_bytes(digest) < share * 2**64

@@ -1,6 +1,6 @@
 """Logged dialogues as tokens, and windows of them to learn from."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from seqrl.data.dialogues import Dialogue
 from seqrl.data.episodes import returns_to_go
+from seqrl.data.held_out import groups_of, parted
 from seqrl.errors import UserError
 from seqrl.language.rows import TokenRows, rows_of, token_turns
 from seqrl.text import Tokenizer
@@ -39,12 +40,16 @@ class DialogueDataset:
     which the agent never speaks is left out, as nothing can be learnt from it.
     """
 
-    def __init__(self, rows: list[TokenRows], gamma: float, names: Sequence[str] = ()) -> None:
+    def __init__(
+        self, rows: list[TokenRows], gamma: float, names: Sequence[str] = (), keys: Sequence[Hashable] = ()
+    ) -> None:
+        """`names` are for messages; dialogues of one of `keys` are held out together. By default each has its own."""
         spoken = [k for k, each in enumerate(rows) if bool(each.mask.any())]
         if not spoken:
             raise UserError("the agent never speaks in these dialogues: nothing can be learnt; see seqrl audit")
         self.names = [names[k] if names else f"number {k + 1}" for k in spoken]
         """What its dialogues are called in messages."""
+        self.keys = [keys[k] if keys else k for k in spoken]
         rows = [rows[k] for k in spoken]
         self._rows, self.gamma = rows, gamma
         self.num_dialogues = len(rows)
@@ -64,7 +69,7 @@ class DialogueDataset:
         """Logged dialogues as `tokenizer` reads them. UserError where it cannot, or the agent never speaks."""
         dialogues = list(dialogues)
         rows = [rows_of(token_turns(dialogue, tokenizer), tokenizer) for dialogue in dialogues]
-        return cls(rows, gamma, [dialogue.id for dialogue in dialogues])
+        return cls(rows, gamma, [dialogue.id for dialogue in dialogues], groups_of(dialogues))
 
     def _returns_to_go(self) -> Tensor:
         """Of every decision: rows between decisions are no steps in time, so they do not discount."""
@@ -99,10 +104,9 @@ class DialogueDataset:
         return self.num_dialogues
 
     def split(self, share: float, seed: int) -> tuple["DialogueDataset", "DialogueDataset"]:
-        """The dataset without `share` of its dialogues (at least one), and those, drawn by `seed`."""
-        order = np.random.RandomState(seed).permutation(self.num_dialogues)
-        count = min(max(1, round(share * self.num_dialogues)), self.num_dialogues - 1)
-        return self._subset(np.sort(order[count:])), self._subset(np.sort(order[:count]))
+        """The dataset without `share` of its dialogues (at least one), and those, drawn by `seed` (`parted`)."""
+        learnt, held_out = parted(self.keys, share, seed)
+        return self._subset(learnt), self._subset(held_out)
 
     def best(self, share: float) -> "DialogueDataset":
         """The `share` of the dialogues, at least one, with the highest returns; of equal ones the first."""
@@ -110,7 +114,8 @@ class DialogueDataset:
         return self._subset(np.sort(order[: max(1, round(share * self.num_dialogues))]))
 
     def _subset(self, numbers: np.ndarray) -> "DialogueDataset":
-        return DialogueDataset([self._rows[k] for k in numbers], self.gamma, [self.names[k] for k in numbers])
+        rows, names, keys = ([each[k] for k in numbers] for each in (self._rows, self.names, self.keys))
+        return DialogueDataset(rows, self.gamma, names, keys)
 
     def longest_windows(self, num_turns: int) -> list[int]:
         """Of each dialogue, the rows of the longest of its `windows`."""

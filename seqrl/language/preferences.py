@@ -1,6 +1,6 @@
 """Judged answers as tokens: pairs of which one was preferred, and single ones with thumbs up or down."""
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Hashable, Iterable, Sequence, Set
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -34,11 +34,13 @@ class JudgedAnswers(NamedTuple):
 class PreferenceDataset:
     """N pairs as rows of tokens; `of` makes one."""
 
-    def __init__(self, chosen: Sequence[TokenRows], rejected: Sequence[TokenRows]) -> None:
+    def __init__(self, chosen: Sequence[TokenRows], rejected: Sequence[TokenRows], names: Sequence[str] = ()) -> None:
+        """`names` are the pairs' ids; several labellers' choices between the same answers share one."""
         assert len(chosen) == len(rejected)
         if not chosen:
             raise UserError("there are no preferences to learn from: give at least one")
         self.chosen, self.rejected = list(chosen), list(rejected)
+        self.names = list(names) or [str(k) for k in range(len(chosen))]
 
     @classmethod
     def of(cls, preferences: Iterable[Preference], tokenizer: Tokenizer) -> "PreferenceDataset":
@@ -46,18 +48,19 @@ class PreferenceDataset:
         preferences = list(preferences)
         chosen = [_rows(each, each.chosen, tokenizer, cut_turns(each, "cut_in_chosen")) for each in preferences]
         rejected = [_rows(each, each.rejected, tokenizer, cut_turns(each, "cut_in_rejected")) for each in preferences]
-        return cls(chosen, rejected)
+        return cls(chosen, rejected, [each.id for each in preferences])
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def subset(self, numbers: Sequence[int] | Int[Tensor, "M"]) -> "PreferenceDataset":
         """Those of these numbers, in this order."""
-        return PreferenceDataset([self.chosen[int(k)] for k in numbers], [self.rejected[int(k)] for k in numbers])
+        parts = ([part[int(k)] for k in numbers] for part in (self.chosen, self.rejected, self.names))
+        return PreferenceDataset(*parts)  # type: ignore[arg-type]
 
-    def prompts(self) -> list[tuple[int, ...]]:
-        """The tokens of each pair's prompt."""
-        return [_prompt_of(rows) for rows in self.chosen]
+    def questions(self) -> list[Hashable]:
+        """What pairs that say something of each other have in common (`_questions`)."""
+        return _questions(self.chosen, self.names)
 
     def batch(self, numbers: Sequence[int] | Int[Tensor, "B"]) -> PreferencePairs:
         """As `pairs`."""
@@ -81,9 +84,17 @@ class ThumbDataset:
     behind this one's prompt is what says how far a policy has moved, whatever it is asked (KTO's point of reference).
     """
 
-    def __init__(self, answer: Sequence[TokenRows], mismatched: Sequence[TokenRows], desirable: Sequence[bool]) -> None:
+    def __init__(
+        self,
+        answer: Sequence[TokenRows],
+        mismatched: Sequence[TokenRows],
+        desirable: Sequence[bool],
+        names: Sequence[str] = (),
+    ) -> None:
+        """`names` are the thumbs' ids; several labellers' thumbs on the same answer share one."""
         assert len(answer) == len(mismatched) == len(desirable)
         self.answer, self.mismatched, self.desirable = list(answer), list(mismatched), list(desirable)
+        self.names = list(names) or [str(k) for k in range(len(answer))]
 
     @classmethod
     def of(cls, thumbs: Iterable[Thumb], tokenizer: Tokenizer) -> "ThumbDataset":
@@ -100,20 +111,19 @@ class ThumbDataset:
             _rows(each, _as_said_to(each, thumbs[partner[k]]), tokenizer, cut[partner[k]])
             for k, each in enumerate(thumbs)
         ]
-        return cls(answer, mismatched, [each.label for each in thumbs])
+        return cls(answer, mismatched, [each.label for each in thumbs], [each.id for each in thumbs])
 
     def __len__(self) -> int:
         return len(self.answer)
 
     def subset(self, numbers: Sequence[int] | Int[Tensor, "M"]) -> "ThumbDataset":
         """Those of these numbers, in this order."""
-        parts = (self.answer, self.mismatched, self.desirable)
-        answer, mismatched, desirable = ([part[int(k)] for k in numbers] for part in parts)
-        return ThumbDataset(answer, mismatched, desirable)  # type: ignore[arg-type]
+        parts = (self.answer, self.mismatched, self.desirable, self.names)
+        return ThumbDataset(*([part[int(k)] for k in numbers] for part in parts))  # type: ignore[arg-type]
 
-    def prompts(self) -> list[tuple[int, ...]]:
-        """The tokens of each answer's prompt."""
-        return [_prompt_of(rows) for rows in self.answer]
+    def questions(self) -> list[Hashable]:
+        """What answers that say something of each other have in common (`_questions`)."""
+        return _questions(self.answer, self.names)
 
     def batch(self, numbers: Sequence[int] | Int[Tensor, "B"]) -> JudgedAnswers:
         """The answers of these numbers side by side."""
@@ -161,6 +171,13 @@ def _rows(
             turns[k] = replace(turns[k], ended=False)
     rows = rows_of(turns, tokenizer)
     return rows._replace(mask=rows.mask & (rows.turn >= len(judged.prompt)))
+
+
+def _questions(answers: Sequence[TokenRows], names: Sequence[str]) -> list[Hashable]:
+    """Of each entry its prompt, in tokens: which answer to it is better tells of the others. Where all have one prompt,
+    its name."""
+    prompts = [_prompt_of(rows) for rows in answers]
+    return list(prompts if len(set(prompts)) > 1 else names)
 
 
 def _prompt_of(rows: TokenRows) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Logged dialogues as turns, and beside each of the agent's turns what a language model would have said there."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from seqrl.data.held_out import parted
 from seqrl.errors import UserError
 from seqrl.language.rows import TokenRows
 from seqrl.text import Tokenizer
@@ -97,7 +98,8 @@ class UtteranceDataset:
     """N dialogues, as turns of the agent with what was proposed there.
 
     `rows` are dialogues in tokens; turns are numbered through, dialogue after dialogue, as `drawn` has them. `bad` has
-    for each turn texts of bad language, and `flagged` says whether what was logged is bad itself.
+    for each turn texts of bad language, and `flagged` says whether what was logged is bad itself. Dialogues of one of
+    `keys` are held out together; by default each has its own.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class UtteranceDataset:
         gamma: float,
         bad: Sequence[Sequence[tuple[int, ...]]] = (),
         flagged: Sequence[bool] = (),
+        keys: Sequence[Hashable] = (),
     ) -> None:
         table = Segments()
         turns = [turns_of(each) for each in rows]
@@ -128,6 +131,7 @@ class UtteranceDataset:
         self._segments, self._length = table.tensors()
         self.gamma = gamma
         self._dialogues = np.arange(len(rows))
+        self._keys = list(keys) or list(range(len(rows)))
 
     @property
     def num_dialogues(self) -> int:
@@ -148,10 +152,9 @@ class UtteranceDataset:
         return self.num_dialogues
 
     def split(self, share: float, seed: int) -> tuple["UtteranceDataset", "UtteranceDataset"]:
-        """The dataset without `share` of its dialogues (at least one), and those, drawn by `seed`."""
-        order = np.random.RandomState(seed).permutation(self.num_dialogues)
-        count = min(max(1, round(share * self.num_dialogues)), self.num_dialogues - 1)
-        return self._subset(np.sort(order[count:])), self._subset(np.sort(order[:count]))
+        """The dataset without `share` of its dialogues (at least one), and those, drawn by `seed` (`parted`)."""
+        learnt, held_out = parted([self._keys[k] for k in self._dialogues], share, seed)
+        return self._subset(learnt), self._subset(held_out)
 
     def _subset(self, numbers: np.ndarray) -> "UtteranceDataset":
         part = object.__new__(UtteranceDataset)

@@ -5,7 +5,7 @@ once, and each update learns from one of these groups. So they come from the cod
 before the first update every log-ratio is 0 to the last bit, which answers put side by side otherwise would not give.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -169,6 +169,17 @@ def settings_of_policy(run: str | Path) -> dict[str, Any]:
     return settings
 
 
+def check_temperature(policy: str) -> None:
+    """Raise UserError for a run of rlhf that speaks at another temperature than 1, at which it was fine-tuned: its
+    logits alone, from which it would be steered or measured, are another policy's."""
+    temperature = float(settings_of_policy(policy).get("temperature", 1.0))
+    require(
+        temperature == 1,
+        f"{policy} was fine-tuned to speak at --temperature {temperature:g}, and would be another policy here, at 1: "
+        "give a run that was fine-tuned at 1, or the policy that it began as",
+    )
+
+
 KINDS = ("bc", "dpo", "kto", "rlhf")
 """Runs of ours whose checkpoint has a policy, of the model that config.json says."""
 
@@ -189,13 +200,14 @@ def tune(
     """
     if not resume:
         refuse_unread(config, ("dialogues", "context_turns"), f"{algorithm_of(config)} learns from judged answers")
+        check_temperature(config.policy)
         config = with_model_of(config, config.policy)
     tokenizer = read_tokenizer(config.run_dir if resume else config.policy)
     agent = LanguageAgent(tokenizer, make_model(before_sharing(config), tokenizer))
     dataset, held_out = dataset_of(tokenizer), None
     check_judged(agent.policy, dataset)
     if config.held_out > 0 and len(dataset) > 1:
-        kept, left_out = _split(dataset.prompts(), config)
+        kept, left_out = held_out_by(dataset.questions(), config)
         looks = learners.rank == 0 or config.shard  # the first tells of it
         held_out = Groups(dataset.subset(left_out), 256, 0) if looks else None
         dataset = dataset.subset(kept)
@@ -220,16 +232,16 @@ def tuned_together(config: PreferenceConfig) -> LanguageAgent:
     return agent.eval()
 
 
-def _split(prompts: list[Any], config: PreferenceConfig) -> tuple[list[int], list[int]]:
-    """Numbers of the answers to learn from, and of those held out: all answers to a share of the prompts, since one
-    says something of another. Where there is one prompt alone, a share of its answers."""
-    questions = list(dict.fromkeys(prompts))
-    if len(questions) == 1:
-        questions = prompts = list(range(len(prompts)))
-    held_out = {questions[int(k)] for k in split_numbers(len(questions), config.held_out, config.seed)[1]}
+def held_out_by(questions: list[Hashable], config: LanguageConfig) -> tuple[list[int], list[int]]:
+    """Numbers of the answers to learn from, and of those held out: all answers to a share of the questions, since one
+    says something of another. Where there is one question alone, a share of its answers."""
+    different = list(dict.fromkeys(questions))
+    if len(different) == 1:
+        different = questions = list(range(len(questions)))
+    held_out = {different[int(k)] for k in split_numbers(len(different), config.held_out, config.seed)[1]}
     parts: tuple[list[int], list[int]] = ([], [])
-    for number, prompt in enumerate(prompts):
-        parts[prompt in held_out].append(number)
+    for number, question in enumerate(questions):
+        parts[question in held_out].append(number)
     return parts
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from seqrl.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from seqrl.data.dialogues import Dialogue
+from seqrl.data.held_out import groups_of
 from seqrl.errors import UserError
 from seqrl.language.discriminator import corrupted
 from seqrl.language.generation import Sampling
@@ -67,7 +68,8 @@ def proposed_dataset(
     flagged = _flagged(dialogues) if "flagged" in bad else []
     if "flagged" in bad and not examples and not any(flagged):
         raise UserError(f"no turn of {config.dialogues} has thumbs down: --bad flagged alone has no bad language")
-    return UtteranceDataset(rows, drawn, gamma, list(zip(*examples, strict=True)) if examples else [], flagged)
+    texts = list(zip(*examples, strict=True)) if examples else []
+    return UtteranceDataset(rows, drawn, gamma, texts, flagged, groups_of(dialogues))
 
 
 def _read_of(rows: TokenRows, tokenizer: Tokenizer, max_tokens: int) -> int:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from seqrl.data.dialogues import Dialogue, shown
+from seqrl.data.held_out import groups_of
 from seqrl.errors import UserError
 from seqrl.language.generation import Voice, sayable
 from seqrl.language.likelihood import Decided, decided, log_probs, of_tokens
@@ -53,7 +54,8 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Figures of one policy on one log. Intervals are percentiles over resampled dialogues, 95 %."""
+    """Figures of one policy on one log. Intervals are percentiles over resampled dialogues, 95 %; those that belong
+    together, as both sides of a negotiation do, are drawn together."""
 
     num_dialogues: int
     num_turns: int
@@ -129,9 +131,10 @@ def evaluate_logged(
     watch()
     log_ratio = said.by_turn(of_tokens(log_pi, said)).double() - log_mu
     turns = Turns(log_ratio.masked_fill(~mask, 0.0), said.by_turn(said.reward).double(), mask)
-    values = _turn_values(logs, said, log_pi, gamma, fitted, watch) if fitted else None
+    groups = torch.tensor(groups_of(dialogues))
+    values = _turn_values(logs, said, log_pi, gamma, fitted, groups, watch) if fitted else None
     unrewarded = sum(all(turn.reward is None for turn in dialogue.turns) for dialogue in dialogues)
-    return estimate(turns, values, gamma, num_resamples, seed, int((known & mask).sum()), unrewarded)
+    return estimate(turns, values, gamma, num_resamples, seed, int((known & mask).sum()), unrewarded, groups)
 
 
 def logged_propensities(dialogues: Sequence[Dialogue]) -> Float[Tensor, "K B"]:
@@ -161,10 +164,11 @@ def _turn_values(
     log_pi: Tensor,
     gamma: float,
     fitted: FittedConfig,
+    groups: Int[Tensor, "B"],
     watch: Callable[[], None],
 ) -> tuple[Tensor, Tensor]:
     """Q of each logged utterance, and its mean over what the policy would say there, [K, B] each."""
-    q, v = cross_fitted(logs, said, log_pi, gamma, fitted, watch)
+    q, v = cross_fitted(logs, said, log_pi, gamma, fitted, watch, groups)
     begins = torch.cat([torch.ones_like(said.ends_turn[:1]), said.ends_turn[:-1]])
     of_turn = turn_action_value(q, v, said.ends_turn, said.valid)
     return said.by_turn(of_turn).double(), said.by_turn(v.masked_fill(~begins, 0.0)).double()
@@ -178,13 +182,22 @@ def estimate(
     seed: int = 0,
     num_propensities: int = 0,
     num_unrewarded: int = 0,
+    groups: Int[Tensor, "B"] | None = None,
 ) -> Evaluation:
-    """All figures, from turns [K, B] and the policy's values (Q of what was said, V) of them, if there are any."""
+    """All figures, from turns [K, B] and the policy's values (Q of what was said, V) of them, if there are any.
+
+    Dialogues of one of `groups`, counted from 0, are resampled together (Field & Welsh 2007, "Bootstrapping clustered
+    data"); by default each alone, and so where all are of one.
+    """
     log_ratio, reward, mask = turns
     B = mask.shape[1]
+    if groups is None or not groups.any():
+        groups = torch.arange(B)
     generator = torch.Generator().manual_seed(derived_seed(seed, 0))
     # The first row is the log itself.
-    count = torch.cat([torch.ones(1, B, dtype=torch.float64), bootstrap_count(B, num_resamples, generator)])
+    drawn = bootstrap_count(int(groups.max()) + 1, num_resamples, generator)[:, groups]
+    count = torch.cat([torch.ones(1, B, dtype=torch.float64), drawn])
+    number = count.sum(1)  # of dialogues, which varies where groups are of different sizes
     found = {}
     if values is not None:
         found[ROBUST] = weighted_doubly_robust(log_ratio, reward, *values, mask, gamma, count)
@@ -194,7 +207,7 @@ def estimate(
         # Resampled dialogues leave the fit as it is: an interval of them would tell nothing of its error.
         found[FITTED] = torch.full((2,), math.nan).index_fill(0, torch.tensor(0), float(values[1][0].mean()))
     discounted = gamma ** torch.arange(len(reward), dtype=torch.float64) @ reward
-    logged = count @ discounted / B
+    logged = count @ discounted / number
     log_weight = log_weights(log_ratio, mask)
     last = log_weight[-1]
     shares = (last - last.logsumexp(0)).exp().nan_to_num().sort(descending=True).values
@@ -207,7 +220,7 @@ def estimate(
         gain=_interval(next(iter(found.values())) - logged),
         effective_size=float(effective_sample_size(last)),
         effective_size_by_turn=effective_sample_size(log_weight).tolist(),
-        mean_weight=_interval(count @ last.clamp(max=700).exp() / B),
+        mean_weight=_interval(count @ last.clamp(max=700).exp() / number),
         greatest_share=float(shares[0]),
         shares=shares.tolist(),
         num_propensities=num_propensities,

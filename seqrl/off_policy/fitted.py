@@ -39,7 +39,7 @@ class FittedConfig:
     """Dialogues of a gradient step."""
     learning_rate: float = 1e-2
     num_folds: int = 2
-    """Each dialogue's values come from a model that did not learn from it, but from the other folds."""
+    """Each dialogue's values come from a model that did not learn from it or its group, but from the other folds."""
     seed: int = 0
 
 
@@ -73,17 +73,21 @@ def cross_fitted(
     gamma: float = 1.0,
     config: FittedConfig | None = None,
     watch: Callable[[], None] = lambda: None,
+    groups: Int[Tensor, "B"] | None = None,
 ) -> tuple[Float[Tensor, "D B"], Float[Tensor, "D B"]]:
     """q at the agent's logged tokens and v before each, by models that did not learn from the dialogue concerned.
 
-    `log_prob` is the policy's (`log_probs`). `watch` is called after each iteration. Of a single dialogue there is
-    nothing else to learn from: its values are the mean return, 0.
+    `log_prob` is the policy's (`log_probs`). `watch` is called after each iteration. Dialogues of one of `groups`,
+    counted from 0, are of one fold; by default each is a group. Of a single dialogue there is nothing else to learn
+    from: its values are the mean return, 0.
     """
     config = config or FittedConfig()
-    B = len(rows)
-    order = torch.randperm(B, generator=torch.Generator().manual_seed(derived_seed(config.seed, 0)))
-    fold = torch.empty(B, dtype=torch.int64)
-    fold[order] = torch.arange(B) % config.num_folds
+    groups = torch.arange(len(rows)) if groups is None or not groups.any() else groups
+    size = int(groups.max()) + 1
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(derived_seed(config.seed, 0)))
+    fold = torch.empty(size, dtype=torch.int64)
+    fold[order] = torch.arange(size) % config.num_folds
+    fold = fold[groups]
     q, v = torch.zeros(decided.token.shape), torch.zeros(decided.token.shape)
     for k in range(config.num_folds):
         inside, outside = (fold == k).nonzero()[:, 0], (fold != k).nonzero()[:, 0]

@@ -15,7 +15,7 @@ from seqrl.errors import UserError
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.preferences import PreferenceDataset, ThumbDataset, split_numbers
 from seqrl.language_runs.config import LanguageConfig, make_model
-from seqrl.language_runs.preferences import Groups, Referenced, _split
+from seqrl.language_runs.preferences import Groups, Referenced, held_out_by
 from seqrl.objectives import dpo_error
 from seqrl.run_folder import CHECKPOINT
 from seqrl.text import Tokenizer
@@ -331,10 +331,26 @@ def test_command(folder, tmp_path, capsys):
 def test_all_answers_to_a_prompt_are_held_out_together(folder):
     pairs = [preference(["x" * (k % 4)], ["aa"], ["ab", "b", "bb"][k // 4 : k // 4 + 1]) for k in range(12)]
     config = settings(folder, dpo, held_out=0.5, num_steps=1)
-    prompts = PreferenceDataset.of(pairs, TOKENIZER).prompts()
-    learnt, held_out = _split(prompts, config)
+    prompts = PreferenceDataset.of(pairs, TOKENIZER).questions()
+    learnt, held_out = held_out_by(prompts, config)
     assert {prompts[k] for k in learnt}.isdisjoint({prompts[k] for k in held_out})
     assert (len(learnt), len(held_out)) == (6, 6)
-    learnt, held_out = _split(prompts[:1] * 4, config)
+    learnt, held_out = held_out_by(prompts[:1] * 4, config)
     assert sorted(learnt + held_out) == [0, 1, 2, 3]
     assert len(held_out) == 2
+
+
+# Broken by each answer on its own where there is one prompt: what one labeller chose says what others will.
+@pytest.mark.parametrize("kind", ["pairs", "thumbs"])
+def test_several_labellers_answers_to_one_prompt_are_held_out_together(folder, kind):
+    pairs = [
+        dataclasses.replace(preference(["x"], ["a"], ["b" * (1 + k)]), id=f"{k}", labeller=labeller)
+        for labeller in ("ada", "bo") for k in range(6)
+    ]  # fmt: skip
+    if kind == "pairs":
+        questions = PreferenceDataset.of(pairs, TOKENIZER).questions()
+    else:
+        questions = ThumbDataset.of(list(thumbs_of(pairs)), TOKENIZER).questions()
+    learnt, held_out = held_out_by(questions, settings(folder, dpo, held_out=0.5))
+    assert {questions[k] for k in learnt}.isdisjoint({questions[k] for k in held_out})
+    assert len(learnt) == len(held_out) == len(questions) / 2

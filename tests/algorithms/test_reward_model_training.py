@@ -77,7 +77,8 @@ def test_what_is_chosen_has_the_higher_score(folder: Path, trained: reward_model
 # Broken by a checkpoint written before `_describe`, or scales of single models.
 def test_scores_have_mean_0_and_spread_1_over_what_was_learnt_from(folder: Path, trained: reward_model.Config) -> None:
     agent = load_reward_model(trained.run_dir)
-    learnt, kept = reward_model._split([f"{k}" for k in range(60)], trained)
+    pairs = PreferenceDataset.of([preference(k) for k in range(60)], agent.tokenizer)
+    learnt, kept = reward_model._split(pairs, trained)
     assert len(kept) == 12
     dataset = PreferenceDataset.of([preference(k) for k in learnt], agent.tokenizer)
     batch = answers(dataset.pairs(range(48)))
@@ -112,11 +113,33 @@ def test_every_model_has_its_own_bootstrap(folder: Path) -> None:
 
 # Broken by a split of lines: what one labeller chose says what another will.
 def test_a_question_is_learnt_from_or_held_out_whoever_labelled_it(folder: Path) -> None:
-    names = [f"{k % 30}" for k in range(60)]
-    learnt, kept = reward_model._split(names, config(folder))
+    pairs = [preference(k % 30, labeller) for labeller in ("ada", "bo") for k in range(30)]
+    dataset = PreferenceDataset.of(pairs, Tokenizer(byte_fallback=True))
+    learnt, kept = reward_model._split(dataset, config(folder))
+    names = dataset.names
     assert sorted(learnt + kept) == list(range(60))
     assert not {names[k] for k in learnt} & {names[k] for k in kept}
     assert len(kept) == 12
+
+
+# Broken by a split by ids: what is chosen in two pairs of a prompt tells what is in the third.
+def test_all_pairs_of_a_prompt_are_held_out_together(folder: Path, tmp_path: Path) -> None:
+    pairs = [
+        Preference(
+            id=f"{prompt}-{better}-{worse}", prompt=(turn("user", f"{prompt}"),),
+            chosen=(turn("assistant", f"answer {better}"),), rejected=(turn("assistant", f"answer {worse}"),),
+        )
+        for better, worse in ((0, 1), (1, 2), (0, 2)) for prompt in range(40)
+    ]  # fmt: skip
+    write_preferences(tmp_path / "pairs.jsonl", pairs)
+    settings = config(folder, preferences=str(tmp_path / "pairs.jsonl"), num_steps=1, run_dir=str(tmp_path / "run"))
+    dataset = PreferenceDataset.of(pairs, Tokenizer(byte_fallback=True))
+    learnt, kept = reward_model._split(dataset, settings)
+    assert not {pairs[k].prompt for k in learnt} & {pairs[k].prompt for k in kept}
+    train(settings)
+    assert json.loads((tmp_path / "run" / REPORT).read_text())["pairs"] == len(kept) == 24
+    few = dataset.subset([k for k in range(120) if k % 40 < 4])  # a prompt would be a quarter, where a fifth is asked
+    assert len(reward_model._split(few, settings)[1]) == 2
 
 
 def test_killed_and_resumed_is_the_same_bit_for_bit(

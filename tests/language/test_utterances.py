@@ -89,3 +89,14 @@ def test_a_split_shares_out_the_dialogues() -> None:
     learnt, held_out = log.split(0.3, seed=1)
     assert (learnt.num_dialogues, held_out.num_dialogues) == (7, 3)
     assert sorted([*learnt.returns_to_go.tolist(), *held_out.returns_to_go.tolist()]) == list(range(10))
+
+
+def test_a_split_keeps_together_what_belongs_together() -> None:
+    # Breaks if `split` counts the keys of all dialogues in those of a part.
+    log = dataset(*([other("a"), agent("b" * (1 + k))] for k in range(8)), keys=[k % 4 for k in range(8)])
+    learnt, held_out = log.split(0.5, seed=1)
+    parts = [{int(k) % 4 for k in part._dialogues} for part in (learnt, held_out)]
+    assert (learnt.num_dialogues, held_out.num_dialogues) == (4, 4)
+    assert not parts[0] & parts[1]
+    first, second = learnt.split(0.5, seed=0)
+    assert not {int(k) % 4 for k in first._dialogues} & {int(k) % 4 for k in second._dialogues}

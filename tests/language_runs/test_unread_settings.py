@@ -82,3 +82,20 @@ def test_what_the_policy_has_may_be_said(folder, tmp_path):
     train(run)
     assert read_config(tmp_path / "run").hidden_size == 8
     dpo.train(read_config(tmp_path / "run"), resume=True)
+
+
+# Break: `check_temperature` left out of `tune`, or of the `train` of ilql or chai; or refuses all of rlhf's runs.
+def test_a_policy_that_speaks_at_another_temperature_is_refused(folder, tmp_path):
+    """Read at 1, as these four do, the same weights say other things."""
+    for temperature in (0.5, 1.0):
+        run = str(tmp_path / f"tuned{temperature}")
+        quick = {"num_conversations": 4, "max_tokens": 4, "method": "rloo", "group_size": 2, "run_dir": run}
+        train(config(folder, tmp_path, rlhf, temperature=temperature, **quick))
+        for algorithm in (dpo, kto, ilql, chai):
+            settings = config(folder, tmp_path, algorithm, policy=run, run_dir=f"{run}_{algorithm.__name__}")
+            expected = "tuned0.5 was fine-tuned to speak at --temperature 0.5, and would be another policy"
+            if temperature == 1 and algorithm in (dpo, kto):
+                train(settings)
+                continue
+            with pytest.raises(UserError, match=expected if temperature != 1 else "no turn has a reward"):
+                train(settings)

@@ -139,6 +139,43 @@ def test_the_gain_is_paired():
     assert found.logged.low < found.logged.value < found.logged.high
 
 
+def test_dialogues_that_belong_together_are_resampled_together():
+    """Two of each say no more than one. Breaks if every dialogue is drawn alone: intervals would be 0.7 × as wide."""
+    turns = bandit(torch.Generator().manual_seed(1))
+    twice = Turns(*(leaf.repeat_interleave(2, 1) for leaf in turns))
+    groups = torch.arange(twice.mask.shape[1]) // 2
+    once, found = estimate(turns, None, num_resamples=100), estimate(twice, None, num_resamples=100, groups=groups)
+    assert found.logged == pytest.approx(once.logged)
+    assert found.gain == pytest.approx(once.gain)
+    assert found.mean_weight == pytest.approx(once.mean_weight)
+    for name, interval in found.estimates.items():
+        assert interval == pytest.approx(once.estimates[name])
+    alike = estimate(twice, None, num_resamples=100, groups=torch.zeros_like(groups))
+    assert alike == estimate(twice, None, num_resamples=100)  # of one group alone nothing could be resampled
+
+
+def test_what_belongs_together_is_told_by_the_log(dialogues):
+    """Breaks if `groups` are not handed on, to resamples or to folds: values of a copy would be the other's."""
+
+    def evaluated(log: list[Dialogue]) -> module.Evaluation:
+        return evaluate_logged(log, TASK.tokenizer, OTHER, LOGGED, fitted=QUICK, num_resamples=100)
+
+    copies = [dataclasses.replace(each, meta={"dialogue": f"{k}"}) for k, each in enumerate(dialogues) for _ in "ab"]
+    alone = [dataclasses.replace(each, meta={}) for each in copies]
+    bound, free = evaluated(copies), evaluated(alone)
+    assert bound.logged.high - bound.logged.low > 1.2 * (free.logged.high - free.logged.low)
+    assert bound.estimates[FITTED].value != free.estimates[FITTED].value
+
+
+def test_resamples_of_groups_of_different_sizes_are_means():
+    """Breaks if sums are divided by the log's number of dialogues: equal returns would seem to vary."""
+    mask = torch.ones(1, 7, dtype=torch.bool)
+    turns = Turns(torch.zeros(1, 7, dtype=torch.float64), torch.ones(1, 7, dtype=torch.float64), mask)
+    found = estimate(turns, None, num_resamples=100, groups=torch.tensor([0, 1, 1, 1, 1, 2, 3]))
+    for interval in (found.logged, found.mean_weight, *found.estimates.values()):
+        assert interval == pytest.approx((1, 1, 1))
+
+
 def test_no_weight_at_all():
     """A policy that would have said nothing of what was logged. Breaks without `nan_to_num`."""
     turns = bandit(torch.Generator().manual_seed(1))

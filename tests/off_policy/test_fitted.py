@@ -71,6 +71,20 @@ def test_values_of_a_dialogue_do_not_come_from_it():
     assert 0 < int(same.sum()) < 12
 
 
+def test_values_of_a_dialogue_do_not_come_from_its_group():
+    """Another reward in one changes none of its group. Breaks if folds are of single dialogues."""
+    rows, said, log_prob = logs(12)
+    config = FittedConfig(num_iterations=2, updates_per_iteration=4, hidden_size=8, batch_size=16)
+    groups = torch.arange(12) // 4
+    before, _ = cross_fitted(rows, said, log_prob, 1.0, config, groups=groups)
+    changed = said._replace(reward=said.reward.clone())
+    changed.reward[3, 5] += 10.0
+    after, _ = cross_fitted(rows, changed, log_prob, 1.0, config, groups=groups)
+    same = (before == after).all(0)
+    assert same[4:8].all()
+    assert 0 < int(same.sum()) < 12
+
+
 def test_a_single_dialogue_has_nothing_to_learn_from():
     q, v = cross_fitted(*logs(1), 1.0, FittedConfig(num_iterations=1, updates_per_iteration=1))
     assert (q == 0).all()
