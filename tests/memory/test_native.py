@@ -119,6 +119,8 @@ def test_autocast_rounds_what_products_read_and_nothing_else(name, sizes):
     assert_near(actual, KERNELS[name][1](*rounded), 2e-6)
 
 
+# Must break in gradients.h, where pairs are multiplied: an odd row left out, `in_tiles` left out of the rest's columns,
+# squares not transposed, `first` left out (of the GRU).
 @needs_native
 @pytest.mark.parametrize("sizes", [(30, 7, 24, 32), (20, 40, 5, 16), (9, 37, 70, 48)])
 def test_gradients_under_autocast(name, sizes):

@@ -1,5 +1,5 @@
 // The GRU of kernels/gru.py, forward and backward. Arrays are contiguous and of float32, H whole vectors;
-// with `bfloat16` the products with weights are of numbers rounded to that, their gradients' are not.
+// with `bfloat16` all products are of numbers rounded to that, but the gradients of weights where pairs are not had.
 #include "sequence.h"
 
 extern "C" int vector_length() { return VL; }
@@ -113,8 +113,9 @@ extern "C" void gru_backward(int64_t T, int64_t B, int64_t D, int64_t H, int64_t
         }
         const auto dx_row = [&](int64_t i) { return dx + (inputs[i] - x); };
         multiply_rows<false>(operands + num_operands<Operand>(H), stride, count, w_x, dx_row);
-        add_outer_products(inputs.data(), D, d.data() + H, 4 * H, 3 * H, count, dw_x);
-        add_outer_products(states.data(), H, d.data(), 4 * H, 3 * H, count, dw_h);
+        const RowGradients<Operand> gradients(d.data(), 4 * H, count);
+        gradients.template multiply<3>(inputs.data(), D, H, 3 * H, dw_x);
+        gradients.template multiply<3>(states.data(), H, 0, 3 * H, dw_h);
         add_rows(d.data(), 4 * H, count, db);
       }
       sums.end(share.thread);

@@ -1,5 +1,5 @@
 // The LSTM of kernels/lstm.py, forward and backward. Arrays are contiguous and of float32, H whole vectors;
-// with `bfloat16` the products with weights are of numbers rounded to that, their gradients' are not.
+// with `bfloat16` all products are of numbers rounded to that, but the gradients of weights where pairs are not had.
 #include "sequence.h"
 
 // y [T, B, H], and c [B, H], which is the first cell and becomes the last. Unless it is null, `saved` gets
@@ -114,8 +114,9 @@ extern "C" void lstm_backward(int64_t T, int64_t B, int64_t D, int64_t H, int64_
         }
         const auto dx_row = [&](int64_t j) { return dx + (inputs[j] - x); };
         multiply_rows<false>(operands, stride, count, w_x, dx_row);
-        add_outer_products(inputs.data(), D, d.data(), 4 * H, 4 * H, count, dw_x);
-        add_outer_products(states.data(), H, d.data(), 4 * H, 4 * H, count, dw_h);
+        const RowGradients<Operand> gradients(d.data(), 4 * H, count);
+        gradients.template multiply<4>(inputs.data(), D, 0, 4 * H, dw_x);
+        gradients.template multiply<4>(states.data(), H, 0, 4 * H, dw_h);
         add_rows(d.data(), 4 * H, count, db);
       }
       sums.end(share.thread);

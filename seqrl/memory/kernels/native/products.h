@@ -44,7 +44,8 @@ __attribute__((always_inline)) inline void multiply_operands(Vec (&c)[ROOM][N], 
     multiply(c, a, K, b, next);
   } else {
     const int64_t in_tiles = tiles_are_had() ? K / TILE * TILE : 0;
-    if (in_tiles) multiply_tiles(c, a[0], M > 1 ? a[1] - a[0] : K, in_tiles, b);
+    float* const to = reinterpret_cast<float*>(c);
+    if (in_tiles) multiply_tiles<N>(to, N * VL, a[0], M > 1 ? a[1] - a[0] : K, in_tiles, b, N * VL);
     for (int m = 0; m < M && in_tiles < K; m++) {
       const Operand* const rest[] = {a[m] + in_tiles};
       multiply(reinterpret_cast<Vec(&)[1][N]>(c[m]), rest, K - in_tiles, b + in_tiles * N * VL);
@@ -69,27 +70,6 @@ inline void in_parts(int64_t count, const F& f) {
     const int64_t start = count * p / parts, end = count * (p + 1) / parts;
     call_for<MAX>(end - start, start, f);
   }
-}
-
-// Row v's number k becomes row k's number v.
-inline void transpose(Vec (&rows)[VL]) {
-#if defined(__AVX512F__)
-  const IntVec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-#pragma GCC unroll 4
-  for (int s = 1; s < VL; s *= 2) {  // squares of s rows and columns change places beside the diagonal
-    const IntVec low = (lane & s) ? lane + VL - s : lane, high = (lane & s) ? lane + VL : lane + s;
-#pragma GCC unroll 16
-    for (int v = 0; v < VL; v++) {
-      if (v & s) continue;
-      const Vec a = rows[v], b = rows[v + s];
-      rows[v] = _mm512_permutex2var_ps(a, (__m512i)low, b);
-      rows[v + s] = _mm512_permutex2var_ps(a, (__m512i)high, b);
-    }
-  }
-#else
-  for (int v = 0; v < VL; v++)
-    for (int k = 0; k < v; k++) std::swap(rows[v][k], rows[k][v]);
-#endif
 }
 
 // w [num_gates · H, K] as [H / VL][K][num_gates][VL], in `out`: for each vector of units, what its gates read one after
@@ -174,48 +154,5 @@ void multiply_rows(const Operand* a, int64_t stride, int64_t count, const ByColu
         }
       }
     });
-  }
-}
-
-// out [K, N] += Σ_r a[r]ᵀ d_r for rows d_r = d + r · stride of N numbers, whole vectors. Four rows a turn and no branches
-// in between: counting and jumping go through ports that multiply, too.
-inline void add_outer_products(const float* const* a, int64_t K, const float* d, int64_t stride, int64_t N,
-                               int64_t count, float* out) {
-  const auto columns_from = [&]<int V>(int64_t n) {
-    in_parts<max_rows<COLUMNS>>(K, [&]<int M>(int64_t k) {
-      Vec c[M][V] = {};
-      const float* d_r = d + n;
-#pragma GCC unroll 4
-      for (int64_t r = 0; r < count; r++, d_r += stride) {
-        const float* const a_r = a[r] + k;
-        Vec columns[V];
-#pragma GCC unroll 8
-        for (int v = 0; v < V; v++) columns[v] = load_once(d_r + v * VL);
-#pragma GCC unroll 8
-        for (int m = 0; m < M; m++) {
-          const Vec a_rm = all(a_r[m]);
-#pragma GCC unroll 8
-          for (int v = 0; v < V; v++) c[m][v] += a_rm * columns[v];
-        }
-      }
-#pragma GCC unroll 8
-      for (int m = 0; m < M; m++)
-#pragma GCC unroll 8
-        for (int v = 0; v < V; v++) {
-          float* const to = out + (k + m) * N + n + v * VL;
-          store(to, load(to) + c[m][v]);
-        }
-    });
-  };
-  for (int64_t n = 0; n < N; n += COLUMNS * VL)
-    call_for<COLUMNS>(std::min<int64_t>(COLUMNS, (N - n) / VL), n, columns_from);
-}
-
-// out [N] += Σ_r d_r for rows d_r = d + r · N of whole vectors.
-inline void add_rows(const float* d, int64_t N, int64_t count, float* out) {
-  for (int64_t n = 0; n < N; n += VL) {
-    Vec sum = load(out + n);
-    for (int64_t r = 0; r < count; r++) sum += load(d + r * N + n);
-    store(out + n, sum);
   }
 }

@@ -3,7 +3,7 @@
 
 #include <omp.h>
 
-#include "products.h"
+#include "gradients.h"
 
 struct Sizes {
   int64_t T, B, D, H;

@@ -76,6 +76,31 @@ inline float largest_of(Vec v) {
 #endif
 }
 
+// Row v's number k becomes row k's number v.
+inline void transpose(Vec (&rows)[VL]) {
+#if defined(__AVX512F__)
+  const IntVec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#pragma GCC unroll 4
+  for (int s = 1; s < VL; s *= 2) {  // squares of s rows and columns change places beside the diagonal
+    const IntVec low = (lane & s) ? lane + VL - s : lane, high = (lane & s) ? lane + VL : lane + s;
+#pragma GCC unroll 16
+    for (int v = 0; v < VL; v++) {
+      if (v & s) continue;
+      const Vec a = rows[v], b = rows[v + s];
+      rows[v] = _mm512_permutex2var_ps(a, (__m512i)low, b);
+      rows[v + s] = _mm512_permutex2var_ps(a, (__m512i)high, b);
+    }
+  }
+#else
+  for (int v = 0; v < VL; v++)
+    for (int k = 0; k < v; k++) {
+      const float below = rows[v][k];
+      rows[v][k] = rows[k][v];
+      rows[k][v] = below;
+    }
+#endif
+}
+
 inline IntVec bits_of(Vec v) {
   IntVec bits;
   std::memcpy(&bits, &v, sizeof bits);
@@ -157,6 +182,20 @@ inline void round_row(const float* row, int64_t K, Rounded* to) {
   }
 #endif
   for (k /= NUMBERS<Rounded>; k < num_operands<Rounded>(K); k++) to[k] = operand<Rounded>(row, 1, K, k);
+}
+
+// N numbers of two rows side by side, in bfloat16.
+inline void pair_rows(const float* first, const float* second, int64_t N, Rounded* to) {
+  int64_t n = 0;
+#if PAIRS
+  for (; n + VL <= N; n += VL) {
+    const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(load(first + n)));
+    const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(load(second + n)));
+    const __m512i pairs = low | _mm512_slli_epi32(high, 16);
+    std::memcpy(to + n, &pairs, sizeof pairs);
+  }
+#endif
+  for (; n < N; n++) to[n] = Rounded(rounded(first[n]) | rounded(second[n]) << 16);
 }
 
 // e^x to 2 units in the last place. x = n ln 2 + r with |r| <= ln 2 / 2: the Taylor series of e^r to the seventh power,

@@ -57,33 +57,34 @@ struct Tiles {
 #endif
 };
 
-// c[m] += Σ_k a_m[k] b[k] for a whole tile of rows a_m = a + m · stride, K whole tiles of pairs, and b [K, N vectors].
+// c [TILE, N vectors] += a b, for a tile of rows of a, K whole tiles of pairs, and b [K, N vectors]. Rows stand as far
+// from each other as `c_row` numbers, and `a_row` and `b_row` pairs.
 template <int N>
-inline void multiply_tiles(Vec (&c)[TILE][N], const Rounded* a, int64_t stride, int64_t K, const Rounded* b) {
+inline void multiply_tiles(float* c, int64_t c_row, const Rounded* a, int64_t a_row, int64_t K, const Rounded* b,
+                           int64_t b_row) {
 #if TILES
   static_assert(N == 3 || N == 4, "as many sums as there are tiles for");
-  constexpr int64_t LINE_OF_C = N * sizeof(Vec), LINE_OF_B = N * sizeof(Vec);
   asm volatile("" ::: "memory");  // GCC 12 does not know that a load of a tile reads memory
-  _tile_loadd(0, &c[0][0], LINE_OF_C);
-  _tile_loadd(1, &c[0][1], LINE_OF_C);
-  _tile_loadd(2, &c[0][2], LINE_OF_C);
-  if constexpr (N == 4) _tile_loadd(3, &c[0][3], LINE_OF_C);
-  for (int64_t k = 0; k < K; k += TILE, b += TILE * N * VL) {
-    _tile_loadd(4, a + k, 4 * stride);
-    _tile_loadd(5, b, LINE_OF_B);
+  _tile_loadd(0, c, 4 * c_row);
+  _tile_loadd(1, c + VL, 4 * c_row);
+  _tile_loadd(2, c + 2 * VL, 4 * c_row);
+  if constexpr (N == 4) _tile_loadd(3, c + 3 * VL, 4 * c_row);
+  for (int64_t k = 0; k < K; k += TILE, b += TILE * b_row) {
+    _tile_loadd(4, a + k, 4 * a_row);
+    _tile_loadd(5, b, 4 * b_row);
     _tile_dpbf16ps(0, 4, 5);
-    _tile_loadd(6, b + VL, LINE_OF_B);
+    _tile_loadd(6, b + VL, 4 * b_row);
     _tile_dpbf16ps(1, 4, 6);
-    _tile_loadd(7, b + 2 * VL, LINE_OF_B);
+    _tile_loadd(7, b + 2 * VL, 4 * b_row);
     _tile_dpbf16ps(2, 4, 7);
     if constexpr (N == 4) {
-      _tile_loadd(5, b + 3 * VL, LINE_OF_B);
+      _tile_loadd(5, b + 3 * VL, 4 * b_row);
       _tile_dpbf16ps(3, 4, 5);
     }
   }
-  _tile_stored(0, &c[0][0], LINE_OF_C);
-  _tile_stored(1, &c[0][1], LINE_OF_C);
-  _tile_stored(2, &c[0][2], LINE_OF_C);
-  if constexpr (N == 4) _tile_stored(3, &c[0][3], LINE_OF_C);
+  _tile_stored(0, c, 4 * c_row);
+  _tile_stored(1, c + VL, 4 * c_row);
+  _tile_stored(2, c + 2 * VL, 4 * c_row);
+  if constexpr (N == 4) _tile_stored(3, c + 3 * VL, 4 * c_row);
 #endif
 }
