@@ -127,32 +127,37 @@ def test_asynchronous_training_goes_on_with_its_replay(tmp_path, capsys, storage
 
 
 # Must break: in `_train`, `engine.publish(agent.state_dict(), version)` alone at the start. Before learning begins the
-# version is 0 for a run that goes on too, and its actors were given the seeds of those before.
+# version is 0 for a run that goes on too, and its actors, were they processes, were given the seeds of those before.
 def test_what_was_played_before_learning_began_is_not_played_again(tmp_path, monkeypatch):
     config = replace(
-        CONFIG, env="seqrl/MaskedCartPole-v0", engine="async", num_steps=600, learning_starts=500, replay_ratio=1.0,
-        batch_size=4, replay_capacity=2_000, checkpoint_every=4, run_dir=str(tmp_path / "run"),
+        CONFIG, env="seqrl/MaskedCartPole-v0", num_steps=600, learning_starts=500, replay_ratio=1.0, batch_size=4,
+        replay_capacity=2_000, checkpoint_every=4, run_dir=str(tmp_path / "run"),
     )  # fmt: skip
-    log_line = Run.log
+    log_line, publish, told = Run.log, SyncEngine.publish, []
 
     def crashing(self, step, metrics):
         log_line(self, step, metrics)
         if step == 150:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Run, "log", crashing)
-    with pytest.raises(KeyboardInterrupt):
-        train(config)
-    monkeypatch.undo()
-    before = saved_rows(tmp_path / "run")
+    def recording(self, weights, version, start=None):
+        if self.version == -1:  # the engine's first
+            told.append((version, start))
+        publish(self, weights, version, start)
+
+    monkeypatch.setattr(SyncEngine, "publish", recording)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "log", crashing)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
     resume(tmp_path / "run")
-    replay = r2d2.make_shards(config, None)
-    tree, _ = load_checkpoint(tmp_path / "run" / CHECKPOINT)
-    replay.load_state_dict(tree["replay"])
-    for shard, rows in zip(replay.shards, before, strict=True):
-        if rows:  # else its actor had not sent anything
-            seen = shard.storage.leaves.inputs.observation
-            assert not (seen[:, rows:] == seen[:, :1]).all(-1).all(0).any()
+    assert told == [(0, 0), (0, 8)]  # turns of learning until the checkpoint
+
+
+def test_processes_are_told_where_the_run_goes_on():
+    with closing(AsyncEngine(make_replay_actor, 0)) as engine:
+        engine.publish(counting_agent().state_dict(), 0, start=8)
+        assert engine.start == 8  # must break: `self.start = version`
 
 
 def saved_rows(folder):
