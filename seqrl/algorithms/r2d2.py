@@ -366,7 +366,7 @@ def _train(config: Config, agent: Agent, engine: Engine, resume: bool) -> Agent:
     with run:
         run.begin(step)
         version = updates_due(step, config)
-        engine.publish(agent.state_dict(), version)
+        engine.publish(agent.state_dict(), version, start=state.updates)  # before learning begins the version is 0
         while step < config.num_steps and not run.interrupted:
             shipment = engine.receive()
             take(replay, agent, shipment)

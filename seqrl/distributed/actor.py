@@ -9,6 +9,7 @@ from torch import Tensor
 from seqrl.checkpoint import from_bytes, to_bytes
 from seqrl.data import Episodes, Rollout
 from seqrl.data.sharded_replay import ActedSequences
+from seqrl.evaluations import SEED
 from seqrl.nets.normalization import Moments
 from seqrl.run import Stateful
 from seqrl.seeds import derived_seed
@@ -155,4 +156,5 @@ def actor_seed(seed: int, index: int, start: int = 0) -> int:
 
     Vector environments give the seed plus i to their i-th one, so that neighbouring seeds would share episodes.
     """
-    return derived_seed(seed, index, start) >> 2  # below 2³⁰: it stays an int32
+    apart = (1,) if index == SEED else ()  # (seed, SEED, n) are those of evaluations
+    return derived_seed(seed, index, start, *apart) >> 2  # below 2³⁰: it stays an int32

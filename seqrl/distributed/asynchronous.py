@@ -55,12 +55,12 @@ class AsyncEngine(Engine):
         self.closed = threading.Event()
         self.receiver = threading.Thread(target=self._receive_all, daemon=True)
 
-    def publish(self, weights: Weights, version: int) -> None:
+    def publish(self, weights: Weights, version: int, start: int | None = None) -> None:
         """The first call starts the actors."""
         if self.shared is not None:
             self.shared.write(weights, version)
             return
-        self.shared, self.start = SharedWeights(weights, version), version
+        self.shared, self.start = SharedWeights(weights, version), version if start is None else start
         for index in range(self.num_actors):
             self._begin(index)
         self.receiver.start()

@@ -28,9 +28,10 @@ class Engine(ABC):
     num_actors: int
 
     @abstractmethod
-    def publish(self, weights: Weights, version: int) -> None:
+    def publish(self, weights: Weights, version: int, start: int | None = None) -> None:
         """Offer the weights after `version` updates to the actors. They are copied: the learner may go on changing
-        them."""
+        them. Actors that begin with the first call are told `start`, by default the version: it is to be another one in
+        a run that goes on, lest they play again what has been learnt from."""
 
     @abstractmethod
     def receive(self) -> Shipment:

@@ -57,12 +57,12 @@ class RayEngine(Engine):
         self.elsewhere: dict[Any, Any] | None = None
         """References to the trajectories that were asked for, if these are to go elsewhere than to the learner."""
 
-    def publish(self, weights: Weights, version: int) -> None:
+    def publish(self, weights: Weights, version: int, start: int | None = None) -> None:
         """The first call starts the actors."""
         self.weights = self.ray.put({name: leaf.detach().cpu().numpy().copy() for name, leaf in weights.items()})
         self.version = version
         if not self.actors:
-            self.start = version
+            self.start = version if start is None else start
             for index in range(self.num_actors):
                 self._begin(index)
             self.meter = Meter(self.num_actors)

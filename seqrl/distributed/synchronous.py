@@ -27,7 +27,8 @@ class SyncEngine(Engine):
         self.weights: dict[int, Weights] = {}
         self.meter = Meter(num_actors)
 
-    def publish(self, weights: Weights, version: int) -> None:
+    def publish(self, weights: Weights, version: int, start: int | None = None) -> None:
+        """`start` is of no use here: a run that goes on takes the actors from its checkpoint."""
         self.weights[version] = {name: leaf.detach().clone() for name, leaf in weights.items()}
         self.version = version
         self.weights = {v: w for v, w in self.weights.items() if v >= self._acting_version()}

@@ -23,7 +23,8 @@ class ObservationWrapper(Environment):
     """Shows the agent `observe(observation)` in place of each observation of `env`, the final ones included.
 
     Random draws come from `self.generator`, which `reset(seed)` seeds anew (from `seed` and the wrapper's own seed, so
-    that two wrappers do not draw the same numbers) and which `state_dict` holds. To vary, write `observe`.
+    that two wrappers do not draw the same numbers, nor what plays in them) and which `state_dict` holds. To vary, write
+    `observe`.
     """
 
     def __init__(self, env: Environment, observation_space: Space, seed: int = 0) -> None:
@@ -42,7 +43,9 @@ class ObservationWrapper(Environment):
     @final
     def reset(self, seed: int | None = None) -> TimeStep:
         if seed is not None:
-            self.generator.manual_seed(derived_seed(self._seed, seed))
+            # Who plays by `seed` draws by (seed, k), k a small number: this pair, where all are the same number.
+            apart = (1,) if self._seed == seed else ()
+            self.generator.manual_seed(derived_seed(self._seed, seed, *apart))
         return self._seen(self.env.reset(seed))
 
     @final

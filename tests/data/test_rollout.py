@@ -294,6 +294,18 @@ def test_actions_are_drawn_by_other_numbers_than_the_environments():
     assert abs(float(torch.corrcoef(drawn)[0, 1])) < 0.1
 
 
+# Must break: in ObservationWrapper, `derived_seed(self._seed, seed)`. With the seed 2 the noise that `--noise` adds to
+# an observation was then that of the action taken on it.
+@pytest.mark.parametrize("seed", range(4))
+def test_actions_are_drawn_by_other_numbers_than_what_hides_observations(seed):
+    environment = make("seqrl/MaskedMountainCarContinuous-v0", 16, noise=10.0)
+    agent = gru_agent(environment)
+    nn.init.zeros_(agent.heads["policy"].linear.weight)  # it does not answer to what it sees
+    trajectory, _ = Rollout(environment, agent, seed).collect(100)
+    drawn = torch.stack([trajectory.action.flatten(), trajectory.inputs.observation[:-1].flatten()])
+    assert abs(float(torch.corrcoef(drawn)[0, 1])) < 0.1
+
+
 # Breaks if the sums are not looked into, or step and environment are swapped in the message.
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ from seqrl.data import Rollout
 from seqrl.distributed import AsyncEngine, Shipment, SyncEngine, actor_seed
 from seqrl.distributed.asynchronous import BEGUN, SharedWeights, _act
 from seqrl.errors import UserError
+from seqrl.evaluations import SEED
+from seqrl.seeds import derived_seed
 from seqrl.trajectory import tree_leaves
 
 pytestmark = pytest.mark.usefixtures("forked_actors")
@@ -131,6 +133,13 @@ def test_seeds_of_actors_are_far_apart():
     assert min(b - a for a, b in pairwise(seeds)) > 1000
     assert seeds[0] >= 0
     assert seeds[-1] < 2**30
+
+
+# Must break: in `actor_seed`, the last number left out. The fourth actor then began with the very episodes by which
+# evaluations while training judge.
+def test_no_actor_plays_what_evaluations_play():
+    judged = {derived_seed(seed, SEED, purpose) >> 2 for seed in range(20) for purpose in (0, 1)}
+    assert judged.isdisjoint(actor_seed(seed, i, start) for seed in range(20) for i in range(8) for start in range(8))
 
 
 # Breaks if actors do not wait until what they sent has found room.

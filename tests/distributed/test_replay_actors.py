@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,13 @@ import torch
 from clock import counting_agent
 from counting_actors import NUM_ENVS, SIZES, judge, make_replay_actor, one_is_killed
 
-from seqrl.algorithms import r2d2
+from seqrl.algorithms import r2d2, resume, train
 from seqrl.checkpoint import load_checkpoint
 from seqrl.cli import main
 from seqrl.data import Replay
 from seqrl.data.sharded_replay import ShardedReplay
 from seqrl.distributed import AsyncEngine, Shipment, SyncEngine
+from seqrl.run import Run
 from seqrl.run_folder import CHECKPOINT, read_metrics
 from seqrl.trajectory import tree_leaves
 
@@ -122,6 +124,40 @@ def test_asynchronous_training_goes_on_with_its_replay(tmp_path, capsys, storage
     names = ("loss", "state_age", "policy_lag", "queue_depth", "actor_utilisation", "learner_utilisation")
     assert all(lines[-1][name] >= 0 for name in (*names, "actors_restarted", "trajectories_lost", "steps_per_second"))
     assert capsys.readouterr().err == ""
+
+
+# Must break: in `_train`, `engine.publish(agent.state_dict(), version)` alone at the start. Before learning begins the
+# version is 0 for a run that goes on too, and its actors, were they processes, were given the seeds of those before.
+def test_what_was_played_before_learning_began_is_not_played_again(tmp_path, monkeypatch):
+    config = replace(
+        CONFIG, env="seqrl/MaskedCartPole-v0", num_steps=600, learning_starts=500, replay_ratio=1.0, batch_size=4,
+        replay_capacity=2_000, checkpoint_every=4, run_dir=str(tmp_path / "run"),
+    )  # fmt: skip
+    log_line, publish, told = Run.log, SyncEngine.publish, []
+
+    def crashing(self, step, metrics):
+        log_line(self, step, metrics)
+        if step == 150:
+            raise KeyboardInterrupt
+
+    def recording(self, weights, version, start=None):
+        if self.version == -1:  # the engine's first
+            told.append((version, start))
+        publish(self, weights, version, start)
+
+    monkeypatch.setattr(SyncEngine, "publish", recording)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "log", crashing)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    resume(tmp_path / "run")
+    assert told == [(0, 0), (0, 8)]  # turns of learning until the checkpoint
+
+
+def test_processes_are_told_where_the_run_goes_on():
+    with closing(AsyncEngine(make_replay_actor, 0)) as engine:
+        engine.publish(counting_agent().state_dict(), 0, start=8)
+        assert engine.start == 8  # must break: `self.start = version`
 
 
 def saved_rows(folder):
