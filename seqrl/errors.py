@@ -17,7 +17,9 @@ def quoted(path: object) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """The tail of a message about an unknown name: the nearest known one, or all of them when none is near."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = [each for each in known if each.lower() == name.lower()][:1] or difflib.get_close_matches(
+        name, known, n=1, cutoff=0.5
+    )
     if not close and len(name) > 2:  # a part of one, such as the end of recurrent_sac
         close = sorted((each for each in known if name in each), key=len)[:1]
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"

@@ -99,9 +99,12 @@ def _run(arguments: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ± or … shows ? instead
-    if not args or args[0] in ("-h", "--help", "help"):
+    asks = bool(args) and args[0] in ("-h", "--help", "help")
+    if not args or (asks and len(args) == 1):
         print_usage()
         return 0
+    if asks:  # seqrl help train
+        args = [*args[1:], "--help"]
     if args[0] == "--version":
         print(f"seqrl {seqrl.__version__}")
         return 0

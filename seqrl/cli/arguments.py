@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import tyro
@@ -11,6 +12,19 @@ from seqrl.config import require
 from seqrl.errors import UserError
 
 T = TypeVar("T")
+
+ALSO_CALLED = {
+    "--discount": "--gamma",
+    "--lr": "--learning-rate",
+    "--log-dir": "--run-dir",
+    "--logdir": "--run-dir",
+    "--output-dir": "--run-dir",
+    "--save-dir": "--run-dir",
+    "--timesteps": "--num-steps",
+    "--total-steps": "--num-steps",
+    "--total-timesteps": "--num-steps",
+}
+"""Flags that other programs have for one of ours, where no likeness of letters tells."""
 
 
 def positional(args: list[str]) -> tuple[str | None, list[str]]:
@@ -58,10 +72,19 @@ def parse(kind: type[T], args: list[str], default: T, program: str) -> T:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UserError(f"{one_line(errors.getvalue())} (see {program} --help)") from None
+        problem = one_line(errors.getvalue())
+        raise UserError(f"{problem}{_also_called(problem, default)} (see {program} --help)") from None
     seed = getattr(options, "seed", 0)
     require(0 <= seed < 2**31, f"--seed is {seed}: it must be from 0 to {2**31 - 1}")
     return options
+
+
+def _also_called(problem: str, default: Any) -> str:
+    """The flag of `default` that other programs call what is not recognised, if there is one."""
+    word = re.match(r"unrecognized options: (--[\w-]+)[^:]*$", problem)
+    meant = ALSO_CALLED.get(word[1].replace("_", "-"), "") if word else ""
+    known = {field.name for part in (default, getattr(default, "settings", None) or default) for field in fields(part)}
+    return f": did you mean {meant}?" if meant[2:].replace("-", "_") in known else ""
 
 
 def _paragraphs(text: str) -> str:

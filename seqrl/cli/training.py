@@ -36,6 +36,8 @@ def train(args: list[str]) -> int:
         known = ", ".join([*ALGORITHMS, *RECIPES])
         raise UserError(f"train needs a recipe or an algorithm, named first: {known}; your own as module:Class")
     default = _default(name)
+    if args and re.search(r"-v\d+$", args[0]):  # compare and collect take it there
+        raise UserError(f"'{args[0]}' is an environment: give it as --env {quoted(args[0])}")
     config = with_run_dir(parse(type(default), args, default, f"seqrl train {name}"))
     train_run(config)
     return _finish(config.run_dir, config.num_steps) if is_first() else 0

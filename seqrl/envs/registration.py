@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import inspect
+import re
 from functools import partial
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from gymnasium.envs.registration import EnvSpec, find_highest_version, get_env_i
 
 from seqrl.envs.base import TorchVectorEnv
 from seqrl.envs.single import SingleEnv
-from seqrl.errors import UserError, nearest
+from seqrl.errors import UserError
 
 MOST_NAMED = 10
 """Of a module's ids that a message names."""
@@ -113,15 +114,27 @@ def unknown(env_id: str) -> UserError:
     """For an id that is not registered: what is near it, of its module's ids alone if it names a module."""
     module, _, name = env_id.rpartition(":")
     own = _ids_of(module) if module else sorted(gym.registry)
-    if near := difflib.get_close_matches(name, own, cutoff=0.5):
-        hint = nearest(env_id, [f"{module}:{one}" if module else one for one in near])
+    if near := _near(name, own):
+        best = difflib.get_close_matches(name, near, n=1, cutoff=0.0)[0]
+        hint = f"did you mean '{module}:{best}'?" if module else f"did you mean '{best}'?"
     elif not module:
-        hint = nearest(env_id, [one for one in own if one.startswith("seqrl/")])
+        hint = f"one of your own is named with the module that registers it, module:{name} (`seqrl envs` lists ours)"
     elif own:
         hint = f"'{module}' registers {', '.join(own[:MOST_NAMED])}{' …' if own[MOST_NAMED:] else ''}"
     else:
         hint = f"'{module}' registers none: let it call gymnasium.register, or seqrl.envs.register"
     return UserError(f"unknown environment '{env_id}' (--env): {hint}")
+
+
+def _near(name: str, known: list[str]) -> list[str]:
+    """The ids that are called like `name`, but for their namespace, version and capitals: in these alone no two ids are
+    alike, and "-v0" makes any two look so."""
+    called = {env_id: re.sub(r"^.*/|-v\d+$", "", env_id).lower() for env_id in [name, *known]}
+    close = difflib.get_close_matches(called[name], [called[env_id] for env_id in known], n=1, cutoff=0.75)
+    if not close:  # the words in the middle, as of MiniGrid-DoorKey-8x8-v0
+        words = re.compile(rf"\b{re.escape(called[name])}\b")
+        close = [each for each in called.values() if each != called[name] and words.search(each)]
+    return [env_id for env_id in known if called[env_id] in close]
 
 
 def _ids_of(module: str) -> list[str]:

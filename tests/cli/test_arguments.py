@@ -1,5 +1,6 @@
 """From words to flags: how numbers may be written, what is suggested, where help is asked for."""
 
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -40,6 +41,37 @@ def test_what_is_no_whole_number_is_refused_in_one_line(word: str) -> None:
 def test_counts_are_suggested_first(word: str) -> None:
     with pytest.raises(UserError, match=rf"did you mean --num-{word}\?"):
         parse(Config, [f"--{word}", "3"], Config(settings=ppo.Config()), "x")
+
+
+# Breaks if ALSO_CALLED has another flag, or if one is suggested that the command has not.
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--lr", "1e-3"], "options: --lr, 1e-3: did you mean --learning-rate?"),
+        (["--lr=1e-3"], "options: --lr=1e-3: did you mean --learning-rate?"),
+        (["--discount", "0.9"], "did you mean --gamma?"),
+        (["--total_timesteps", "5"], "did you mean --num-steps?"),
+        (["--log-dir", "here"], "did you mean --run-dir?"),
+    ],
+)
+def test_flags_as_other_programs_have_them(args: list[str], words: str) -> None:
+    for default in (ppo.Config(), Config(settings=ppo.Config())):
+        with pytest.raises(UserError) as error:
+            parse(type(default), args, default, "x")
+        assert f"{words} (see x --help)" in str(error.value)
+    with pytest.raises(UserError) as error:
+        parse(Flags, args, Flags(), "x")
+    assert not re.search("--(learning-rate|gamma|num-steps|run-dir)", str(error.value))
+
+
+# Breaks if what stands behind help is not read.
+@pytest.mark.parametrize("asked", [["help", "evaluate"], ["--help", "evaluate"], ["-h", "evaluate"]])
+def test_help_before_a_command(asked: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(asked)
+    assert stop.value.code == 0
+    assert "usage: seqrl evaluate RUN" in capsys.readouterr().out
+    assert main(["help", "evaluat"]) == 2
 
 
 # Breaks if --help is taken for a run folder, or if a flag is.

@@ -96,6 +96,8 @@ BAD: list[tuple[list[str], list[str]]] = [
     (["train", "ppo", "--env", "CartPol-v1"], ["did you mean 'CartPole-v1'?"]),
     (["train", "sac"], ["unknown recipe or algorithm 'sac': did you mean 'recurrent_sac'?"]),
     ([*ENV, "--memory", "gruu"], ["unknown memory 'gruu'", "did you mean 'gru'?"]),
+    ([*ENV, "--memory", "LSTM"], ["unknown memory 'LSTM' (--memory): did you mean 'lstm'?"]),
+    (["train", "ppo", "CartPole-v1"], ["'CartPole-v1' is an environment: give it as --env CartPole-v1"]),
     ([*ENV, "--memory", "elephant"], ["known: frame_stack, gru"]),
     ([*ENV, "--numenvs", "3"], ["--numenvs", "did you mean --num-envs?", "seqrl train ppo --help"]),
     ([*ENV, "--zzz"], ["unrecognized", "--zzz"]),

@@ -64,7 +64,15 @@ def test_an_error_leaves_no_process():
     [
         ({"env_id": "CartPol-v1"}, r"^unknown environment 'CartPol-v1' \(--env\): did you mean 'CartPole-v1'\?$"),
         ({"env_id": "CartPole-v99"}, r"did you mean 'CartPole-v[01]'\?$"),
-        ({"env_id": "zzzqqq"}, r"^unknown environment 'zzzqqq' \(--env\): known: seqrl/"),
+        ({"env_id": "cartpole"}, r"^unknown environment 'cartpole' \(--env\): did you mean 'CartPole-v1'\?$"),
+        ({"env_id": "Tmaze-v1"}, r"did you mean 'seqrl/TMaze-v0'\?$"),
+        # Breaks if versions count: "-v0" alone made these like Zaxxon-v0 and CartPole-v0.
+        ({"env_id": "Nan-v0"}, r"^unknown environment 'Nan-v0' \(--env\): one of your own is .*, module:Nan-v0 \("),
+        (
+            {"env_id": "Warehouse-v0"},
+            r"one of your own is named with the module that registers it, module:Warehouse-v0",
+        ),
+        ({"env_id": "zzzqqq"}, r"module:zzzqqq \(`seqrl envs` lists ours\)$"),
         (
             {"env_id": "no_package:A-v0"},
             "'no_package:A-v0': there is no module 'no_package'; one in this folder is found",
