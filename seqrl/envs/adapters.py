@@ -25,7 +25,7 @@ from seqrl.actions import to_environment, unpack
 from seqrl.envs.action_masks import InfoMask, with_something_allowed
 from seqrl.envs.agent_spaces import agent_space
 from seqrl.envs.base import TorchVectorEnv
-from seqrl.envs.failures import misfit, not_in_space, raise_as_they_were, told
+from seqrl.envs.failures import check_values, misfit, not_in_space, raise_as_they_were, told
 from seqrl.envs.trials import EPISODE_START
 from seqrl.errors import UserError
 from seqrl.seeds import seeds_of_rows
@@ -172,6 +172,7 @@ class GymnasiumEnvironment(Environment):
         action_values = to_environment(action.detach().cpu().numpy(), self._env.single_action_space)
         with told(self._env, self._name, "step"):
             values, reward, terminated, truncated, infos = self._env.step(action_values)
+        check_values(self._name, self.num_envs, reward=reward, terminated=terminated, truncated=truncated)
         self._num_steps += 1
         reward = np.array(reward, dtype=np.float32)
         was_ended, self._ended = self._ended, np.logical_or(terminated, truncated)

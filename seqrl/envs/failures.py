@@ -21,6 +21,10 @@ _SEQRL = Path(__file__).parents[1]
 _GYMNASIUM, _NUMPY, _TORCH = (Path(str(module.__file__)).parent for module in (gymnasium, numpy, torch))
 _INSTALLED = (_GYMNASIUM.parent, Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("platlib")))
 _STANDARD = Path(sysconfig.get_path("stdlib"))
+_RETURNS = {
+    "reset": "it gives (observation, info)",
+    "step": "it gives (observation, reward, terminated, truncated, info), of which the three in the middle are scalars",
+}
 
 
 class Place(NamedTuple):
@@ -125,6 +129,17 @@ def _misfit_of_leaf(space: Any, value: Any, lead: tuple[int, ...], path: str) ->
     return None if is_number and is_float <= (space.dtype.kind == "f") else f"{path} is {leaf.dtype}, not {space.dtype}"
 
 
+def check_values(name: str, num_envs: int, **values: Any) -> None:
+    """Raise UserError for rewards or flags of a batch that are not one for each of its environments: [B, 1] would pass
+    for [B] in sums, and be wrong."""
+    for what, value in values.items():
+        if (shape := numpy.shape(value)) != (num_envs,):
+            raise UserError(
+                f"{name} returned {what} of the shape {shape} for {num_envs} environments, not {(num_envs,)}: "
+                "each gives a scalar; mend the environment"
+            )
+
+
 def not_in_space(who: str, wrong: str) -> UserError:
     """For what `misfit` found in what `who` returned."""
     return UserError(
@@ -145,6 +160,8 @@ def _line(env: Any, name: str, call: str, error: BaseException) -> str:
             return str(not_in_space(name, f"{reason}, for {env.single_observation_space}"))
         if any(place.function == "_add_info" for place in places):  # of Gymnasium's vectors
             return f"{name} returned an info that is no dict: mend the environment"
+    if not own and places and _is_under(places[-1], _GYMNASIUM / "vector"):  # it could not read what it was given
+        return f"{name} returned from {call} what cannot be read ({reason}): {_RETURNS[call]}; mend the environment"
     # A vector steps some of its environments while it resets others: the environment's own function tells.
     inside = [place for place in places if not _is_under(place, _SEQRL, _GYMNASIUM / "vector")]
     call = next((place.function for place in (*own, *inside) if place.function in ("reset", "step")), call)

@@ -215,6 +215,43 @@ def test_an_observation_that_a_process_could_not_hand_over():
     env.close()
 
 
+class Returning(gym.Env):
+    """Returns what it is given from reset and step."""
+
+    observation_space = spaces.Box(-1, 1, (2,))
+    action_space = spaces.Box(-1, 1, (1,))
+
+    def __init__(self, *from_step, from_reset=None):
+        self.from_step, self.from_reset = from_step, from_reset or (np.zeros(2, np.float32), {})
+
+    def reset(self, *, seed=None, options=None):
+        return self.from_reset
+
+    def step(self, action):
+        return np.zeros(2, np.float32), *self.from_step
+
+
+# Breaks without what is said where Gymnasium cannot read a tuple, or without `check_values`: [B, 1] passed for [B].
+@VECTORS
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (functools.partial(Returning, np.ones(1), False, False, {}), "scalars?; mend the environment$"),
+        (functools.partial(Returning, 1.0, False, {}), r"step what cannot .*truncated, info\), of which the three"),
+        (
+            functools.partial(Returning, from_reset=(1, 2, 3)),
+            r"reset what cannot be read .*gives \(observation, info\);",
+        ),
+        (functools.partial(Returning, "one", False, False, {}), r"from step .*: 'one'\): it gives"),
+    ],
+)
+def test_what_is_returned_in_another_form(kind, make, words):
+    vector = kind([make, make])
+    with pytest.raises(UserError, match=rf"^{kind.__name__} returned .*{words}"):
+        run(GymnasiumEnvironment(vector), 2)
+    vector.close()
+
+
 class Batch(VectorEnv):
     """A user's own, which returns `observation` and never ends."""
 
