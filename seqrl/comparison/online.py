@@ -16,7 +16,7 @@ from seqrl.comparison.advice import advice
 from seqrl.comparison.approaches import Approach
 from seqrl.comparison.config import Config, check, default_settings, read_comparison
 from seqrl.comparison.experience import compare_methods
-from seqrl.comparison.floor import RANDOM, play_randomly, random_floor, threshold
+from seqrl.comparison.floor import LONGEST, RANDOM, play_randomly, random_floor, threshold
 from seqrl.comparison.folder import RESULTS, locked, write_results
 from seqrl.comparison.horizon import measure_horizon
 from seqrl.comparison.learning_curve import Reached, last_evaluation, mean_of_second_half, reached, read_threshold
@@ -60,7 +60,9 @@ def _compare(config: Config) -> Comparison:
     online, methods = config.named()
     runs = {approach: config.runs_of(approach) for approach in online}
     jobs = [Job(f"{config.label(approach)} seed {run.seed}", run) for approach in online for run in runs[approach]]
-    measure = partial(play, num_episodes=config.num_episodes)
+    # Where random actions are the floor, all are cut at the same step: what goes on for ever would else be above it.
+    longest = {"max_length": LONGEST} if config.memoryless() is None else {}
+    measure = partial(play, num_episodes=config.num_episodes, **longest)
     try:
         failed = run_all(jobs, measure, config.workers, config.folder)
     except KeyboardInterrupt:
@@ -104,11 +106,11 @@ def _write(result: Comparison, folder: Path) -> None:
     write_results(folder, dataclasses.asdict(result), result.markdown(advice(result)))
 
 
-def play(run: RunConfig, agent: ActingModule, *, num_episodes: int) -> dict[str, Any]:
-    """Returns and lengths of a trained agent's episodes."""
+def play(run: RunConfig, agent: ActingModule, *, num_episodes: int, max_length: int = 100_000) -> dict[str, Any]:
+    """Returns and lengths of a trained agent's episodes, and how many of them were cut at `max_length`."""
     with contextlib.closing(make_environment(run, min(num_episodes, 50))) as environment:
-        evaluation = evaluate(agent, environment, num_episodes, seed_of(run, EVALUATION_SEED))
-    return {"returns": evaluation.returns.tolist(), "lengths": evaluation.lengths.tolist()}
+        played = evaluate(agent, environment, num_episodes, seed_of(run, EVALUATION_SEED), max_length=max_length)
+    return {"returns": played.returns.tolist(), "lengths": played.lengths.tolist(), "num_cut": played.num_cut}
 
 
 def summarise(config: Config, online: Sequence[Approach]) -> Comparison:
@@ -161,6 +163,7 @@ def _row(approach: Approach, runs: list[Any], results: list[dict[str, Any]]) -> 
         earlier_kept=[earlier for _, earlier in ended],
         reach=Reach.of(approach, runs[0], float(np.mean([steps for result in results for steps in result["lengths"]]))),
         delta_q=float(np.mean(known)) if known else None,
+        num_cut=sum(result.get("num_cut", 0) for result in results),
     )
 
 

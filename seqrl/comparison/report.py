@@ -103,6 +103,8 @@ class Row:
     delta_q: float | None = None
     """How far stale start states lead the values astray at the first row learnt from, where the algorithm measures it;
     the mean over the second half of training."""
+    num_cut: int = 0
+    """Episodes that had not ended when they were cut, of all seeds."""
 
     @property
     def algorithm(self) -> str:
@@ -228,6 +230,9 @@ class Comparison:
         parts += self._what_counts()
         if any(row.exploring for row in self.rows):
             parts.append("~: its training curve, which explores, stays below; nine tenths of the way to its highest")
+        if num_cut := sum(row.num_cut for row in self.rows):
+            limit = "a time limit ends them, --env-kwargs max_episode_steps=1000"
+            parts.append(f"{num_cut:,} episodes had not ended and were cut: {limit}")
         return "; ".join(parts) + "."
 
     def _what_counts(self) -> list[str]:

@@ -15,7 +15,7 @@ from seqrl.envs import atari, minigrid, open_spiel, popgym
 from seqrl.envs.adapters import Environment, GymnasiumEnvironment, TorchEnvironment
 from seqrl.envs.base import TorchVectorEnv
 from seqrl.envs.hide import Hide
-from seqrl.envs.registration import is_batch, registered, render_modes, unknown
+from seqrl.envs.registration import is_batch, is_vector_alone, registered, render_modes, unknown
 from seqrl.envs.wrappers import Flicker, Noise
 from seqrl.errors import UserError, nearest
 from seqrl.own_code import no_module
@@ -46,7 +46,8 @@ def make(
     `BabyAI-...`), of Atari's (`ALE/...`; see `seqrl.envs.atari`), of OpenSpiel's games (`openspiel/...`), or of any
     package that registers its own (`package:Name-v0`). With vectorization "auto", ours, and all whose registered
     `vector_entry_point` is a `TorchVectorEnv` (`seqrl.envs.register`), are stepped as one batch of tensors, Atari's as
-    one batch by ALE, and the others one after the other; "async" gives each a process of its own.
+    one batch by ALE, ids that have no other entry point by their own `VectorEnv`, in its own autoreset mode, and the
+    others one after the other; "async" gives each a process of its own.
     `hide`, `flicker` and `noise` take something away from what is observed, in this order (see `seqrl.envs.wrappers`);
     `env_kwargs` go to the environment's constructor.
 
@@ -61,6 +62,8 @@ def make(
         _register(env_id)
         kwargs = atari.arguments(env_id, kwargs, _AUTORESET_MODES[autoreset_mode])
         vector_env = atari.Seeded(_make_vec(env_id, num_envs, kwargs))
+    elif vectorization == "auto" and is_vector_alone(registered(env_id)):
+        vector_env = _make_vec(env_id, num_envs, kwargs)
     else:
         _register(env_id)
         vector_env = _make_vec(

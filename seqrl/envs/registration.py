@@ -100,6 +100,11 @@ def is_batch(spec: EnvSpec | None, env_kwargs: dict[str, Any]) -> bool:
     return isinstance(env, TorchVectorEnv)
 
 
+def is_vector_alone(spec: EnvSpec | None) -> bool:
+    """Whether a vector environment is all that is registered: no single ones can be made of it."""
+    return spec is not None and spec.entry_point is None and spec.vector_entry_point is not None
+
+
 def render_modes(spec: EnvSpec | None) -> tuple[str, ...]:
     """The ways to draw that the registered class names; "rgb_array" where there is no telling before it is made."""
     try:

@@ -108,7 +108,8 @@ def check_output(path: Path, format: str) -> None:
     if format not in SUFFIXES:
         raise UserError(f"unknown format '{format}' (--format): {nearest(format, SUFFIXES)}")
     if path.suffix != SUFFIXES[format]:
-        raise UserError(f"{path} is to be a file of {format}: let its name end in {SUFFIXES[format]}")
+        others = "".join(f", or in {suffix} for {name}" for name, suffix in SUFFIXES.items() if name != format)
+        raise UserError(f"{path} is to be a file of {format}: let its name end in {SUFFIXES[format]}{others}")
     if path.exists():
         raise UserError(f"{path} exists already: choose another --output, or remove it")
     if not path.absolute().parent.is_dir():

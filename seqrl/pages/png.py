@@ -68,9 +68,10 @@ def shrunk(frame: np.ndarray, factor: int) -> np.ndarray:
     if factor == 1:
         return frame
     height, width = (size // factor * factor for size in frame.shape[:2])
-    squares = frame[:height, :width].reshape(height // factor, factor, width // factor, factor, -1)
-    mean = squares.mean((1, 3))
-    return np.clip(np.round(mean / 8) * 8, 0, 255).astype(np.uint8).reshape(*mean.shape[:2], *frame.shape[2:])
+    # Sums of pictures, each of one pixel in every square: several times as quick as a mean over two axes.
+    parts = (frame[y:height:factor, x:width:factor].astype(float) for y in range(factor) for x in range(factor))
+    mean = sum(parts, np.float64(0)) / factor**2
+    return np.clip(np.round(mean / 8) * 8, 0, 255).astype(np.uint8)
 
 
 def grey_or_colour(image: np.ndarray) -> np.ndarray:

@@ -132,6 +132,25 @@ def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert json.loads(Path("compared/random.json").read_text())["mean"] == results["random"]
 
 
+# Breaks if agents are cut later than random actions are: here each step brings 1, whatever is done.
+def test_what_never_ends_is_cut_at_the_same_step_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ends = "float(self.np_random.choice((-11.0, -9.0))), True"
+    Path("waiting.py").write_text(GUESS.replace("Guess", "Waiting").replace(ends, "1.0, False"))
+    for module in ("floor", "online"):
+        monkeypatch.setattr(f"seqrl.comparison.{module}.LONGEST", 40)
+    tiny = "--num-steps 64 --num-envs 4 --rollout-length 8 --hidden-size 8 --num-seeds 1 --num-episodes 4 --workers 1"
+    command = ["compare", "waiting:Waiting-v0", "--memories", "none", *tiny.split(), "--run-dir", "compared"]
+    assert main(command) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "4 episodes had not ended and were cut: a time limit ends them" in out
+    results = json.loads(Path("compared/results.json").read_text())
+    assert (results["random"], results["rows"][0]["mean"], results["rows"][0]["num_cut"]) == (40.0, 40.0, 4)
+
+
 # Breaks without `watch`: a slow environment would look as if nothing happened.
 def test_random_actions_show_how_far_they_are(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -8,10 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.envs.registration import WrapperSpec
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 
 from seqrl.algorithms import ppo, resume, train
 from seqrl.checkpoint import load_checkpoint
@@ -176,6 +179,38 @@ def test_what_cannot_be_registered(env_class, words):
     with pytest.raises(UserError, match=f"^cannot register 'Own-v0': {words}"):
         register("Own-v0", env_class)
     assert "Own-v0" not in gym.registry
+
+
+class Counting(VectorEnv):
+    """A user's own batch of arrays, which shows the step of an episode of `length`."""
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+    single_observation_space, single_action_space = gym.spaces.Box(0.0, 99.0, (1,)), gym.spaces.Discrete(2)
+
+    def __init__(self, num_envs=1, length=3):
+        self.num_envs, self.length = num_envs, length
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def reset(self, *, seed=None, options=None):
+        self.time = np.zeros(self.num_envs)
+        return self.time[:, None].astype(np.float32), {}
+
+    def step(self, actions):
+        self.time = np.where(self.time == self.length, 0, self.time + 1)
+        ended = self.time == self.length
+        return self.time[:, None].astype(np.float32), np.ones(self.num_envs), ended, np.zeros_like(ended), {}
+
+
+# Breaks without `is_vector_alone`: Gymnasium makes it, and we said that it has no entry point.
+def test_a_vector_environment_of_ones_own():
+    gym.register("Counting-v0", vector_entry_point=Counting)
+    env = make("Counting-v0", 4, env_kwargs={"length": 2})
+    steps = [env.reset(0), *(env.step(torch.zeros(4, dtype=torch.int64)) for _ in range(3))]
+    assert [step.observation[:, 0].tolist() for step in steps] == [[0.0] * 4, [1.0] * 4, [2.0] * 4, [0.0] * 4]
+    assert [step.is_first.all().item() for step in steps] == [True, False, False, True]
+    with pytest.raises(UserError, match="entry point"):
+        make("Counting-v0", 4, vectorization="sync")
 
 
 def test_an_autoreset_mode_that_a_batch_does_not_have(own):

@@ -177,8 +177,11 @@ def test_the_command_says_what_is_wrong(
         ([], "named first"),
         ([str(run), "--format", "tflite"], "unknown format 'tflite' (--format)"),
         ([str(run), "--output", str(taken)], "exists already: choose another --output"),
-        ([str(run), "--output", str(tmp_path / "agent.bin")], "let its name end in .onnx"),
-        ([str(run), "--format", "torch", "--output", str(tmp_path / "a.onnx")], "let its name end in .pt2"),
+        ([str(run), "--output", str(tmp_path / "agent.bin")], "let its name end in .onnx, or in .pt2 for torch"),
+        (
+            [str(run), "--format", "torch", "--output", str(tmp_path / "a.onnx")],
+            "let its name end in .pt2, or in .onnx for onnx",
+        ),
         ([str(run), "--output", str(tmp_path / "no" / "agent.onnx")], "is no folder"),
         ([str(run), "--to-minari", "a/b-v0"], "--to-minari is for datasets"),
         ([str(log), "--format", "onnx"], "is not a run folder"),

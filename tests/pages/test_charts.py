@@ -227,5 +227,7 @@ def test_pictures_fit_and_each_is_there_once():
     assert sum(map(len, uris)) <= 40_000
     assert numbers_ == [0, 1, 2, 1]
     assert shrunk(np.full((4, 4, 3), 77, np.uint8), 2).tolist() == [[[80] * 3] * 2] * 2
+    squares = frames[0][:99, :117].reshape(33, 3, 39, 3, 3).mean((1, 3))  # what is left over is cut off
+    assert np.array_equal(shrunk(frames[0][:, :119], 3), np.minimum(np.round(squares / 8) * 8, 255))
     assert grey_or_colour(np.zeros((4, 20, 30))).shape == (20, 30)
     assert grey_or_colour(np.zeros((20, 30, 3))).shape == (20, 30, 3)
