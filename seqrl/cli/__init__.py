@@ -20,7 +20,7 @@ from seqrl.visible import visible
 COMMANDS = {
     "train": "training:train",
     "evaluate": "evaluation:evaluate",
-    "report": "evaluation:report",
+    "report": "reporting:report",
     "inspect": "inspection:inspect",
     "compare": "comparison:compare",
     "collect": "collecting:collect",

@@ -16,12 +16,13 @@ from seqrl.cli.judging import tell_held_out
 from seqrl.cli.usage import TRAIN, print_usage
 from seqrl.cli.without_task import plays_nothing, ways
 from seqrl.comparison.learning_curve import last_evaluation
+from seqrl.config import RunConfig
 from seqrl.data.dialogues import shown
 from seqrl.distributed import is_first
 from seqrl.errors import UserError, nearest, quoted
 from seqrl.language_runs.rewards import is_reward_run
 from seqrl.recipes import RECIPES
-from seqrl.run_folder import read_finished_step, read_json, read_saved_step
+from seqrl.run_folder import read_finished_step, read_json, read_metrics, read_saved_step
 
 
 def train(args: list[str]) -> int:
@@ -118,6 +119,11 @@ def _finish(run: str, num_steps: int, flags: str = "") -> int:
     config = read_config(run)
     how_well = ways(run, config) if plays_nothing(run, config) else f"seqrl evaluate {quoted(run)}"
     print(f"{run}: trained for {step:,} steps. See how well: {how_well}")
+    if isinstance(config, RunConfig) and not any("episode_return" in line for line in read_metrics(Path(run))):
+        print(
+            "No episode ended in these steps, so there is no return yet: train for longer, or give the environment a "
+            "time limit, --env-kwargs max_episode_steps=1000"
+        )
     brought, is_earlier = last_evaluation(Path(run))
     if is_earlier:
         print(f"An earlier agent is kept, which was clearly better than the last one: that brought {brought:.4g}.")

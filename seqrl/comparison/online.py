@@ -61,8 +61,8 @@ def _compare(config: Config) -> Comparison:
     runs = {approach: config.runs_of(approach) for approach in online}
     jobs = [Job(f"{config.label(approach)} seed {run.seed}", run) for approach in online for run in runs[approach]]
     # Where random actions are the floor, all are cut at the same step: what goes on for ever would else be above it.
-    longest = {"max_length": LONGEST} if config.memoryless() is None else {}
-    measure = partial(play, num_episodes=config.num_episodes, **longest)
+    longest = LONGEST if config.memoryless() is None else 100_000
+    measure = partial(play, num_episodes=config.num_episodes, max_length=longest)
     try:
         failed = run_all(jobs, measure, config.workers, config.folder)
     except KeyboardInterrupt:
@@ -106,7 +106,7 @@ def _write(result: Comparison, folder: Path) -> None:
     write_results(folder, dataclasses.asdict(result), result.markdown(advice(result)))
 
 
-def play(run: RunConfig, agent: ActingModule, *, num_episodes: int, max_length: int = 100_000) -> dict[str, Any]:
+def play(run: RunConfig, agent: ActingModule, *, num_episodes: int, max_length: int) -> dict[str, Any]:
     """Returns and lengths of a trained agent's episodes, and how many of them were cut at `max_length`."""
     with contextlib.closing(make_environment(run, min(num_episodes, 50))) as environment:
         played = evaluate(agent, environment, num_episodes, seed_of(run, EVALUATION_SEED), max_length=max_length)

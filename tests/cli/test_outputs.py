@@ -131,6 +131,16 @@ def test_episodes_that_are_cut_are_told_of(capsys: pytest.CaptureFixture[str], m
     assert "All 7 returns are the same. That is no proof" in words  # each is 2
 
 
+# Breaks without the look at the log: `evaluate` then plays for minutes what never ends, and nobody was told.
+@pytest.mark.parametrize("steps", [5, 500])
+def test_that_no_episode_ended_is_told(capsys: pytest.CaptureFixture[str], steps: int) -> None:
+    assert main([*TRAIN, "--env-kwargs", f"max_episode_steps={steps}"]) == 0
+    assert "No episode ended" not in capsys.readouterr().out
+    words = ["train", "ppo", "--env", "CartPole-v1", *TINY, "--num-minibatches", "2", "--num-steps", "8"]
+    assert main([*words, "--run-dir", "short"]) == 0
+    assert "No episode ended in these steps, so there is no return yet" in capsys.readouterr().out
+
+
 # Breaks where the first row's run is named, or the folder in which the comparison once was.
 @pytest.mark.parametrize("named", ["mean", "returns"])
 def test_of_a_comparison_the_best_run_is_named(capsys: pytest.CaptureFixture[str], named: str) -> None:
