@@ -335,10 +335,11 @@ def test_the_best_is_kept_unless_said_otherwise(tmp_path: Path, capsys: pytest.C
 
 
 def test_the_table() -> None:
-    table = result(row("none", 0.5), row("gru", 0.75, 1.0)).markdown()
+    table = result(row("none", 0.5), row("gru", 0.75, 1.0)).markdown("Take gru.")
     assert "| none | 0.5 | 50 % | – | – | 9,000 | 1,234 | 12.5 |" in table  # one seed has no interval
     assert "| gru | 0.875 ± 1.59 | 88 % | 0.75 | 0.177 | 9,000 |" in table
     assert table.startswith("# seqrl/TMaze-v0\n\n100,000 steps; 1 seed; 100 episodes each; optimal return 1;")
+    assert table.endswith("\n\nTake gru.\n")
 
 
 def test_smooth() -> None:
