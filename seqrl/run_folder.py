@@ -210,9 +210,42 @@ def config_from_json(data: dict[str, Any], kind: type, path: Path) -> Any:
         raise UserError(f"{path} has unknown settings {unknown}: it was written by another version of seqrl")
     for key, value in values.items():
         if not _is_of(value, kinds[key]):
-            known = kinds[key].__name__ if isinstance(kinds[key], type) else str(kinds[key]).removeprefix("typing.")
+            known = _called(kinds[key])
             raise UserError(f"{path} has {key} {reprlib.repr(value)}, which is no {known}: restore it from a copy")
     return kind(**values)
+
+
+def readable(config: Any) -> Any:
+    """`config` with its paths as strings. Raises UserError for a setting of another type than it is declared with, as
+    Python lets anybody give: a run that was trained with it could not be read any more."""
+    kinds = get_type_hints(type(config))
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    paths = {name: os.fspath(value) for name, value in values.items() if isinstance(value, os.PathLike)}
+    for name, value in (values | paths).items():
+        is_number = type(value) is kinds[name] and type(value) in (int, float)  # which ones will do is checked later
+        if not is_number and not _is_of(tuple(value) if isinstance(value, list) else value, kinds[name]):
+            raise UserError(f"{name}={reprlib.repr(value)} is no {_called(kinds[name])}: {_instead(name, value)}")
+    return dataclasses.replace(config, **paths)
+
+
+def _called(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).removeprefix("typing.")
+
+
+def _instead(name: str, value: Any) -> str:
+    """The way out for a setting of a type that is not its own."""
+    if name == "env":
+        return 'name its id, after gymnasium.register, such as "CartPole-v1" or "my_module:Mine-v0"'
+    if name == "hide":
+        return 'give a tuple, such as (1, 3) or ("velocity",)'
+    if isinstance(value, dict) and name.endswith("kwargs"):
+        with contextlib.suppress(TypeError, ValueError):
+            return f"give {tuple(f'{key}={json.dumps(each)}' for key, each in value.items())}"
+    if isinstance(value, str):
+        return f"give ({value!r},)" if name.endswith("kwargs") else "give it without quotes"
+    if isinstance(value, float) and value.is_integer():
+        return f"give {int(value)}"
+    return "give another value, or leave it out"
 
 
 def _is_of(value: Any, kind: Any) -> bool:

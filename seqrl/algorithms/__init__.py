@@ -41,6 +41,7 @@ from seqrl.run_folder import (
     read_json,
     read_saved_step,
     read_spaces,
+    readable,
 )
 
 ALGORITHMS: dict[str, ModuleType] = {
@@ -87,8 +88,11 @@ __all__ = [
 
 
 def train(config: Any) -> Any:
-    """Train as `config` says (a `Config` of one of the algorithms, or of your own), and return the agent."""
-    module = module_of(config)
+    """Train as `config` says (a `Config` of one of the algorithms, or of your own), and return the agent.
+
+    Raises UserError for what cannot be trained, and a setting that is not of its type.
+    """
+    module, config = module_of(config), readable(config)
     keep_freed_memory()
     return module.train(with_policy(with_run_dir(config)))
 
