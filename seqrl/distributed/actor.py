@@ -154,8 +154,8 @@ MakeActor = Callable[[int, int], Acts]
 def actor_seed(seed: int, index: int, start: int = 0) -> int:
     """A seed of its own for each actor, and for each time that it begins anew.
 
-    Hashed, as a vector environment of a user's own may give the seed plus i to its i-th one, by which neighbouring seeds
-    would share episodes.
+    Hashed, as a vector environment of a user's own may give the seed plus i to its i-th one: neighbouring seeds would
+    share episodes.
     """
     apart = (1,) if index == SEED else ()  # (seed, SEED, n) are those of evaluations
     return derived_seed(seed, index, start, *apart) >> 2  # below 2³⁰: it stays an int32
