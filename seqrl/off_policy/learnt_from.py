@@ -11,6 +11,7 @@ from typing import Any
 
 from seqrl.data.dialogues import Dialogue, read_dialogues
 from seqrl.data.feedback import holds_dialogues
+from seqrl.data.held_out import together
 from seqrl.run_folder import read_json
 
 LOGS = ("dialogues", "prompts", "thumbs")
@@ -93,5 +94,6 @@ def _found(name: str, places: Places) -> Path | None:
 
 
 def _words(dialogue: Dialogue) -> tuple[str, ...]:
-    """What tells a dialogue from others: its id too, since in small tasks different dialogues say the same."""
-    return (dialogue.id, *(turn.text for turn in dialogue.turns))
+    """What tells a dialogue from others: its id too, since in small tasks different dialogues say the same, or what it
+    has in common with the one that is seen from the other side."""
+    return (together(dialogue) or dialogue.id, *(turn.text for turn in dialogue.turns))

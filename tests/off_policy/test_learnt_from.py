@@ -1,6 +1,7 @@
 """Which logs a run learnt from, along the chain of its policies, from wherever it is asked."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,15 @@ def test_what_is_not_there_is_named(there: Path, monkeypatch: pytest.MonkeyPatch
 def test_runs_in_a_circle(there: Path) -> None:
     run("runs/bc", dialogues="cloned.jsonl", policy="runs/dpo")  # written anew since
     assert not_found(Path("runs/dpo")) == ["runs/dpo"]
+
+
+# Broken by the id alone: each side has its own.
+def test_a_dialogue_seen_from_the_other_side_was_learnt_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    turns = Turn(speaker="a", text="two?"), Turn(speaker="b", text="one")
+    sides = [Dialogue(id=f"7-{agent}", agent=agent, turns=turns, meta={"dialogue": 7}) for agent in "ab"]
+    write_dialogues("a.jsonl", sides[:1])
+    run("runs/bc", dialogues="a.jsonl", policy="")
+    assert num_learnt_from(Path("runs/bc"), sides[1:], "b.jsonl") == 1
+    others = [replace(sides[1], meta={"dialogue": 8}), replace(sides[1], turns=turns[:1])]
+    assert num_learnt_from(Path("runs/bc"), others, "b.jsonl") == 0
