@@ -19,6 +19,7 @@ if not torch.cuda.is_available():  # PyTorch's CUDA builds bring Triton along; a
     os.environ["TRITON_INTERPRET"] = "1"
 
 torch.set_num_threads(1)  # the tensors of tests are small, and tests run side by side
+os.environ["OMP_NUM_THREADS"] = "1"  # in processes that they start, too
 
 # A shell in the background hands down an ignored Ctrl-C, to these tests and to the commands that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,7 +28,9 @@ Bar.QUIET = math.inf  # what commands say on standard error is compared, however
 
 # As "spawn", but processes are forked from one that has imported everything and done nothing: each need not import it.
 forked = multiprocessing.get_context("forkserver")
-forked.set_forkserver_preload(["seqrl.cli", "pytest", "torch._dynamo", "torch.distributed.fsdp"])
+forked.set_forkserver_preload(
+    ["seqrl.cli.comparison", "seqrl.cli.training", "pytest", "torch._dynamo", "torch.distributed.fsdp"]
+)
 
 
 @pytest.fixture(scope="session")

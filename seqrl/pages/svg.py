@@ -53,7 +53,7 @@ def left_margin(y: Scale, most: int, has_label: bool) -> float:
     """Room for the names of ticks, and for the axis's own."""
     ticks = y.ticks(most)
     longest = max((len(tick_label(tick, ticks)) for tick in ticks), default=1)
-    return 14 + 6.3 * longest + (17 if has_label else 0)
+    return 14 + 6.8 * longest + (19 if has_label else 0)  # M and − are wider than digits
 
 
 def axes(frame: Frame, size: tuple[int, int], x_label: str, y_label: str, y_ticks: bool = True) -> list[Html]:
