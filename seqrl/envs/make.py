@@ -55,26 +55,7 @@ def make(
         UserError: for an unknown id or option, a package that is not installed, or an environment that cannot be made.
     """
     check_options(env_id, num_envs, device, vectorization, autoreset_mode)
-    kwargs = dict(env_kwargs or {})
-    if _is_batched(env_id, vectorization, kwargs):
-        vector_env = _make_vec(env_id, num_envs, kwargs | {"device": device})
-    elif atari.is_atari(env_id):
-        _register(env_id)
-        kwargs = atari.arguments(env_id, kwargs, _AUTORESET_MODES[autoreset_mode])
-        vector_env = atari.Seeded(_make_vec(env_id, num_envs, kwargs))
-    elif vectorization == "auto" and is_vector_alone(registered(env_id)):
-        vector_env = _make_vec(env_id, num_envs, kwargs)
-    else:
-        _register(env_id)
-        vector_env = _make_vec(
-            env_id,
-            num_envs,
-            # What Gymnasium's checker remarks on is of no use to who trains; what matters we check ourselves.
-            {"disable_env_checker": True} | kwargs,
-            vectorization_mode="async" if vectorization == "async" else "sync",
-            vector_kwargs={"autoreset_mode": _AUTORESET_MODES[autoreset_mode]},
-            wrappers=[_with_spaces, *([minigrid.Categories] if _is_minigrid(env_id) else [])],
-        )
+    vector_env = _make_vector_env(env_id, num_envs, device, vectorization, autoreset_mode, dict(env_kwargs or {}))
     try:
         env: Environment
         if isinstance(vector_env, TorchVectorEnv):
@@ -126,6 +107,35 @@ def check_options(
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch raises either
         raise UserError(f"device '{device}' cannot be used here: give another, such as cpu") from error
+
+
+def _make_vector_env(
+    env_id: str,
+    num_envs: int,
+    device: torch.device | str,
+    vectorization: str,
+    autoreset_mode: str,
+    kwargs: dict[str, Any],
+) -> VectorEnv | TorchVectorEnv:
+    """The environments, stepped as `make` says."""
+    if _is_batched(env_id, vectorization, kwargs):
+        return _make_vec(env_id, num_envs, kwargs | {"device": device})
+    if atari.is_atari(env_id):
+        _register(env_id)
+        kwargs = atari.arguments(env_id, kwargs, _AUTORESET_MODES[autoreset_mode])
+        return atari.Seeded(_make_vec(env_id, num_envs, kwargs))
+    if vectorization == "auto" and is_vector_alone(registered(env_id)):
+        return _make_vec(env_id, num_envs, kwargs)
+    _register(env_id)
+    return _make_vec(
+        env_id,
+        num_envs,
+        # What Gymnasium's checker remarks on is of no use to who trains; what matters we check ourselves.
+        {"disable_env_checker": True} | kwargs,
+        vectorization_mode="async" if vectorization == "async" else "sync",
+        vector_kwargs={"autoreset_mode": _AUTORESET_MODES[autoreset_mode]},
+        wrappers=[_with_spaces, *([minigrid.Categories] if _is_minigrid(env_id) else [])],
+    )
 
 
 def _make_vec(env_id: str, num_envs: int, env_kwargs: dict[str, Any], **options: Any) -> VectorEnv:
