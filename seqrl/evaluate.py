@@ -13,6 +13,9 @@ from seqrl.seeds import derived_seed
 from seqrl.statistics import mean_and_half_width
 from seqrl.trajectory import AgentInput
 
+MAX_LENGTH = 100_000
+"""Steps at which an episode is cut that has not ended, if nothing else is said."""
+
 
 class Evaluation(NamedTuple):
     """Returns and lengths of episodes, one entry each."""
@@ -44,7 +47,7 @@ def evaluate(
     num_episodes: int = 100,
     seed: int = 0,
     sample: bool = False,
-    max_length: int = 100_000,
+    max_length: int = MAX_LENGTH,
     watch: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Play `num_episodes` and give their returns. The agent takes its likeliest action, or draws it with `sample`.

@@ -25,7 +25,7 @@ from seqrl.comparison.reach import Reach
 from seqrl.comparison.report import Comparison, Row
 from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, is_done, run_all, seed_of
 from seqrl.config import RunConfig, make_environment
-from seqrl.evaluate import evaluate
+from seqrl.evaluate import MAX_LENGTH, evaluate
 from seqrl.run_folder import check_new, config_to_json, create_folder, read_json, read_metrics
 from seqrl.statistics import mean_and_half_width
 
@@ -61,7 +61,7 @@ def _compare(config: Config) -> Comparison:
     runs = {approach: config.runs_of(approach) for approach in online}
     jobs = [Job(f"{config.label(approach)} seed {run.seed}", run) for approach in online for run in runs[approach]]
     # Where random actions are the floor, all are cut at the same step: what goes on for ever would else be above it.
-    longest = LONGEST if config.memoryless() is None else 100_000
+    longest = LONGEST if config.memoryless() is None else MAX_LENGTH
     measure = partial(play, num_episodes=config.num_episodes, max_length=longest)
     try:
         failed = run_all(jobs, measure, config.workers, config.folder)

@@ -105,7 +105,7 @@ class DialogueDataset:
 
     def split(self, share: float, seed: int) -> tuple["DialogueDataset", "DialogueDataset"]:
         """The dataset without `share` of its dialogues (at least one), and those, drawn by `seed` (`parted`)."""
-        learnt, held_out = parted(self.keys, share, seed)
+        learnt, held_out = parted(self.keys, share, np.random.RandomState(seed).permutation)
         return self._subset(learnt), self._subset(held_out)
 
     def best(self, share: float) -> "DialogueDataset":

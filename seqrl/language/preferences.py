@@ -151,13 +151,6 @@ def _partners(thumbs: Sequence[Thumb]) -> dict[int, int]:
     return partner
 
 
-def split_numbers(count: int, share: float, seed: int) -> tuple[Int[Tensor, "K"], Int[Tensor, "H"]]:
-    """Which of `count` are learnt from, and which `share` (at least one) is not, drawn by `seed`, in their order."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    held_out = min(max(1, round(share * count)), count - 1)
-    return order[held_out:].sort().values, order[:held_out].sort().values
-
-
 def _rows(
     judged: Preference | Thumb, answer: tuple[Turn, ...], tokenizer: Tokenizer, cut: Set[int] = frozenset()
 ) -> TokenRows:

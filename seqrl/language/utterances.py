@@ -153,7 +153,8 @@ class UtteranceDataset:
 
     def split(self, share: float, seed: int) -> tuple["UtteranceDataset", "UtteranceDataset"]:
         """The dataset without `share` of its dialogues (at least one), and those, drawn by `seed` (`parted`)."""
-        learnt, held_out = parted([self._keys[k] for k in self._dialogues], share, seed)
+        keys = [self._keys[k] for k in self._dialogues]
+        learnt, held_out = parted(keys, share, np.random.RandomState(seed).permutation)
         return self._subset(learnt), self._subset(held_out)
 
     def _subset(self, numbers: np.ndarray) -> "UtteranceDataset":

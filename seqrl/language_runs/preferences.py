@@ -16,10 +16,11 @@ from torch import Tensor
 
 from seqrl.checkpoint import load_checkpoint, save_checkpoint
 from seqrl.config import require, require_above_zero
+from seqrl.data.held_out import parted
 from seqrl.distributed import ALONE, Group
 from seqrl.language.agent import LanguageAgent
 from seqrl.language.generation import sayable
-from seqrl.language.preferences import answer_log_prob, split_numbers
+from seqrl.language.preferences import answer_log_prob
 from seqrl.language.rows import TokenBatch
 from seqrl.language_runs.config import LanguageConfig, check_shared, make_model, refuse_unread
 from seqrl.language_runs.learners import before_sharing, check_learners, open_shared, share_weights
@@ -235,14 +236,10 @@ def tuned_together(config: PreferenceConfig) -> LanguageAgent:
 def held_out_by(questions: list[Hashable], config: LanguageConfig) -> tuple[list[int], list[int]]:
     """Numbers of the answers to learn from, and of those held out: all answers to a share of the questions, since one
     says something of another. Where there is one question alone, a share of its answers."""
-    different = list(dict.fromkeys(questions))
-    if len(different) == 1:
-        different = questions = list(range(len(questions)))
-    held_out = {different[int(k)] for k in split_numbers(len(different), config.held_out, config.seed)[1]}
-    parts: tuple[list[int], list[int]] = ([], [])
-    for number, question in enumerate(questions):
-        parts[question in held_out].append(number)
-    return parts
+    generator = torch.Generator().manual_seed(config.seed)
+    parts = parted(questions, config.held_out, lambda n: torch.randperm(n, generator=generator).tolist())
+    learnt, held_out = (part.tolist() for part in parts)
+    return learnt, held_out
 
 
 def _ask_reference(

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from interrupted import ends_the_same
@@ -10,10 +11,11 @@ from interrupted import ends_the_same
 from seqrl.algorithms import bc, dpo, kto, load_speaker, read_config, train
 from seqrl.cli import main
 from seqrl.data.dialogues import Dialogue, Turn, write_dialogues
+from seqrl.data.held_out import parted
 from seqrl.data.preferences import Preference, Thumb, thumbs_of, write_preferences, write_thumbs
 from seqrl.errors import UserError
 from seqrl.language.agent import LanguageAgent
-from seqrl.language.preferences import PreferenceDataset, ThumbDataset, split_numbers
+from seqrl.language.preferences import PreferenceDataset, ThumbDataset
 from seqrl.language_runs.config import LanguageConfig, make_model
 from seqrl.language_runs.preferences import Groups, Referenced, held_out_by
 from seqrl.objectives import dpo_error
@@ -220,9 +222,9 @@ def test_partners_may_call_their_agent_otherwise():
 
 
 def test_splits_and_what_cannot_be_read():
-    kept, held_out = split_numbers(10, 0.25, 3)
+    kept, held_out = parted(range(10), 0.25, np.random.RandomState(3).permutation)
     assert len(held_out) == 2
-    assert sorted([*kept.tolist(), *held_out.tolist()]) == list(range(10))
+    assert sorted([*kept, *held_out]) == list(range(10))
     with pytest.raises(UserError, match="there are 1 thumbs"):
         ThumbDataset.of(list(thumbs_of(PREFERENCES))[:1], TOKENIZER)
     with pytest.raises(UserError, match="no preferences"):
