@@ -10,10 +10,11 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: demo table test test-slow docs lint clean
 
 # The stamp is made anew when what is to be installed changes. Modules are compiled when they are first imported: most
-# of what is installed never is.
+# of what is installed never is. The pip that comes with Python 3.11 takes twice as long to find out what to install.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("seqrl needs Python 3.11 or later: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --no-compile --upgrade pip
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt "torch==2.13.0"
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[dev]"
 	touch $@
@@ -36,7 +37,7 @@ test-slow: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports
 
 # The site, in build/site. What it needs is not part of what tests need.

@@ -1,4 +1,4 @@
-"""Shape annotations are enforced wherever tests call the objectives and the memories; processes begin quickly."""
+"""Shape annotations are enforced where tests are about what is annotated; processes begin quickly."""
 
 import math
 import multiprocessing
@@ -6,6 +6,7 @@ import os
 import signal
 from types import SimpleNamespace
 
+import jaxtyping
 import pytest
 import torch
 from jaxtyping import install_import_hook
@@ -31,6 +32,15 @@ forked = multiprocessing.get_context("forkserver")
 forked.set_forkserver_preload(
     ["seqrl.cli.comparison", "seqrl.cli.training", "pytest", "torch._dynamo", "torch.distributed.fsdp"]
 )
+
+
+ANNOTATED = {"algorithms", "data", "language", "memory", "nets", "objectives"}
+"""Folders of tests that look at shapes. In the others, which train whole runs, looking took a fifth of the time."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shapes(request):
+    jaxtyping.config.update("jaxtyping_disable", request.path.parent.name not in ANNOTATED)
 
 
 @pytest.fixture(scope="session")

@@ -117,6 +117,7 @@ def test_actors_come_and_go(caplog):
     assert not caplog.messages
 
 
+@pytest.mark.slow  # Ray takes its time to begin so many processes; the same of engine async runs with every change
 def test_an_error_in_an_actor_is_one_in_the_learner():
     with started(one_fails(Failing)) as engine, pytest.raises(UserError) as caught:
         receive_for_ever(engine)
