@@ -1,4 +1,4 @@
-"""Action masks that environments give in `info["action_mask"]`, in any form that fits the action space.
+"""Action masks that environments give, in `info["action_mask"]` or by a method, in any form that fits the action space.
 
 As agents read it, a mask has an entry for each value of each choice, in the order of the space: n for Discrete(n),
 Σ n_i for MultiDiscrete, 2 for each bit of MultiBinary, and for mixed spaces those of their leaves side by side.
@@ -7,6 +7,7 @@ As agents read it, a mask has an entry for each value of each choice, in the ord
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import Space, spaces
@@ -14,6 +15,25 @@ from torch import Tensor
 
 from seqrl.actions import choices
 from seqrl.errors import UserError, nearest
+from seqrl.trajectory import ACTION_MASK
+
+METHOD = "action_masks"
+"""What sb3-contrib asks an environment, or a wrapper of it, for."""
+
+
+class MaskOfMethod(gym.Wrapper):
+    """Puts what the method `action_masks()` allows into `info`, where the environment has not put a mask itself."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, self._told(info)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        *row, info = self.env.step(action)
+        return *row, self._told(info)  # type: ignore[return-value]
+
+    def _told(self, info: dict[str, Any]) -> dict[str, Any]:
+        return {ACTION_MASK: self.env.get_wrapper_attr(METHOD)()} | info
 
 
 class InfoMask:

@@ -12,6 +12,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from seqrl.envs import atari, minigrid, open_spiel, popgym
+from seqrl.envs.action_masks import METHOD, MaskOfMethod
 from seqrl.envs.adapters import Environment, GymnasiumEnvironment, TorchEnvironment
 from seqrl.envs.base import TorchVectorEnv
 from seqrl.envs.hide import Hide
@@ -134,7 +135,7 @@ def _make_vector_env(
         {"disable_env_checker": True} | kwargs,
         vectorization_mode="async" if vectorization == "async" else "sync",
         vector_kwargs={"autoreset_mode": _AUTORESET_MODES[autoreset_mode]},
-        wrappers=[_with_spaces, *([minigrid.Categories] if _is_minigrid(env_id) else [])],
+        wrappers=[_with_spaces, _with_masks, *([minigrid.Categories] if _is_minigrid(env_id) else [])],
     )
 
 
@@ -158,6 +159,11 @@ def _with_spaces(env: gym.Env) -> gym.Env:
         if not isinstance(space := getattr(env, name), gym.Space):
             raise TypeError(f"its {name} is {type(space).__name__}, which is no gymnasium.Space")
     return env
+
+
+def _with_masks(env: gym.Env) -> gym.Env:
+    """`env`, which tells in `info` what it allows, also where it is asked by a method."""
+    return MaskOfMethod(env) if env.has_wrapper_attr(METHOD) else env
 
 
 def _missing(env_id: str, error: ModuleNotFoundError) -> str:

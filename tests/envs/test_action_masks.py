@@ -1,5 +1,6 @@
 """Action masks in `info` are read for every space that has choices, in each form that a user would write."""
 
+import contextlib
 import functools
 
 import gymnasium as gym
@@ -13,7 +14,7 @@ from mixed_actions import ALL
 from seqrl.actions import choices
 from seqrl.algorithms import ppo
 from seqrl.collect import random_actions
-from seqrl.envs import GymnasiumEnvironment, Trials
+from seqrl.envs import GymnasiumEnvironment, Trials, make
 from seqrl.envs.trials import EPISODE_START
 from seqrl.errors import UserError
 
@@ -117,6 +118,31 @@ def test_an_agent_keeps_to_it(tmp_path):
     assert env.reset(0).observation["action_mask"][0].tolist() == flat.tolist()
     action = agent.act({"observation": 0, "action_mask": flat})
     assert (action["which"], action["arm"][2]["light"].tolist()) == (0, [0, 1])
+
+
+class Asked(Told):
+    """Allows all but the action that is its clock's, and says so when it is asked, as sb3-contrib asks; at first in
+    `info` too, where it forbids the last."""
+
+    def __init__(self):
+        super().__init__(spaces.Discrete(3), bits("110"), *[None] * 3)
+
+    def action_masks(self):
+        return [self.time != action for action in range(3)]
+
+
+gym.register("Asked-v0", Asked)
+
+
+# Breaks if `info` does not come before the method, or the method is asked before the step.
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("autoreset_mode", ["next_step", "same_step", "disabled"])
+def test_a_method_is_asked(autoreset_mode, vectorization):
+    env = make("Asked-v0", 2, autoreset_mode=autoreset_mode, vectorization=vectorization)
+    with contextlib.closing(env):
+        steps = [env.reset(0), *(env.step(torch.zeros(2, dtype=torch.int64)) for _ in range(2))]
+    masks = [step.observation["action_mask"].int().tolist() for step in steps]
+    assert masks == [[[1, 1, 0]] * 2, [[1, 0, 1]] * 2, [[1, 1, 0]] * 2]
 
 
 DICT = spaces.Dict(hand=spaces.Dict(grip=spaces.Discrete(3)), force=spaces.Box(-1, 1, (2,)))
