@@ -30,7 +30,7 @@ class MaskOfMethod(gym.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         *row, info = self.env.step(action)
-        return *row, self._told(info)  # type: ignore[return-value]
+        return *row, self._told(info)
 
     def _told(self, info: dict[str, Any]) -> dict[str, Any]:
         return {ACTION_MASK: self.env.get_wrapper_attr(METHOD)()} | info
