@@ -12,16 +12,18 @@ def squared_error(prediction: Float[Tensor, "*shape"], target: Float[Tensor, "*s
 def rescale(x: Float[Tensor, "*shape"], epsilon: float = 1e-3) -> Float[Tensor, "*shape"]:
     """h(x) = sign(x) (√(|x| + 1) − 1) + ε x: values of any size near unit size, without clipping rewards.
 
-    Source: Pohlen et al. 2018, arXiv 1805.11593, proposition A.2.
+    Source: Pohlen et al. 2018, arXiv 1805.11593, proposition A.2, in a form that keeps the digits of small values.
     """
-    return x.sign() * ((x.abs() + 1).sqrt() - 1) + epsilon * x
+    return x / ((x.abs() + 1).sqrt() + 1) + epsilon * x
 
 
 def unrescale(x: Float[Tensor, "*shape"], epsilon: float = 1e-3) -> Float[Tensor, "*shape"]:
-    """h⁻¹, the inverse of `rescale`: with u = √(|h| + 1), which solves ε u² + u − (1 + ε + |x|) = 0, |h⁻¹| = u² − 1."""
-    c = 1 + epsilon + x.abs()
-    u = 2 * c / (1 + (1 + 4 * epsilon * c).sqrt())  # the form of the root that does not cancel for small ε
-    return x.sign() * (u.square() - 1)
+    """h⁻¹, the inverse of `rescale`: with u = √(|h⁻¹| + 1), which solves ε u² + u − (1 + ε + |x|) = 0, it is u² − 1.
+
+    What is computed is v = u − 1, and sign(x) v (v + 2): no digits of small values are lost, and ε may be 0.
+    """
+    v = 2 * x.abs() / ((1 + 4 * epsilon * (x.abs() + 1 + epsilon)).sqrt() + 1 + 2 * epsilon)
+    return x.sign() * v * (v + 2)
 
 
 def expectile_error(

@@ -26,8 +26,8 @@ def test_rescale_by_hand():
     assert found.tolist() == pytest.approx([0.0, 1.003, -1.003, 9.099, -((1e6 + 1) ** 0.5) + 1 - 1000], rel=1e-12)
 
 
-# Breaks if `4 * epsilon * c` becomes `2 * epsilon * c`, or u² − 1 becomes (u − 1)².
-@pytest.mark.parametrize("epsilon", [1e-3, 1e-2, 1.0])
+# Breaks if `4 * epsilon` becomes `2 * epsilon`, or `v + 2` becomes `v`.
+@pytest.mark.parametrize("epsilon", [0.0, 1e-3, 1e-2, 1.0])
 def test_unrescale_undoes_rescale(epsilon):
     x = torch.cat([torch.logspace(-6, 8, 60, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
     x = torch.cat([x, -x])
@@ -35,10 +35,11 @@ def test_unrescale_undoes_rescale(epsilon):
     torch.testing.assert_close(rescale(unrescale(x, epsilon), epsilon), x, rtol=1e-9, atol=1e-12)
 
 
-# Breaks with the paper's own form, (√(1 + 4ε(|x| + 1 + ε)) − 1) / 2ε, which loses four of float32's seven digits.
-def test_unrescale_keeps_float32():
-    x = torch.logspace(-1, 6, 50)
-    torch.testing.assert_close(unrescale(rescale(x)), x, rtol=2e-5, atol=0)
+# Breaks with the paper's own forms, √(|x| + 1) − 1 and u² − 1, which lose all of a small value's digits.
+def test_small_values_keep_their_digits():
+    x = torch.logspace(-12, 12, 100)
+    torch.testing.assert_close(unrescale(rescale(x)), x, rtol=1e-6, atol=0)
+    torch.testing.assert_close(rescale(x).double(), rescale(x.double()), rtol=1e-6, atol=0)
 
 
 # Breaks if τ weighs the targets below the prediction, u² becomes |u|, or the target's gradient flows.
