@@ -54,7 +54,8 @@ class PreferenceConfig(LanguageConfig):
     learning_rate: float = 1e-3
     """Adam's largest step size; it falls linearly to 0 at the last update. Large models need a far smaller one."""
     held_out: float = 0.1
-    """Share of the prompts whose answers are not learnt from: the log shows the loss on them; 0 for none."""
+    """Share of the prompts whose answers are not learnt from: the log shows the loss on them; 0 for none. Of a log of
+    dialogues, a share of the dialogues."""
     num_learners: int = 1
     """Processes that learn together, each from its share of every batch; on cuda, each on its own GPU."""
     shard: bool = False
@@ -207,8 +208,10 @@ def tune(
     agent = LanguageAgent(tokenizer, make_model(before_sharing(config), tokenizer))
     dataset, held_out = dataset_of(tokenizer), None
     check_judged(agent.policy, dataset)
+    questions, by_dialogue = dataset.questions(), False
     if config.held_out > 0 and len(dataset) > 1:
-        kept, left_out = held_out_by(dataset.questions(), config)
+        by_dialogue = any(isinstance(question, int) for question in questions)
+        kept, left_out = held_out_by(questions, config)
         looks = learners.rank == 0 or config.shard  # the first tells of it
         held_out = Groups(dataset.subset(left_out), 256, 0) if looks else None
         dataset = dataset.subset(kept)
@@ -217,7 +220,8 @@ def tune(
         if not (run.folder / CHECKPOINT).exists():
             load_weights(agent.policy, config.policy, "policy")
         share_weights(agent.policy, agent.policy, config, methods=["logits"])
-        _ask_reference(agent, run, config, {"learnt": learnt, "held_out": held_out}, log_probs, learners)
+        parts = {"learnt": learnt, "held_out": held_out}
+        _ask_reference(agent, run, config, parts, log_probs, learners, by_dialogue)
         fit(
             config, agent, learnt, held_out, run, loss, _nothing, _draw, group=learners, rows=_count,
             held_out_loss=held_out_loss, sharded=config.shard,
@@ -249,10 +253,12 @@ def _ask_reference(
     parts: dict[str, Groups | None],
     log_probs: LogProbs,
     learners: Group,
+    by_dialogue: bool,
 ) -> None:
     """Give every group the reference's log-probabilities: from the run's file, or of the policy that `agent` is.
 
-    A run that has no checkpoint yet begins as the policy, also when it is resumed.
+    A run that has no checkpoint yet begins as the policy, also when it is resumed. Raises UserError for a file of other
+    answers, or of a run that parted them otherwise: `by_dialogue` says whether those of a dialogue are together.
     """
     path, begun = run.folder / REFERENCE, (run.folder / CHECKPOINT).exists()
     groups = {key: part for key, part in parts.items() if part is not None}
@@ -263,9 +269,14 @@ def _ask_reference(
         everyones = learners.gather(learnt.reference.tolist())  # each its own, and 0 for others'
         learnt.reference = torch.stack([torch.tensor(one) for one in everyones]).sum(0)
         if learners.rank == 0:
-            save_checkpoint(path, {key: part.reference for key, part in groups.items()}, {})
+            save_checkpoint(path, {key: part.reference for key, part in groups.items()}, {"by_dialogue": by_dialogue})
         return
-    tree, _ = load_checkpoint(path)
+    tree, about = load_checkpoint(path)
+    require(
+        about.get("by_dialogue", False) == by_dialogue,
+        f"{path} is of a run that held out turns of a dialogue one by one, and they are held out together: train on "
+        "this log in a new folder",
+    )
     for key, part in groups.items():
         known: Any = tree.get(key) if isinstance(tree, dict) else None
         require(
