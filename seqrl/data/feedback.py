@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from seqrl.data.dialogues import Dialogue, Turn, first_line, read_dialogues, shown
+from seqrl.data.dialogues import Dialogue, Turn, Value, first_line, read_dialogues, shown
 from seqrl.data.held_out import groups_of
 from seqrl.data.preferences import Thumb, read_thumbs
 from seqrl.errors import UserError
@@ -41,8 +41,10 @@ def thumbs_of_dialogues(dialogues: Iterable[Dialogue]) -> Iterator[Thumb]:
         for k, given in zip(mine, feedback(dialogue, "thumbs"), strict=True):
             if given:
                 name, answer = f"{dialogue.id}-{k}", said[k : k + 1]
+                cut: dict[str, Value] = {"cut": "1"} if dialogue.turns[k].cut else {}  # see `cut_turns`
                 yield Thumb(
-                    id=name, prompt=said[:k], completion=answer, label=given > 0, agent=dialogue.agent, group=group
+                    id=name, prompt=said[:k], completion=answer, label=given > 0, agent=dialogue.agent, meta=cut,
+                    group=group,
                 )  # fmt: skip
 
 
