@@ -53,7 +53,9 @@ def loss(agent: LanguageAgent, windows: DialogueWindows, config: Config) -> tupl
     total = masked_mean(_surprise(logits, action), chosen.valid)
     metrics = {"loss": total.detach(), "accuracy": masked_mean((logits.argmax(-1) == action).float(), chosen.valid)}
     if y is not None:
-        read = decisions(~windows.mask & (following != agent.tokenizer.pad_id))
+        # An <end of utterance> that is no decision was said by nobody: the turn was cut off.
+        said = (following != agent.tokenizer.pad_id) & (following != agent.tokenizer.end_of_utterance_id)
+        read = decisions(~windows.mask & said)
         surprise = masked_mean(_surprise(agent.policy.logits(read.of(y)), read.of(following)), read.valid)
         total = total + config.reading_weight * surprise
         metrics["reading_loss"] = surprise.detach()

@@ -191,7 +191,7 @@ def train(config: Config, resume: bool = False) -> DecisionAgent:
     run = Run.open(config, agent.observation_space, agent.action_space, resume)
     dataset, held_out = chosen_episodes(dataset, config)
     if config.relabel == "values":
-        dataset = relabelled(dataset, config)
+        dataset, held_out = relabelled(dataset, held_out, config)
     if config.return_bins > 1:
         dataset = dataset.balanced(config.return_bins)
     dataset.warm()
@@ -217,13 +217,17 @@ def chosen_episodes(dataset: EpisodeDataset, config: Config) -> tuple[EpisodeDat
     return (dataset.best(config.best_share) if config.best_share < 1 else dataset), held_out
 
 
-def relabelled(dataset: EpisodeDataset, config: Config) -> EpisodeDataset:
-    """`dataset` with its returns-to-go relabelled by values, which are learnt once and kept in the run's folder."""
+def relabelled(
+    dataset: EpisodeDataset, held_out: EpisodeDataset | None, config: Config
+) -> tuple[EpisodeDataset, EpisodeDataset | None]:
+    """Both with returns-to-go relabelled by values of `dataset`, which are learnt once and kept in the run's folder: an
+    agent is asked for what it was trained to be asked for."""
     settings = ValueConfig(
         num_updates=config.value_updates, gamma=config.gamma, expectile=config.value_expectile, seed=config.seed
     )
     path = Path(config.run_dir) / "return_to_go.npy"
-    return dataset.with_returns_to_go(relabelled_returns(dataset, settings, path))
+    found = relabelled_returns(dataset, settings, path, held_out)
+    return dataset.with_returns_to_go(found), None if held_out is None else held_out.with_returns_to_go(found)
 
 
 def describe(agent: DecisionAgent, dataset: EpisodeDataset, num_windows: int = 4096) -> None:

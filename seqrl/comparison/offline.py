@@ -204,12 +204,12 @@ def measure(
     assert isinstance(agent, DecisionAgent)
     dataset = EpisodeDataset.open(run.dataset, run.gamma)
     learnt_from, held_out = chosen_episodes(dataset, run)
-    result: dict[str, Any] = {
-        "held_out": held_out_metrics(agent, held_out, run, decision_transformer.loss) if held_out is not None else {}
-    }
+    result: dict[str, Any] = {}
     if run.relabel == "values":
+        raised, held_out = relabelled(learnt_from, held_out, run)
         result["seconds"] = seconds_of(Path(run.run_dir) / "return_to_go.npy")
-        result["promise"] = promise(learnt_from, relabelled(learnt_from, run).return_to_go)
+        result["promise"] = promise(learnt_from, raised.return_to_go)
+    result["held_out"] = held_out_metrics(agent, held_out, run, decision_transformer.loss)
     if not num_episodes:
         return result
     with contextlib.closing(make_environment(run, min(num_episodes, 50))) as environment:

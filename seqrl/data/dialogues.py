@@ -42,6 +42,8 @@ class Turn:
     """The probability with which the logging policy chose this text."""
     at: float | None = None
     """Seconds since any fixed moment."""
+    cut: bool | None = None
+    """Whether the text was cut off, as at the most tokens of a turn: the speaker did not end it there itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +88,8 @@ def write_dialogues(path: str | Path, dialogues: Iterable[Dialogue]) -> int:
 
     Raises UserError for a dialogue that would not read back the same, none at all, or a file that cannot be written.
     """
-    return write_lines(
-        path, (_line(each, f"{shown(path)}, dialogue {k} to write") for k, each in enumerate(dialogues, 1))
-    )
+    lines = (_line(each, f"{shown(path)}, dialogue {k} to write") for k, each in enumerate(dialogues, 1))
+    return write_lines(path, lines)
 
 
 def write_lines(path: str | Path, lines: Iterable[bytes], what: str = "dialogues") -> int:
@@ -193,10 +194,8 @@ def _decoded(line: bytes, where: str) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        bad = line[error.start]
-        raise UserError(
-            f"{where} is no text in UTF-8 (byte 0x{bad:02x} at {error.start}): write it again as UTF-8"
-        ) from None
+        bad = f"byte 0x{line[error.start]:02x} at {error.start}"
+        raise UserError(f"{where} is no text in UTF-8 ({bad}): write it again as UTF-8") from None
 
 
 class _Refused(Exception):  # noqa: N818
@@ -357,8 +356,14 @@ def _clicks(value: Any, where: str) -> int:
     return value
 
 
+def _cut(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise UserError(f"{where} is {_kind(value)}: give true where the turn was cut off, or leave it out")
+    return value
+
+
 CHECKED: dict[str, Callable[[Any, str], Any]] = {
-    "reward": _reward, "thumbs": _thumbs, "clicks": _clicks, "propensity": _number, "at": _number,
+    "reward": _reward, "thumbs": _thumbs, "clicks": _clicks, "propensity": _number, "at": _number, "cut": _cut,
 }  # fmt: skip
 
 

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from seqrl.data.dialogues import Dialogue, Turn, first_line, read_dialogues, shown
+from seqrl.data.dialogues import Dialogue, Turn, Value, first_line, read_dialogues, shown
+from seqrl.data.held_out import groups_of
 from seqrl.data.preferences import Thumb, read_thumbs
 from seqrl.errors import UserError
 
@@ -33,13 +34,18 @@ def feedback(dialogue: Dialogue, name: Literal["thumbs", "clicks"]) -> list[floa
 def thumbs_of_dialogues(dialogues: Iterable[Dialogue]) -> Iterator[Thumb]:
     """Each of the agent's turns that has thumbs as an answer judged alone, to all that was said before it. Thumbs that
     add up to 0 say nothing."""
-    for dialogue in dialogues:
+    dialogues = list(dialogues)
+    for dialogue, group in zip(dialogues, groups_of(dialogues), strict=True):
         said = tuple(Turn(speaker=turn.speaker, text=turn.text) for turn in dialogue.turns)
         mine = [k for k, turn in enumerate(said) if turn.speaker == dialogue.agent]
         for k, given in zip(mine, feedback(dialogue, "thumbs"), strict=True):
             if given:
                 name, answer = f"{dialogue.id}-{k}", said[k : k + 1]
-                yield Thumb(id=name, prompt=said[:k], completion=answer, label=given > 0, agent=dialogue.agent)
+                cut: dict[str, Value] = {"cut": "1"} if dialogue.turns[k].cut else {}  # see `cut_turns`
+                yield Thumb(
+                    id=name, prompt=said[:k], completion=answer, label=given > 0, agent=dialogue.agent, meta=cut,
+                    group=group,
+                )  # fmt: skip
 
 
 def holds_dialogues(path: str | Path) -> bool:

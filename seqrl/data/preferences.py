@@ -69,6 +69,8 @@ class Thumb:
     labeller: str | None = None
     agent: str = AGENT
     meta: Mapping[str, Value] = field(default_factory=dict)
+    group: int | None = field(default=None, compare=False)
+    """Of one from a log of dialogues, the number of its dialogue's group (`seqrl.data.held_out`); files have none."""
 
 
 Judged = TypeVar("Judged", Preference, Thumb)

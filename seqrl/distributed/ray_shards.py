@@ -32,7 +32,8 @@ class RayShards:
     Batches are drawn two updates ahead, while the learner learns, and priorities and refreshed states go back without
     being waited for. So a draw does not know of the priorities of the two updates before it, and where a sequence has
     left the replay by the time that its priority comes, that is dropped: sequences are numbered from the start of the
-    run, not by their place. Each process draws its share by the total of its priorities when it answered last.
+    run, not by their place. What a shard has against a priority the learner hears with a later one, or when it saves.
+    Each process draws its share by the total of its priorities when it answered last.
 
     Rows are in the run's folder, as those of shards in the learner's process: on a cluster, on a disk that all machines
     share. The states of both are the same, so that a run goes on with either. The processes end when nothing refers to
@@ -71,13 +72,25 @@ class RayShards:
         """Trajectories on their way: the process that takes each in, and what will be its report."""
         self.drawing: deque[tuple[int, list[tuple[int, Any]]]] = deque()
         """Batches on their way: the version when they were asked for, and each process's part."""
+        self.telling: deque[Any] = deque()
+        """Priorities and states on their way: what answers that they have been taken in."""
+        self.first_rows: dict[int, int] = {}
+        """Of each actor, the first row of the trajectory that it sent last."""
+        self.begun_anew = False
+        """Whether an actor has, since the last checkpoint."""
 
     def add(self, trajectory: Any, version: int, actor: int, first_row: int, priority: Tree) -> None:
-        """`ShardedReplay.add`, of a trajectory that is referred to."""
+        """`ShardedReplay.add`, of a trajectory that is referred to.
+
+        Rows of an actor that began anew may make a checkpoint due, before more of them come: from then on each report
+        is waited for.
+        """
         process = actor % len(self.processes)
         answer = self.processes[process].add.remote(trajectory, version, actor, first_row, to_arrays(priority))
         self.adding.append((process, answer))
-        self._hear(at_most=WAITING * self.num_actors)
+        self.begun_anew |= first_row <= self.first_rows.get(actor, -1)
+        self.first_rows[actor] = first_row
+        self._hear(at_most=0 if self.begun_anew else WAITING * self.num_actors)
 
     def _hear(self, at_most: int) -> None:
         """Take in the reports that have come, and wait for those of all but the last `at_most` trajectories."""
@@ -87,6 +100,12 @@ class RayShards:
                 return
             self.adding.popleft()
             self._note(process, self._get(answer))
+
+    def _tell(self, answer: Any) -> None:
+        """Do not wait for an answer that says nothing unless the shard failed; of those before, take in what came."""
+        self.telling.append(answer)
+        while self.telling and self.ray.wait([self.telling[0]], timeout=0)[0]:
+            self._get(self.telling.popleft())
 
     def _note(self, process: int, report: Report) -> None:
         self.totals[process] = report.total
@@ -129,14 +148,14 @@ class RayShards:
         """`ShardedReplay.set_priority`, on its way."""
         priority = priority.detach().cpu()
         for process, index, numbers in self._by_process(slot):
-            self.processes[process].set_priority.remote(numbers.numpy(), priority[index].numpy())
+            self._tell(self.processes[process].set_priority.remote(numbers.numpy(), priority[index].numpy()))
 
     def write_back(self, slot: Tensor, state: Tree, version: int) -> None:
         """`ShardedReplay.write_back`, on its way."""
         state = to_device(tree_map(torch.Tensor.detach, state), "cpu")
         for process, index, numbers in self._by_process(slot):
             part = to_arrays(tree_map(lambda leaf, index=index: leaf[index], state))
-            self.processes[process].write_back.remote(numbers.numpy(), part, version)
+            self._tell(self.processes[process].write_back.remote(numbers.numpy(), part, version))
 
     def history(self, slot: Tensor, limit: int = 10_000) -> tuple[AgentInput, Tensor]:
         """`ShardedReplay.history`. Those of sequences that have left the replay are not whole."""
@@ -168,9 +187,11 @@ class RayShards:
     def state_dict(self) -> dict[str, Any]:
         """That of a `ShardedReplay`."""
         self._hear(at_most=0)
+        while self.telling:
+            self._get(self.telling.popleft())
         answers = [process.state_dict.remote() for process in self.processes]
         states = [to_tensors(self._get(answer)) for answer in answers]
-        self.save_is_due = False
+        self.save_is_due = self.begun_anew = False
         shards: list[Any] = [None] * self.num_actors
         next_row = torch.zeros(self.num_actors, dtype=torch.int64)
         for own, state in zip(self.owned, states, strict=True):

@@ -96,7 +96,9 @@ class DialogueDataset:
         self._turns = np.concatenate([[0], np.cumsum(self.num_turns)])  # of each dialogue, in the arrays below
         self._first = first
         # A window's row 0 is the token before what was said to the agent, in whose place <begin> is put.
-        self._begin = np.append(0, last[:-1] + 1)
+        # That is the turn's <end of utterance>, a row behind its last decision, or two where the turn was cut off.
+        behind = last[:-1] + 1
+        self._begin = np.append(0, behind + (self.tokens[behind].numpy() != Tokenizer.end_of_utterance_id))
         self._begin[self._turns[:-1]] = starts[:-1]
         self._end = starts[1:] - 1  # <end of dialogue>
 

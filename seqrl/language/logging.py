@@ -1,4 +1,4 @@
-"""Logs of voices at play, with the probability of each utterance: what importance weights need."""
+"""Logs of voices at play: which turns were cut off, and the probabilities of the others, for importance weights."""
 
 import dataclasses
 import math
@@ -42,12 +42,13 @@ def with_propensities(played: list[Played], voice: Voice, tokenizer: Tokenizer, 
         by_turn = said.by_turn(of_tokens(log_probs(voice, rows, sayable(tokenizer)), said)).double()
     for number, conversation in enumerate(played):
         dialogue = logged(conversation.dialogue, number)
-        drawn = [turn for turn in conversation.turns if turn.agent]
+        drawn = [turn for turn in conversation.turns if turn.agent and not turn.given]
         turns, k = [], 0
         for turn in dialogue.turns:
             if turn.speaker == AGENT:
                 clear = known and drawn[k].ended and tuple(tokenizer.encode(turn.text)) == drawn[k].ids
-                turn = dataclasses.replace(turn, propensity=math.exp(by_turn[k, number]) if clear else None)
+                propensity = math.exp(by_turn[k, number]) if clear else None
+                turn = dataclasses.replace(turn, propensity=propensity, cut=None if drawn[k].ended else True)
                 k += 1
             turns.append(turn)
         yield dataclasses.replace(dialogue, id=f"{name}{number}", turns=tuple(turns))

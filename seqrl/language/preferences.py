@@ -90,11 +90,14 @@ class ThumbDataset:
         mismatched: Sequence[TokenRows],
         desirable: Sequence[bool],
         names: Sequence[str] = (),
+        groups: Sequence[int | None] = (),
     ) -> None:
-        """`names` are the thumbs' ids; several labellers' thumbs on the same answer share one."""
+        """`names` are the thumbs' ids; several labellers' thumbs on the same answer share one. `groups` are those of
+        the dialogues that they are from, None for those that are from none."""
         assert len(answer) == len(mismatched) == len(desirable)
         self.answer, self.mismatched, self.desirable = list(answer), list(mismatched), list(desirable)
         self.names = list(names) or [str(k) for k in range(len(answer))]
+        self.groups = list(groups) or [None] * len(answer)
 
     @classmethod
     def of(cls, thumbs: Iterable[Thumb], tokenizer: Tokenizer) -> "ThumbDataset":
@@ -111,19 +114,28 @@ class ThumbDataset:
             _rows(each, _as_said_to(each, thumbs[partner[k]]), tokenizer, cut[partner[k]])
             for k, each in enumerate(thumbs)
         ]
-        return cls(answer, mismatched, [each.label for each in thumbs], [each.id for each in thumbs])
+        labels, names, groups = zip(*((each.label, each.id, each.group) for each in thumbs), strict=True)
+        return cls(answer, mismatched, labels, names, groups)
 
     def __len__(self) -> int:
         return len(self.answer)
 
     def subset(self, numbers: Sequence[int] | Int[Tensor, "M"]) -> "ThumbDataset":
         """Those of these numbers, in this order."""
-        parts = (self.answer, self.mismatched, self.desirable, self.names)
+        parts = (self.answer, self.mismatched, self.desirable, self.names, self.groups)
         return ThumbDataset(*([part[int(k)] for k in numbers] for part in parts))  # type: ignore[arg-type]
 
     def questions(self) -> list[Hashable]:
-        """What answers that say something of each other have in common (`_questions`)."""
-        return _questions(self.answer, self.names)
+        """What answers that say something of each other have in common: as `_questions`, but of a dialogue in which
+        several prompts were answered it is the dialogue, since an answer stands in the prompts behind it."""
+        prompts = [_prompt_of(rows) for rows in self.answer]
+        asked: dict[int, set[tuple[int, ...]]] = {}
+        for group, prompt in zip(self.groups, prompts, strict=True):
+            if group is not None:
+                asked.setdefault(group, set()).add(prompt)
+        names = [name if group is None else group for name, group in zip(self.names, self.groups, strict=True)]
+        known = zip(self.groups, _questions(self.answer, names), strict=True)
+        return [question if group is None or len(asked[group]) == 1 else group for group, question in known]
 
     def batch(self, numbers: Sequence[int] | Int[Tensor, "B"]) -> JudgedAnswers:
         """The answers of these numbers side by side."""
@@ -166,7 +178,7 @@ def _rows(
     return rows._replace(mask=rows.mask & (rows.turn >= len(judged.prompt)))
 
 
-def _questions(answers: Sequence[TokenRows], names: Sequence[str]) -> list[Hashable]:
+def _questions(answers: Sequence[TokenRows], names: Sequence[Hashable]) -> list[Hashable]:
     """Of each entry its prompt, in tokens: which answer to it is better tells of the others. Where all have one prompt,
     its name."""
     prompts = [_prompt_of(rows) for rows in answers]

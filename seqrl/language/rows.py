@@ -54,7 +54,8 @@ class TokenBatch(NamedTuple):
 
 
 def token_turns(dialogue: Dialogue, tokenizer: Tokenizer) -> list[TokenTurn]:
-    """The turns of a logged dialogue. Raises UserError for another speaker's reward, or a text that has no tokens."""
+    """The turns of a logged dialogue. One that was cut off counts as ended where nothing was said, as what it earned
+    needs a token. Raises UserError for another speaker's reward, or a text that has no tokens."""
     turns = []
     for k, turn in enumerate(dialogue.turns):
         agent = turn.speaker == dialogue.agent
@@ -67,7 +68,8 @@ def token_turns(dialogue: Dialogue, tokenizer: Tokenizer) -> list[TokenTurn]:
             ids = tuple(tokenizer.encode(turn.text))
         except UserError as error:
             raise UserError(f"dialogue {shown(dialogue.id)}: turns[{k}]: {error}") from None
-        turns.append(TokenTurn(agent=agent, ids=ids, reward=turn.reward or 0.0))
+        ended = not (agent and turn.cut and ids)
+        turns.append(TokenTurn(agent=agent, ids=ids, reward=turn.reward or 0.0, ended=ended))
     return turns
 
 

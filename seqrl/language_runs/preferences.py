@@ -54,7 +54,8 @@ class PreferenceConfig(LanguageConfig):
     learning_rate: float = 1e-3
     """Adam's largest step size; it falls linearly to 0 at the last update. Large models need a far smaller one."""
     held_out: float = 0.1
-    """Share of the prompts whose answers are not learnt from: the log shows the loss on them; 0 for none."""
+    """Share of the prompts whose answers are not learnt from: the log shows the loss on them; 0 for none. Of a log of
+    dialogues, a share of the dialogues."""
     num_learners: int = 1
     """Processes that learn together, each from its share of every batch; on cuda, each on its own GPU."""
     shard: bool = False

@@ -75,7 +75,8 @@ def proposed_dataset(
 def _read_of(rows: TokenRows, tokenizer: Tokenizer, max_tokens: int) -> int:
     """Tokens that a policy reads of a dialogue: its last turn as logged, and as proposed."""
     agent = int((rows.tokens == tokenizer.agent_id).nonzero()[-1])
-    return max(agent + 1 + max_tokens, int(rows.mask.nonzero()[-1]) + 2)
+    end = int((rows.tokens == tokenizer.end_of_utterance_id).nonzero()[-1])
+    return max(agent + 1 + max_tokens, end + 1)
 
 
 def _kept(

@@ -130,14 +130,17 @@ def learn_values(dataset: EpisodeDataset, config: ValueConfig) -> Values:
     return values
 
 
-def relabelled_returns(dataset: EpisodeDataset, config: ValueConfig, path: Path | None = None) -> np.ndarray:
+def relabelled_returns(
+    dataset: EpisodeDataset, config: ValueConfig, path: Path | None = None, held_out: EpisodeDataset | None = None
+) -> np.ndarray:
     """Returns-to-go [R] of all rows of `dataset`'s files: R_t = r_t + γ max(R_{t+1}, V(o_{t+1})).
 
     Backwards from each episode's end, where R is 0 if the task ended and V(o_T) if it was cut. What a better ending
     elsewhere in the log promises goes up the episode: a return can then be asked for that no single episode brought.
-    V is no more than an episode as long as the log's longest could bring from there (`bounds`). Rows of episodes that
-    are not in `dataset` are 0. With `path` they are kept in that file, and read from it if there; the seconds that it
-    took to learn them stand beside it. Raises UserError for a file there that is damaged, or of another log.
+    V is no more than an episode as long as the log's longest could bring from there (`bounds`). Episodes of the same
+    files that are `held_out` are relabelled by the same values and bounds, which are learnt without them; other rows
+    are 0. With `path` they are kept in that file, and read from it if there; the seconds that it took to learn them
+    stand beside it. Raises UserError for a file there that is damaged, or of another log.
 
     Source: Yamagata et al. 2023, arXiv 2209.03993, section 3. Differs: V of implicit Q-learning in place of CQL's, and
     no cut of the relabelling at a window's end.
@@ -145,7 +148,11 @@ def relabelled_returns(dataset: EpisodeDataset, config: ValueConfig, path: Path 
     if path is not None and path.exists():
         return _kept(path, dataset)
     begin = time.monotonic()
-    result = scan(dataset, state_values(dataset, learn_values(dataset, config)), config.gamma)
+    value = state_values(dataset, learn_values(dataset, config))
+    result = scan(dataset, value, config.gamma)
+    if held_out is not None:
+        rows, _ = rows_of(held_out)
+        result[rows] = scan(held_out, value, config.gamma, bounds(dataset, config.gamma)[1])[rows]
     if path is not None:
         seconds = {"seconds": time.monotonic() - begin}
         write_atomically(path.with_suffix(".json"), json.dumps(seconds).encode())
@@ -205,16 +212,18 @@ def rows_of(dataset: EpisodeDataset) -> tuple[np.ndarray, np.ndarray]:
     return np.repeat(dataset.starts[:-1], length) + timestep, timestep
 
 
-def scan(dataset: EpisodeDataset, value: np.ndarray, gamma: float) -> np.ndarray:
+def scan(dataset: EpisodeDataset, value: np.ndarray, gamma: float, greatest: np.ndarray | None = None) -> np.ndarray:
     """The recursion of `relabelled_returns`, all episodes at once, a step back at a time.
 
-    A promise does not exceed the greatest of `bounds`, as if no episode were longer than the log's longest.
+    A promise does not exceed the `greatest` [H + 1] of `bounds`, by default `dataset`'s own, as if no episode were
+    longer than the log's longest: after its H decisions nothing is promised.
     """
+    greatest = bounds(dataset, gamma)[1] if greatest is None else greatest
     result = np.zeros(len(dataset.reward), dtype=np.float32)
     last = dataset.starts[:-1] + dataset.lengths  # the rows of the final observations
     rows, timestep = rows_of(dataset)
     value = value.copy()
-    value[rows] = np.minimum(value[rows], bounds(dataset, gamma)[1][timestep])
+    value[rows] = np.minimum(value[rows], greatest[np.minimum(timestep, len(greatest) - 1)])
     cut = ~dataset.terminated[last - 1]
     following = np.where(cut, value[last], 0.0).astype(np.float32)
     for back in range(1, int(dataset.lengths.max()) + 1):

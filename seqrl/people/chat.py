@@ -212,6 +212,7 @@ class Chat:
                 text=said.text,
                 reward=said.reward,
                 at=round(said.at, 3),
+                cut=None if said.turn.ended else True,
             )
             for said in self.said
         ]

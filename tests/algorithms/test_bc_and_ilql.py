@@ -332,3 +332,29 @@ def test_values_follow_and_start_as_the_policy(folder):
     agent.values.follow(0.25)
     for old, now, target in zip(before, moved, agent.values.target_q.parameters(), strict=True):
         torch.testing.assert_close(target, old + 0.25 * (now - old))
+
+
+# Broken by a cut turn that is read as ended, or whose end is learnt as another's with `reading_weight`.
+@pytest.mark.parametrize("reading_weight", [0.0, 0.5])
+def test_cloning_does_not_learn_an_end_that_nobody_said(reading_weight):
+    agent, config = made(bc)
+    config = dataclasses.replace(config, reading_weight=reading_weight)
+    (first, turn) = dialogue("ab").turns
+    pulls = []
+    for cut in (None, True):
+        log = [Dialogue(id="d", agent="a", turns=(first, dataclasses.replace(turn, cut=cut)))]
+        windows = DialogueDataset.of(log, TOKENIZER).windows(1, 0, torch.Generator())
+        logits = []
+
+        def keep(y, logits=logits):
+            logits.append(agent.policy.__class__.logits(agent.policy, y))
+            logits[-1].retain_grad()
+            return logits[-1]
+
+        agent.policy.logits = keep
+        total, _ = bc.loss(agent, windows, config)
+        total.backward()
+        del agent.policy.logits
+        ends = [each.grad[..., TOKENIZER.end_of_utterance_id] for each in logits]
+        pulls.append(sum(int((each < 0).sum()) for each in ends))  # rows in which the end is made likelier
+    assert pulls == [1, 0]

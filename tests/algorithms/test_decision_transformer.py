@@ -10,13 +10,14 @@ import pytest
 import torch
 from interrupted import ends_the_same
 
-from seqrl.algorithms import load, train
+from seqrl.algorithms import decision_transformer, load, train
 from seqrl.algorithms.decision_transformer import Config, build, check, describe, last_timestep, loss
 from seqrl.data import Episode, EpisodeDataset, EpisodeWriter
 from seqrl.envs import GymnasiumEnvironment
 from seqrl.errors import UserError
 from seqrl.evaluate import evaluate
 from seqrl.learner import Learner
+from seqrl.offline import training
 from seqrl.offline.config import problem_of
 from seqrl.offline.training import held_out_metrics
 from seqrl.run_folder import read_metrics
@@ -276,6 +277,22 @@ def test_held_out_episodes_are_not_learnt_from(tmp_path):
     assert set(metrics) == {"held_out_loss", "held_out_log_likelihood", "held_out_accuracy"}
     train(config(dataset=str(log.folder), run_dir=str(tmp_path / "run"), held_out=0.3))
     assert "held_out_accuracy" in next(read_metrics(tmp_path / "run"))
+
+
+# Breaks if the held-out loss is of returns as they were logged.
+def test_what_is_held_out_is_asked_for_relabelled_returns_too(tmp_path, monkeypatch):
+    log = written(tmp_path / "log", num_episodes=20)
+    monkeypatch.setattr(decision_transformer, "relabelled_returns", lambda *args: np.full_like(log.return_to_go, 77.0))
+    seen = []
+
+    def spy(agent, dataset, *rest):
+        seen.append(dataset.return_to_go)
+        return {}
+
+    monkeypatch.setattr(training, "held_out_metrics", spy)
+    train(config(dataset=str(log.folder), run_dir=str(tmp_path / "run"), held_out=0.3, relabel="values"))
+    assert seen
+    assert all((each == 77.0).all() for each in seen)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from interrupted import ends_the_same
 from seqrl.algorithms import bc, dpo, kto, load_speaker, read_config, train
 from seqrl.cli import main
 from seqrl.data.dialogues import Dialogue, Turn, write_dialogues
+from seqrl.data.feedback import thumbs_of_dialogues
 from seqrl.data.held_out import parted
 from seqrl.data.preferences import Preference, Thumb, thumbs_of, write_preferences, write_thumbs
 from seqrl.errors import UserError
@@ -356,3 +357,25 @@ def test_several_labellers_answers_to_one_prompt_are_held_out_together(folder, k
     learnt, held_out = held_out_by(questions, settings(folder, dpo, held_out=0.5))
     assert {questions[k] for k in learnt}.isdisjoint({questions[k] for k in held_out})
     assert len(learnt) == len(held_out) == len(questions) / 2
+
+
+# Breaks if questions are prompts alone: a held-out answer stands in the prompts of the turns behind it.
+def test_thumbs_of_one_dialogue_are_held_out_together(folder):
+    def talk(name, *texts, **meta):
+        turns = [
+            Turn(speaker=speaker, text=text, thumbs=1 if speaker == "bot" else None)
+            for text in texts for speaker, text in (("user", text), ("bot", "ab"))
+        ]  # fmt: skip
+        return Dialogue(id=name, agent="bot", turns=tuple(turns), meta=meta)
+
+    log = [talk(f"{k}", "x" * k, "ba", "bb") for k in range(1, 5)]
+    log += [talk("one side", "aa", dialogue="d"), talk("other side", "bb", dialogue="d")]
+    log += [talk("same", "xy"), talk("prompt", "xy")]  # of answers to one prompt, as ever
+    questions = ThumbDataset.of(thumbs_of_dialogues(log), TOKENIZER).questions()
+    assert [questions.count(each) for each in questions] == [3] * 12 + [2] * 4
+    learnt, held_out = held_out_by(questions, settings(folder, kto, held_out=0.3))
+    assert {questions[k] for k in learnt}.isdisjoint({questions[k] for k in held_out})
+    alike = [talk("up", "xy", pair="p"), talk("down", "xy", pair="p"), talk("another", "xy", pair="q")]
+    dataset = ThumbDataset.of(thumbs_of_dialogues(alike), TOKENIZER)  # one prompt alone
+    assert len(set(dataset.questions())) == 2
+    assert dataset.subset([2]).groups == [1]

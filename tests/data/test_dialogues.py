@@ -33,7 +33,7 @@ FULL = Dialogue(
     turns=(
         Turn(speaker="person", text="<b>hello</b>\u2028\x85\x1b[31m & \\ \U0001f600", at=0.5),
         Turn(speaker="bot", text="", reward=-0.1, thumbs=-1, clicks=0, propensity=1.5, at=2.0),
-        Turn(speaker="bot", text="\r\n\t", reward=0.0, thumbs=1, clicks=2**53),
+        Turn(speaker="bot", text="\r\n\t", reward=0.0, thumbs=1, clicks=2**53, cut=True),
     ),
     agent="bot",
     outcome={"agreement": False, "points": 0, "share": 1e-300, "why": "ü"},
@@ -108,6 +108,7 @@ BAD: list[tuple[str, str | bytes, str]] = [
     ("clicks", with_turn('"clicks": -1'), ": turns[0].clicks is -1: give how many there were, 0 or more"),
     ("clicks float", with_turn('"clicks": 1.5'), ": turns[0].clicks is 1.5: give how many there were, 0 or more"),
     ("propensity", with_turn('"propensity": []'), ": turns[0].propensity is a list: give a number, or leave it out"),
+    ("cut off", with_turn('"cut": 1'), ": turns[0].cut is 1: give true where the turn was cut off, or leave it out"),
     ("at", with_turn('"at": "2026-01-01T00:00:00Z"'),
      ': turns[0].at is "2026-01-01T00:00:00Z": give a number, or leave it out'),
     # Outcome and meta.

@@ -7,7 +7,7 @@ import pytest
 
 from seqrl.data.dialogues import Dialogue, Turn, write_dialogues
 from seqrl.data.feedback import holds_dialogues, read_judged, thumbs_of_dialogues
-from seqrl.data.preferences import Thumb, write_thumbs
+from seqrl.data.preferences import Thumb, cut_turns, write_thumbs
 from seqrl.errors import UserError
 
 
@@ -46,3 +46,12 @@ def test_a_file_of_either_form_is_read(tmp_path: Path) -> None:
     write_dialogues(log, [with_thumbs(1, 1, *[None] * 5)])
     with pytest.raises(UserError, match=r"turns\[0\] has thumbs, but the agent \(bot\) has said nothing yet"):
         list(read_judged(log))
+
+
+# Broken by a thumb that does not say so: its end, which nobody said, would be learnt as good or bad.
+def test_an_answer_that_was_cut_off_says_so() -> None:
+    dialogue = with_thumbs(None, 1, None, -1, None, None, None)
+    turns = tuple(replace(turn, cut=True) if k == 3 else turn for k, turn in enumerate(dialogue.turns))
+    first, second = thumbs_of_dialogues([replace(dialogue, turns=turns)])
+    assert (first.meta, second.meta) == ({}, {"cut": "1"})
+    assert cut_turns(second, "cut") == {1}

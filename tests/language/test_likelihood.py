@@ -113,6 +113,8 @@ def test_no_propensity_where_the_text_does_not_say_what_was_drawn():
     [dialogue] = with_propensities(played, voice, tokenizer)
     known = [turn.propensity is not None for turn in dialogue.turns if turn.speaker == "agent"]
     assert known == [False, True, False]
+    # Breaks if a log does not say which turns were cut off, or says it of others.
+    assert [turn.cut for turn in dialogue.turns if turn.speaker == "agent"] == [None, None, True]
 
 
 def random_voice_of(tokenizer):

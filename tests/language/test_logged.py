@@ -131,3 +131,14 @@ def test_what_cannot_be_learnt_from():
         dataset(silent)
     with pytest.raises(UserError, match="no token fits 'q'"):
         dataset(dialogue("q"))
+
+
+# Broken by a window that begins a row behind the last decision: with the end that nobody said, in place of the reply.
+def test_a_window_behind_a_turn_that_was_cut_begins_as_any_other():
+    whole = dialogue("ab", "y", "c", "y", "a", "x")
+    turns = tuple(replace(turn, cut=True) if turn.text == "ab" else turn for turn in whole.turns)
+    plain, cut = dataset(whole), dataset(replace(whole, turns=turns))
+    for begin in (1, 2):
+        one, other = (log._gather(np.array([0]), np.array([begin]), np.array([3])) for log in (plain, cut))
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert int(plain.mask.sum()) - int(cut.mask.sum()) == 1

@@ -84,3 +84,11 @@ def test_turns_of_a_log() -> None:
     unknown = Dialogue(id="d1", agent="me", turns=(Turn(speaker="me", text="axb"),))
     with pytest.raises(UserError, match=r"dialogue d1: turns\[0\]: no token fits 'xb' at character 1"):
         token_turns(unknown, TOKENIZER)
+
+
+# Broken by `ended` left out of `token_turns`; by `ids` left out of it, where a turn without tokens would end nowhere.
+def test_a_logged_turn_that_was_cut_has_no_end_of_its_own() -> None:
+    turns = [Turn(speaker="a", text=text, cut=True) for text in ("ab", "")] + [Turn(speaker="o", text="a", cut=True)]
+    found = token_turns(Dialogue(id="d", agent="a", turns=(*turns, Turn(speaker="a", text="c"))), TOKENIZER)
+    assert [turn.ended for turn in found] == [False, True, True, True]
+    assert rows_of(found[:1], TOKENIZER).mask.long().tolist() == [0, 1, 1, 0, 0]

@@ -197,6 +197,28 @@ def test_relabelled_returns_of_crossing_corridors_exceed_the_logged_ones(tmp_pat
     assert seconds_of(tmp_path / "nothing.npy") == 0.0
 
 
+# Breaks if held-out rows stay 0 or as logged.
+def test_held_out_episodes_are_relabelled_by_the_values_of_the_others(tmp_path):
+    log, path = corridors_log(tmp_path / "log"), tmp_path / "return_to_go.npy"
+    learnt, held_out = log.subset(np.arange(3, 13)), log.subset(np.array([0, 1, 2, 13, 14, 15]))
+    found = relabelled_returns(learnt, SETTINGS, path, held_out)
+    alone = relabelled_returns(learnt, SETTINGS)
+    own = rows_of(learnt)[0]
+    assert np.array_equal(found[own], alone[own])
+    begins = found[held_out.starts[:-1]]
+    assert begins[held_out.returns == 1.0] == pytest.approx(3.0, abs=0.25)
+    assert begins[held_out.returns == 2.0] == pytest.approx(2.0, abs=0.25)
+    assert np.array_equal(relabelled_returns(learnt, SETTINGS, path, held_out), found)
+
+
+# Breaks if a place behind the longest learnt episode's end is looked up, or promises anything.
+def test_nothing_is_promised_behind_the_longest_episode_of_the_bounds(tmp_path):
+    log = written(tmp_path / "log", [([0, 1], [0], [1.0], True), ([0, 1, 2, 3], [0, 0, 0], [0.0, 0.0, 0.0], False)])
+    short, long = log.subset(np.array([0])), log.subset(np.array([1]))
+    found = scan(long, np.full(len(log.reward), 9.0, np.float32), 1.0, bounds(short, 1.0)[1])
+    assert found[long.starts[0] :].tolist() == [0.0, 0.0, 0.0, 0.0]
+
+
 # Break: `allow_pickle=True`, or the comparison of shapes left out.
 def test_returns_that_are_damaged_or_of_another_log_are_refused(tmp_path):
     log, path = random_log(tmp_path / "log"), tmp_path / "return_to_go.npy"

@@ -229,6 +229,19 @@ def test_a_list_of_words_that_is_none(tmp_path: Path, make: Callable[[Path], obj
         WordFilter(tmp_path / "words")
 
 
+# Must break: `cut` left out of `dialogue`.
+def test_a_transcript_says_what_was_cut_off() -> None:
+    talk = chat_of(max_tokens=1)
+    for _ in range(8):
+        talk.hear("ab")
+        talk.answer()
+    mine = [each for each in talk.said if each.speaker == AGENT]
+    cut = [turn.cut for turn in talk.dialogue({}).turns if turn.speaker == AGENT]
+    assert cut == [None if said.turn.ended else True for said in mine]
+    assert True in cut
+    assert all(turn.cut is None for turn in talk.dialogue({}).turns if turn.speaker == PERSON)
+
+
 def test_a_transcript_holds_all_that_was_said_after_each_turn(tmp_path: Path) -> None:
     path, talk = tmp_path / "chat.jsonl", chat_of()
     transcript = Transcript(path, {"run": "r"})
