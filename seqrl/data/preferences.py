@@ -259,14 +259,17 @@ def write_preferences(path: str | Path, preferences: Iterable[Preference]) -> in
 
     Raises UserError for one that would not read back the same, none at all, or a file that cannot be written.
     """
-    where = f"{shown(path)}, preference {{}} to write"
-    return write_lines(path, (_line(each, where.format(k)) for k, each in enumerate(preferences, 1)), "preferences")
+    return _write(path, preferences, "preference")
 
 
 def write_thumbs(path: str | Path, thumbs: Iterable[Thumb]) -> int:
     """The same of thumbs."""
-    where = f"{shown(path)}, thumb {{}} to write"
-    return write_lines(path, (_line(each, where.format(k)) for k, each in enumerate(thumbs, 1)), "thumbs")
+    return _write(path, thumbs, "thumb")
+
+
+def _write(path: str | Path, judged: Iterable[Preference | Thumb], what: str) -> int:
+    where = f"{shown(path)}, {what}"
+    return write_lines(path, (_line(each, f"{where} {k} to write") for k, each in enumerate(judged, 1)), f"{what}s")
 
 
 def append_preference(path: str | Path, preference: Preference | Thumb) -> None:

@@ -234,7 +234,7 @@ def test_forms_of_trl(tmp_path: Path) -> None:
 
 def test_round_trips(tmp_path: Path) -> None:
     """Golden: `if judged.labeller` and the agent's column; lines end only where they should."""
-    path, again = tmp_path / "p.jsonl", tmp_path / "again.jsonl"
+    path, again = tmp_path / "{p}.jsonl", tmp_path / "again.jsonl"  # a name is no form to be filled in
     assert write_preferences(path, [FULL, preference(), AGAIN]) == 3
     assert list(read_preferences(path)) == [FULL, preference(), AGAIN]
     assert len(path.read_text().splitlines()) == 3
