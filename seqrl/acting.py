@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seqrl.actions import nothing_done, tensor_space, to_environment
-from seqrl.errors import UserError
+from seqrl.errors import UserError, not_these_keys
 from seqrl.memory.base import State
 from seqrl.trajectory import AgentInput, Tree, tree_leaves, tree_map
 
@@ -88,7 +88,8 @@ class ActingModule(nn.Module, ABC):
     ) -> Any:
         """The action for an observation as the environment gives it, for one environment or a batch of them.
 
-        An array or a number, of a Dict or Tuple action space a dict or tuple of them.
+        With a mask from `info` or `action_masks()` it is `{"observation": …, "action_mask": …}`. The action is an
+        array or a number, of a Dict or Tuple action space a dict or tuple of them.
 
         The agent keeps its memory from call to call. `is_first` (bool, one a row of the batch) begins new episodes for
         some rows; `reset` does so for all. `reward` is what the last action brought, needed only by an agent that was
@@ -142,7 +143,7 @@ def _as_batch(observation: Any, space: gym.Space, device: torch.device) -> tuple
     """A Gymnasium observation as tensors with a batch axis, and whether it came without one."""
     if isinstance(space, gym.spaces.Dict):
         if not isinstance(observation, dict) or not set(space.spaces) <= set(observation):
-            raise UserError(f"act: the observation is not a dict with the keys {list(space.spaces)}")
+            raise not_these_keys(space.spaces)
         parts = {key: _as_batch(observation[key], child, device) for key, child in space.spaces.items()}
         return {key: leaf for key, (leaf, _) in parts.items()}, all(single for _, single in parts.values())
     if isinstance(space, gym.spaces.Tuple):

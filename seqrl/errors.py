@@ -23,3 +23,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if not close and len(name) > 2:  # a part of one, such as the end of recurrent_sac
         close = sorted((each for each in known if name in each), key=len)[:1]
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+
+
+def not_these_keys(keys: Iterable[str]) -> UserError:
+    """For an observation of `act` that is no dict with `keys`; where one is the action mask's, whence it comes."""
+    told = list(keys)
+    way_out = ": beside what is seen, give what info['action_mask'] or action_masks() allows"
+    masked = way_out if "action_mask" in told else ""
+    return UserError(f"act: the observation is not a dict with the keys {told}{masked}")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from seqrl.errors import UserError
+from seqrl.errors import UserError, not_these_keys
 
 FORMAT = "seqrl-export-1"
 ABOUT = "seqrl"
@@ -198,7 +198,7 @@ def _read(observation: Any, space: dict[str, Any], name: str, leaves: dict[str, 
     if space["type"] == "Dict":
         keys = space["spaces"]
         if not isinstance(observation, dict) or not set(keys) <= set(observation):
-            raise UserError(f"act: the observation is not a dict with the keys {list(keys)}")
+            raise not_these_keys(keys)
         singles = [_read(observation[key], keys[key], f"{name}.{key}", leaves) for key in keys]
         return all(singles)  # after all leaves were read
     if space["type"] == "Tuple":

@@ -263,7 +263,7 @@ def test_act_takes_and_gives_what_the_spaces_say():
             [{"observation": np.zeros(3)}, {"observation": np.zeros(3), "reward": np.nan}],
             "reward is NaN or infinite",
         ),
-        ({"observation_space": MASKED}, [{"observation": np.zeros(3)}], r"not a dict with the keys"),
+        ({"observation_space": MASKED}, [{"observation": np.zeros(3)}], r"keys .*, give what .*action_masks"),
         (
             {"observation_space": MASKED},
             [{"observation": {"x": np.zeros((2, 3)), "action_mask": np.ones(4)}}],

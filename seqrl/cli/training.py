@@ -48,10 +48,10 @@ def _default(name: str) -> Any:
     """The config that a recipe or an algorithm begins with."""
     if name in RECIPES:
         return RECIPES[name]()
-    if name in ALGORITHMS or ":" in name:
-        return config_class(name)()
     if re.search(r"-v\d+$", name):
         raise UserError(f"'{name}' is an environment: name an algorithm first, seqrl train ppo --env {quoted(name)}")
+    if name in ALGORITHMS or ":" in name:
+        return config_class(name)()
     raise UserError(f"unknown recipe or algorithm '{name}': {nearest(name, [*ALGORITHMS, *RECIPES])}")
 
 

@@ -98,6 +98,8 @@ def _end_of_process(env: Any, error: BaseException) -> str | None:
 
 def misfit(space: Space, value: Any, lead: tuple[int, ...] = (), path: str = "observation") -> str | None:
     """The first part of an observation that is not of its space's shape, behind `lead`, or type; None if all are."""
+    if value is None:
+        return f"{path} is None"
     if isinstance(space, spaces.Dict):
         if not isinstance(value, dict):
             return f"{path} is {type(value).__name__}, not dict"
@@ -153,8 +155,10 @@ def _line(env: Any, name: str, call: str, error: BaseException) -> str:
     rank = max((_rank(place) for place in places), default=0)
     own = [place for place in places if rank and _rank(place) == rank]
     if not own:
-        for row, value in enumerate(getattr(env, "_env_obs", ())):  # what a SyncVectorEnv could not put together
-            if value is not None and (wrong := misfit(env.single_observation_space, value)):
+        # A SyncVectorEnv puts observations together when it has all: what is still None then was returned as such.
+        has_all = any(Path(place.file).name == "space_utils.py" for place in places)
+        for row, value in enumerate(getattr(env, "_env_obs", ())):
+            if (has_all or value is not None) and (wrong := misfit(env.single_observation_space, value)):
                 return str(not_in_space(f"environment {row} of {name}", wrong))
         if any(Path(place.file).name == "shared_memory.py" for place in places):  # an AsyncVectorEnv likewise
             return str(not_in_space(name, f"{reason}, for {env.single_observation_space}"))

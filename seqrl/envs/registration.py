@@ -5,6 +5,7 @@ import importlib
 import inspect
 import re
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import gymnasium as gym
@@ -12,7 +13,7 @@ from gymnasium.envs.registration import EnvSpec, find_highest_version, get_env_i
 
 from seqrl.envs.base import TorchVectorEnv
 from seqrl.envs.single import SingleEnv
-from seqrl.errors import UserError
+from seqrl.errors import UserError, quoted
 
 MOST_NAMED = 10
 """Of a module's ids that a message names."""
@@ -122,6 +123,9 @@ def unknown(env_id: str) -> UserError:
     if near := _near(name, own):
         best = difflib.get_close_matches(name, near, n=1, cutoff=0.0)[0]
         hint = f"did you mean '{module}:{best}'?" if module else f"did you mean '{best}'?"
+    elif name.endswith(".py"):
+        stem = quoted(Path(name).stem)
+        hint = f"this is a file: name an id that it registers, {stem}:ID, from its folder with PYTHONPATH=."
     elif not module:
         hint = f"one of your own is named with the module that registers it, module:{name} (`seqrl envs` lists ours)"
     elif own:

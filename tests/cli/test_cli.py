@@ -151,6 +151,8 @@ BAD: list[tuple[list[str], list[str]]] = [
     (["compare"], ["named first: seqrl compare CartPole-v1"]),
     (["compare", "--num-seeds", "2"], ["named first: seqrl compare CartPole-v1"]),
     (["train", "seqrl/TMaze-v0"], ["is an environment", "seqrl train ppo --env seqrl/TMaze-v0"]),
+    # Breaks if a colon is asked for before the version: it was looked for among algorithms.
+    (["train", "rover:Rover-v0"], ["is an environment", "seqrl train ppo --env rover:Rover-v0"]),
     (["version"], ["did you mean '--version'?"]),
     (["compare", "seqrl/TMaz-v0"], ["did you mean 'seqrl/TMaze-v0'?"]),
     (["compare", "seqrl/TMaze-v0", "--memories", "gru,lstmm"], ["'lstmm'", "did you mean 'lstm'?"]),

@@ -72,7 +72,9 @@ class Failing(gym.Env):
             observation["n"] = 0.5
         if wrong and self.how == "key":
             del observation["n"]
-        return observation
+        if wrong and self.how == "no part":
+            observation["n"] = None
+        return None if wrong and self.how == "none" else observation
 
 
 def line_of(function, text):
@@ -199,6 +201,8 @@ def test_an_exception_that_cannot_leave_its_process():
         ("shape", r"observation.x has the shape \(3,\), not \(2,\)"),
         ("type", "observation.n is float64, not int64"),
         ("key", "observation has no 'n'"),
+        ("no part", "observation.n is None"),
+        ("none", "observation is None"),
     ],
 )
 def test_an_observation_that_is_not_in_its_space(mode, how, what):
@@ -206,6 +210,21 @@ def test_an_observation_that_is_not_in_its_space(mode, how, what):
     for length in (99, 3):  # at the end it is a final observation, which some modes hand over apart
         with pytest.raises(UserError, match=whole):
             run(failing(how, mode=mode, length=length), 4)
+
+
+# Breaks if a None among `_env_obs` counts as not yet returned; or as returned where a reset's tuple cannot be read.
+@pytest.mark.parametrize("space", [spaces.Box(-1, 1, (2,)), spaces.Discrete(3), spaces.Tuple([spaces.Discrete(3)])])
+def test_a_first_observation_that_is_none(space):
+    def make(*from_reset):
+        env = Returning(1.0, False, False, {}, from_reset=from_reset)
+        env.observation_space = space
+        return env
+
+    sound, none = functools.partial(make, space.sample(), {}), functools.partial(make, None, {})
+    with pytest.raises(UserError, match=r"^environment 1 of .* not in its space: observation is None; mend the"):
+        run(GymnasiumEnvironment(SyncVectorEnv([sound, none])), 0)
+    with pytest.raises(UserError, match=r"returned from reset what cannot be read"):
+        run(GymnasiumEnvironment(SyncVectorEnv([functools.partial(make, 1, 2, 3), sound])), 0)
 
 
 def test_an_observation_that_a_process_could_not_hand_over():

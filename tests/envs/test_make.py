@@ -77,6 +77,8 @@ def test_an_error_leaves_no_process():
             {"env_id": "no_package:A-v0"},
             "'no_package:A-v0': there is no module 'no_package'; one in this folder is found",
         ),
+        # Breaks without the case of a file: module:rover.py was what it was told to be named.
+        ({"env_id": "envs/rover.py"}, r"'envs/rover.py' \(--env\): this is a file: name an id .*, rover:ID, from its"),
         ({"env_id": "no_file.py:A-v0"}, "there is no module 'no_file.py'; call it no_file:A-v0; "),
         (
             {"env_kwargs": {"colour": 1}},
