@@ -13,10 +13,17 @@ from seqrl.comparison.report import Horizon, Tried
 from seqrl.errors import UserError
 from seqrl.pages import markdown
 from seqrl.pages.charts import Style
-from seqrl.pages.comparison_page import comparison_page, horizon, largest_solved, line_over_seeds, write_comparison_page
+from seqrl.pages.comparison_page import (
+    asked_for,
+    comparison_page,
+    horizon,
+    largest_solved,
+    line_over_seeds,
+    write_comparison_page,
+)
 from seqrl.pages.findings import SECTIONS, findings
 from seqrl.pages.run_page import run_page
-from seqrl.reports.run import PANELS, plot_run
+from seqrl.reports.run import COLOURS, PANELS, panels_of, plot_run
 
 
 def run_folder(path, lines, **config):
@@ -37,6 +44,29 @@ def test_every_metric_is_on_a_runs_page(tmp_path):
     drawn = [a["data-name"] for a in read.classed("path", "line")]
     assert "ΔQ" in read.text
     assert len(drawn) == len(names) + 2  # returns are drawn twice, for wide and for narrow windows
+
+
+# Breaks if: `panels_of` gives PANELS as they are: a run of rlhf has its distance from the reference among "size of
+# errors", of PPO's updates.
+def test_what_is_logged_of_a_speaker_has_words(tmp_path):
+    lines = [{"step": float(k), "kl": 2.0 + k, "steps_per_second": 0.31} for k in (1, 2, 3)]
+    rlhf = [line | {"kl_estimate": 2.1, "unfinished": 0.5} for line in lines]
+    config = {"env": "", "task": "negotiation", "memory": "", "model": "gru"}
+    page = Page(run_page(run_folder(tmp_path / "rlhf", rlhf, **config)))
+    assert all(words in page.text for words in ("KL from where it began, nats", "share of what is said", "0.31"))
+    assert not any(words in page.text for words in ("size of errors", "metrics.jsonl", "1.5"))
+    ppo = Page(run_page(run_folder(tmp_path / "ppo", [line | {"episodes": line["kl"]} for line in lines])))
+    assert all(words in ppo.text for words in ("size of errors: KL", "episodes that ended"))
+    assert "metrics.jsonl" not in ppo.text
+
+
+# Breaks if: the panels of `PANELS` that are drawn have more metrics than colours: those behind them are on no page.
+def test_a_panel_has_no_more_metrics_than_colours():
+    panels = [
+        *PANELS.values(),
+        *panels_of(["kl_estimate", *(name for each in PANELS.values() for name in each)]).values(),
+    ]
+    assert max(map(len, panels)) <= len(COLOURS)
 
 
 @pytest.mark.parametrize("num_lines", [1, 2, 700])
@@ -107,6 +137,16 @@ FILES = {
     "calibration.json": CALIBRATION, "adaptation.json": ADAPTATION, "frontier.json": FRONTIER,
     "shipping.json": SHIPPING, "held_out.json": HELD_OUT,
 }  # fmt: skip
+
+
+# Breaks if: references are given their styles without the agent, whose blue is then the first one's as well; or the
+# level's figure is left out, which is of an inner episode, under "beside the names: the return of a trial".
+def test_the_agent_is_told_from_what_it_is_compared_with():
+    data = ADAPTATION | {"policies": {"agent": POLICY, "greedy": POLICY, "optimal": POLICY}}
+    page = Page("".join(map(str, SECTIONS["adaptation.json"](data))))
+    colours = {attributes["data-name"]: attributes["style"] for attributes in page.classed("path", "line")}
+    assert colours["agent"] != colours["greedy"]
+    assert "optimal 3" in page.text
 
 
 # Break: a file of SECTIONS that is not looked for.
@@ -185,6 +225,18 @@ OFFLINE = {
               "calibrated": interval(0.6) | {"seeds": [0.6]},
               "calibrations": [{"targets": [0.0, 1.0], "achieved": [0.1, 0.8]}] * 2, "held_out": {}}],
 }  # fmt: skip
+
+
+# Breaks if: the mean is taken over the first seed's targets, by their places: another seed may have been asked for
+# fewer, which cost the page its calibration.
+def test_seeds_that_were_asked_for_different_returns_have_a_mean():
+    rows = [OFFLINE["rows"][0] | {"calibrations": [
+        {"targets": [0.0, 0.7, 1.0], "achieved": [0.1, 0.5, 0.8]}, {"targets": [0.0, 1.0], "achieved": [0.3, 0.4]},
+    ]}]  # fmt: skip
+    [shown] = asked_for(OFFLINE | {"rows": rows})
+    assert "mean over seeds" in shown
+    circles = Page(shown).classed("circle", "dot")
+    assert len([a for a in circles if a.get("style")]) == 2 * 2  # at both targets, for wide and narrow windows
 
 
 def test_a_comparisons_page_shows_whatever_was_measured(tmp_path):
