@@ -1,6 +1,7 @@
-"""Intervals of means, and shares as they are written everywhere."""
+"""Intervals of means, and how shares and numbers are written everywhere."""
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,3 +33,9 @@ def percent(share: float) -> str:
     if 0.999 < share < 1:
         return "over 99.9 %"
     return f"{100 * share:.3g} %"
+
+
+def with_minus(text: str) -> str:
+    """Numbers as pictures and pages write them, beside axes whose minus is no hyphen: −1.067, 1e−05. What is copied,
+    of terminals and of table.md, keeps what programs read."""
+    return re.sub(r"(?<![\w.-])-(?=\d)|(?<=\de)-(?=\d)", "−", text)

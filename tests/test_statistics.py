@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from seqrl.statistics import largest_unseen_share, mean_and_half_width, percent
+from seqrl.statistics import largest_unseen_share, mean_and_half_width, percent, with_minus
 
 
 @pytest.mark.parametrize("samples", [[1.0, 2.0], [0.3, 0.1, 0.7], list(np.random.default_rng(0).normal(size=10))])
@@ -43,3 +43,16 @@ def test_what_was_never_seen_may_be_there() -> None:
 def test_a_share_never_rounds_a_few_to_none(share: float, text: str) -> None:
     # Breaks when three digits are all: of 2,500 pairs in the right order but one, "100 %".
     assert percent(share) == text
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("-1.067 ± 0.5", "−1.067 ± 0.5"),
+        ("-1.5e-05 to -1", "−1.5e−05 to −1"),
+        ("run-3, TMaze-v0, a--5", "run-3, TMaze-v0, a--5"),
+    ],
+)
+def test_a_minus_is_no_hyphen(written, shown):
+    """Breaks if: any hyphen before a digit is replaced, in names too; or that of an exponent is left."""
+    assert with_minus(written) == shown

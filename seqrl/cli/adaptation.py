@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from seqrl import adaptation
 from seqrl.algorithms import load, read_config
@@ -79,7 +80,7 @@ def adapt(args: list[str]) -> int:
             return 130
     title = " ".join([f"{run.name} on {config.env}", *config.env_kwargs])
     console = Console()
-    console.print(report.table(found, title))
+    console.print(report.table(found, escape(title), console.width))
     console.print(report.sentence(found))
     console.print(f"The weights stayed frozen: sha256 {found.digest}… before and after.", highlight=False)
     print("Written:", *report.write(run, found, _about(command, config, options), title))

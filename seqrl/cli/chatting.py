@@ -286,10 +286,10 @@ def _table(said: Said, talk: Chat) -> Table:
     table.add_column("", style="dim", overflow="fold", ratio=2)
     for option in said.options:
         is_chosen = option is said.chosen
-        values = [str(option.times), f"{option.candidate.log_prob:.2f}"]
+        values = [str(option.times), f"{option.candidate.log_prob:z.2f}"]
         if option.candidate.q is not None and option.candidate.v is not None:
             values += [f"{option.candidate.q:.2f}", f"{option.candidate.q - option.candidate.v:+.2f}"]
-        text = shown(option.candidate.text, 200) + ("" if option.candidate.ended else " (cut)")
+        text = (shown(option.candidate.text, 200) or "(nothing)") + ("" if option.candidate.ended else " (cut)")
         table.add_row(
             "  ▸" if is_chosen else "   ",
             Text(text, style="strike" if option.removed else "none"),

@@ -38,6 +38,7 @@ from seqrl.off_policy.turn_values import TurnValue, extremes, turn_values
 from seqrl.progress import progress_bar
 from seqrl.reports import frontier as report_frontier
 from seqrl.reports import shipping as report_shipping
+from seqrl.reports.common import WIDTH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +266,7 @@ def _steered(run: str) -> SteeredAgent:
 
 
 By = Literal["choice", "reply", "change"]
+TEXTS = "heard", "said", "answer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,7 +306,7 @@ def turns(args: list[str]) -> int:
     console, of = Console(), f"of {len(found):,} turns in {shown(Path(options.dialogues).name)}, by {options.by}"
     for kind, number, part in (("falls", options.worst, worst), ("rises", options.best, best)):
         if part:
-            console.print(turns_table(part, f"greatest {kind} {of}"))
+            console.print(turns_table(part, f"greatest {kind} {of}", console.width))
         elif number:
             print(f"no {kind} {of}")
     if options.output:
@@ -314,19 +316,24 @@ def turns(args: list[str]) -> int:
     return 0
 
 
-def turns_table(found: list[TurnValue], title: str) -> Table:
-    """For a terminal: what was heard and said, escaped and cut, and what it did to the value."""
+def turns_table(found: list[TurnValue], title: str, width: int = WIDTH) -> Table:
+    """For a terminal: what was heard and said, escaped and cut, and what it did to the value. Where three columns of
+    words would be too narrow to be read, they stand below each other."""
     table = Table(title=escape(title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("dialogue, turn", no_wrap=True)
-    for heading in ("heard", "said", "answer"):
+    wide = width >= WIDTH
+    table.add_column("dialogue, turn", no_wrap=wide, ratio=None if wide else 1, overflow="fold")
+    for heading in TEXTS if wide else ():
         table.add_column(heading, ratio=1, overflow="fold")
     for heading in ("before", "choice", "reply", "reward"):
         table.add_column(heading, justify="right", no_wrap=True)
     for turn in found:
-        name = f"{shown(turn.dialogue, 16)}, {turn.turn}"
+        name = escape(f"{shown(turn.dialogue, 16)}, {turn.turn}")
         texts = [escape(shown(words)) for words in (turn.heard, turn.said, turn.answer)]
+        if not wide:
+            lines = (f"{what}: {words}" for what, words in zip(TEXTS, texts, strict=True))
+            name, texts = "\n".join((f"[bold]{name}[/bold]", *lines)), []
         figures = f"{turn.before:.2g}", f"{turn.choice:+.2g}", f"{turn.reply:+.2g}", f"{turn.reward:.3g}"
-        table.add_row(escape(name), *texts, *figures)
+        table.add_row(name, *texts, *figures, end_section=not wide)
     return table
 
 

@@ -18,6 +18,7 @@ from seqrl.comparison.report import Comparison, Horizon, Row
 from seqrl.figures import png
 from seqrl.memory import MEMORIES
 from seqrl.reports.common import number, over_seeds
+from seqrl.statistics import with_minus
 
 COLOURS = dict(
     zip(MEMORIES, ("#888888", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"), strict=True)
@@ -80,7 +81,7 @@ def _curves(axes: Axes, result: Comparison) -> None:
         longest = max(longest, float(steps[-1]))
         shown += seeds.ravel().tolist()
         colour, line, _ = _look(result, row)
-        label = f"{result.name(row)} ({number(row.mean)})"
+        label = f"{result.name(row)} ({with_minus(number(row.mean))})"
         axes.plot(steps, mean, color=colour, label=label, linewidth=2, linestyle=line)
         if len(seeds) > 1:
             axes.plot(steps, seeds.T, color=colour, linewidth=0.8, alpha=0.38)
@@ -91,7 +92,9 @@ def _curves(axes: Axes, result: Comparison) -> None:
     levels += [(result.random, "random actions", ":")]
     for value, name, linestyle in levels:
         if value is not None:
-            axes.axhline(value, color="black", linewidth=1, linestyle=linestyle, label=f"{name} ({number(value)})")
+            axes.axhline(
+                value, color="black", linewidth=1, linestyle=linestyle, label=f"{name} ({with_minus(number(value))})"
+            )
             shown.append(value)
     axes.set(xlabel="environment steps", ylabel="return of training episodes")
     axes.set_xlim(0, longest or result.num_steps)

@@ -14,7 +14,7 @@ from rich.table import Table
 from seqrl.checkpoint import write_atomically
 from seqrl.figures import png
 from seqrl.reports.common import WIDTH, fitting_table, markdown_table, mean_and_interval
-from seqrl.statistics import mean_and_half_width
+from seqrl.statistics import mean_and_half_width, with_minus
 
 COLOURS = {
     "behaviour_cloning": "#888888",
@@ -226,7 +226,7 @@ def _points(axes: Axes, result: OfflineComparison) -> None:
             axes.plot(score.seeds, [place + height + 0.13] * len(score.seeds), ".", color=colour, alpha=0.5)
     if result.env:
         for name, style in (("mean", ":"), ("highest", "--")):
-            label = f"the log's {name} ({result.data[name]:.4g})"
+            label = f"the log's {name} ({with_minus(f'{result.data[name]:.4g}')})"
             axes.axvline(result.data[name], color="black", linewidth=1, linestyle=style, label=label)
     if any(row.calibrated for row in result.rows):
         for marker, face, label in (("o", "black", "asked for the log's best"), ("D", "white", "calibrated target")):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from seqrl.data.dialogues import shown
 from seqrl.off_policy.evaluation import FITTED, Evaluation
+from seqrl.statistics import percent
 
 OF_THE_LOG = ("propensities", "rewards", "held out")
 """Checks that are alike for every β."""
@@ -136,9 +137,10 @@ def _size(found: Evaluation, wanted: Requirements, steered: bool) -> Check:
 
 def _share(found: Evaluation, wanted: Requirements) -> Check:
     passed = 0 < found.greatest_share <= wanted.max_share
-    reason = f"The heaviest dialogue has {100 * found.greatest_share:.2g} % of all weight"
-    end = f"; at most {100 * wanted.max_share:.3g} % is allowed."
-    return Check(name="no dialogue decides", passed=passed, reason=reason + end)
+    reason = f"The heaviest dialogue has {percent(found.greatest_share)} of all weight"
+    return Check(
+        name="no dialogue decides", passed=passed, reason=f"{reason}; at most {percent(wanted.max_share)} is allowed."
+    )
 
 
 def _overlap(found: Evaluation) -> Check:

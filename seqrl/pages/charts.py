@@ -115,6 +115,8 @@ class Level:
     name: str
     value: float
     dash: Literal["dashed", "dotted", ""] = "dashed"
+    figure: str = ""
+    """What stands beside its name; the value if empty."""
 
 
 class Estimate(NamedTuple):
@@ -334,4 +336,6 @@ def _legend(lines: Sequence[Line], levels: Sequence[Level]) -> Html:
 
 
 def _level_key(level: Level) -> Html:
-    return key(level.name, rule(1, 5, 21, 5, f"level {level.dash}".strip()), NEUTRAL, number(level.value))
+    return key(
+        level.name, rule(1, 5, 21, 5, f"level {level.dash}".strip()), NEUTRAL, level.figure or number(level.value)
+    )

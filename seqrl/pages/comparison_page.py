@@ -160,10 +160,10 @@ def asked_for(results: dict[str, Any]) -> list[Html]:
     lines = []
     for row in rows:
         thin = [list(zip(c["targets"], c["achieved"], strict=True)) for c in row["calibrations"]]
-        same = all([x for x, _ in curve] == [x for x, _ in thin[0]] for curve in thin)
-        mean = [(x, float(np.mean([curve[k][1] for curve in thin]))) for k, (x, _) in enumerate(thin[0])]
-        lines.append(Line(name=name_of(row), points=mean if same else thin[0], thin=thin, dots=True,
-                          style=styles[name_of(row)]))  # fmt: skip
+        found = [dict(curve) for curve in thin]
+        common = sorted(set.intersection(*map(set, found)))  # a run's own target is asked for too
+        mean = [(x, float(np.mean([achieved[x] for achieved in found]))) for x in common]
+        lines.append(Line(name=name_of(row), points=mean or thin[0], thin=thin, dots=True, style=styles[name_of(row)]))
     asked = [x for line in lines for x, _ in line.points]
     ends = [(min(asked), min(asked)), (max(asked), max(asked))]
     highest = (results.get("data") or {}).get("highest")

@@ -77,7 +77,7 @@ def calibration(data: dict[str, Any]) -> list[Html]:
 def adaptation(data: dict[str, Any]) -> list[Html]:
     """In-context curves: the return of inner episodes, by their place in the trial."""
     policies = data["policies"]
-    styles = {AGENT: Style(0)} | styles_of([name for name in policies if name not in (AGENT, OPTIMAL)])
+    styles = styles_of([AGENT, *(name for name in policies if name not in (AGENT, OPTIMAL))])
     lines, levels, rows = [], [], []
     for name, found in policies.items():
         total, mean, half = found["total"], found["curve"]["mean"], found["curve"]["half_width"]
@@ -87,7 +87,7 @@ def adaptation(data: dict[str, Any]) -> list[Html]:
                      "–" if share is None else f"{100 * share:.1f} %"])  # fmt: skip
         if name == OPTIMAL:  # its task stays the same: a level, not a curve
             known = [value for value in mean if value is not None]
-            levels.append(Level(name="optimal", value=sum(known) / len(known)))
+            levels.append(Level(name="optimal", value=sum(known) / len(known), figure=f"{total['mean']:.4g}"))
             continue
         points = [(k + 1, math.nan if value is None else value) for k, value in enumerate(mean)]
         band = [(k + 1, m - h, m + h) for k, (m, h) in enumerate(zip(mean, half, strict=True))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from seqrl.checkpoint import write_atomically
+from seqrl.statistics import with_minus
 from seqrl.visible import visible
 
 POLICY = (
@@ -89,7 +90,7 @@ def figure(chart: Chart, caption: object = "", title: object = "") -> Html:
 
 def figures(pairs: Iterable[tuple[str, object]]) -> Html:
     """A few numbers that come first: (what, how much) side by side."""
-    cells = [element("div", element("dt", name), element("dd", value)) for name, value in pairs]
+    cells = [element("div", element("dt", name), element("dd", _figure(value))) for name, value in pairs]
     return element("dl", cells, class_="figures")
 
 
@@ -107,7 +108,12 @@ def table(header: Sequence[object], rows: Iterable[Sequence[object]], caption: o
 
     def cells(name: str, row: Sequence[object]) -> list[Html]:
         return [
-            element(name, cell, class_="number" if numeric[k] else None, scope="col" if name == "th" else None)
+            element(
+                name,
+                _figure(cell) if numeric[k] else cell,
+                class_="number" if numeric[k] else None,
+                scope="col" if name == "th" else None,
+            )
             for k, cell in enumerate(row)
         ]
 
@@ -119,6 +125,12 @@ def table(header: Sequence[object], rows: Iterable[Sequence[object]], caption: o
         element("tbody", body),
     )
     return element("div", whole, class_="scroll", tabindex="0")
+
+
+def _figure(cell: object) -> object:
+    """A figure with the minus sign of the axes."""
+    text = with_minus(str(cell))
+    return Html(text) if isinstance(cell, Html) else text
 
 
 _FIGURE = re.compile(r"[-+−±–—~≈<>≤≥]?\s*[\d.][\d.,]*\s*(e[-+]?\d+)?([kMG%]|±|\s|s|×|[\d.,]|[-+−]|e[-+]?\d|/|inf|nan)*")

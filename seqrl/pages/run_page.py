@@ -13,7 +13,7 @@ from seqrl.pages.findings import findings
 from seqrl.pages.html import Html, definitions, element, figure, figures, grid, page, section, write_page
 from seqrl.pages.scales import Kind
 from seqrl.reports.common import mean_and_interval, smooth
-from seqrl.reports.run import LOGARITHMIC, PANELS, panel_title, read_curves, read_settings, x_axis
+from seqrl.reports.run import LOGARITHMIC, PANELS, panel_heading, panels_of, problem, read_curves, read_settings, x_axis
 from seqrl.run_folder import read_json
 from seqrl.statistics import mean_and_half_width, percent
 
@@ -22,8 +22,19 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Learning": (
         "How well the update went, and what moved.",
         (
-            "loss", "losses of actor and critic", "policy", "mean value", "size of errors",
+            "loss", "losses of actor and critic", "losses of Q and V", "conservative loss (CQL)",
+            "loss in reading what others say", "policy", "mean value", "mean value, held out", "size of errors",
             "log-likelihood of logged actions", "share of logged actions foreseen", "squared error of logged actions",
+        ),
+    ),
+    "Speaking": (
+        "What is said, how far from where the policy began, and what watches over it.",
+        (
+            "KL from where it began, nats", "weight of the KL", "updates taken back, for the KL",
+            "rewards that the policy implies", "rewards that it implies, held out", "tokens said in a conversation",
+            "turns of a conversation", "share of what is said that", "return by the reward held out",
+            "return grew while that fell, in spreads", "disagreement of the reward models",
+            "monitor: 0 fine, 1 warns, 2 stops",
         ),
     ),
     "States and replay": (
@@ -42,8 +53,18 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
 """Headings, what stands under them, and the panels of `seqrl.reports.run.PANELS` that belong there."""
 LAG = {name for panel in GROUPS["Speed and lag"][1][:-1] for name in PANELS[panel]}
 """Metrics of runs in which several processes wait for each other."""
-SUBJECTS = ("env", "task", "dataset", "dialogues", "preferences", "prompts", "thumbs")
-"""What a run may have learnt from: the first that it names is its title."""
+TITLES = {
+    "episode_length": "steps of an episode",
+    "episodes": "episodes that ended",
+    "epochs": "epochs of an update",
+    "rows": "rows of a batch that count",
+    "priority": "priority of what is learnt from",
+    "teacher_weight": "weight of the teacher",
+    "actor_grad_norm": "gradient of the actor",
+    "critic_grad_norm": "gradient of the critic",
+    "temperature_grad_norm": "gradient of the temperature",
+}
+"""Of metrics that have no panel with others; what is not here goes by its own name."""
 COLOURS = (0, 1, 2, 3, 4)
 
 
@@ -67,7 +88,7 @@ def run_page(folder: Path) -> Html:
     body.append(section("Settings", element("div", definitions(_settings(config)), class_="card")))
     subject = [config.get("type"), config.get("memory") or config.get("model")]
     return page(
-        _problem(config), *body, kind=" · ".join(str(word) for word in subject if word),
+        problem(config) or "a run", *body, kind=" · ".join(str(word) for word in subject if word),
         subtitle=f"Run {folder.name}, seed {config.get('seed')}. All curves are drawn faint as logged, and smoothed "
         "over five updates.",
     )  # fmt: skip
@@ -97,8 +118,13 @@ def _key_figures(folder: Path, curves: dict[str, Any], x_label: str) -> list[tup
     if "held_out_accuracy" in curves:
         known.append(("accuracy, held out", percent(curves["held_out_accuracy"][-1][1])))
     if "steps_per_second" in curves:
-        known.append((f"{x_label.rpartition(' ')[2]} per second", f"{curves['steps_per_second'][-1][1]:,.0f}"))
+        known.append((f"{x_label.rpartition(' ')[2]} per second", _rate(curves["steps_per_second"][-1][1])))
     return known
+
+
+def _rate(value: float) -> str:
+    """As whole steps a second; the few updates of a large model with a digit behind the point, not as 0."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def last_tenth(curve: Points) -> float:
@@ -135,7 +161,7 @@ def _returns(curves: dict[str, Any], config: dict[str, Any], x_label: str) -> Ht
     if EVALUATED in curves:
         lines.append(Line(name="evaluated", points=curves[EVALUATED], style=Style(1), dots=True))
         caption += "Dots: the agent's likeliest actions, in the same episodes at every evaluation. "
-    chart = line_chart(lines, x_label=x_label, y_label="return", levels=levels, size=LARGE)
+    chart = line_chart(lines, x_label=x_label, y_label="return", levels=levels, size=LARGE, whole=True)
     return figure(chart, (caption + ("Dashed: exact, by planning." if levels else "")).strip())
 
 
@@ -154,20 +180,20 @@ def known_levels(config: dict[str, Any]) -> list[Level]:
 
 def _groups(curves: dict[str, Any], config: dict[str, Any]) -> list[Html]:
     """The sections of panels that have something to show. Of metrics that no group knows, constants have none."""
-    sections, shown, x_label = [], {RETURN, EVALUATED, KEPT}, x_axis(config)
+    sections, shown, x_label, panels = [], {RETURN, EVALUATED, KEPT}, x_axis(config), panels_of(curves)
     for title, (about, names) in GROUPS.items():
         cards = []
         for name in names:
-            metrics = {metric: label for metric, label in PANELS.get(name, {}).items() if metric in curves}
+            metrics = panels.get(name, {})
             shown |= set(metrics)
             if metrics:
-                heading = panel_title(name, config)
+                heading = panel_heading(name, metrics.values(), config)
                 lines = [smoothed(label, curves[metric], Style(colour)) for (metric, label), colour
                          in zip(metrics.items(), COLOURS, strict=False)]  # fmt: skip
-                if len(lines) == 1 and lines[0].name not in f"{heading} steps/s":
-                    heading += f": {lines[0].name}"
                 kind: Kind = "log" if name in LOGARITHMIC else "linear"
-                cards.append(figure(line_chart(lines, x_label=x_label, y_kind=kind, size=SMALL), title=heading))
+                cards.append(
+                    figure(line_chart(lines, x_label=x_label, y_kind=kind, size=SMALL, whole=True), title=heading)
+                )
         if cards:
             if title == "Speed and lag" and not shown & LAG:
                 title, about = "Speed", "How quickly rows come."
@@ -177,18 +203,11 @@ def _groups(curves: dict[str, Any], config: dict[str, Any]) -> list[Html]:
         if name not in shown and (len(curve) == 1 or len({value for _, value in curve}) > 1)
     ]  # fmt: skip
     if rest:
-        cards = [figure(line_chart([smoothed(name, curves[name], Style(NEUTRAL))], x_label=x_label),
-                        title=name.replace("_", " ")) for name in rest]  # fmt: skip
-        sections.append(
-            section("More", grid(cards), about="Other metrics of the run, by their names in metrics.jsonl.")
-        )
+        cards = [figure(line_chart([smoothed(name, curves[name], Style(NEUTRAL))], x_label=x_label, whole=True),
+                        title=TITLES.get(name, name.replace("_", " "))) for name in rest]  # fmt: skip
+        unknown = "" if set(rest) <= set(TITLES) else "Other metrics of the run, by their names in metrics.jsonl."
+        sections.append(section("More", grid(cards), about=unknown))
     return sections
-
-
-def _problem(config: dict[str, Any]) -> str:
-    learnt_from = (config.get(name) for name in SUBJECTS)
-    named = next(filter(None, learnt_from), "a run")
-    return " ".join([Path(named).name if "/" in named and "-v" not in named else named, *config.get("env_kwargs", ())])
 
 
 def _settings(config: dict[str, Any]) -> list[tuple[str, str]]:

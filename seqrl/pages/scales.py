@@ -54,11 +54,20 @@ class Scale:
             return self._powers(most)
         if self.kind == "root":  # about evenly spaced where they are drawn, of one digit each
             wanted = [self.low + (self.high - self.low) * (k / most) ** 2 for k in range(most + 1)]
-            return sorted({rounded for x in wanted if self.low <= (rounded := float(f"{x:.1g}")) <= self.high})
+            rounded = sorted({x for each in wanted if self.low <= (x := float(f"{each:.1g}")) <= self.high})
+            return self._apart(rounded, 0.5 / most)
         ticks = self._multiples(nice_step((self.high - self.low) / max(most, 1)))
         if len(ticks) < 2:  # a single value tells no distances
             ticks = self._multiples(nice_step((self.high - self.low) / (2 * max(most, 1))))
         return ticks
+
+    def _apart(self, values: Sequence[float], least: float) -> list[float]:
+        """Of rising values those that do not stand nearer than `least` to the one before: 9 and 10 would touch."""
+        kept: list[float] = []
+        for value in values:
+            if not kept or self.place(value) - self.place(kept[-1]) >= least:
+                kept.append(value)
+        return kept
 
     def _multiples(self, step: float) -> list[float]:
         """All in range of a step, or of a whole number near it where only those are named."""
@@ -75,7 +84,9 @@ class Scale:
         else:
             every = max(1, math.ceil((high - low) / most))
             values = [10.0**k for k in range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1, every)]
-        return [value for value in values if self.low <= value <= self.high]
+        inside = [value for value in values if self.low <= value <= self.high]
+        # None or one of them lies in a narrow range, as of a gradient's norm that hardly changes.
+        return inside if len(inside) > 1 else self._multiples(nice_step((self.high - self.low) / max(most, 1)))
 
 
 def nice_step(rough: float) -> float:

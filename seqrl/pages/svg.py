@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from seqrl.pages.html import Html, element
 from seqrl.pages.scales import Scale, tick_label
+from seqrl.statistics import with_minus
 
 SMALL, LARGE, NARROW = (360, 215), (720, 340), (340, 270)
 """Sizes in the SVG's own units, of which text is 11.5 high: a panel among others, the picture of a page, and the same
@@ -146,4 +147,4 @@ def star(x: float, y: float, colour: int, radius: float = 9.0) -> Html:
 def key(name: object, mark: object, colour: int, figure: object = "") -> Html:
     """An entry of a legend: a mark 22 × 10, a name, a figure."""
     drawn = element("svg", mark, viewBox="0 0 22 10", aria_hidden="true", style=f"--c:var(--c{colour})")
-    return element("li", drawn, element("span", name, " ", element("b", figure) if figure else ""))
+    return element("li", drawn, element("span", name, " ", element("b", with_minus(str(figure))) if figure else ""))

@@ -74,7 +74,8 @@ def _options_html(said: Said, talk: Chat, is_open: bool) -> str:
     rows = "".join(_option_html(option, said) for option in said.options)
     worth = "" if v is None else f" · V before speaking {v:.2f}"
     removed = sum(bool(option.removed) for option in said.options)
-    about = f"{len(said.options)} candidates" + (f", {removed} removed" if removed else "") + worth
+    number = len(said.options)
+    about = f"{number} candidate{'s' if number > 1 else ''}" + (f", {removed} removed" if removed else "") + worth
     if said.chosen is None:
         about += f" · {escaped(said.why)}"
     return (
@@ -85,14 +86,14 @@ def _options_html(said: Said, talk: Chat, is_open: bool) -> str:
 
 def _option_html(option: Option, said: Said) -> str:
     is_chosen, candidate = option is said.chosen, option.candidate
-    numbers = [str(option.times), f"{candidate.log_prob:.2f}"]
+    numbers = [str(option.times), f"{candidate.log_prob:z.2f}"]
     if candidate.q is not None and candidate.v is not None:
         numbers += [f"{candidate.q:.2f}", f"{candidate.q - candidate.v:+.2f}"]
     why = option.remark(said)
     kind = "chosen" if is_chosen else "removed" if option.removed else ""
     cut = "" if candidate.ended else " <i>(cut)</i>"
     return (
-        f"<tr class='{kind}'><td class='said'>{escaped(candidate.text)}{cut}</td>"
+        f"<tr class='{kind}'><td class='said'>{escaped(candidate.text) or '<i>(nothing)</i>'}{cut}</td>"
         + "".join(f"<td class='number'>{number}</td>" for number in numbers)
         + f"<td class='why'>{escaped(why)}</td></tr>"
     )

@@ -16,6 +16,7 @@ CSS = """
 .seqrl-agent { font-weight: 500; }
 .seqrl-answer { border: 1px solid var(--border-color-primary); border-radius: 0.8em; padding: 0.6em 0.9em;
   background: var(--background-fill-secondary); min-height: 6em; }
+@media (max-width: 600px) { #answers { flex-direction: column; } }
 .seqrl-notice { color: var(--error-text-color, #b91c1c); min-height: 1.4em; }
 """
 KEYS = """<script>
@@ -105,7 +106,7 @@ def _blocks(page: LabelPage, run: str) -> gr.Blocks:
             f"<h2>{escaped(run)}</h2><p>Which is better? Keys: 1, 2, or s to skip. Each choice is kept at once.</p>"
         )
         prompt = gr.HTML(elem_id="prompt")
-        with gr.Row():
+        with gr.Row(elem_id="answers"):
             first, second = gr.HTML(elem_id="first"), gr.HTML(elem_id="second")
         with gr.Row():
             buttons = [

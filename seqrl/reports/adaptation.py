@@ -15,8 +15,8 @@ from rich.table import Table
 
 from seqrl.adaptation import AGENT, OPTIMAL, Adaptation
 from seqrl.figures import png
-from seqrl.reports.common import finite, mean_and_interval, number, write_both
-from seqrl.statistics import mean_and_half_width
+from seqrl.reports.common import WIDTH, finite, fitting_table, mean_and_interval, number, write_both
+from seqrl.statistics import mean_and_half_width, with_minus
 
 SMOOTHED_ABOVE = 60
 """Inner episodes above which a curve is drawn as a running mean."""
@@ -54,15 +54,12 @@ def _ends(found: Adaptation, name: str) -> list[str]:
     return [f"{found.first(name).mean():.4g}", f"{found.last(name).mean():.4g}"]
 
 
-def table(found: Adaptation, title: str) -> Table:
-    """The table for a terminal, the agent on top."""
+def table(found: Adaptation, title: str, width: int = WIDTH) -> Table:
+    """The table for a terminal, the agent on top; where that is narrow, without what the JSON has as well."""
     header, *rows = cells(found)
-    result = Table(title=title, caption=caption(found))
-    for index, name in enumerate(header):
-        result.add_column(name, justify="right" if index else "left", no_wrap=not index)
-    for index, row in enumerate(rows):
-        result.add_row(*row, end_section=index == 0 and len(rows) > 1)
-    return result
+    columns = {name: list(of) for name, of in zip(header, zip(*rows, strict=True), strict=True)}
+    left_out = ["of optimal", "regret", "first episode"]
+    return fitting_table(columns, title, caption(found), left_out, ends=range(len(rows) > 1), width=width)
 
 
 def caption(found: Adaptation) -> str:
@@ -180,4 +177,4 @@ def _line(axes: Axes, found: Adaptation, name: str, width: int, **style: Any) ->
 
 
 def _label(found: Adaptation, name: str) -> str:
-    return f"{name} ({found.total(name).mean():.4g})"
+    return f"{name} ({with_minus(f'{found.total(name).mean():.4g}')})"

@@ -101,14 +101,16 @@ def fitting_table(
     Headers break between words, cells do not. Where it would be wider than `width`, it does without columns of
     `left_out`, in their order.
     """
-    columns = dict(columns)
+    columns, most = dict(columns), width
     for name in left_out:
-        if _width(columns) <= width:
+        if _width(columns) <= most:
             break
         columns.pop(name, None)
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for index, (name, cells) in enumerate(columns.items()):
-        table.add_column(name, justify="right" if index else "left", width=_width({name: cells}) - 2)
+        width = _width({name: cells}) - 2
+        heading = name if len(name) <= width else name.replace(" (", "\n(")  # not "return (95" above "%)"
+        table.add_column(heading, justify="right" if index else "left", width=width)
     for index, line in enumerate(zip(*columns.values(), strict=True)):
         table.add_row(*line, end_section=index in ends)
     return table

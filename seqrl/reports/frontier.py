@@ -124,15 +124,18 @@ def plot(found: Frontier, title: str) -> bytes:
 
 
 def _name_points(axes: Axes, found: Frontier, kl: np.ndarray, value: np.ndarray, right: float) -> None:
-    """β at each point, but where the last name that was written stands in the way."""
+    """β at each point; of those that stand where an earlier name is written, with it: 16–32."""
     low, high = float(value.min()), float(value.max())
-    last = (-1.0, 0.0)
-    for point, x, y in zip(found.points, kl, value, strict=True):
+    names: list[tuple[tuple[float, float], int, int]] = []
+    for index, (x, y) in enumerate(zip(kl, value, strict=True)):
         place = (math.sqrt(x / right), (y - low) / max(high - low, 1e-9))
-        if math.hypot(place[0] - last[0], 0.5 * (place[1] - last[1])) < 0.045 and point is not found.points[-1]:
-            continue
-        axes.annotate(f"{point.beta:g}", (x, y), (6, 6), textcoords="offset points", fontsize=9, color="#333333")
-        last = place
+        if names and math.hypot(place[0] - names[-1][0][0], 0.5 * (place[1] - names[-1][0][1])) < 0.045:
+            names[-1] = (*names[-1][:2], index)
+        else:
+            names.append((place, index, index))
+    for _, first, last in names:
+        name = "–".join(f"{found.points[index].beta:g}" for index in sorted({first, last}))
+        axes.annotate(name, (kl[first], value[first]), (6, 6), textcoords="offset points", fontsize=9, color="#333333")
 
 
 def _ticks(right: float) -> list[float]:

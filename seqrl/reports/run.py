@@ -1,13 +1,14 @@
 """One page of curves about one run: what it earned, what it learnt, and how stale its states were."""
 
 import reprlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from seqrl.checkpoint import write_atomically
 from seqrl.errors import UserError
@@ -23,9 +24,48 @@ PANELS: dict[str, dict[str, str]] = {
     "share of logged actions foreseen": {"accuracy": "learnt from", "held_out_accuracy": "held out"},
     "squared error of logged actions": {"squared_error": "learnt from", "held_out_squared_error": "held out"},
     "losses of actor and critic": {"actor_loss": "actor", "critic_loss": "critic"},
-    "size of errors": {"td_error": "|δ|", "kl": "KL", "clipped_fraction": "clipped", "grad_norm": "gradient"},
+    "losses of Q and V": {
+        "q_loss": "Q", "v_loss": "V", "held_out_q_loss": "Q, held out", "held_out_v_loss": "V, held out",
+    },
+    "conservative loss (CQL)": {"cql": "learnt from", "held_out_cql": "held out"},
+    "loss in reading what others say": {"reading_loss": "learnt from", "held_out_reading_loss": "held out"},
+    "size of errors": {
+        "td_error": "|δ|", "kl": "KL", "clipped_fraction": "clipped", "grad_norm": "gradient",
+        "kl_from_old": "KL from what spoke",
+    },
     "policy": {"entropy": "entropy", "temperature": "temperature"},
-    "mean value": {"value": "value"},
+    "mean value": {
+        "value": "value", "action_value": "of what was said", "proposed_value": "of proposals",
+        "best_value": "of the best proposal",
+    },
+    "mean value, held out": {
+        "held_out_value": "value", "held_out_action_value": "of what was said",
+        "held_out_proposed_value": "of proposals", "held_out_best_value": "of the best proposal",
+    },
+    "KL from where it began, nats": {
+        "kl_estimate": "as trained on", "kl_error": "standard error", "final_kl": "of the last policy",
+        "held_out_kl": "held out",
+    },
+    "weight of the KL": {"kl_weight": "weight"},
+    "updates taken back, for the KL": {"taken_back": "taken back"},
+    "rewards that the policy implies": {
+        "chosen_reward": "chosen", "rejected_reward": "rejected", "desirable_reward": "good answers",
+        "undesirable_reward": "bad answers",
+    },
+    "rewards that it implies, held out": {
+        "held_out_chosen_reward": "chosen", "held_out_rejected_reward": "rejected",
+        "held_out_desirable_reward": "good answers", "held_out_undesirable_reward": "bad answers",
+    },
+    "tokens said in a conversation": {"tokens": "tokens"},
+    "turns of a conversation": {"turns": "turns"},
+    "share of what is said that": {
+        "unfinished": "is cut off", "repetition": "repeats in its turn (4 tokens)",
+        "distinct": "is new in its update (2 tokens)", "identical": "equals another turn",
+    },
+    "return by the reward held out": {"gold_return": "return"},
+    "return grew while that fell, in spreads": {"gold_lost": "fell"},
+    "disagreement of the reward models": {"disagreement": "disagreement"},
+    "monitor: 0 fine, 1 warns, 2 stops": {"monitor": "monitor"},
     "staleness: ΔQ": {"delta_q_first": "first row learnt from", "delta_q_last": "last row"},
     "age of start states, in updates": {"state_age": "mean", "state_age_max": "largest"},
     "priorities": {"priority_median": "median", "priority_90": "90 %", "priority_max": "largest"},
@@ -34,8 +74,12 @@ PANELS: dict[str, dict[str, str]] = {
     "share of the clock": {"actor_utilisation": "actors act", "learner_utilisation": "learner does not wait"},
     "trajectories that wait": {"queue_depth": "queue"},
     "steps per second": {"steps_per_second": "steps/s"},
-}
-"""Each panel's metrics, by their names in metrics.jsonl; a panel without any is left out."""
+}  # fmt: skip
+"""Each panel's metrics, by their names in metrics.jsonl, as many as `COLOURS`; a panel without any is left out."""
+FROM_THE_BEGINNING = {"kl_estimate", "desirable_reward"}
+"""Metrics of runs whose `kl` is not what an update moved, but how far the policy is from where it began."""
+SUBJECTS = ("env", "task", "dataset", "dialogues", "preferences", "prompts", "thumbs")
+"""What a run may have learnt from: the first that it names is its title."""
 LOGARITHMIC = ("size of errors", "staleness: ΔQ", "priorities")
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00")
 
@@ -43,7 +87,7 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00")
 def read_settings(folder: Path) -> dict[str, Any]:
     """What config.json says, of any version of seqrl. Raises UserError where what pages quote of it is damaged."""
     config = read_json(folder, "config.json")
-    names = ("type", "env", "memory", "model", "task", "dataset", "dialogues", "preferences", "prompts", "thumbs")
+    names = ("type", "memory", "model", *SUBJECTS)
     kwargs = config.get("env_kwargs", [])
     quoted = [config.get(name) or "" for name in names] + (kwargs if isinstance(kwargs, list) else [kwargs])
     if not all(isinstance(text, str) for text in quoted):
@@ -64,6 +108,33 @@ def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
     return curves
 
 
+def panels_of(curves: Collection[str]) -> dict[str, dict[str, str]]:
+    """The panels of what was logged, as in `PANELS`: each with the label of each of its metrics, in their order."""
+    panels = PANELS
+    if FROM_THE_BEGINNING & set(curves):
+        errors, far = "size of errors", "KL from where it began, nats"
+        without = {name: label for name, label in PANELS[errors].items() if name != "kl"}
+        label = "exact" if "kl_estimate" in curves else "learnt from"
+        panels = PANELS | {errors: without, far: {"kl": label} | PANELS[far]}
+    logged = {
+        title: {name: label for name, label in metrics.items() if name in curves} for title, metrics in panels.items()
+    }
+    return {title: metrics for title, metrics in logged.items() if metrics}
+
+
+def panel_heading(name: str, labels: Collection[str], config: dict[str, Any]) -> str:
+    """A panel's title, and of a single curve, which has no legend, its label where the title does not hold it."""
+    title = panel_title(name, config)
+    [first, *others] = labels
+    return title if others or first in f"{title} steps/s" else f"{title}: {first}"
+
+
+def problem(config: dict[str, Any]) -> str:
+    """What a run learnt from, an environment with its arguments, of a file its name; empty where it names nothing."""
+    named = next(filter(None, (config.get(name) for name in SUBJECTS)), "")
+    return " ".join([Path(named).name if "/" in named and "-v" not in named else named, *config.get("env_kwargs", ())])
+
+
 def x_axis(config: dict[str, Any]) -> str:
     """What a run counts its steps in."""
     return "updates" if {"dataset", "dialogues", "preferences"} & set(config) else "environment steps"
@@ -81,10 +152,8 @@ def plot_run(folder: Path) -> Path:
     config = read_settings(folder)
     curves = read_curves(folder)
     panels = {
-        title: {label: curves[name] for name, label in metrics.items() if name in curves}
-        for title, metrics in PANELS.items()
+        title: {label: curves[name] for name, label in metrics.items()} for title, metrics in panels_of(curves).items()
     }
-    panels = {title: shown for title, shown in panels.items() if shown}
     if not panels:
         raise UserError(f"{folder} has logged nothing yet: wait for its first update, or train it")
     columns = min(3, len(panels))
@@ -93,12 +162,12 @@ def plot_run(folder: Path) -> Path:
     flat = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, (title, shown) in zip(flat, panels.items(), strict=False):
         _panel(axis, title, shown)
-        axis.set_title(panel_title(title, config), fontsize=10)
+        axis.set_title(panel_heading(title, shown, config), fontsize=10)
         axis.set_xlabel(x_axis(config), fontsize=8)
     for axis in flat[len(panels) :]:
         axis.set_visible(False)
-    subject = [config.get("type"), config.get("memory"), config.get("env"), *config.get("env_kwargs", ())]
-    headline = " ".join(map(str, filter(None, subject))) + f" · seed {config.get('seed')}"
+    subject = filter(None, (config.get("type"), config.get("memory") or config.get("model"), problem(config)))
+    headline = f"{' '.join(subject)} · seed {config.get('seed')}"
     figure.suptitle(headline.replace("$", r"\$"), fontsize=12, wrap=True)  # which would begin a formula
     path = folder / "report.png"
     write_atomically(path, png(figure))
@@ -117,7 +186,10 @@ def _panel(axis: Axes, title: str, shown: dict[str, list[tuple[float, float]]]) 
         axis.plot(grid, smooth(curve, grid), color=colour, linewidth=1.8, label=label)
     if title in LOGARITHMIC and all(value > 0 for curve in shown.values() for _, value in curve):
         axis.set_yscale("log")
+    axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if max(value for curve in shown.values() for _, value in curve) >= 10_000:
+        axis.yaxis.set_major_formatter(EngFormatter(sep=""))
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25)
     axis.tick_params(which="both", labelsize=8)

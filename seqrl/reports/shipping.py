@@ -18,6 +18,7 @@ from seqrl.checkpoint import write_json
 from seqrl.figures import png
 from seqrl.off_policy import Check, Evaluation, Interval, Requirements, ships
 from seqrl.reports.common import finite, write_both
+from seqrl.statistics import with_minus
 
 GOOD, BAD, POLICY, LOG, GREY = "#007a5a", "#b03a00", "#0072b2", "#444444", "#888888"
 """From Okabe and Ito's palette, the first two darkened to be read as text."""
@@ -147,8 +148,9 @@ def _forest(axes: Axes, found: Evaluation, wanted: Requirements) -> None:
         first = place == len(rows) - 2
         axes.plot([interval.low, interval.high], [place, place], color=colour, linewidth=2.6 if first else 1.6)
         axes.plot(interval.value, place, "o", color=colour, markersize=8 if first else 6)
-        axes.annotate(f"{interval.value:.4g}", (interval.value, place), (0, 7), textcoords="offset points",
-                      ha="center", fontsize=8, color=colour)  # fmt: skip
+        axes.annotate(with_minus(f"{interval.value:.4g}"), (interval.value, place), (0, 7), textcoords="offset points",
+                      ha="center", fontsize=8, color=colour,
+                      bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5})  # fmt: skip
     labels = [textwrap.fill(name, 20) for name, _, _ in reversed(rows)]
     labels[-2] += "\n(to go by)"
     axes.set_yticks(range(len(rows)), labels, fontsize=9)

@@ -1,5 +1,6 @@
 """An agent against its references on the same tasks, its weights at rest: the figures, the digest, and the command."""
 
+import io
 import json
 import math
 import shutil
@@ -9,6 +10,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from scipy.stats import t as student
 
 from seqrl import adaptation
@@ -85,6 +87,23 @@ def test_figures_against_those_by_hand():
     assert alone.regret(AGENT) is None
     assert alone.share_of_optimal(AGENT) is None
     assert math.isnan(alone.gain()[1])
+
+
+def test_the_table_fits_a_terminal():
+    """Breaks if: all columns are kept, of which rich then cuts words and cells."""
+    rows = np.random.default_rng(0).random((9, 12))
+    found = Adaptation(returns=dict.fromkeys((AGENT, "Thompson above the mean", OPTIMAL), rows), digest="")
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(report.table(found, "t", 80))
+    shown = console.export_text()
+    assert "…" not in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert sum("±" in line for line in shown.splitlines()) == 3
+    assert "of optimal" not in shown
+    assert all(word in shown for word in ("policy", "trial", "last", "− it"))
+    console.print(report.table(found, "t", 120))
+    wide = console.export_text()
+    assert all(word in wide for word in ("regret", "100.0 %"))
 
 
 def test_trials_of_unequal_length_end_where_they_end():

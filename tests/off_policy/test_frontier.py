@@ -150,3 +150,21 @@ def test_the_report(found, tmp_path):
     content = report_frontier.as_dict(found, {})
     assert content["points"][0]["kl_of_dialogue"] == {"mean": 0.0, "half_width": 0.0}
     assert not list(tmp_path.glob(".*"))
+
+
+def test_points_at_one_place_share_a_name(monkeypatch):
+    """Breaks if: names that would cover an earlier one are written nonetheless: 16 and 32 are one blot."""
+    points = [
+        Point(beta=beta, returns=np.array([4.0, 5.0, 6.0]) + gain, kl=np.array([0.9, 1.0, 1.1]) * kl, tokens=np.ones(3),
+              turns=np.ones(3))
+        for beta, gain, kl in ((0.0, 0.0, 0.0), (1.0, 2.0, 1.0), (8.0, 1.0, 30.0), (16.0, 1.0, 33.5), (32.0, 1.0, 33.6))
+    ]  # fmt: skip
+    drawn: list[str] = []
+
+    def named(figure):
+        drawn.extend(text.get_text() for text in figure.axes[0].texts)
+        return b""
+
+    monkeypatch.setattr(report_frontier, "png", named)
+    report_frontier.plot(Frontier(points=points, num_dialogues=3, seed=0), "t")
+    assert drawn == ["0", "1", "8", "16–32"]

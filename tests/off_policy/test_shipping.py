@@ -60,6 +60,7 @@ def with_estimate(name: str, interval: Interval) -> Evaluation:
         (GOOD, Requirements(baseline=1.42), "estimators agree", f"Not above 1.42 by: '{WIS}'"),
         (dataclasses.replace(GOOD, effective_size=49.9), None, "enough dialogues", "worth 49.9; 50 are needed"),
         (dataclasses.replace(GOOD, greatest_share=0.11), None, "no dialogue decides", "11 % of all weight; at most"),
+        (dataclasses.replace(GOOD, greatest_share=1.0), None, "no dialogue decides", "has 100 % of all"),
         (dataclasses.replace(GOOD, greatest_share=0.0), None, "no dialogue decides", "0 %"),
         (dataclasses.replace(GOOD, mean_weight=Interval(0.5, 0.3, 0.8)), None, "overlap", "never logged"),
         (dataclasses.replace(GOOD, mean_weight=Interval(2, 1.5, 2.5)), None, "overlap", "too small"),

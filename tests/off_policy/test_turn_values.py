@@ -1,5 +1,6 @@
 """Which turns changed the value: by hand, and what adds up to the return."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -131,3 +132,14 @@ def test_texts_are_escaped_on_the_terminal():
     assert "\\x1b[2J[red]gone[/red]\\u202e" in text
     assert "t[bold]" in text
     assert "\x1b" not in text
+
+
+def test_turns_can_be_read_in_a_narrow_terminal():
+    """Breaks if: three columns of words are kept, whatever the width: each is seven letters wide."""
+    words = "That does not add up, there are three of each"
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(turns_table([replace(turn(-1.0, said=words), heard="[b]Hello")], "t", console.width))
+    text = console.export_text()
+    assert f"said: {words[:30]}" in text
+    assert "heard: [b]Hello" in text
+    assert max(map(len, text.splitlines())) <= 80

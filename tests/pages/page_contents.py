@@ -1,5 +1,6 @@
-"""Episodes and conversations of untrained agents, for pages of them."""
+"""Runs, and episodes and conversations of untrained agents, for pages of them."""
 
+import json
 from contextlib import closing
 
 import gymnasium as gym
@@ -39,3 +40,11 @@ def spoken(number=2):
         values = TokenValues(random_voice(task.tokenizer, 1).model)
     agent = SteeredAgent(task.tokenizer, random_voice(task.tokenizer, 0).model, values, beta=1.0).eval()
     return inspect_dialogues(agent, task, number, sample=True, max_tokens=4)
+
+
+def run_folder(path, lines, **config):
+    path.mkdir()
+    about = {"type": "r2d2", "memory": "gru", "env": EVIL, "env_kwargs": ["length=3"], "seed": 4, "num_steps": 300_000}
+    (path / "config.json").write_text(json.dumps(about | config))
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 9')
+    return path

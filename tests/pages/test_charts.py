@@ -34,6 +34,16 @@ def test_an_axis_names_two_values_at_least():
     assert all(len(Scale(low, low + 1).ticks(most)) > 1 for low in np.linspace(0, 9, 50) for most in (2, 3, 5))
 
 
+# Breaks if: `_powers` returns `inside` however few they are (a panel of gradients that hardly change has no number at
+# its axis), or `_apart` returns all values (9 and 10 are written into each other).
+def test_narrow_and_crowded_axes_can_be_read():
+    assert len(Scale.over([0.052, 0.09], "log").ticks(3)) > 1
+    assert len(Scale.over([1.2, 2.4], "log").ticks(3)) > 1
+    scale = Scale.over([0.0, 34.2], "root", margin=0.04)
+    places = [scale.place(tick) for tick in scale.ticks(8)]
+    assert np.diff(places).min() >= 0.5 / 8
+
+
 @pytest.mark.parametrize("kind", ["linear", "log", "root"])
 @pytest.mark.parametrize(("low", "high"), [(0.001, 0.004), (3.0, 900.0), (1.0, 1.0), (10.0, 12.0), (0.0, 5.0)])
 def test_scales_hold_their_values_and_ticks(kind, low, high):

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -88,6 +88,17 @@ def test_no_text_becomes_markup(page: ModuleType) -> None:
     assert not set(content) & set("${}\x1b\u202e")  # nor means any of it something to a template
     for text in EVIL[:9]:
         assert text in seen.text
+
+
+def test_a_candidate_of_no_words_can_be_seen(page: ModuleType) -> None:
+    """Breaks if: what is not said is an empty cell, or a logarithm that rounds to 0 is written −0.00."""
+    silent = SimpleNamespace(text="", log_prob=-0.001, q=None, v=None, ended=True)
+    said = SimpleNamespace(chosen=None, why="", options=[])
+    said.options.append(SimpleNamespace(candidate=silent, times=5, removed="", remark=lambda said: ""))
+    row = page._options_html(said, SimpleNamespace(critic=None), is_open=True)
+    assert "(nothing)" in row
+    assert "1 candidate<" in row.replace(" · ", "<")
+    assert ">0.00<" in row
 
 
 def test_the_page_does_what_the_terminal_does(page: ModuleType, tmp_path: Path) -> None:

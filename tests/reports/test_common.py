@@ -1,10 +1,12 @@
 """How figures are written."""
 
+import io
 import math
 
 import pytest
+from rich.console import Console
 
-from seqrl.reports.common import mean_and_interval, no_proof, number
+from seqrl.reports.common import fitting_table, mean_and_interval, no_proof, number
 
 
 # Break: `.3g` for the interval, which writes −2624 ± 3.98e+03.
@@ -39,3 +41,10 @@ def test_returns_that_are_all_the_same_are_no_proof():
     )
     assert no_proof([1.0] * 99 + [0.0], "episodes") == ""
     assert no_proof([1.0], "episodes") == ""
+
+
+def test_what_stands_in_brackets_stays_together():
+    """Breaks if: the heading is given as it is, which is broken between 95 and %."""
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(fitting_table({"β": ["0"], "return (95 %)": ["6.95 ± 2.2"]}, "", ""))
+    assert "(95 %)" in console.export_text()
