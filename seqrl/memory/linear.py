@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from seqrl.memory.base import Memory, State
+from seqrl.memory.kernels import native_linear
+from seqrl.memory.kernels.native_library import native_serves
 from seqrl.memory.sizes import check_sizes
 
 
@@ -55,14 +57,23 @@ class LinearRecurrence(Memory):
         self, x: Float[Tensor, "T B D"], state: State, is_first: Bool[Tensor, "T B"]
     ) -> tuple[Float[Tensor, "T B H"], Tensor]:
         """Read T rows; see `Memory.unroll`."""
+        z, h = self._recurrence(x, state, is_first)
+        return self.output(z) + self.skip(x), h
+
+    def _recurrence(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+        """RMSNorm(h) ⊙ silu(W_g x + b_g) of each row, and the last h."""
         # The recurrence keeps the state's precision under autocast: a gate near 1 has no neighbours in bfloat16.
-        forget = self.forget(x).to(state.dtype)
-        candidate = self.candidate(x).to(state.dtype)
+        layers = self.forget, self.candidate, self.gate
+        if native_serves(False, state, x, self.norm.weight, *(layer.weight for layer in layers)):
+            weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+            projected = F.linear(x, weight, bias).to(state.dtype)
+            return native_linear.recurrence(projected, state, is_first, self.norm.weight)
+        forget, candidate = self.forget(x).to(state.dtype), self.candidate(x).to(state.dtype)
         a = forget.sigmoid()
         # √(1 − a²) = √(1 − a) · √(1 + a), the first from the logit: the slope stays finite where a rounds to 1.
         scale = torch.exp(F.logsigmoid(-forget) / 2) * torch.sqrt(1 + a)
         h = linear_scan(a.masked_fill(is_first[..., None], 0), scale * candidate, state)
-        return self.output(self.norm(h) * F.silu(self.gate(x))) + self.skip(x), h[-1]
+        return self.norm(h) * F.silu(self.gate(x)), h[-1]
 
 
 def linear_scan(

@@ -227,6 +227,15 @@ inline Vec reciprocal(Vec x) {
 #endif
 }
 
+inline Vec square_root(Vec x) {
+#if defined(__AVX512F__)
+  return _mm512_sqrt_ps(x);
+#else
+  for (int i = 0; i < VL; i++) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+#endif
+}
+
 inline Vec sigmoid(Vec x) { return reciprocal(1.0f + exponential(-x)); }
 inline Vec tangent(Vec x) { return 1.0f - 2.0f * reciprocal(1.0f + exponential(2.0f * x)); }
 
