@@ -25,6 +25,7 @@ SOURCES = Path(__file__).parent / "native"
 UNITS_PER_ACTING_ROW = 4
 """With more units for each row of a thread, a single step without a gradient is quicker by PyTorch's cell: each call
 sorts the weights first."""
+WHAT_IS_SLOWER = "GRU, LSTM and the linear recurrence run on PyTorch's operations, at half the speed"
 FLAGS = ("-O3", "-march=native", "-std=c++20", "-fopenmp", "-fPIC", "-shared")
 logger = logging.getLogger("seqrl")
 
@@ -71,15 +72,14 @@ def library() -> ctypes.CDLL | None:
     if os.environ.get("SEQRL_NATIVE_KERNELS") == "0":
         return None
     if compiler is None:
-        logger.warning("seqrl: no C++ compiler found, so GRU and LSTM run on PyTorch's operations, at half the speed")
+        logger.warning(f"seqrl: no C++ compiler found, so {WHAT_IS_SLOWER}")
         return None
     try:
         return ctypes.CDLL(str(_built(compiler)))
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or str(error)
         logger.warning(
-            "seqrl: the C++ kernels could not be built, so GRU and LSTM run on PyTorch's operations, at half the "
-            "speed (SEQRL_NATIVE_KERNELS=0 hides this): %s",
+            f"seqrl: the C++ kernels could not be built, so {WHAT_IS_SLOWER} (SEQRL_NATIVE_KERNELS=0 hides this): %s",
             reason.strip().splitlines()[0] if reason.strip() else type(error).__name__,
         )
         return None
