@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from seqrl.memory.base import Memory, State
 from seqrl.memory.kernels import native_linear
+from seqrl.memory.kernels.common import check_rows
 from seqrl.memory.kernels.native_library import native_serves
 from seqrl.memory.sizes import check_sizes
 
@@ -56,7 +57,9 @@ class LinearRecurrence(Memory):
     def unroll(
         self, x: Float[Tensor, "T B D"], state: State, is_first: Bool[Tensor, "T B"]
     ) -> tuple[Float[Tensor, "T B H"], Tensor]:
-        """Read T rows; see `Memory.unroll`."""
+        """Read T rows; see `Memory.unroll`. Raises UserError for shapes that do not belong together, and for `is_first`
+        that is not of bools."""
+        check_rows(x, self.output_size, (state,), is_first)
         z, h = self._recurrence(x, state, is_first)
         return self.output(z) + self.skip(x), h
 

@@ -149,10 +149,11 @@ def relabelled_returns(
         return _kept(path, dataset)
     begin = time.monotonic()
     value = state_values(dataset, learn_values(dataset, config))
-    result = scan(dataset, value, config.gamma)
+    _, greatest = bounds(dataset, config.gamma)
+    result = scan(dataset, value, config.gamma, greatest)
     if held_out is not None:
         rows, _ = rows_of(held_out)
-        result[rows] = scan(held_out, value, config.gamma, bounds(dataset, config.gamma)[1])[rows]
+        result[rows] = scan(held_out, value, config.gamma, greatest)[rows]
     if path is not None:
         seconds = {"seconds": time.monotonic() - begin}
         write_atomically(path.with_suffix(".json"), json.dumps(seconds).encode())

@@ -101,16 +101,16 @@ def fitting_table(
     Headers break between words, cells do not. Where it would be wider than `width`, it does without columns of
     `left_out`, in their order.
     """
-    columns, most = dict(columns), width
+    columns = dict(columns)
     for name in left_out:
-        if _width(columns) <= most:
+        if _width(columns) <= width:
             break
         columns.pop(name, None)
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for index, (name, cells) in enumerate(columns.items()):
-        width = _width({name: cells}) - 2
-        heading = name if len(name) <= width else name.replace(" (", "\n(")  # not "return (95" above "%)"
-        table.add_column(heading, justify="right" if index else "left", width=width)
+        own = _width({name: cells}) - 2
+        heading = name if len(name) <= own else name.replace(" (", "\n(")  # not "return (95" above "%)"
+        table.add_column(heading, justify="right" if index else "left", width=own)
     for index, line in enumerate(zip(*columns.values(), strict=True)):
         table.add_row(*line, end_section=index in ends)
     return table

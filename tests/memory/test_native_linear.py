@@ -2,10 +2,12 @@
 
 import copy
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor
 
+from seqrl.errors import UserError
 from seqrl.memory import linear
 from seqrl.memory.kernels import native_library, native_linear
 from seqrl.memory.linear import LinearRecurrence
@@ -126,3 +128,21 @@ def test_autocast_keeps_the_state_in_float32():
         y, h = memory.unroll(x, memory.initial_state(4), is_first)
     assert (y.dtype, h.dtype) == (torch.bfloat16, torch.float32)
     torch.testing.assert_close(y.float(), exact, atol=0.1, rtol=0.1)
+
+
+# Breaks without `check_rows`: the kernel would read beyond an end, or bytes of numbers as resets.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"is_first": torch.zeros(2, 2, dtype=torch.bool)}, r"is_first is \[2, 2\] beside x \[3, 2, 4\] and 16 units"),
+        ({"is_first": torch.zeros(3, 2)}, r"is_first is of torch.float32: give bools"),
+        ({"state": torch.zeros(1, 16)}, r"a state is \[1, 16\] beside x .*: give \[2, 16\]"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(monkeypatch, changed, message, dtype):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of tests
+    inputs = {"x": torch.zeros(3, 2, 4), "state": torch.zeros(2, 16), "is_first": torch.zeros(3, 2, dtype=torch.bool)}
+    x, state, is_first = (inputs | changed).values()
+    with pytest.raises(UserError, match=message):
+        LinearRecurrence(4, 16).to(dtype).unroll(x.to(dtype), state.to(dtype), is_first)

@@ -36,15 +36,31 @@ def check_inputs(num_gates: int, x: Tensor, states: tuple[Tensor, ...], is_first
     """
     if torch.compiler.is_compiling():  # PyTorch's operations serve then, which see to shapes themselves
         return
-    (T, B, D), H = x.shape, weights[1].shape[-1]
+    D, H = x.shape[2], weights[1].shape[-1]
     G = num_gates * H
-    names = "is_first", *["a state"] * len(states), "w_ih", "w_hh", "b_ih", "b_hh"
-    shapes = (T, B), *[(B, H)] * len(states), (G, D), (G, H), (G,), (G,)
-    for name, tensor, shape in zip(names, (is_first, *states, *weights), shapes, strict=True):
-        if tensor.shape != shape:
-            raise UserError(f"{name} is {list(tensor.shape)} beside x {[T, B, D]} and {H} units: give {list(shape)}")
+    check_rows(x, H, states, is_first)
+    names, shapes = ("w_ih", "w_hh", "b_ih", "b_hh"), ((G, D), (G, H), (G,), (G,))
+    for name, weight, shape in zip(names, weights, shapes, strict=True):
+        _check_shape(name, weight, shape, x, H)
+
+
+def check_rows(x: Tensor, num_units: int, states: tuple[Tensor, ...], is_first: Tensor) -> None:
+    """`check_inputs` of what has no weights: x [T, B, D], states [B, H] and `is_first` [T, B]."""
+    if torch.compiler.is_compiling():
+        return
+    T, B, _ = x.shape
+    _check_shape("is_first", is_first, (T, B), x, num_units)
+    for state in states:
+        _check_shape("a state", state, (B, num_units), x, num_units)
     if is_first.dtype != torch.bool:
         raise UserError(f"is_first is of {is_first.dtype}: give bools, `is_first.bool()`")
+
+
+def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], x: Tensor, num_units: int) -> None:
+    if tensor.shape != shape:
+        raise UserError(
+            f"{name} is {list(tensor.shape)} beside x {list(x.shape)} and {num_units} units: give {list(shape)}"
+        )
 
 
 def needs_grad(*tensors: Tensor) -> bool:
