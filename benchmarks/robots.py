@@ -6,7 +6,8 @@
 
 MuJoCo's robots of Gymnasium, of which the positions are shown and the velocities are not, by PPO with the settings of
 the recipe `robot`; beside them sb3-contrib's RecurrentPPO with the settings that RL Zoo tuned for PyBullet's robots,
-and with `--seen`, without memory, what is reached with everything to see. Each is given the same steps, and then plays
+and with `--seen`, without memory, what is reached with everything to see. How fast a robot gets on is in its reward and
+in no position that is shown: `--previous-reward` lets agents read it. Each is given the same steps, and then plays
 100 episodes by its likeliest actions. Runs that are done under `--runs` are kept, so an interrupted benchmark goes on.
 """
 
@@ -43,11 +44,14 @@ ROWS_ALONE = ("none", "frame_stack")
 
 def compared(robot: str, memories: list[str], hidden: bool, options: argparse.Namespace) -> Comparison:
     """What each of `memories` reaches, with velocities or without."""
+    seen = "" if hidden else "-seen"
+    told = "-told" * options.previous_reward
     settings = dataclasses.replace(
         settings_for(robot),
         hide=tuple(VELOCITIES[robot]) if hidden else (),
         num_steps=int(options.num_steps),
-        run_dir=str(options.runs / (robot if hidden else f"{robot}-seen")),
+        previous_reward=options.previous_reward,
+        run_dir=str(options.runs / f"{robot}{seen}{told}"),
     )
     config = Config(
         settings=settings,
@@ -94,6 +98,7 @@ def main() -> None:
     parser.add_argument("--peer-seeds", type=int, default=2)
     parser.add_argument("--num-steps", type=float, default=300_000)
     parser.add_argument("--seen", action="store_true", help="also without memory, with everything to see")
+    parser.add_argument("--previous-reward", action="store_true", help="tell the agent what its last action brought")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
@@ -113,7 +118,8 @@ def main() -> None:
             f"python -m benchmarks.robots {' '.join(options.robots)} --memories {' '.join(options.memories)} "
             f"--num-seeds {options.num_seeds} --peer-seeds {options.peer_seeds} "
             f"--num-steps {options.num_steps:g} "
-            f"{'--seen ' * options.seen}--runs {options.runs} --output {options.output}"
+            f"{'--seen ' * options.seen}{'--previous-reward ' * options.previous_reward}"
+            f"--runs {options.runs} --output {options.output}"
         )
         options.output.write_text(json.dumps({"command": command, **machine(), "robots": found}, indent=2) + "\n")
     Console().print(table)

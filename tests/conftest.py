@@ -34,7 +34,7 @@ forked.set_forkserver_preload(
 )
 
 
-ANNOTATED = {"algorithms", "data", "language", "memory", "nets", "objectives"}
+ANNOTATED = {"data", "language", "memory", "nets", "objectives"}
 """Folders of tests that look at shapes. In the others, which train whole runs, looking took a fifth of the time."""
 
 

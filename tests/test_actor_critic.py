@@ -77,7 +77,7 @@ def test_the_actor_alone_is_exported_and_plays_the_same(tmp_path):
     settings = config(run_dir=str(tmp_path / "run"))
     train(settings)
     agent = load(tmp_path / "run")
-    exported = export_agent(agent, tmp_path / "agent.onnx")
+    exported = export_agent(agent, tmp_path / "agent.onnx", num_steps=50)
     assert [name for name, *_ in exported.about["inputs"] if name.startswith("state")] == ["state"]
     with closing(make_environment(settings, 1)) as environment:
         assert evaluate(agent.actor, environment, 3, seed=5).mean == evaluate(agent, environment, 3, seed=5).mean

@@ -360,7 +360,10 @@ def _train(settings: Any) -> None:
     resume(settings.run_dir) if Path(settings.run_dir).exists() else train(settings)
 
 
-@pytest.mark.parametrize("name", [SAVED, NOT_SAVED, "replay, gymnasium, disk", "actors, lag, replay"])
+SELDOM = [pytest.param(name, marks=pytest.mark.slow) for name in (NOT_SAVED, "actors, lag, replay")]
+
+
+@pytest.mark.parametrize("name", [SAVED, "replay, gymnasium, disk", *SELDOM])
 def test_kill_minus_nine_at_random_moments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked_context: Any, name: str
 ) -> None:

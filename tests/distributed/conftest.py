@@ -24,8 +24,9 @@ def local_ray():
         return
     here = os.path.dirname(__file__)
     path = os.pathsep.join([here, os.path.dirname(here), os.environ.get("PYTHONPATH", "")])
-    quiet = {"include_dashboard": False, "log_to_driver": False}
-    ray.init("local", num_cpus=4, object_store_memory=10**8, runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
+    with pytest.MonkeyPatch.context() as patch:  # a runtime environment would begin each worker twice
+        patch.setenv("PYTHONPATH", path)
+        ray.init("local", num_cpus=4, object_store_memory=10**8, include_dashboard=False, log_to_driver=False)
 
 
 def pytest_runtest_teardown(item, nextitem):

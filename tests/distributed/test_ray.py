@@ -20,7 +20,7 @@ from seqrl.errors import UserError
 ray = pytest.importorskip("ray", reason="seqrl[ray] is not installed")
 
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+with_ray = pytest.mark.usefixtures("local_ray")
 
 
 def one_fails(kind, which=1):
@@ -38,10 +38,12 @@ def started(make_actor, num_actors=2, timeout=300.0):
 
 # Breaks if an actor is asked for trajectories of another, or its process is given another actor's index; if the learner
 # takes what Ray tells of first, or an actor hangs whose trajectories were not taken.
-def test_a_counting_memory_through_the_object_store():
+@with_ray
+@pytest.mark.parametrize("num_actors", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_counting_memory_through_the_object_store(num_actors):
     """Each trajectory's start state is the count of the frame before it. A slow learner starves no actor."""
-    last, received = {}, [0, 0, 0]
-    with started(make_counting_actor, 3, timeout=6.0) as engine:
+    last, received = {}, [0] * num_actors
+    with started(make_counting_actor, num_actors, timeout=6.0) as engine:
         while min(received) < 8:
             trajectory, _episodes, version, actor, seconds = engine.receive()[:5]
             observation, is_first = trajectory.inputs.observation, trajectory.inputs.is_first
@@ -56,24 +58,25 @@ def test_a_counting_memory_through_the_object_store():
             assert (version, seconds > 0) == (0, True)
             trajectory.reward.zero_()  # the learner's own memory, not the object store's
         engine.publish(counting_agent().state_dict(), 5)
-        versions = {actor: [] for actor in range(3)}
+        versions = {actor: [] for actor in range(num_actors)}
         while max(map(len, versions.values())) < 8:
             shipment = engine.receive()
             versions[shipment.actor].append(shipment.version)
         time.sleep(7.0)
         late = Counter()
-        for _ in range(30):
-            while {engine.asked[reference] for reference in engine._ready(engine.asked)} != {0, 1, 2}:
+        for _ in range(10 * num_actors):
+            while {engine.asked[reference] for reference in engine._ready(engine.asked)} != set(range(num_actors)):
                 time.sleep(0.01)  # all have something there, however crowded the machine: whose turn it is counts alone
             late[engine.receive().actor] += 1
         assert engine.metrics()["actors_restarted"] == 0
     for found in versions.values():
         asked_before = min(2, len(found))  # a crowded machine may keep an actor's first two back
         assert found == [0] * asked_before + [5] * (len(found) - asked_before)
-    assert late == {0: 10, 1: 10, 2: 10}
+    assert late == dict.fromkeys(range(num_actors), 10)
 
 
 # Breaks if `from_outside` is left out where Ray has lost an actor: three kills before it sends anything end a run then.
+@with_ray
 @pytest.mark.slow  # Ray takes its time to begin so many processes; the same of engine async runs with every change
 def test_an_actor_that_is_killed_comes_back(caplog):
     with started(make_counting_actor) as engine:
@@ -89,6 +92,7 @@ def test_an_actor_that_is_killed_comes_back(caplog):
     assert [line.split(" (")[0] for line in caplog.messages] == ["seqrl: actor 0 is lost"]
 
 
+@with_ray
 @pytest.mark.slow  # Ray takes its time to begin so many processes; the same of engine async runs with every change
 def test_an_actor_that_hangs_is_begun_anew(caplog):
     with started(one_fails(Hanging, 0), 1, timeout=3.0) as engine:
@@ -99,6 +103,7 @@ def test_an_actor_that_hangs_is_begun_anew(caplog):
 
 
 # Breaks if what was asked of an actor that ends is still waited for, or it is taken for dead.
+@with_ray
 @pytest.mark.slow  # Ray takes its time to begin so many processes
 def test_actors_come_and_go(caplog):
     with started(make_counting_actor) as engine:
@@ -117,6 +122,7 @@ def test_actors_come_and_go(caplog):
     assert not caplog.messages
 
 
+@with_ray
 @pytest.mark.slow  # Ray takes its time to begin so many processes; the same of engine async runs with every change
 def test_an_error_in_an_actor_is_one_in_the_learner():
     with started(one_fails(Failing)) as engine, pytest.raises(UserError) as caught:

@@ -100,6 +100,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     monkeypatch.setattr(uvicorn.Server, "run", run)
     yield answers
+    if not answers:
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()  # Gradio leaves event loops behind
