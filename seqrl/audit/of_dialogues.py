@@ -224,13 +224,14 @@ def endings(log: Log) -> Found:
 
 
 def turns(log: Log) -> Found:
-    """Turns twice, several of one speaker in a row, without text, back in time."""
+    """Turns twice, several of one speaker in a row, without text, cut off, back in time."""
     found = []
     checks: tuple[tuple[str, str, Literal["look", "wrong"], str], ...] = (
         ("repeated", "repeated", "look", "say the same twice in a row: logged twice?"),
         ("in_a_row", "in_a_row", "look", "have two turns of one speaker in a row: join them, or was one lost between?"),
         ("empty_mine", "empty_mine", "wrong", "have turns of the agent without text: there is no token to learn from"),
         ("empty_theirs", "empty_theirs", "look", "have turns of others without text: was it lost?"),
+        ("cut_mine", "cut_mine", "look", "have turns of the agent that were cut off: draw with more --max-tokens"),
         ("back_in_time", "back_in_time", "wrong", "have turns before the one above them in time: sort them"),
     )
     figures: dict[str, Any] = {}

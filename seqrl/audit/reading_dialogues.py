@@ -43,6 +43,7 @@ class Facts:
     in_a_row: int
     empty_mine: int
     empty_theirs: int
+    cut_mine: int
     propensities: int
     bad_propensities: list[float]
     back_in_time: int
@@ -127,6 +128,7 @@ def _facts(line: int, dialogue: Dialogue) -> Facts:
         in_a_row=sum(a.speaker == b.speaker for a, b in pairs),
         empty_mine=sum(not turn.text.strip() for turn in mine),
         empty_theirs=sum(not turn.text.strip() for turn in theirs),
+        cut_mine=sum(bool(turn.cut) for turn in mine),
         propensities=len(given),
         bad_propensities=[value for value in given if not 0 < value <= 1],
         back_in_time=sum(b < a for a, b in pairwise(times)),

@@ -84,6 +84,7 @@ CASES: dict[str, tuple[str, Callable[[Dialogues], Dialogues]]] = {
     "in_a_row": ("look", at(2, lambda each: replace(each, turns=each.turns[:2] + each.turns[3:]))),
     "empty_mine": ("wrong", at(2, turn(1, text=" \n"))),
     "empty_theirs": ("look", at(2, turn(2, text=""))),
+    "cut_mine": ("look", at(2, turn(1, cut=True))),
     "back_in_time": ("wrong", at(2, turn(3, at=0.0))),
     "outside": ("wrong", at(2, turn(1, propensity=-0.7))),
     "partial": ("look", at(2, turn(1, propensity=None))),
