@@ -163,7 +163,8 @@ def _with_spaces(env: gym.Env) -> gym.Env:
 
 def _with_masks(env: gym.Env) -> gym.Env:
     """`env`, which tells in `info` what it allows, also where it is asked by a method."""
-    return MaskOfMethod(env) if env.has_wrapper_attr(METHOD) else env
+    asked = env.has_wrapper_attr(METHOD) and callable(env.get_wrapper_attr(METHOD))
+    return MaskOfMethod(env) if asked else env
 
 
 def _missing(env_id: str, error: ModuleNotFoundError) -> str:

@@ -145,6 +145,24 @@ def test_a_method_is_asked(autoreset_mode, vectorization):
     assert masks == [[[1, 1, 0]] * 2, [[1, 0, 1]] * 2, [[1, 1, 0]] * 2]
 
 
+class Named(Told):
+    """A base class that masks others, and here nothing."""
+
+    action_masks = None
+
+    def __init__(self):
+        super().__init__(spaces.Discrete(3), *[None] * 3)
+
+
+gym.register("Named-v0", Named)
+
+
+# Breaks if whatever has the method's name is called.
+def test_what_has_the_name_and_is_no_method_is_not_asked():
+    with contextlib.closing(make("Named-v0", 2)) as env:
+        assert torch.equal(env.reset(0).observation, torch.zeros(2, dtype=torch.int64))
+
+
 DICT = spaces.Dict(hand=spaces.Dict(grip=spaces.Discrete(3)), force=spaces.Box(-1, 1, (2,)))
 REFUSED = [
     (spaces.MultiDiscrete([2, 3]), bits("1111"), r"\['action_mask'\] of shape \(4,\) for MultiDiscrete.*: give 5 entr"),
