@@ -33,7 +33,7 @@ def advice(result: Comparison) -> str:
             f"None has learnt it yet: the best, {result.name(best)}, brings {_over_episodes(best)}, and {without}."
         )
         sentences += [] if _is_short(result, best) else ["Give more --num-steps."]
-        simpler = better = []
+        simpler, better, enough = [], [], best
     elif len(ordered) > 1 and enough.memory == "none":
         yet = better or _is_short(result, best) or _misses_threshold(result)
         need = "Nothing shows a need for memory yet" if yet else "No memory is needed here within this budget"

@@ -41,14 +41,14 @@ def plot_comparison(result: Comparison, path: Path) -> None:
     if result.horizon is not None:
         _horizon(axes[0, 1], result, result.horizon)
     _curves(axes[0, 0], result)
-    figure.suptitle(result.env, fontsize=12, wrap=True)
+    figure.suptitle(result.env, fontsize=12, x=0.01, ha="left", wrap=True)
     for panel in axes[0]:
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.25)
     if axes[0, 0].get_legend_handles_labels()[0]:
         figure.legend(
             *axes[0, 0].get_legend_handles_labels(), title="return when evaluated", fontsize=9, title_fontsize=9,
-            frameon=False, loc="outside right center",
+            frameon=False, alignment="left", loc="outside right center",
         )  # fmt: skip
     write_atomically(path, png(figure))
 
@@ -103,7 +103,8 @@ def _curves(axes: Axes, result: Comparison) -> None:
         room = (max(shown) - min(shown)) / 2
         axes.set_ylim(max(low, min(shown) - room), min(high, max(shown) + room))
     if any(len([curve for curve in row.curves if curve]) > 1 for row in result.rows):
-        axes.set_title("line: mean over seeds; band: its 95 % interval; thin: each seed", fontsize=9, color="#555555")
+        what = "line: mean over seeds; band: its 95 % interval; thin: each seed"
+        axes.set_title(what, fontsize=9, color="#555555", loc="left")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if not any(curve for row in result.rows for curve in row.curves):
         axes.text(0.5, 0.5, "no training episode has ended", transform=axes.transAxes, ha="center")

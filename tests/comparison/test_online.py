@@ -274,6 +274,11 @@ def test_advice_at_chance() -> None:
     assert words.startswith("None has learnt it yet: the best, gru, brings 0.525 ± 0.318, and 0.5 can be had without")
     assert "Take" not in words
     assert "is not reached: give more --num-steps" in words
+    # Must break: `enough` kept, which is the simplest that brings as much: "its" is the best's.
+    assert words.endswith("Its best run is runs/gru_s0.")
+    words = advice(result(row("none", 0.49, 0.5), row("gru", 0.5, 0.5)))
+    assert words.startswith("None has learnt it yet: the best, gru,")
+    assert words.endswith("Its best run is runs/gru_s0.")
     # Must break: " over its episodes" left out: the table has ± 0.318 of the same mean, over the seeds.
     judged = replace(row("gru", 0.55, 0.5), episodes_half_width=0.04)
     assert "brings 0.525 ± 0.04 over its episodes, and 0.5" in advice(result(row("none", 0.47, 0.5), judged))
