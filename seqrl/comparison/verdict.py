@@ -1,7 +1,7 @@
 """Should you use this method? What a comparison on a log says, in sentences; each rests on figures of results.json."""
 
 from seqrl.comparison.approaches import OFFLINE
-from seqrl.comparison.report_offline import TOLERANCE, MethodRow, OfflineComparison
+from seqrl.comparison.report_offline import TOLERANCE, MethodRow, OfflineComparison, Score
 from seqrl.statistics import percent
 
 FEW = 5
@@ -178,8 +178,13 @@ def _recommendation(result: OfflineComparison) -> list[str]:
     target = ""
     if enough.calibrated and enough.returns and enough.calibrated.mean > enough.returns.mean + _tolerance(result):
         target = f" Its default target is not the best: seqrl calibrate {enough.best_run} --set-target."
+    doubt = ""
+    if Score.of([seed - mean for seed in enough.best.seeds]).sign(_tolerance(result)) == 0:
+        doubt = (
+            f" {result.num_seeds} seeds do not settle whether it brings more than the average: give more --num-seeds."
+        )
     return [
-        f"From the log alone, take {enough.method}{why}: it brings {enough.best}{_at(enough)}; {against}. "
+        f"From the log alone, take {enough.method}{why}: it brings {enough.best}{_at(enough)}; {against}.{doubt} "
         f"Its best run is {enough.best_run}.{target}"
     ]
 

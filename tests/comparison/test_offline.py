@@ -337,6 +337,15 @@ def test_verdict_on_asking_and_what_to_take() -> None:
     )
 
 
+# Break: a gain over the log that is beyond one standard error, which chance brings once in five, taken for settled.
+def test_a_gain_within_the_noise_of_few_seeds_is_not_settled() -> None:
+    few = row("filtered_bc", 8.0, 6.5, 5.5)
+    words = said(result(few), "From the log alone, take filtered_bc")
+    assert "3 seeds do not settle whether it brings more than the average: give more --num-seeds." in words
+    assert "do not settle" not in said(result(row("filtered_bc", 8.0, 7.5, 7.0)), "From the log alone, take")
+    assert "do not settle" not in said(result(row("filtered_bc", 8.0)), "From the log alone, take")
+
+
 # Break: as good as the best by the 95 % interval, which of three seeds is wide, in place of one standard error.
 def test_a_method_of_which_one_seed_was_lucky_is_not_as_good() -> None:
     steady, patchy = row("qdt", 9.0, 9.0, 9.0), row("filtered_bc", 9.0, 6.0, 5.0)
