@@ -6,6 +6,7 @@ from torch import nn
 
 from seqrl.acting import ActingModule
 from seqrl.agent import Agent
+from seqrl.envs.privileged import PRIVILEGED, SEEN
 from seqrl.memory.base import Memory, State
 from seqrl.trajectory import AgentInput, Trajectory
 
@@ -17,11 +18,16 @@ class ActorCritic(ActingModule):
     Hopper that was worth more than all other settings of PPO that were tried (docs/log.md); Andrychowicz et al. 2020
     (arXiv 2006.05990) advise it for agents without memory. Acting takes up to twice the time while training: what is
     handed over needs the `actor` alone.
+
+    A `privileged` critic sees more than the actor: observations as `seqrl.envs.privileged` shows them while training.
+    Of any others, what the actor sees, the actor alone speaks, and there is no value.
+    Source: Pinto et al. 2018, "Asymmetric Actor Critic" (arXiv 1710.06542). Baisero and Amato 2022 (arXiv 2105.11674)
+    show that a critic of the state alone is biased where the actor remembers; this one has a memory of all it saw.
     """
 
-    def __init__(self, actor: Agent, critic: Agent):
+    def __init__(self, actor: Agent, critic: Agent, privileged: bool = False):
         super().__init__(actor.observation_space, actor.action_space)
-        self.actor, self.critic = actor, critic
+        self.actor, self.critic, self.privileged = actor, critic, privileged
 
     @property
     def heads(self) -> nn.ModuleDict:  # type: ignore[override]
@@ -41,11 +47,25 @@ class ActorCritic(ActingModule):
 
     def unroll(self, inputs: AgentInput, state: State) -> tuple[dict[str, Any], State]:
         """`Agent.unroll` of both: what each head says, leaves [T, B, ...], and their states after the rows."""
-        said, acting = self.actor.unroll(inputs, state[0])
-        judged, judging = self.critic.unroll(inputs, state[1])
+        seen, whole = self._parted(inputs)
+        said, acting = self.actor.unroll(seen, state[0])
+        if whole is None:
+            return said, (acting, state[1])
+        judged, judging = self.critic.unroll(whole, state[1])
         return said | judged, (acting, judging)
+
+    def _parted(self, inputs: AgentInput) -> tuple[AgentInput, AgentInput | None]:
+        """What the actor reads, and the critic; None where it is not shown what it needs."""
+        if not self.privileged:
+            return inputs, inputs
+        observation = inputs.observation
+        if not isinstance(observation, dict) or observation.keys() != {SEEN, PRIVILEGED}:
+            return inputs, None
+        parts = (inputs._replace(observation=observation[key]) for key in (SEEN, PRIVILEGED))
+        return next(parts), next(parts)
 
     def update_statistics(self, trajectory: Trajectory) -> None:
         """`Agent.update_statistics` of both."""
-        self.actor.update_statistics(trajectory)
-        self.critic.update_statistics(trajectory)
+        for part, inputs in zip((self.actor, self.critic), self._parted(trajectory.inputs), strict=True):
+            if inputs is not None:
+                part.update_statistics(trajectory._replace(inputs=inputs))

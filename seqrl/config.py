@@ -91,8 +91,9 @@ class RunConfig(ProblemConfig):
     than the last one by more than chance explains."""
 
 
-def make_environment(config: ProblemConfig, num_envs: int | None = None) -> Environment:
-    """The batch of environments that `config` describes; `num_envs` overrides its number."""
+def make_environment(config: ProblemConfig, num_envs: int | None = None, *, privileged: bool = False) -> Environment:
+    """The batch of environments that `config` describes; `num_envs` overrides its number. With `privileged`, what it
+    keeps from agents is shown beside what they see (`seqrl.envs.privileged`)."""
     if not config.env:
         raise UserError("no environment given: name one with --env (`seqrl envs` lists ours; any Gymnasium id works)")
     if num_envs is not None:
@@ -107,6 +108,7 @@ def make_environment(config: ProblemConfig, num_envs: int | None = None) -> Envi
         hide=config.hide,
         flicker=config.flicker,
         noise=config.noise,
+        privileged=privileged,
         env_kwargs=parse_env_kwargs(config.env_kwargs),
     )
 

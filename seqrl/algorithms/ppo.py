@@ -10,7 +10,8 @@ paper leaves open. Where this differs:
   without loss; a termination bootstraps from nothing.
 - Rewards are divided by the standard deviation of the discounted return and clipped to ±10 of it (a rare, large reward
   then counts less: --no-normalize-rewards leaves rewards as they are); the value loss is not clipped.
-- Actor and critic share encoder and memory, or have their own (`separate_critic`).
+- Actor and critic share encoder and memory, or have their own (`separate_critic`). Their own may see more than the
+  actor while it trains (`privileged_critic`): see `seqrl.actor_critic`.
 - On trials, a teacher that knows the task may help at first (`teacher_weight`): the cross-entropy to the task's best
   action makes of the policy a draw from what the history leaves open, as Thompson sampling is (Lee et al. 2023, arXiv
   2306.14892), and rewards make more of that. Fading it out follows Schmitt et al. 2018 (arXiv 1803.03835).
@@ -44,6 +45,7 @@ from seqrl.config import (
 from seqrl.data import Batch, Rollout, Sequences
 from seqrl.data.recorder import HistoryRecorder
 from seqrl.envs import ENVIRONMENTS, Environment, TrialVectorEnv
+from seqrl.envs.privileged import PRIVILEGED, SEEN, is_privileged
 from seqrl.envs.trials import OPTIMAL_ACTION, REGRET, unrevealed_space
 from seqrl.evaluations import Evaluations
 from seqrl.learner import Learner, WeightAverage
@@ -105,6 +107,8 @@ class Config(RunConfig):
 
     separate_critic: bool = False
     """Whether values have an encoder and a memory of their own."""
+    privileged_critic: bool = False
+    """Whether these see, while training, what --hide, --flicker and --noise keep from the policy."""
     squash: bool = False
     """Whether continuous actions go through a tanh; else they are clipped."""
     initial_log_std: float = 0.0
@@ -250,6 +254,7 @@ def check(config: Config) -> None:
         not config.learn_from_regret or config.env in telling,
         f"--learn-from-regret for '{config.env}': only trials of {' and '.join(telling)} tell it",
     )
+    _check_privilege(config)
     require(
         0 < config.teacher_share <= 1,
         f"--teacher-share is {config.teacher_share}: it is a share of the steps, choose above 0 to 1",
@@ -263,8 +268,32 @@ def check(config: Config) -> None:
     )
 
 
+def _check_privilege(config: Config) -> None:
+    """Raise UserError where a critic is to see more than there is to see, or than it could have for itself."""
+    if not config.privileged_critic:
+        return
+    require(
+        config.separate_critic,
+        "--privileged-critic without --separate-critic: the policy would read what the critic sees; give both",
+    )
+    require(
+        bool(config.hide or config.flicker or config.noise),
+        "--privileged-critic: nothing is kept from the policy: give --hide, --flicker or --noise, or leave it out",
+    )
+    for flag, given in (
+        ("--teacher-weight", config.teacher_weight > 0),
+        ("--learn-from-regret", config.learn_from_regret),
+        ("--record", bool(config.record)),
+    ):
+        require(not given, f"--privileged-critic with {flag}: leave one of them out")
+
+
 def build(config: Config, observation_space: Any, action_space: Any) -> Agent | ActorCritic:
-    """The untrained agent: a policy and a value, on one memory or two. Weights depend on the seed alone."""
+    """The untrained agent: a policy and a value, on one memory or two. Weights depend on the seed alone.
+
+    Of a privileged critic the space is that of `seqrl.envs.privileged`; of another, which is what the actor sees, both
+    are made, as far as that can be told without.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         policy = PolicyHead(
@@ -272,9 +301,13 @@ def build(config: Config, observation_space: Any, action_space: Any) -> Agent | 
         )
         policy_head, value_head = {"policy": policy}, {"value": ValueHead(config.hidden_size)}
         if config.separate_critic:
+            seen, judged = observation_space, observation_space
+            if config.privileged_critic and is_privileged(observation_space):
+                seen, judged = observation_space[SEEN], observation_space[PRIVILEGED]
             agent: Agent | ActorCritic = ActorCritic(
-                make_agent(config, observation_space, action_space, policy_head),
-                make_agent(config, observation_space, action_space, value_head),
+                make_agent(config, seen, action_space, policy_head),
+                make_agent(config, judged, action_space, value_head),
+                config.privileged_critic,
             )
         else:
             agent = make_agent(config, observation_space, action_space, {**policy_head, **value_head})
@@ -300,7 +333,7 @@ def train(config: Config, resume: bool = False) -> Agent | ActorCritic:
     # What is revealed is shown to the loss alone; the run's folder names the environment that acting needs.
     kwargs = (*config.env_kwargs, "reveal=true") if needs_reveal(config) else config.env_kwargs
     revealing = replace(config, env_kwargs=kwargs)
-    with contextlib.closing(make_environment(revealing)) as environment:
+    with contextlib.closing(make_environment(revealing, privileged=config.privileged_critic)) as environment:
         return _train(config, environment, resume)
 
 
@@ -315,7 +348,7 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent | Ac
     sequences = Sequences(config.rollout_length, length, config.burn_in, config.seed)
     scale = RewardScale(config.num_envs, config.gamma).to(agent.device)
     recorder = HistoryRecorder.of(config, agent) if config.record else None
-    run = Run.open(config, agent.observation_space, agent.action_space, resume)
+    run = Run.open(config, observation_space, agent.action_space, resume)
     evaluations = Evaluations(config, agent)
     parts: dict[str, Stateful] = {"learner": learner, "sequences": sequences, "scale": scale, **evaluations.parts()}
     average = WeightAverage(agent) if config.weight_average > 0 else None

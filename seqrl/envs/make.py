@@ -5,6 +5,7 @@ import io
 import re
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -16,6 +17,7 @@ from seqrl.envs.action_masks import METHOD, MaskOfMethod
 from seqrl.envs.adapters import Environment, GymnasiumEnvironment, TorchEnvironment
 from seqrl.envs.base import TorchVectorEnv
 from seqrl.envs.hide import Hide
+from seqrl.envs.privileged import Privileged
 from seqrl.envs.registration import is_batch, is_vector_alone, registered, render_modes, unknown
 from seqrl.envs.wrappers import Flicker, Noise
 from seqrl.errors import UserError, nearest
@@ -39,6 +41,7 @@ def make(
     hide: Sequence[int | str] = (),
     flicker: float = 0.0,
     noise: float = 0.0,
+    privileged: bool = False,
     env_kwargs: dict[str, Any] | None = None,
 ) -> Environment:
     """Make `num_envs` environments with the id `env_id`, stepped together, their tensors on `device`.
@@ -50,7 +53,8 @@ def make(
     one batch by ALE, ids that have no other entry point by their own `VectorEnv`, in its own autoreset mode, and the
     others one after the other; "async" gives each a process of its own.
     `hide`, `flicker` and `noise` take something away from what is observed, in this order (see `seqrl.envs.wrappers`);
-    `env_kwargs` go to the environment's constructor.
+    with `privileged`, all of it is shown beside what they leave (see `seqrl.envs.privileged`). `env_kwargs` go to the
+    environment's constructor.
 
     Raises:
         UserError: for an unknown id or option, a package that is not installed, or an environment that cannot be made.
@@ -63,16 +67,20 @@ def make(
             env = TorchEnvironment(vector_env)
         else:
             env = GymnasiumEnvironment(vector_env, device)
-        if hide:
-            env = Hide(env, hide)
-        if flicker:
-            env = Flicker(env, flicker, seed=1)
-        if noise:
-            env = Noise(env, noise, seed=2)
+        wrap = partial(_wrapped, hide=hide, flicker=flicker, noise=noise)
+        return Privileged(env, wrap) if privileged else wrap(env)
     except Exception:
         vector_env.close()  # or its worker processes would outlive the error
         raise
-    return env
+
+
+def _wrapped(env: Environment, hide: Sequence[int | str], flicker: float, noise: float) -> Environment:
+    """What agents see of `env`."""
+    if hide:
+        env = Hide(env, hide)
+    if flicker:
+        env = Flicker(env, flicker, seed=1)
+    return Noise(env, noise, seed=2) if noise else env
 
 
 def known_ids() -> list[str]:

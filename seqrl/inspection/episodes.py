@@ -123,6 +123,10 @@ def inspect(
         if number < 1:
             raise UserError(f"{flag} is {number}: it must be at least 1")
     assert environment.num_envs == 1, "one episode after the other is played"
+    if (
+        isinstance(agent, ActorCritic) and agent.privileged
+    ):  # where it plays, there is nothing that its critic could see
+        agent = agent.actor
     generator = torch.Generator(agent.device).manual_seed(derived_seed(seed, 2))
     seeds = [seed + k for k in range(num_episodes)]
     played = [_play(agent, environment, each, generator if sample else None, max_steps) for each in seeds]
