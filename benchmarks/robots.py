@@ -7,7 +7,8 @@
 MuJoCo's robots of Gymnasium, of which the positions are shown and the velocities are not, by PPO with the settings of
 the recipe `robot`; beside them sb3-contrib's RecurrentPPO with the settings that RL Zoo tuned for PyBullet's robots,
 and with `--seen`, without memory, what is reached with everything to see. How fast a robot gets on is in its reward and
-in no position that is shown: `--previous-reward` lets agents read it. Each is given the same steps, and then plays
+in no position that is shown: `--previous-reward` lets agents read it; with `--privileged-critic`, values see velocities
+while training, and the policy does not. Each is given the same steps, and then plays
 100 episodes by its likeliest actions. Runs that are done under `--runs` are kept, so an interrupted benchmark goes on.
 """
 
@@ -45,12 +46,13 @@ ROWS_ALONE = ("none", "frame_stack")
 def compared(robot: str, memories: list[str], hidden: bool, options: argparse.Namespace) -> Comparison:
     """What each of `memories` reaches, with velocities or without."""
     seen = "" if hidden else "-seen"
-    told = "-told" * options.previous_reward
+    told = "-told" * options.previous_reward + "-privileged" * options.privileged_critic
     settings = dataclasses.replace(
         settings_for(robot),
         hide=tuple(VELOCITIES[robot]) if hidden else (),
         num_steps=int(options.num_steps),
         previous_reward=options.previous_reward,
+        privileged_critic=options.privileged_critic and hidden,
         run_dir=str(options.runs / f"{robot}{seen}{told}"),
     )
     config = Config(
@@ -99,6 +101,7 @@ def main() -> None:
     parser.add_argument("--num-steps", type=float, default=300_000)
     parser.add_argument("--seen", action="store_true", help="also without memory, with everything to see")
     parser.add_argument("--previous-reward", action="store_true", help="tell the agent what its last action brought")
+    parser.add_argument("--privileged-critic", action="store_true", help="values see velocities while training")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
@@ -119,7 +122,7 @@ def main() -> None:
             f"--num-seeds {options.num_seeds} --peer-seeds {options.peer_seeds} "
             f"--num-steps {options.num_steps:g} "
             f"{'--seen ' * options.seen}{'--previous-reward ' * options.previous_reward}"
-            f"--runs {options.runs} --output {options.output}"
+            f"{'--privileged-critic ' * options.privileged_critic}--runs {options.runs} --output {options.output}"
         )
         options.output.write_text(json.dumps({"command": command, **machine(), "robots": found}, indent=2) + "\n")
     Console().print(table)
