@@ -14,12 +14,11 @@ from typing import Annotated, Any
 import tyro
 
 from seqrl.comparison import offline
-from seqrl.comparison.approaches import ALIASES, read
+from seqrl.comparison.approaches import ALIASES, Approach, read
 from seqrl.comparison.config import LOG, OFFLINE, Config, read_sweep
 from seqrl.comparison.folder import check_grows
 from seqrl.config import require, require_not_negative
 from seqrl.errors import UserError
-from seqrl.memory.make import check_name
 from seqrl.run_folder import read_json
 
 
@@ -66,7 +65,7 @@ def extended(there: Config, added: Additions) -> Config:
     _check_numbers(added)
     require(not added.methods, "--methods are of comparisons on logged episodes: add them here with --approaches")
     for memory in added.memories:
-        check_name(memory, "--memories")
+        Approach.of("ppo", memory, "--memories")
     _check_parts(there, added)
     config = dataclasses.replace(
         _with_approaches(there, added),

@@ -154,9 +154,11 @@ def _with_budget(result: Comparison, row: Row, other: Row) -> str:
     return result.name(row) + (f" (in {row.num_steps:,} steps, not {other.num_steps:,})" if fewer else "")
 
 
-def _rank(row: Row) -> tuple[int, bool, bool, str]:
-    """From the simplest on; PPO comes before what learns from replayed or late rows, ours before one's own."""
-    return simplicity(row.memory), ":" in row.algorithm, row.algorithm != "ppo", row.algorithm
+def _rank(row: Row) -> tuple[int, int, bool, bool, str]:
+    """From the simplest on; PPO comes before what learns from replayed or late rows, ours before one's own, and of one
+    memory what reads observations alone: whoever reads rewards has to be told them for ever after."""
+    memory, *inputs = row.memory.split("+")
+    return simplicity(memory), len(inputs), ":" in row.algorithm, row.algorithm != "ppo", row.algorithm
 
 
 def _over_episodes(row: Row) -> str:

@@ -1,7 +1,8 @@
 """The approaches that `seqrl compare ENV` measures, by name: who acts while it learns, and who learns from a log.
 
 `ppo:gru` is an algorithm that acts, with a memory. Either may be one's own, or both: `ppo:module:Class`,
-`module:Class:gru`, `module:Class:other:Kind`. `behaviour_cloning` (or `bc`), `filtered_bc` (or `best_bc`),
+`module:Class:gru`, `module:Class:other:Kind`. `ppo:gru+reward` reads what its last action brought besides.
+`behaviour_cloning` (or `bc`), `filtered_bc` (or `best_bc`),
 `decision_transformer` and `qdt` learn from what the others played.
 """
 
@@ -30,19 +31,39 @@ SHARED = (
 """Settings that all that act have in common: the problem, the budget, the size of the network, which agent is kept."""
 
 
+INPUTS = {"action": "previous_action", "reward": "previous_reward"}
+"""What may stand behind a memory and a plus: what the agent then reads besides observations, and the setting for it."""
+
+
 class Approach(NamedTuple):
-    """An algorithm that acts, with a memory."""
+    """An algorithm that acts, with a memory, and what it reads besides observations, in the order of `INPUTS`."""
 
     algorithm: str
     memory: str
+    inputs: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, algorithm: str, name: str, flag: str) -> "Approach":
+        """With the memory and the inputs that `name` says, such as gru+reward. Raises UserError for unknown ones."""
+        memory, *inputs = name.split("+")
+        check_name(memory, flag)
+        for each in inputs:
+            require(each in INPUTS, f"unknown input '{each}' in '{name}' ({flag}): {nearest(each, INPUTS)}")
+            require(inputs.count(each) == 1, f"'{name}' ({flag}) names {each} twice: name it once")
+        return cls(algorithm, memory, tuple(sorted(inputs)))
+
+    @property
+    def name(self) -> str:
+        """The memory with the inputs."""
+        return "+".join((self.memory, *self.inputs))
 
     def __str__(self) -> str:
-        return f"{self.algorithm}:{self.memory}"
+        return f"{self.algorithm}:{self.name}"
 
     @property
     def folder(self) -> str:
         """What its runs' folders begin with: the memory alone for PPO, as before there were other algorithms."""
-        name = self.memory if self.algorithm == "ppo" else f"{self.algorithm}_{self.memory}"
+        name = self.name if self.algorithm == "ppo" else f"{self.algorithm}_{self.name}"
         return name.replace(":", "-")
 
 
@@ -79,13 +100,12 @@ def _approach(name: str) -> Approach:
         acts = issubclass(config_class(algorithm), RunConfig)
         require(acts, f"algorithm '{algorithm}' (--approaches {name}) is no subclass of seqrl.config.RunConfig: only "
                       "what learns by acting is compared here")  # fmt: skip
-    elif _is_of_own_file(memory):
+    elif _is_of_own_file(memory.partition("+")[0]):
         raise UserError(
             f"--approaches {name}: behind {algorithm}: stands a memory, and '{memory}' is none; if {algorithm}.py is a "
             f"file of yours, give it a name that is not one of ours ({', '.join(ONLINE)})"
         )
-    check_name(memory, f"--approaches {name}")
-    return Approach(algorithm, memory)
+    return Approach.of(algorithm, memory, f"--approaches {name}")
 
 
 def _is_of_own_file(memory: str) -> bool:
@@ -147,9 +167,9 @@ def overridden(settings: Any, names: Sequence[str], overrides: Sequence[Override
 def settings_of(approach: Approach, base: ppo.Config, overrides: Sequence[Override] = ()) -> RunConfig:
     """The config of `approach` on the problem and with the budget of `base`.
 
-    For PPO it is `base` with the memory. Others start from their recipe for the same environment, if there is one, else
-    from their defaults, and share with `base` what `SHARED` names. `memory_kwargs` of `base` are for memories of one's
-    own alone: ours differ in what they take. Overrides come last.
+    For PPO it is `base` with the memory and the inputs. Others start from their recipe for the same environment, if
+    there is one, else from their defaults, and share with `base` what `SHARED` names. `memory_kwargs` of `base` are for
+    memories of one's own alone: ours differ in what they take. Overrides come last.
     """
     settings: RunConfig = base
     if approach.algorithm != "ppo":
@@ -158,5 +178,6 @@ def settings_of(approach: Approach, base: ppo.Config, overrides: Sequence[Overri
         start = next((r for r in recipes if type(r) is kind and r.env == base.env), kind())
         settings = dataclasses.replace(start, **{name: getattr(base, name) for name in SHARED})
     kwargs = base.memory_kwargs if is_own(approach.memory) else ()
-    settings = dataclasses.replace(settings, memory=approach.memory, memory_kwargs=kwargs)
+    reads: dict[str, Any] = {INPUTS[each]: True for each in approach.inputs}
+    settings = dataclasses.replace(settings, memory=approach.memory, memory_kwargs=kwargs, **reads)
     return overridden(settings, (approach.algorithm, str(approach)), overrides)

@@ -15,6 +15,7 @@ from seqrl.algorithms import check as check_algorithm
 from seqrl.algorithms import decision_transformer, module_of, ppo
 from seqrl.comparison import offline as compare_offline
 from seqrl.comparison.approaches import (
+    INPUTS,
     Approach,
     Override,
     overridden,
@@ -28,7 +29,7 @@ from seqrl.comparison.run_pool import check_seeds
 from seqrl.config import make_environment, parse_env_kwargs, require, require_above_zero
 from seqrl.envs.exact import memoryless_return, optimal_return
 from seqrl.errors import UserError, quoted
-from seqrl.memory.make import check_name, is_own
+from seqrl.memory.make import is_own
 from seqrl.recipes import RECIPES, settings_for
 from seqrl.run_folder import config_from_json, read_json
 
@@ -72,7 +73,7 @@ class Config:
 
     memories: tuple[str, ...] = ("none", "frame_stack", "gru")
     """PPO's memories to compare: any of none, frame_stack, gru, lstm, linear, linear_attention, transformer; your own
-    as module:Class."""
+    as module:Class. With +reward or +action behind it, as in gru+reward, the agent reads the previous one, too."""
     approaches: tuple[str, ...] = ()
     """In their place, ALGORITHM:MEMORY of ppo, impala, r2d2 and recurrent_sac, such as r2d2:gru, or your own as
     module:Class:MEMORY; and bc, best_bc, decision_transformer and qdt, which learn from what those play."""
@@ -124,15 +125,14 @@ class Config:
         """The approaches that act, and the methods that learn from a log. Raises UserError for unknown ones."""
         if self.approaches:
             return read(self.approaches)
-        for memory in self.memories:
-            check_name(memory, "--memories")
-        require(len(set(self.memories)) == len(self.memories), "--memories names one twice: name each once")
-        require(bool(self.memories), "--memories is empty: name at least one")
-        return [Approach("ppo", memory) for memory in self.memories], []
+        named = [Approach.of("ppo", name, "--memories") for name in self.memories]
+        require(len(set(named)) == len(named), "--memories names one twice: name each once")
+        require(bool(named), "--memories is empty: name at least one")
+        return named, []
 
     def label(self, approach: Approach) -> str:
         """How an approach is called while it trains: by its memory alone, where memories are compared."""
-        return str(approach) if self.approaches else approach.memory
+        return str(approach) if self.approaches else approach.name
 
     def overrides(self) -> list[Override]:
         return read_overrides(self.override, targets_of(*self.named()))
@@ -235,6 +235,13 @@ def check(config: Config) -> None:
             )
             check_algorithm(settings)
             module_of(settings).build(settings, *spaces)
+            plain = settings_of(approach._replace(inputs=()), config.settings, overrides)
+            for each in approach.inputs:
+                require(
+                    not getattr(plain, INPUTS[each]),
+                    f"{approach} reads the previous {each} in any case, by its settings: leave +{each} out, or "
+                    f"--previous-{each}",
+                )
     if offline:
         require(config.log_episodes >= 4, f"--log-episodes is {config.log_episodes}: four play, give each one")
         methods = config.methods(config.folder / LOG)

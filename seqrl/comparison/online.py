@@ -147,7 +147,7 @@ def _row(approach: Approach, runs: list[Any], results: list[dict[str, Any]]) -> 
     known = [value for value in stale if value is not None]
     return Row(
         approach=str(approach),
-        memory=approach.memory,
+        memory=approach.name,
         mean=mean,
         half_width=half_width,
         episodes_half_width=of_episodes,

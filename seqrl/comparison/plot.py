@@ -34,7 +34,7 @@ OWN_MARKERS = ("v", "P", "X")
 
 
 def plot_comparison(result: Comparison, path: Path) -> None:
-    """Write the picture: an approach is a colour for its memory and a kind of line for its algorithm."""
+    """Write the picture: an approach is a colour for its memory and a kind of line for its algorithm and inputs."""
     panels = 1 + (result.horizon is not None)
     figure = Figure(figsize=(8 + 3.6 * (panels - 1), 4.5), dpi=150, layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False, width_ratios=(5, 4)[:panels])
@@ -55,12 +55,19 @@ def plot_comparison(result: Comparison, path: Path) -> None:
 
 def _look(result: Comparison, row: Row) -> tuple[str, str | tuple[int, tuple[int, ...]], str]:
     """Colour, kind of line and marker."""
-    names = dict.fromkeys(other.algorithm for other in result.rows)
+    (memory, kind), all_looks = _parted(row), [_parted(other) for other in result.rows]
+    memories, kinds = (dict.fromkeys(each) for each in zip(*all_looks, strict=True))
     return (
-        _with_own(COLOURS, dict.fromkeys(other.memory for other in result.rows), OWN)[row.memory],
-        _with_own(LINES, names, OWN_LINES)[row.algorithm],
-        _with_own(MARKERS, names, OWN_MARKERS)[row.algorithm],
+        _with_own(COLOURS, memories, OWN)[memory],
+        _with_own(LINES, kinds, OWN_LINES)[kind],
+        _with_own(MARKERS, kinds, OWN_MARKERS)[kind],
     )
+
+
+def _parted(row: Row) -> tuple[str, str]:
+    """Its memory, and what has a kind of line: its algorithm, with what it reads besides observations."""
+    memory, plus, inputs = row.memory.partition("+")
+    return memory, row.algorithm + plus + inputs
 
 
 def _with_own(looks: Mapping[str, Any], names: Iterable[str], free: Sequence[Any]) -> dict[str, Any]:

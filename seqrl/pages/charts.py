@@ -74,13 +74,13 @@ BLUE = Style(0)
 def styles_of(names: Sequence[str]) -> dict[str, Style]:
     """A style for each name, no two alike up to 24: memories and methods as in other plots, others in their order.
 
-    Of `algorithm:memory` the memory has the colour, and the algorithm, from the second on, a dash.
+    Of `algorithm:memory+input` the memory has the colour, and what differs besides, from the second on, a dash.
     """
     taken: dict[str, Style] = {}
     dashes = ("", "dashed", "dotted")
     free = (Style(colour, dash) for dash in dashes for colour in (0, 1, 2, 4, 3, 5, 7, 6))
     for name in names:
-        wanted = _KNOWN.get(name.rpartition(":")[2])
+        wanted = _KNOWN.get(name.rpartition(":")[2].partition("+")[0])
         known = () if wanted is None else [Style(wanted, dash) for dash in dashes]
         taken[name] = next(
             (style for style in itertools.chain(known, free) if style not in taken.values()), Style(NEUTRAL, "dotted")

@@ -163,3 +163,38 @@ def test_each_value_has_runs_of_its_own() -> None:
     # Breaks where the folder has six digits of the value: two values would have the same runs.
     folders = [base.at("length", value).folder.name for value in (1_000_000, 1_000_001, 0.5, 2.0)]
     assert folders == ["length=1000000", "length=1000001", "length=0.5", "length=2"]
+
+
+# Break: leave `reads` out of `settings_of`, or let overrides of an algorithm come after it.
+def test_inputs_behind_a_plus() -> None:
+    online, _ = read(["ppo:gru", "ppo:gru+reward", "r2d2:none+reward+action"])
+    assert online[1:] == [Approach("ppo", "gru", ("reward",)), Approach("r2d2", "none", ("action", "reward"))]
+    assert [*map(str, online[1:])] == ["ppo:gru+reward", "r2d2:none+action+reward"]
+    assert [approach.folder for approach in online] == ["gru", "gru+reward", "r2d2_none+action+reward"]
+    found = [settings_of(approach, ppo.Config(env="seqrl/TMaze-v0")) for approach in online]
+    assert [each.memory for each in found] == ["gru", "gru", "none"]
+    assert [(each.previous_action, each.previous_reward) for each in found] == [(0, 0), (0, 1), (1, 1)]
+    assert Config(memories=("gru", "gru+reward")).named()[0] == online[:2]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["gru+rewards"], "unknown input 'rewards' in 'gru+rewards' (--memories): did you mean 'reward'?"),
+        (["gur+reward"], "unknown memory 'gur' (--memories): did you mean 'gru'?"),
+        (["gru+reward+reward"], "names reward twice"),
+        (["gru+action+reward", "gru+reward+action"], "--memories names one twice"),
+    ],
+)
+def test_inputs_that_are_none(names: list[str], words: str) -> None:
+    with pytest.raises(UserError) as error:
+        Config(memories=tuple(names)).named()
+    assert words in str(error.value)
+
+
+# Break: ask the settings with the inputs, which read them always.
+def test_an_input_that_all_have_is_no_input_of_its_own() -> None:
+    settings = ppo.Config(env="seqrl/TMaze-v0", previous_reward=True, run_dir="runs/none")
+    check(Config(memories=("gru", "gru+action"), settings=settings))
+    with pytest.raises(UserError, match=r"ppo:gru\+reward reads the previous reward in any case"):
+        check(Config(memories=("gru", "gru+reward"), settings=settings))

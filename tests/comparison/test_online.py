@@ -268,6 +268,17 @@ def test_advice_is_not_changed_by_an_approach_that_failed() -> None:
     assert "Nothing is gained by lstm (in 80 steps, not 900)." in fewer
 
 
+# Break: `simplicity` of the whole name, which is then one of a user's own memories.
+def test_advice_on_what_is_read_besides() -> None:
+    rows = [
+        row(name, *means) for name, means in {"none": (0.5, 0.5), "gru": (0.5, 0.5), "gru+reward": (1.0, 1.0)}.items()
+    ]
+    words = advice(result(*rows))
+    assert words.startswith("Take gru+reward: it reaches 1, while none reaches 0.5, gru reaches 0.5.")
+    assert advice(result(*rows[:1], row("gru", 1.0, 1.0), rows[2])).startswith("Take gru: it reaches 1")
+    assert advice(result(row("none+reward", 1.0, 1.0), rows[0], row("gru", 1.0, 1.0))).startswith("Take none+reward:")
+
+
 def test_advice_at_chance() -> None:
     # Breaks when what can be had without memory is not looked at.
     words = advice(result(row("none", 0.47, 0.5), row("gru", 0.55, 0.5)))

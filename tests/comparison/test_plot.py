@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from seqrl.comparison.plot import _curves, _horizon
+from seqrl.comparison.plot import _curves, _horizon, _look
 from seqrl.comparison.report import Comparison, Horizon, Row, Tried
 from seqrl.pages.charts import Style
 from seqrl.pages.comparison_page import line_over_seeds
@@ -24,6 +24,16 @@ def result(*memories, **changes):
     return Comparison(rows=[row(memory) for memory in memories], **given | changes)
 
 
+# Break: colours by `row.memory`, or kinds of line by the algorithm alone.
+def test_a_memory_has_its_colour_whatever_is_read_besides():
+    both = result("gru", "gru+reward", "lstm+reward")
+    (one, line, marker), (same, other, another), (lstm, *as_other) = (_look(both, row) for row in both.rows)
+    assert one == same != lstm
+    assert line != other
+    assert marker != another
+    assert as_other == [other, another]
+
+
 @pytest.fixture
 def axes():
     return Figure().subplots()
@@ -36,7 +46,7 @@ def test_curves_are_those_of_the_page(axes):
     np.testing.assert_allclose(axes.lines[0].get_xydata(), line.points)
     corners = axes.collections[0].get_paths()[0].vertices
     assert corners[:, 1].max() == pytest.approx(max(high for _, _, high in line.band))
-    assert "95 %" in axes.get_title()
+    assert "95 %" in axes.get_title(loc="left")
 
 
 # Break: `set_ylim` left out: two seeds' bands flatten the curves.

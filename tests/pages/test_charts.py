@@ -205,10 +205,11 @@ def test_wide_intervals_run_out_of_the_chart():
 
 
 def test_no_two_names_look_alike():
-    names = ["none", "gru", "r2d2:gru", "impala:gru", "lstm", *"abcdefghij"]
+    names = ["none", "gru", "r2d2:gru", "gru+reward", "lstm", *"abcdefghij"]
     styles = styles_of(names)
     assert len(set(styles.values())) == len(names)
     assert styles["gru"].colour == styles["r2d2:gru"].colour
+    assert styles["gru"].colour == styles["gru+reward"].colour
     assert styles["gru"].dash != styles["r2d2:gru"].dash
 
 
