@@ -48,7 +48,7 @@ def plot_comparison(result: Comparison, path: Path) -> None:
     if axes[0, 0].get_legend_handles_labels()[0]:
         figure.legend(
             *axes[0, 0].get_legend_handles_labels(), title="return when evaluated", fontsize=9, title_fontsize=9,
-            frameon=False, alignment="left", loc="outside right center",
+            frameon=False, alignment="left", handlelength=2.8, loc="outside right center",
         )  # fmt: skip
     write_atomically(path, png(figure))
 
