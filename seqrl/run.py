@@ -248,6 +248,10 @@ def _check_start(config: Any, observation_space: gym.Space, action_space: gym.Sp
             f"--start-from {folder} is of {content.get('type')}: a run of {kind} starts from one of its own kind"
         )
     earlier = config_from_json(content, type(config), folder / "config.json")
+    for name in FITTED:
+        theirs, own = (getattr(each, name, None) for each in (earlier, config))
+        if theirs != own:
+            raise UserError(f"--start-from {folder} has --{name.replace('_', '-')} {theirs}, not {own}: give the same")
     observed, acted = read_spaces(folder)
     wrong = difference(observation_space, observed, "observation", bounds=False)
     wrong = wrong or difference(action_space, acted, "action", ordered=True)
@@ -255,10 +259,6 @@ def _check_start(config: Any, observation_space: gym.Space, action_space: gym.Sp
         raise UserError(
             f"--start-from {folder} was trained on another space: {wrong}; give an environment that fits it"
         )
-    for name in FITTED:
-        theirs, own = (getattr(each, name, None) for each in (earlier, config))
-        if theirs != own:
-            raise UserError(f"--start-from {folder} has --{name.replace('_', '-')} {theirs}, not {own}: give the same")
     if not (folder / CHECKPOINT).exists():
         raise UserError(f"--start-from {folder} has no checkpoint yet: train it first, or start from another")
 

@@ -131,6 +131,16 @@ def test_interrupted_it_ends_bit_for_bit_the_same(
     ends_the_same(config(checkpoint_every=3, **changes), tmp_path, monkeypatch, at=7 * 32)
 
 
+# Break: compare spaces first, whose difference says nothing of the setting that it comes from.
+def test_another_run_starts_from_it(tmp_path: Path) -> None:
+    earlier = config(run_dir=str(tmp_path / "earlier"))
+    train(earlier)
+    later = replace(earlier, run_dir=str(tmp_path / "later"), start_from=str(tmp_path / "earlier"))
+    train(replace(later, noise=0.1))
+    with pytest.raises(UserError, match="has --privileged-critic True, not False: give the same"):
+        train(replace(later, run_dir=str(tmp_path / "other"), privileged_critic=False))
+
+
 class Robot(gym.Env):
     """Its speed is under a key of its own, and decides what it is paid."""
 
