@@ -24,15 +24,32 @@ def seen_space(space: Space) -> Space:
     return space.spaces[SEEN] if isinstance(space, spaces.Dict) and is_privileged(space) else space
 
 
-class _Whole(Environment):
-    """The environment below all wrappers, which keeps its last step as it was."""
+class _Around(Environment):
+    """Stands round `env`, which it draws, saves and closes."""
 
     def __init__(self, env: Environment) -> None:
         self.env = env
         self.num_envs, self.device = env.num_envs, env.device
         self.single_observation_space = env.single_observation_space
         self.single_action_space = env.single_action_space
-        self.last: TimeStep
+
+    def render(self) -> np.ndarray | None:
+        return self.env.render()
+
+    def close(self) -> None:
+        self.env.close()
+
+    def state_dict(self) -> dict[str, Tensor] | None:
+        return self.env.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.env.load_state_dict(state)
+
+
+class _Whole(_Around):
+    """The environment below all wrappers, which keeps its last step as it was."""
+
+    last: TimeStep
 
     def reset(self, seed: int | None = None) -> TimeStep:
         self.last = self.env.reset(seed)
@@ -42,50 +59,23 @@ class _Whole(Environment):
         self.last = self.env.step(action)
         return self.last
 
-    def render(self) -> np.ndarray | None:
-        return self.env.render()
-
-    def close(self) -> None:
-        self.env.close()
-
-    def state_dict(self) -> dict[str, Tensor] | None:
-        return self.env.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.env.load_state_dict(state)
-
 
 @final
-class Privileged(Environment):
+class Privileged(_Around):
     """Shows {"seen": what is left of an observation by the wrappers that `wrap` puts round `env`, "privileged": all of
     it}. Episodes and draws are those of `wrap(env)` alone, and so is what it saves."""
 
     def __init__(self, env: Environment, wrap: Callable[[Environment], Environment]) -> None:
         self._whole = _Whole(env)
-        self.env = wrap(self._whole)
-        self.num_envs, self.device = env.num_envs, env.device
-        self.single_observation_space = spaces.Dict({
-            SEEN: self.env.single_observation_space, PRIVILEGED: env.single_observation_space
-        })  # fmt: skip
-        self.single_action_space = env.single_action_space
+        super().__init__(wrap(self._whole))
+        seen = self.single_observation_space
+        self.single_observation_space = spaces.Dict({SEEN: seen, PRIVILEGED: env.single_observation_space})
 
     def reset(self, seed: int | None = None) -> TimeStep:
         return self._told(self.env.reset(seed))
 
     def step(self, action: Tensor) -> TimeStep:
         return self._told(self.env.step(action))
-
-    def render(self) -> np.ndarray | None:
-        return self.env.render()
-
-    def close(self) -> None:
-        self.env.close()
-
-    def state_dict(self) -> dict[str, Tensor] | None:
-        return self.env.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.env.load_state_dict(state)
 
     def _told(self, seen: TimeStep) -> TimeStep:
         whole = self._whole.last
