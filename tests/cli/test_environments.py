@@ -23,7 +23,10 @@ def test_each_environment_is_a_block_that_60_columns_hold(monkeypatch, capsys):
 
 
 # Break: `except BrokenPipeError` left out of `main`, or its `flush`.
-@pytest.mark.parametrize(("args", "unbuffered"), [(["envs"], ""), (["--help"], "1"), (["train", "ppo", "--help"], "")])
+@pytest.mark.parametrize(
+    ("args", "unbuffered"),
+    [(["envs"], ""), (["--help"], "1"), pytest.param(["train", "ppo", "--help"], "", marks=pytest.mark.slow)],
+)
 def test_nobody_reads(args, unbuffered):
     read, write = os.pipe()
     os.close(read)

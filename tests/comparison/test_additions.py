@@ -89,6 +89,7 @@ def test_seeds_and_memories_as_if_asked_for_at_once(tmp_path: Path, capsys: pyte
     assert json.loads((folder / "config.json").read_text()) == config
 
 
+@pytest.mark.slow  # the longest of its kind: memories, sweeps and methods are added in the tests below, too
 def test_a_sweep_an_algorithm_and_methods_as_if_asked_for_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
