@@ -291,8 +291,8 @@ def _check_privilege(config: Config) -> None:
 def build(config: Config, observation_space: Any, action_space: Any) -> Agent | ActorCritic:
     """The untrained agent: a policy and a value, on one memory or two. Weights depend on the seed alone.
 
-    Of a privileged critic the space is that of `seqrl.envs.privileged`; of another, which is what the actor sees, both
-    are made, as far as that can be told without.
+    Where the critic is privileged, observations are those of `seqrl.envs.privileged`. Of what the actor sees, by which
+    a comparison tries its settings out, both are made.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -2,8 +2,8 @@
 
 `ppo:gru` is an algorithm that acts, with a memory. Either may be one's own, or both: `ppo:module:Class`,
 `module:Class:gru`, `module:Class:other:Kind`. `ppo:gru+reward` reads what its last action brought besides.
-`behaviour_cloning` (or `bc`), `filtered_bc` (or `best_bc`),
-`decision_transformer` and `qdt` learn from what the others played.
+`behaviour_cloning` (or `bc`), `filtered_bc` (or `best_bc`), `decision_transformer` and `qdt` learn from what the others
+played.
 """
 
 import dataclasses
