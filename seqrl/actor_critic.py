@@ -61,8 +61,8 @@ class ActorCritic(ActingModule):
         observation = inputs.observation
         if not isinstance(observation, dict) or observation.keys() != {SEEN, PRIVILEGED}:
             return inputs, None
-        parts = (inputs._replace(observation=observation[key]) for key in (SEEN, PRIVILEGED))
-        return next(parts), next(parts)
+        seen, whole = (inputs._replace(observation=observation[key]) for key in (SEEN, PRIVILEGED))
+        return seen, whole
 
     def update_statistics(self, trajectory: Trajectory) -> None:
         """`Agent.update_statistics` of both."""

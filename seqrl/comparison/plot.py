@@ -55,8 +55,8 @@ def plot_comparison(result: Comparison, path: Path) -> None:
 
 def _look(result: Comparison, row: Row) -> tuple[str, str | tuple[int, tuple[int, ...]], str]:
     """Colour, kind of line and marker."""
-    (memory, kind), all_looks = _parted(row), [_parted(other) for other in result.rows]
-    memories, kinds = (dict.fromkeys(each) for each in zip(*all_looks, strict=True))
+    memory, kind = _parted(row)
+    memories, kinds = map(dict.fromkeys, zip(*map(_parted, result.rows), strict=True))
     return (
         _with_own(COLOURS, memories, OWN)[memory],
         _with_own(LINES, kinds, OWN_LINES)[kind],

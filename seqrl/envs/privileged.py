@@ -1,7 +1,7 @@
 """What a critic may see while an agent trains: all that wrappers keep from the actor."""
 
 from collections.abc import Callable
-from typing import final
+from typing import TypeGuard, final
 
 import numpy as np
 from gymnasium import Space, spaces
@@ -14,14 +14,14 @@ SEEN, PRIVILEGED = "seen", "privileged"
 """The keys of such an observation: what the actor sees, and all there is."""
 
 
-def is_privileged(space: Space) -> bool:
+def is_privileged(space: Space) -> TypeGuard[spaces.Dict]:
     """Whether observations of `space` show both."""
     return isinstance(space, spaces.Dict) and space.spaces.keys() == {SEEN, PRIVILEGED}
 
 
 def seen_space(space: Space) -> Space:
     """What the actor sees of such a space; any other as it is."""
-    return space.spaces[SEEN] if isinstance(space, spaces.Dict) and is_privileged(space) else space
+    return space.spaces[SEEN] if is_privileged(space) else space
 
 
 class _Around(Environment):

@@ -123,9 +123,7 @@ def inspect(
         if number < 1:
             raise UserError(f"{flag} is {number}: it must be at least 1")
     assert environment.num_envs == 1, "one episode after the other is played"
-    if (
-        isinstance(agent, ActorCritic) and agent.privileged
-    ):  # where it plays, there is nothing that its critic could see
+    if isinstance(agent, ActorCritic) and agent.privileged:  # its critic would need what nobody shows here
         agent = agent.actor
     generator = torch.Generator(agent.device).manual_seed(derived_seed(seed, 2))
     seeds = [seed + k for k in range(num_episodes)]

@@ -36,8 +36,9 @@ def started(make_actor, num_actors=2, timeout=300.0):
     return closing(engine)
 
 
-# Breaks if an actor is asked for trajectories of another, or its process is given another actor's index; if the learner
-# takes what Ray tells of first, or an actor hangs whose trajectories were not taken.
+# Breaks if an actor hangs whose trajectories were not taken, or a state is not the one of the frame before; with three,
+# if one is asked for trajectories of another, or its process is given another's index, or the learner takes what Ray
+# tells of first.
 @with_ray
 @pytest.mark.parametrize("num_actors", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_counting_memory_through_the_object_store(num_actors):
