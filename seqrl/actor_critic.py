@@ -59,13 +59,35 @@ class ActorCritic(ActingModule):
         if not self.privileged:
             return inputs, inputs
         observation = inputs.observation
-        if not isinstance(observation, dict) or observation.keys() != {SEEN, PRIVILEGED}:
-            return inputs, None
-        seen, whole = (inputs._replace(observation=observation[key]) for key in (SEEN, PRIVILEGED))
-        return seen, whole
+        told = isinstance(observation, dict) and observation.keys() == {SEEN, PRIVILEGED}
+        return split(inputs) if told else (inputs, None)
 
     def update_statistics(self, trajectory: Trajectory) -> None:
         """`Agent.update_statistics` of both."""
         for part, inputs in zip((self.actor, self.critic), self._parted(trajectory.inputs), strict=True):
             if inputs is not None:
                 part.update_statistics(trajectory._replace(inputs=inputs))
+
+
+def split(inputs: AgentInput) -> tuple[AgentInput, AgentInput]:
+    """Of rows that show all, as `seqrl.envs.privileged` does: what the actor reads, and what the critic does."""
+    seen, privileged = (inputs._replace(observation=inputs.observation[key]) for key in (SEEN, PRIVILEGED))
+    return seen, privileged
+
+
+class Seeing(ActingModule):
+    """An actor among rows that show all, of which it reads what it sees; for one whose critics do not act with it."""
+
+    def __init__(self, actor: Agent):
+        super().__init__(actor.observation_space, actor.action_space)
+        self.actor, self.heads, self.reads_reward = actor, actor.heads, actor.reads_reward
+
+    def initial_state(self, batch_size: int) -> State:
+        return self.actor.initial_state(batch_size)
+
+    def unroll(self, inputs: AgentInput, state: State) -> tuple[dict[str, Any], State]:
+        return self.actor.unroll(split(inputs)[0], state)
+
+    def update_statistics(self, trajectory: Trajectory) -> None:
+        """`Agent.update_statistics` of the actor."""
+        self.actor.update_statistics(trajectory._replace(inputs=split(trajectory.inputs)[0]))

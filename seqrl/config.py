@@ -187,6 +187,14 @@ def check_evaluations(config: RunConfig) -> None:
     )
 
 
+def check_privilege(config: Any) -> None:
+    """Raise UserError where a privileged critic is asked for, and nothing is kept from the policy."""
+    require(
+        not config.privileged_critic or bool(config.hide or config.flicker or config.noise),
+        "--privileged-critic: nothing is kept from the policy: give --hide, --flicker or --noise, or leave it out",
+    )
+
+
 def make_agent(
     config: RunConfig, observation_space: gym.Space, action_space: gym.Space, heads: Mapping[str, nn.Module]
 ) -> Agent:

@@ -20,7 +20,7 @@ from torch import nn
 
 from seqrl.checkpoint import counter, load_checkpoint
 from seqrl.data.episode_files import INDEX, lack
-from seqrl.envs.privileged import is_privileged, seen_space
+from seqrl.envs.privileged import is_privileged, split_space
 from seqrl.errors import UserError, quoted
 from seqrl.spaces import difference, space_from_json, space_to_json
 
@@ -288,7 +288,7 @@ def check_spaces(folder: Path, observation_space: gym.Space, action_space: gym.S
     given = {"observation": observation_space, "action": action_space}
     for (name, space), trained in zip(given.items(), read_spaces(folder), strict=True):
         if not is_privileged(space):  # a critic may have seen more, which playing does without
-            trained = seen_space(trained)
+            trained = split_space(trained)[0]
         if wrong := difference(space, trained, name, ordered=name == "action"):
             raise UserError(
                 f"the {name} space does not fit the agent in {folder}, which was trained on another: {wrong}; "

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from seqrl.actor_critic import ActorCritic
-from seqrl.algorithms import load, ppo, train
+from seqrl.actor_critic import ActorCritic, Seeing
+from seqrl.algorithms import load, ppo, recurrent_sac, train
 from seqrl.cli import main
 from seqrl.comparison.config import Config, check
 from seqrl.config import make_environment
@@ -21,6 +21,7 @@ from seqrl.envs.privileged import PRIVILEGED, SEEN
 from seqrl.errors import UserError
 from seqrl.export import export_agent
 from seqrl.inspection.episodes import inspect
+from seqrl.replay_config import make_replay
 from seqrl.trajectory import TimeStep, tree_map
 from tests.interrupted import ends_the_same
 
@@ -30,6 +31,12 @@ HIDDEN: dict[str, Any] = {"hide": (1, 3), "flicker": 0.3, "noise": 0.1}
 def config(**changes: Any) -> ppo.Config:
     settings = {"env": "CartPole-v1", "hide": (1, 3), "num_envs": 4, "rollout_length": 8, "hidden_size": 8}
     return ppo.Config(**{**settings, "num_steps": 320, "separate_critic": True, "privileged_critic": True, **changes})
+
+
+def sac(**changes: Any) -> recurrent_sac.Config:
+    settings = {"env": "Pendulum-v1", "hide": (2,), "num_envs": 2, "rollout_length": 8, "hidden_size": 8}
+    settings |= {"num_steps": 160, "learning_starts": 64, "length": 6, "overlap": 2, "burn_in": 3, "replay_ratio": 12.0}
+    return recurrent_sac.Config(**{**settings, "batch_size": 4, "privileged_critic": True, **changes})
 
 
 def built(settings: ppo.Config) -> ActorCritic:
@@ -92,6 +99,50 @@ def test_the_policy_rests_on_what_the_actor_sees_and_the_value_on_all() -> None:
             assert (gradient is not None and bool(gradient.abs().sum() > 0)) == moved
 
 
+# Break: hand the actor all rows as they are shown to critics, or critics those of the actor.
+def test_critics_of_replayed_rows_judge_by_all_and_the_actor_acts_by_what_it_sees() -> None:
+    settings = sac()
+    with closing(make_environment(settings, privileged=True)) as environment:
+        spaces = environment.single_observation_space, environment.single_action_space
+        networks = recurrent_sac.build_networks(settings, *spaces)
+        rollout = Rollout(environment, Seeing(networks.actor), 0)
+        replay = make_replay(settings, stores_states=False)
+        replay.add(rollout.collect(20)[0])
+    assert [part.encoder.encoders[0].size for part in (networks.actor, networks.critic.agent)] == [2, 3]
+    batch = replay.sample(4)
+    seen, judged = (batch.inputs.observation[key].requires_grad_() for key in (SEEN, PRIVILEGED))
+    with torch.no_grad():  # so that the values of an action depend on the action
+        for parameter in networks.critic.parameters():
+            parameter.add_(0.3)
+    losses, _ = recurrent_sac.loss(networks, batch, settings, torch.Generator().manual_seed(0))
+    reached = [torch.autograd.grad(part, (seen, judged), retain_graph=True, allow_unused=True) for part in losses[:2]]
+    moved = [[leaf is not None and bool(leaf.abs().sum() > 0) for leaf in pair] for pair in reached]
+    assert moved == [[True, False], [False, True]]
+
+
+# Break: standardise what the actor sees by the statistics of all; or leave `split_space` out of `build_networks`.
+def test_sac_trained_it_needs_the_actor_alone(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trained = train(sac(run_dir=str(run), num_evaluations=2, evaluation_episodes=2, keep="best"))
+    assert len(trained.encoder.encoders[0].norm.mean) == 2
+    assert float(trained.encoder.encoders[0].norm.count) > 0
+    observation = np.zeros(2, np.float32)
+    assert np.array_equal(load(run).act(observation), trained.act(observation))
+    assert main(["evaluate", str(run), "--num-episodes", "2"]) == 0
+
+
+# Break: let the critics' being shown more change what the actor draws.
+def test_sac_acts_at_first_as_without(tmp_path: Path) -> None:
+    actions = []
+    for privileged in (True, False):
+        settings = sac(privileged_critic=privileged)
+        with closing(make_environment(settings, privileged=privileged)) as environment:
+            spaces = environment.single_observation_space, environment.single_action_space
+            actor = recurrent_sac.build(settings, *spaces)
+            actions.append(Rollout(environment, Seeing(actor) if privileged else actor, 0).collect(16)[0].action)
+    assert torch.equal(*actions)
+
+
 # Break: draw the critic's weights first, and the actor begins as another.
 def test_it_acts_at_first_as_without() -> None:
     actions = []
@@ -129,6 +180,10 @@ def test_interrupted_it_ends_bit_for_bit_the_same(
     changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends_the_same(config(checkpoint_every=3, **changes), tmp_path, monkeypatch, at=7 * 32)
+
+
+def test_sac_interrupted_ends_bit_for_bit_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends_the_same(sac(checkpoint_every=3), tmp_path, monkeypatch, at=7 * 16)
 
 
 # Break: compare spaces first, whose difference says nothing of the setting that it comes from.
@@ -195,3 +250,8 @@ def test_comparisons_check_it() -> None:
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         train(replace(config(), **changes))
+
+
+def test_sac_has_nothing_to_show_where_nothing_is_hidden() -> None:
+    with pytest.raises(UserError, match="nothing is kept from the policy"):
+        train(sac(hide=()))

@@ -34,6 +34,7 @@ from seqrl.agent import Agent
 from seqrl.config import (
     RunConfig,
     check_evaluations,
+    check_privilege,
     make_agent,
     make_environment,
     require,
@@ -45,7 +46,7 @@ from seqrl.config import (
 from seqrl.data import Batch, Rollout, Sequences
 from seqrl.data.recorder import HistoryRecorder
 from seqrl.envs import ENVIRONMENTS, Environment, TrialVectorEnv
-from seqrl.envs.privileged import PRIVILEGED, SEEN, is_privileged
+from seqrl.envs.privileged import split_space
 from seqrl.envs.trials import OPTIMAL_ACTION, REGRET, unrevealed_space
 from seqrl.evaluations import Evaluations
 from seqrl.learner import Learner, WeightAverage
@@ -270,15 +271,12 @@ def check(config: Config) -> None:
 
 def _check_privilege(config: Config) -> None:
     """Raise UserError where a critic is to see more than there is to see, or than it could have for itself."""
+    check_privilege(config)
     if not config.privileged_critic:
         return
     require(
         config.separate_critic,
         "--privileged-critic without --separate-critic: the policy would read what the critic sees; give both",
-    )
-    require(
-        bool(config.hide or config.flicker or config.noise),
-        "--privileged-critic: nothing is kept from the policy: give --hide, --flicker or --noise, or leave it out",
     )
     for flag, given in (
         ("--teacher-weight", config.teacher_weight > 0),
@@ -301,9 +299,7 @@ def build(config: Config, observation_space: Any, action_space: Any) -> Agent | 
         )
         policy_head, value_head = {"policy": policy}, {"value": ValueHead(config.hidden_size)}
         if config.separate_critic:
-            seen, judged = observation_space, observation_space
-            if config.privileged_critic and is_privileged(observation_space):
-                seen, judged = observation_space[SEEN], observation_space[PRIVILEGED]
+            seen, judged = split_space(observation_space) if config.privileged_critic else (observation_space,) * 2
             agent: Agent | ActorCritic = ActorCritic(
                 make_agent(config, seen, action_space, policy_head),
                 make_agent(config, judged, action_space, value_head),

@@ -8,6 +8,7 @@ memories of their own, as Ni et al. 2022 (arXiv 2110.05038) found best. Differen
 - Sequences run on over the ends of episodes, where the memory resets. They start without memory, or behind a burn-in:
   the replay could keep the actor's state, but the critics never act, and so have none that could be stored.
 - Observations are standardised by running statistics, and gradients are clipped.
+- Critics may see what is hidden from the actor while it trains (`privileged_critic`): see `seqrl.actor_critic`.
 - No uniformly random actions come first, since the first policy is nearly uniform. Its standard deviation is one learnt
   number for each action: one that depends on the state was no better on masked Pendulum (docs/log.md).
 """
@@ -22,11 +23,13 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from seqrl.actor_critic import Seeing, split
 from seqrl.agent import Agent
-from seqrl.config import make_agent, make_environment, require, require_above_zero
+from seqrl.config import check_privilege, make_agent, make_environment, require, require_above_zero
 from seqrl.data import Replay, ReplayBatch, Rollout
 from seqrl.data.replay import StartState
 from seqrl.envs import Environment
+from seqrl.envs.privileged import split_space
 from seqrl.evaluations import Evaluations
 from seqrl.learner import Learner
 from seqrl.nets import PolicyHead
@@ -66,6 +69,8 @@ class Config(ReplayConfig):
     """Factor on rewards, and the first temperature: the optimum stays the same, but values come near unit size [1]."""
     tau: float = 0.02
     """Share of the critics' weights that goes into the target's at each update [0.005]."""
+    privileged_critic: bool = False
+    """Whether critics see, while training, what --hide, --flicker and --noise keep from the policy."""
     initial_log_std: float = 0.0
     """Logarithm of the policy's first standard deviation, before the tanh."""
 
@@ -136,14 +141,15 @@ def loss(
     """
     actor, critic, target, temperature = networks
     burn_in = burn_in_rows(config)
-    policy = unroll(actor, batch.inputs, burn_in)["policy"]
-    features = unroll(critic.agent, batch.inputs, burn_in)["features"]
+    seen, judged = parted(batch.inputs, config)
+    policy = unroll(actor, seen, burn_in)["policy"]
+    features = unroll(critic.agent, judged, burn_in)["features"]
     raw = policy.sample(generator)
     log_prob, action = policy.log_prob(raw), torch.tanh(raw)
     alpha = temperature.log.exp().detach()
     replayed, reward, terminated, _, mask = (leaf[burn_in:] for leaf in batch[1:6])
     with torch.no_grad():
-        target_features = unroll(target.agent, batch.inputs, burn_in)["features"]
+        target_features = unroll(target.agent, judged, burn_in)["features"]
         next_value = (target(target_features, action).amin(0) - alpha * log_prob)[1:]
         goal = config.reward_scale * reward + config.gamma * (~terminated).float() * next_value
     q = critic(features[:-1], torch.tanh(replayed))
@@ -163,6 +169,11 @@ def loss(
             "temperature": alpha,
         }
     return Losses(actor_loss, critic_loss, temperature_loss), metrics
+
+
+def parted(inputs: AgentInput, config: Config) -> tuple[AgentInput, AgentInput]:
+    """What the actor reads of rows, and what the critics do."""
+    return split(inputs) if config.privileged_critic else (inputs, inputs)
 
 
 def unroll(agent: Agent, inputs: AgentInput, burn_in: int) -> dict[str, Any]:
@@ -201,6 +212,7 @@ def check(config: Config) -> None:
     )
     check_replay(config)
     require_above_zero(config, "reward_scale")
+    check_privilege(config)
     require(0 < config.tau <= 1, f"--tau is {config.tau}: it must be above 0 and at most 1")
 
 
@@ -210,7 +222,8 @@ def build(config: Config, observation_space: Any, action_space: Any) -> Agent:
 
 
 def build_networks(config: Config, observation_space: Any, action_space: Any) -> Networks:
-    """The untrained networks.
+    """The untrained networks. Where critics are privileged, observations are those of `seqrl.envs.privileged`; of what
+    the actor sees, which is all that acting knows of, critics are made as well.
 
     Raises UserError for actions other than a bounded Box of floating-point numbers.
     """
@@ -221,8 +234,9 @@ def build_networks(config: Config, observation_space: Any, action_space: Any) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         head = PolicyHead(config.hidden_size, action_space, squash=True, initial_log_std=config.initial_log_std)
-        actor = make_agent(config, observation_space, action_space, {"policy": head})
-        history = make_agent(config, observation_space, action_space, {"features": Features()})
+        seen, judged = split_space(observation_space) if config.privileged_critic else (observation_space,) * 2
+        actor = make_agent(config, seen, action_space, {"policy": head})
+        history = make_agent(config, judged, action_space, {"features": Features()})
         critic = Critic(history, config.hidden_size, int(np.prod(action_space.shape))).to(actor.device)
     target = copy.deepcopy(critic).requires_grad_(False)
     return Networks(actor, critic, target, Temperature(config.reward_scale).to(actor.device))
@@ -235,7 +249,7 @@ def train(config: Config, resume: bool = False) -> Agent:
     disk without room for the replay.
     """
     check(config)
-    with contextlib.closing(make_environment(config)) as environment:
+    with contextlib.closing(make_environment(config, privileged=config.privileged_critic)) as environment:
         return _train(config, environment, resume)
 
 
@@ -246,7 +260,8 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
         name: Learner(module, config.learning_rate, config.max_grad_norm)
         for name, module in (("actor", actor), ("critic", critic), ("temperature", temperature))
     }
-    rollout = Rollout(environment, actor, config.seed)
+    acting = Seeing(actor) if config.privileged_critic else actor
+    rollout = Rollout(environment, acting, config.seed)
     run = Run.open(config, actor.observation_space, actor.action_space, resume)
     replay = make_replay(config, stores_states=False)
     evaluations = Evaluations(config, actor)
@@ -269,8 +284,10 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent:
         while step < config.num_steps and not run.interrupted:
             trajectory, episodes = rollout.collect(config.rollout_length, ())
             replay.add(trajectory, version)
-            for network in (actor, critic.agent, target.agent):
-                network.update_statistics(trajectory)
+            acting.update_statistics(trajectory)
+            judged = trajectory._replace(inputs=parted(trajectory.inputs, config)[1])
+            for network in (critic.agent, target.agent):
+                network.update_statistics(judged)
             step += config.rollout_length * config.num_envs
             history: list[dict[str, Tensor]] = []
             while version < updates_due(step, config):

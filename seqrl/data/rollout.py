@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqrl.actor_critic import ActorCritic
+from seqrl.actor_critic import ActorCritic, Seeing
 from seqrl.agent import Agent
 from seqrl.data.captured import Captured, OnDevice, on_device
 from seqrl.envs import Environment
@@ -53,7 +53,7 @@ class Rollout:
     def __init__(
         self,
         environment: Environment,
-        agent: Agent | ActorCritic,
+        agent: Agent | ActorCritic | Seeing,
         seed: int,
         noise_correlation: float = 0.0,
         explore: Callable[[Any], Any] | None = None,

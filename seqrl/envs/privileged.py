@@ -19,9 +19,9 @@ def is_privileged(space: Space) -> TypeGuard[spaces.Dict]:
     return isinstance(space, spaces.Dict) and space.spaces.keys() == {SEEN, PRIVILEGED}
 
 
-def seen_space(space: Space) -> Space:
-    """What the actor sees of such a space; any other as it is."""
-    return space.spaces[SEEN] if is_privileged(space) else space
+def split_space(space: Space) -> tuple[Space, Space]:
+    """What the actor sees of such a space, and what the critic does; any other is both."""
+    return (space.spaces[SEEN], space.spaces[PRIVILEGED]) if is_privileged(space) else (space, space)
 
 
 class _Around(Environment):
