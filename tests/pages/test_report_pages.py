@@ -23,7 +23,7 @@ from seqrl.pages.comparison_page import (
     write_comparison_page,
 )
 from seqrl.pages.findings import SECTIONS, findings
-from seqrl.pages.run_page import run_page
+from seqrl.pages.run_page import run_page, shown
 from seqrl.reports.run import plot_run
 
 
@@ -66,6 +66,7 @@ CALIBRATION = {
     ],
 }  # fmt: skip
 POLICY = {"total": interval(3.0, None), "first": 0.1, "last": 0.9, "share_of_optimal": 0.75,
+          "regret": interval(7.5, 0.5), "regret_curve": {"mean": [2.0, 5.0, 7.5], "half_width": [None, 0.5, 0.5]},
           "curve": {"mean": [0.1, None, 0.9], "half_width": [0.1, None, 0.1]}}  # fmt: skip
 ADAPTATION = {
     "policies": {"agent": POLICY, EVIL: POLICY, "optimal": POLICY},
@@ -105,6 +106,30 @@ def test_the_agent_is_told_from_what_it_is_compared_with():
     colours = {attributes["data-name"]: attributes["style"] for attributes in page.classed("path", "line")}
     assert colours["agent"] != colours["greedy"]
     assert "optimal 3" in page.text
+
+
+# Breaks if: references go through the agent's blue again, dashed, once other colours are used up.
+def test_no_reference_has_the_agents_colour():
+    data = ADAPTATION | {"policies": {"agent": POLICY} | {f"r{k}": POLICY for k in range(17)}}
+    page = Page("".join(map(str, SECTIONS["adaptation.json"](data))))
+    looks = {a["data-name"]: (a["style"], a["class"]) for a in page.classed("path", "line")}
+    assert len(set(looks.values())) == 18
+    assert [name for name, (colour, _) in looks.items() if colour == looks["agent"][0]] == ["agent"]
+
+
+# Breaks if: `regret_curve` is asked for like `curve`: adaptation.json of before, which has none, is not shown; or
+# random actions are drawn, beside whose regret others lie flat.
+def test_regret_has_a_chart_where_it_is_known():
+    def page_of(names, found):
+        data = ADAPTATION | {"policies": dict.fromkeys(names, found)}
+        return Page("".join(map(str, SECTIONS["adaptation.json"](data))))
+
+    page = page_of(("agent", "random", "greedy", "optimal"), POLICY)
+    names = [attributes["data-name"] for attributes in page.classed("path", "line")]
+    assert names == ["agent", "random", "greedy"] * 2 + ["agent", "greedy"] * 2  # each for wide and narrow windows
+    assert page.text.count("7.5 ± 0.5") == 3  # who knows the task has no regret
+    before = {name: value for name, value in POLICY.items() if not name.startswith("regret")}
+    assert len(page_of(("agent", "greedy"), before).classed("path", "line")) == 4
 
 
 # Break: a file of SECTIONS that is not looked for.
@@ -275,6 +300,11 @@ def test_what_a_runs_page_leaves_out(tmp_path):
     assert "waits for whom" in read.text
 
 
+# Breaks if: numbers of four digits have no comma, beside key figures that have one.
+def test_settings_are_written_like_key_figures():
+    assert [shown(value) for value in (8_000, 64, True, 0.5, [])] == ["8,000", "64", "yes", "0.5", "–"]
+
+
 def test_a_reward_models_page(tmp_path):
     lines = [{"step": s, "accuracy": 1.0, "held_out_accuracy": 1.0, "steps_per_second": 9.0} for s in (1.0, 2.0)]
     about = {"type": "reward_model", "env": "", "env_kwargs": [], "preferences": "logs/prefs.jsonl"}
@@ -318,6 +348,16 @@ def test_a_sweep_without_an_optimum_shows_where_random_actions_are():
     assert "random actions" in alone
     assert "counts as solved<" not in alone
     assert "nothing counts" not in "".join(horizon({"key": "length", "values": [5], "tried": {"ppo:gru": tried[:1]}}))
+
+
+# Breaks if: sentences keep the hyphens that table.md has, beside axes with minus signs; flags keep theirs.
+def test_sentences_have_the_minus_signs_of_axes(tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    told = "# e\n\nrandom actions -1.3\n\n| m | r |\n|---|---|\n| a | 1 |\n\n"
+    told += "It brings -0.335: more --num-steps.\n\n- -7 too\n"
+    (tmp_path / "table.md").write_text(told)
+    text = Page(comparison_page(tmp_path)).text
+    assert all(words in text for words in ("actions −1.3", "brings −0.335", "−7 too", "--num-steps"))
 
 
 # Break: all settings in the table, those of one run alone, or those before what came out; the first tenth of the
