@@ -22,6 +22,8 @@ AGENT = "agent"
 """The name of who adapts, among the policies of an `Adaptation`."""
 OPTIMAL = "optimal"
 """The name of the reference that knows the task: regret and shares are taken against it."""
+RANDOM = "random"
+"""The name of the reference that acts at random."""
 
 Watch = Callable[[str, int, float, int], None]
 """Told after each step: who plays, how many inner episodes began there, what all rewards sum to, and how many rows."""
@@ -73,6 +75,18 @@ class Adaptation:
     def regret(self, name: str) -> tuple[float, float] | None:
         """What a trial brings less than it brings who knows the task; None where nobody does."""
         return self.difference(OPTIMAL, name) if OPTIMAL in self.returns else None
+
+    def regret_curve(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """The same up to and with each inner episode, [inner episodes] each, the last as in `regret`."""
+        if OPTIMAL not in self.returns:
+            return None
+        most = max(self.returns[each].shape[1] for each in (OPTIMAL, name))
+        best, mine = (
+            np.pad(np.nan_to_num(self.returns[each]), ((0, 0), (0, most - self.returns[each].shape[1]))).cumsum(1)
+            for each in (OPTIMAL, name)
+        )
+        mean, half_width = np.array([mean_and_half_width(column) for column in (best - mine).T.tolist()]).T
+        return mean, half_width
 
     def share_of_optimal(self, name: str) -> float | None:
         """The return of all trials over that of who knows the tasks; None where nobody does, or either is negative."""

@@ -22,6 +22,7 @@ from seqrl.evaluate import evaluate
 from seqrl.figures import png
 from seqrl.run_folder import CHECKPOINT
 from seqrl.statistics import mean_and_half_width
+from seqrl.tables import plain_table
 from seqrl.trajectory import tree_map
 
 FEW = 5
@@ -86,7 +87,7 @@ class Calibration:
 
     def table(self) -> Table:
         """A line for each target."""
-        table = Table(title="target and achieved return", caption=f"{self.num_episodes} episodes each")
+        table = plain_table("target and achieved return", caption=f"{self.num_episodes} episodes each")
         for name in ("target", "achieved (95 %)", "logged episodes with as much", ""):
             table.add_column(name, justify="right")
         for target, mean, half, support in zip(self.targets, self.achieved, self.half_width, self.support, strict=True):
@@ -213,7 +214,7 @@ def bin_bounds(values: Tensor, num_bins: int) -> list[tuple[float, float]]:
 def bins_table(bins: list[Bin], held_out: bool) -> Table:
     """A line for each bin."""
     which = "held-out" if held_out else "logged (none was held out)"
-    table = Table(title=f"how well {which} actions are foreseen, by return-to-go")
+    table = plain_table(f"how well {which} actions are foreseen, by return-to-go")
     measure = "accuracy" if bins and bins[0].accuracy is not None else "squared error"
     for name in ("return-to-go", "decisions", "log-likelihood", measure):
         table.add_column(name, justify="right")

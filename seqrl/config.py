@@ -91,6 +91,15 @@ class RunConfig(ProblemConfig):
     than the last one by more than chance explains."""
 
 
+def problem_name(settings: Mapping[str, Any]) -> str:
+    """What stands above a table or a picture: an environment with its arguments, and what of it the agent does not see,
+    as a command is given them. Who looks before reading must not take one problem for the other."""
+    kept = {name: settings.get(name) for name in ("hide", "flicker", "noise")}
+    written = {name: ",".join(map(str, v)) if isinstance(v, list | tuple) else v for name, v in kept.items()}
+    flags = [f"--{name} {value}" for name, value in written.items() if value]
+    return " ".join([settings["env"], *settings["env_kwargs"], *flags])
+
+
 def make_environment(config: ProblemConfig, num_envs: int | None = None, *, privileged: bool = False) -> Environment:
     """The batch of environments that `config` describes; `num_envs` overrides its number. With `privileged`, what it
     keeps from agents is shown beside what they see (`seqrl.envs.privileged`)."""

@@ -1,8 +1,9 @@
-"""Arguments of environments, as they are written on the command line."""
+"""What environments and their arguments are called, as on the command line."""
 
 import pytest
 
-from seqrl.config import parse_env_kwargs
+from seqrl.algorithms import ppo
+from seqrl.config import parse_env_kwargs, problem_name
 from seqrl.errors import UserError
 
 
@@ -31,3 +32,10 @@ def test_what_would_be_a_text_by_mistake_is_refused(pair, message):
         parse_env_kwargs((pair,))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# Breaks if: what is hidden is left out: the page of masked CartPole has the title of CartPole.
+def test_a_problem_is_named_with_what_is_hidden_of_it():
+    config = ppo.Config(env="CartPole-v1", env_kwargs=("a=1",), hide=(1, 3), noise=0.1)
+    assert problem_name(vars(config)) == "CartPole-v1 a=1 --hide 1,3 --noise 0.1"
+    assert problem_name(vars(ppo.Config(env="CartPole-v1"))) == "CartPole-v1"

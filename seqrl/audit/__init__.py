@@ -16,6 +16,7 @@ from seqrl.audit.reading import Rows
 from seqrl.audit.reading_dialogues import read_log, speaker_rows, speaker_table
 from seqrl.data.dialogues import shown
 from seqrl.data.episodes import EpisodeDataset
+from seqrl.tables import plain_table
 
 __all__ = ["Audit", "Finding", "audit", "audit_dialogues", "audit_preferences", "audit_thumbs"]
 
@@ -56,7 +57,7 @@ class Audit:
         if "form" not in self.about:
             caption = Text("five numbers: least / 5 % / median / 95 % / greatest; ") + caption
         title = Text(f"{shown(self.folder, 1000)}{f': {env}' if env else ''}")
-        table = Table(title=title, caption=caption, show_lines=False)
+        table = plain_table(title, caption)
         for name in ("check", "verdict", "what was found"):
             table.add_column(name, no_wrap=name != "what was found")
         for check, _, severity, message, _ in self.findings:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seqrl.data.dialogues import Dialogue, Turn, Value, numbered_dialogues, shown
+from seqrl.tables import plain_table
 
 REWARD_IN_TEXT = re.compile(r"\b(?:reward|return|score|points?)\s*[:=]\s*[-+]?\d", re.IGNORECASE)
 """Such as `reward: 1` or `score=0.5`: a log's own bookkeeping, not what people say."""
@@ -157,7 +158,7 @@ def speaker_table(rows: Iterable[Mapping[str, Any]], most: int = 12) -> Table:
     rows = list(rows)
     rest = len(rows) - most
     caption = "tokens: words between spaces; learnt: of turns whose speaker is the dialogue's agent, mask 1"
-    table = Table(caption=caption + (f"; {rest:,} more speakers are not shown" if rest > 0 else ""))
+    table = plain_table(caption=caption + (f"; {rest:,} more speakers are not shown" if rest > 0 else ""))
     table.add_column("speaker", overflow="fold")
     for name in ("dialogues", "turns", "learnt", "tokens", "learnt", "rewards", "sum"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -20,7 +20,7 @@ from seqrl import adaptation
 from seqrl.algorithms import load, read_config
 from seqrl.cli.arguments import parse, positional
 from seqrl.cli.outputs import versions
-from seqrl.config import ProblemConfig, make_environment, parse_env_kwargs, require
+from seqrl.config import ProblemConfig, make_environment, parse_env_kwargs, problem_name, require
 from seqrl.envs import ENVIRONMENTS, Environment, TrialVectorEnv
 from seqrl.envs.trials import EPISODE_START, OPTIMAL_ACTION
 from seqrl.errors import UserError
@@ -78,7 +78,7 @@ def adapt(args: list[str]) -> int:
         except KeyboardInterrupt:
             print("seqrl: interrupted; nothing was written", file=sys.stderr)
             return 130
-    title = " ".join([f"{run.name} on {config.env}", *config.env_kwargs])
+    title = f"{run.name} on {problem_name(vars(config))}"
     console = Console()
     console.print(report.table(found, escape(title), console.width))
     console.print(report.sentence(found))

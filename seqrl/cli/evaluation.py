@@ -12,7 +12,7 @@ from seqrl.cli.judging import evaluate_reward_model
 from seqrl.cli.outputs import check_output, print_row, write_output
 from seqrl.cli.speaking import evaluate_speaker
 from seqrl.comparison.folder import RESULTS
-from seqrl.config import make_environment, parse_env_kwargs, require
+from seqrl.config import make_environment, parse_env_kwargs, problem_name, require
 from seqrl.errors import UserError, quoted
 from seqrl.evaluate import Evaluation
 from seqrl.evaluate import evaluate as play
@@ -72,7 +72,7 @@ def evaluate(args: list[str]) -> int:
         "highest": f"{result.returns.max():.4g}",
         "mean length": f"{result.lengths.mean():.1f}",
     }
-    print_row(f"{run} on {' '.join([config.env, *config.env_kwargs])}", columns)
+    print_row(f"{run} on {problem_name(vars(config))}", columns)
     if alike := no_proof(result.returns.tolist(), "episodes"):
         print(alike)
     if result.num_cut:

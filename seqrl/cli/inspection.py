@@ -12,7 +12,7 @@ import tyro
 from seqrl.algorithms import load, load_speaker, read_config, rlhf
 from seqrl.cli.arguments import environment_asked_for, parse, positional
 from seqrl.cli.speaking import SpokenIn, check_answers, problem, prompts_for
-from seqrl.config import make_environment
+from seqrl.config import make_environment, problem_name
 from seqrl.envs import Environment
 from seqrl.envs.make import may_draw
 from seqrl.errors import UserError
@@ -70,7 +70,7 @@ def inspect(args: list[str]) -> int:
             agent, environment, options.num_episodes, options.seed, sample=options.sample, max_steps=options.max_steps
         )
     about = {
-        "title": " ".join([config.env, *config.env_kwargs]),
+        "title": problem_name(vars(config)),
         "kind": f"episodes · {read_json(run, 'config.json')['type']} · {getattr(config, 'memory', 'transformer')}",
         "subtitle": f"Run {run.name}, played with {_seeds(options)}, "
         + ("actions drawn from the policy." if options.sample else "the likeliest action taken."),

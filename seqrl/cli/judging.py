@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from seqrl.cli.arguments import parse
 from seqrl.cli.outputs import check_output, print_row, write_output
@@ -17,6 +16,7 @@ from seqrl.language.reward_report import error_by_chance, reward_report
 from seqrl.language_runs.rewards import REPORT, load_reward_model
 from seqrl.run_folder import read_json
 from seqrl.statistics import percent
+from seqrl.tables import plain_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def tell(run: str, report: dict[str, Any], pairs: str) -> None:
         "disagreement": f"{report['disagreement']:.2f}",
     }
     print_row(f"{run} on {pairs}", columns)
-    table = Table(title="how sure it was, and how often it was right")
+    table = plain_table("how sure it was, and how often it was right")
     for column in ("probability", "pairs", "foretold", "came"):
         table.add_column(column, justify="right")
     for each in report["calibration"]:

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from seqrl.algorithms import load_speaker, read_config
@@ -25,6 +24,7 @@ from seqrl.language_runs.config import LanguageConfig
 from seqrl.language_runs.run import check_reads
 from seqrl.people.labelling import Questions, Session, agreements
 from seqrl.statistics import percent
+from seqrl.tables import plain_table
 from seqrl.text import TextTask, make_task
 
 MOST_SHOWN = 2_000
@@ -193,7 +193,7 @@ def agreement(args: list[str]) -> int:
     require(bool(paths), "--agreement needs files of preferences: seqrl label --agreement FILE [FILE …]")
     require(not rest, f"--agreement takes files alone, not {shown(' '.join(rest))}")
     preferences = [each for path in paths for each in read_preferences(path)]
-    table = Table(title="agreement between labellers")
+    table = plain_table("agreement between labellers")
     for column in ("labellers", "questions both chose in", "agree", "Cohen's κ"):
         table.add_column(column, justify="left" if column == "labellers" else "right")
     found = agreements(preferences)

@@ -7,13 +7,13 @@ import gymnasium
 import numpy
 import torch
 from rich.console import Console
-from rich.table import Table
 
 import seqrl
 from seqrl.checkpoint import write_json
 from seqrl.config import require
 from seqrl.data.dialogues import shown
 from seqrl.errors import UserError
+from seqrl.tables import plain_table
 
 DATASETS = Path("datasets")
 """What is collected and imported goes there, if nothing else is said."""
@@ -43,7 +43,7 @@ def write_output(output: str, figures: dict[str, Any]) -> None:
 
 def print_row(title: str, columns: dict[str, str]) -> None:
     """A table of a single row, by its columns."""
-    table = Table(title=title)
+    table = plain_table(title)
     for column in columns:
         table.add_column(column, justify="right")
     table.add_row(*columns.values())

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -39,6 +38,7 @@ from seqrl.progress import progress_bar
 from seqrl.reports import frontier as report_frontier
 from seqrl.reports import shipping as report_shipping
 from seqrl.reports.common import WIDTH
+from seqrl.tables import plain_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,7 +319,7 @@ def turns(args: list[str]) -> int:
 def turns_table(found: list[TurnValue], title: str, width: int = WIDTH) -> Table:
     """For a terminal: what was heard and said, escaped and cut, and what it did to the value. Where three columns of
     words would be too narrow to be read, they stand below each other."""
-    table = Table(title=escape(title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = plain_table(escape(title))
     wide = width >= WIDTH
     table.add_column("dialogue, turn", no_wrap=wide, ratio=None if wide else 1, overflow="fold")
     for heading in TEXTS if wide else ():

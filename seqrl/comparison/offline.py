@@ -23,7 +23,7 @@ from seqrl.comparison.folder import RESULTS, check_grows, locked, write_results
 from seqrl.comparison.report_offline import MethodRow, OfflineComparison, Score, plot_offline
 from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, check_seeds, is_done, run_all, seed_of
 from seqrl.comparison.verdict import verdict
-from seqrl.config import make_environment, require
+from seqrl.config import make_environment, problem_name, require
 from seqrl.data import EpisodeDataset
 from seqrl.decision_agent import DecisionAgent
 from seqrl.errors import UserError, nearest
@@ -250,7 +250,7 @@ def summarise(config: Config, dataset: EpisodeDataset) -> OfflineComparison:
     rows = [_row(method, [Path(run.run_dir) for run in runs]) for method, runs in runs_of(config).items()]
     return OfflineComparison(
         dataset=settings.dataset,
-        env=" ".join([settings.env, *settings.env_kwargs]) if config.play else "",
+        env=problem_name(vars(settings)) if config.play else "",
         num_steps=settings.num_steps,
         num_seeds=config.num_seeds,
         num_episodes=config.num_episodes,

@@ -24,7 +24,7 @@ from seqrl.comparison.plot import plot_comparison
 from seqrl.comparison.reach import Reach
 from seqrl.comparison.report import Comparison, Row
 from seqrl.comparison.run_pool import EVALUATION, EVALUATION_SEED, Job, is_done, run_all, seed_of
-from seqrl.config import RunConfig, make_environment
+from seqrl.config import RunConfig, make_environment, problem_name
 from seqrl.evaluate import MAX_LENGTH, evaluate
 from seqrl.run_folder import check_new, config_to_json, create_folder, read_json, read_metrics
 from seqrl.statistics import mean_and_half_width
@@ -123,7 +123,7 @@ def summarise(config: Config, online: Sequence[Approach]) -> Comparison:
     best = max(rows, key=lambda row: row.mean)
     needed = threshold(config, floor, best.mean, best.episodes_half_width)
     return Comparison(
-        env=" ".join([settings.env, *settings.env_kwargs]),
+        env=problem_name(vars(settings)),
         num_steps=settings.num_steps,
         num_episodes=config.num_episodes,
         optimal=config.optimal(),

@@ -132,7 +132,7 @@ def _horizon(axes: Axes, result: Comparison, horizon: Horizon) -> None:
             axes.plot(t.value, mean, marker, color=colour, markerfacecolor=face, markersize=7, clip_on=False,
                       transform=axes.transData + aside)  # fmt: skip
     at = {t.value: t for tried in horizon.tried.values() for t in tried}  # what all approaches have in common
-    _across(axes, {value: t.needed for value, t in at.items()}, ":")
+    _across(axes, {value: t.needed for value, t in at.items()}, "-", "counts as solved")
     _across(axes, {value: t.random for value, t in at.items()}, "-.", "random actions")
     low, high = min(horizon.values), max(horizon.values)
     if low > 0:
@@ -142,16 +142,17 @@ def _horizon(axes: Axes, result: Comparison, horizon: Horizon) -> None:
     axes.set_xticks(horizon.values, [f"{value:g}" for value in horizon.values])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set(xlabel=f"{horizon.key} (filled: solved, above the dotted line)", ylabel="return when evaluated")
+    axes.set(xlabel=f"{horizon.key} (filled: solved)", ylabel="return when evaluated")
 
 
-def _across(axes: Axes, levels: Mapping[float, float | None], line: str, name: str = "") -> None:
+def _across(axes: Axes, levels: Mapping[float, float | None], line: str, name: str) -> None:
     """A line through what is known at each of the sweep's values, with its name above its end."""
     known = {value: level for value, level in levels.items() if level is not None and math.isfinite(level)}
     if len(levels) == len(known) == 1:  # across the panel: the line of a single value could not be seen
-        axes.axhline(*known.values(), color="black", linewidth=1, linestyle=line)
+        [level] = known.values()
+        axes.axhline(level, color="black", linewidth=1, linestyle=line)
+        axes.annotate(name, (1, level), (0, 3), axes.get_yaxis_transform(), "offset points", ha="right", fontsize=8)
     elif known:
         marker = "_" if len(known) == 1 else ""
         axes.plot(list(known), list(known.values()), color="black", linewidth=1, linestyle=line, marker=marker)
-    if known:
         axes.annotate(name, max(known.items()), (0, 3), textcoords="offset points", ha="right", fontsize=8)

@@ -34,6 +34,7 @@ from seqrl.pages.run_page import write_run_page
 from seqrl.pages.scales import Scale
 from seqrl.reports.common import number, over_seeds
 from seqrl.run_folder import read_json
+from seqrl.statistics import with_minus
 
 RESULTS, TABLE = "results.json", "table.md"
 
@@ -265,10 +266,10 @@ def _sorted_out(told: list[markdown.Block]) -> tuple[str, list[Html], list[markd
     advice: list[Html] = []
     for block in told[first:]:
         if isinstance(block, markdown.Paragraph):
-            advice.append(markdown.inline(block.text))
+            advice.append(markdown.inline(with_minus(block.text)))
         elif isinstance(block, markdown.Bullets):
-            advice += map(markdown.inline, block.items)
-    return " ".join(above), advice, [block for block in told if isinstance(block, markdown.Table)]
+            advice += (markdown.inline(with_minus(item)) for item in block.items)
+    return with_minus(" ".join(above)), advice, [block for block in told if isinstance(block, markdown.Table)]
 
 
 def _table(block: markdown.Table, results: dict[str, Any]) -> Html:

@@ -1,13 +1,14 @@
 """What was measured of a run after its training, a section of a page for each JSON file that a command wrote."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from seqrl.adaptation import AGENT, OPTIMAL
-from seqrl.pages.charts import LARGE, NEUTRAL, Level, Line, Style, line_chart, styles_of
+from seqrl.adaptation import AGENT, OPTIMAL, RANDOM
+from seqrl.pages.charts import BLUE, LARGE, NEUTRAL, Level, Line, Style, line_chart
 from seqrl.pages.html import Html, element, figure, section, table
 from seqrl.pages.judgements import held_out, shipping
 from seqrl.reports.common import mean_and_interval
@@ -75,24 +76,25 @@ def calibration(data: dict[str, Any]) -> list[Html]:
 
 
 def adaptation(data: dict[str, Any]) -> list[Html]:
-    """In-context curves: the return of inner episodes, by their place in the trial."""
+    """In-context curves: the return of inner episodes, by their place in the trial, and the regret up to there."""
     policies = data["policies"]
-    styles = styles_of([AGENT, *(name for name in policies if name not in (AGENT, OPTIMAL))])
-    lines, levels, rows = [], [], []
+    free = itertools.cycle(Style(colour, dash) for dash in ("", "dashed", "dotted") for colour in (1, 2, 4, 3, 5, 7))
+    styles = {AGENT: BLUE, RANDOM: Style(NEUTRAL)}  # the agent's blue is in no other's dashes either
+    styles |= {name: next(free) for name in policies if name not in (AGENT, RANDOM, OPTIMAL)}
+    lines, regrets, levels, rows = [], [], [], []
     for name, found in policies.items():
-        total, mean, half = found["total"], found["curve"]["mean"], found["curve"]["half_width"]
-        shown = _interval(total)
-        share = found["share_of_optimal"]
-        rows.append([name, shown, f"{found['first']:.4g}", f"{found['last']:.4g}",
-                     "–" if share is None else f"{100 * share:.1f} %"])  # fmt: skip
+        total, so_far = found["total"], found.get("regret_curve")
+        share, regret = found["share_of_optimal"], found.get("regret")
+        rows.append([name, _interval(total), f"{found['first']:.4g}", f"{found['last']:.4g}",
+                     "–" if share is None else f"{100 * share:.1f} %",
+                     "–" if regret is None or name == OPTIMAL else _interval(regret)])  # fmt: skip
         if name == OPTIMAL:  # its task stays the same: a level, not a curve
-            known = [value for value in mean if value is not None]
+            known = [value for value in found["curve"]["mean"] if value is not None]
             levels.append(Level(name="optimal", value=sum(known) / len(known), figure=f"{total['mean']:.4g}"))
             continue
-        points = [(k + 1, math.nan if value is None else value) for k, value in enumerate(mean)]
-        band = [(k + 1, m - h, m + h) for k, (m, h) in enumerate(zip(mean, half, strict=True))
-                if m is not None and h is not None] if name == AGENT else []  # fmt: skip
-        lines.append(Line(name=name, points=points, band=band, style=styles[name], figure=f"{total['mean']:.4g}"))
+        lines.append(_by_episode(name, found["curve"], styles[name], f"{total['mean']:.4g}"))
+        if so_far is not None and regret is not None and name != RANDOM and data["num_episodes"] > 1:
+            regrets.append(_by_episode(name, so_far, styles[name], f"{regret['mean']:.4g}"))
     chart = line_chart(
         lines, x_label="inner episode", y_label="return of an inner episode", levels=levels, size=LARGE, whole=True
     )
@@ -100,10 +102,30 @@ def adaptation(data: dict[str, Any]) -> list[Html]:
         f"{data['num_trials']:,} trials of {data['num_episodes']:,} inner episodes, the same tasks for all. Weights "
         f"frozen (sha256 {data['digest'][:8]}…). Band: 95 % over trials. Beside the names: the return of a trial."
     )
-    header = ["policy", "return of a trial (95 %)", "first episode", "last tenth", "of optimal"]
-    whole = element("div", table(header, rows), class_="card spaced")
+    parts = [figure(chart, caption)]
+    if regrets:
+        chart = line_chart(
+            regrets, x_label="inner episode", y_label="cumulative regret", size=LARGE, whole=True,
+            levels=[Level(name="optimal", value=0.0)],
+        )  # fmt: skip
+        caption = "What was brought less, up to each inner episode, than by who knows the task; what levels off has "
+        caption += "learnt the task. Beside the names: the regret of a trial."
+        if RANDOM in policies:
+            caption += " Without random actions, beside which the others would lie flat."
+        parts.append(figure(chart, caption))
+    header = ["policy", "return of a trial (95 %)", "first episode", "last tenth", "of optimal", "regret (95 %)"]
+    parts.append(element("div", table(header, rows), class_="card spaced"))
     about = "Held-out tasks, weights at rest: what rises from left to right was learnt in memory alone."
-    return [section("Learning inside the context", figure(chart, caption), whole, about=about)]
+    return [section("Learning inside the context", *parts, about=about)]
+
+
+def _by_episode(name: str, curve: dict[str, list[float | None]], style: Style, figure: str) -> Line:
+    """A policy's curve by inner episode, with the band of its interval if it is the agent."""
+    mean, half = curve["mean"], curve["half_width"]
+    points = [(k + 1, math.nan if value is None else value) for k, value in enumerate(mean)]
+    band = [(k + 1, m - h, m + h) for k, (m, h) in enumerate(zip(mean, half, strict=True))
+            if m is not None and h is not None] if name == AGENT else []  # fmt: skip
+    return Line(name=name, points=points, band=band, style=style, figure=figure)
 
 
 def frontier(data: dict[str, Any]) -> list[Html]:

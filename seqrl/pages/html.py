@@ -99,6 +99,10 @@ def definitions(pairs: Iterable[tuple[str, object]]) -> Html:
     return element("dl", [element("div", element("dt", k), element("dd", v)) for k, v in pairs], class_="settings")
 
 
+SHORT = 24
+"""Characters up to which a cell of words is not broken: an environment's name, at its hyphen."""
+
+
 def table(header: Sequence[object], rows: Iterable[Sequence[object]], caption: object = "", mark: int = -1) -> Html:
     """A table whose first column stays in sight; columns of figures are aligned right. Row `mark` stands out."""
     rows = [list(row) for row in rows]
@@ -111,7 +115,7 @@ def table(header: Sequence[object], rows: Iterable[Sequence[object]], caption: o
             element(
                 name,
                 _figure(cell) if numeric[k] else cell,
-                class_="number" if numeric[k] else None,
+                class_="number" if numeric[k] else "short" if name == "td" and len(str(cell)) <= SHORT else None,
                 scope="col" if name == "th" else None,
             )
             for k, cell in enumerate(row)

@@ -13,7 +13,16 @@ from seqrl.pages.findings import findings
 from seqrl.pages.html import Html, definitions, element, figure, figures, grid, page, section, write_page
 from seqrl.pages.scales import Kind
 from seqrl.reports.common import mean_and_interval, smooth
-from seqrl.reports.run import LOGARITHMIC, PANELS, panel_heading, panels_of, problem, read_curves, read_settings, x_axis
+from seqrl.reports.run import (
+    PANELS,
+    is_logarithmic,
+    panel_heading,
+    panels_of,
+    problem,
+    read_curves,
+    read_settings,
+    x_axis,
+)
 from seqrl.run_folder import read_json
 from seqrl.statistics import mean_and_half_width, percent
 
@@ -22,8 +31,10 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Learning": (
         "How well the update went, and what moved.",
         (
-            "loss", "losses of actor and critic", "losses of Q and V", "conservative loss (CQL)",
-            "loss in reading what others say", "policy", "mean value", "mean value, held out", "size of errors",
+            "loss", "loss of the policy", "loss of the actor", "loss of values", "loss of the critic",
+            "losses of Q and V", "conservative loss (CQL)", "loss in reading what others say",
+            "entropy of the policy, nats", "temperature", "KL of an update, nats", "share of ratios that are clipped",
+            "mean value", "mean value, held out", "size of errors", "norm of the gradient",
             "log-likelihood of logged actions", "share of logged actions foreseen", "squared error of logged actions",
         ),
     ),
@@ -181,6 +192,7 @@ def known_levels(config: dict[str, Any]) -> list[Level]:
 def _groups(curves: dict[str, Any], config: dict[str, Any]) -> list[Html]:
     """The sections of panels that have something to show. Of metrics that no group knows, constants have none."""
     sections, shown, x_label, panels = [], {RETURN, EVALUATED, KEPT}, x_axis(config), panels_of(curves)
+    alone: list[Html] = []
     for title, (about, names) in GROUPS.items():
         cards = []
         for name in names:
@@ -190,23 +202,23 @@ def _groups(curves: dict[str, Any], config: dict[str, Any]) -> list[Html]:
                 heading = panel_heading(name, metrics.values(), config)
                 lines = [smoothed(label, curves[metric], Style(colour)) for (metric, label), colour
                          in zip(metrics.items(), COLOURS, strict=False)]  # fmt: skip
-                kind: Kind = "log" if name in LOGARITHMIC else "linear"
+                kind: Kind = "log" if is_logarithmic(name, (curves[metric] for metric in metrics)) else "linear"
                 cards.append(
                     figure(line_chart(lines, x_label=x_label, y_kind=kind, size=SMALL, whole=True), title=heading)
                 )
-        if cards:
-            if title == "Speed and lag" and not shown & LAG:
-                title, about = "Speed", "How quickly rows come."
+        if title == "Speed and lag" and not shown & LAG:
+            alone = cards  # of one panel, which needs no section of its own
+        elif cards:
             sections.append(section(title, grid(cards), about=about))
     rest = [
         name for name, curve in curves.items()
         if name not in shown and (len(curve) == 1 or len({value for _, value in curve}) > 1)
     ]  # fmt: skip
-    if rest:
+    if alone or rest:
         cards = [figure(line_chart([smoothed(name, curves[name], Style(NEUTRAL))], x_label=x_label, whole=True),
                         title=TITLES.get(name, name.replace("_", " "))) for name in rest]  # fmt: skip
         unknown = "" if set(rest) <= set(TITLES) else "Other metrics of the run, by their names in metrics.jsonl."
-        sections.append(section("More", grid(cards), about=unknown))
+        sections.append(section("More", grid(alone + cards), about=unknown))
     return sections
 
 
@@ -222,6 +234,6 @@ def shown(value: Any) -> str:
         return ", ".join(map(str, value)) or "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int) and abs(value) >= 10_000:
+    if isinstance(value, int):
         return f"{value:,}"
     return "–" if value in ("", None) else str(value)

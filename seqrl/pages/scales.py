@@ -36,8 +36,10 @@ class Scale:
         if kind == "log":
             room = (high / low) ** margin if high > low else 2.0
             return cls(low / room, high * room, kind)
+        if low == high == 0:  # counts, shares and ages are never negative
+            high = 1.0
         if high - low <= 1e-9 * abs(high):  # one value, up to rounding
-            half = abs(high) * 0.1 or 1.0
+            half = abs(high) * 0.1
             return cls(low - half, high + half, kind)
         room = margin * (high - low)
         return cls(low if kind == "root" else low - room, high + room, kind)

@@ -74,9 +74,11 @@ def axes(frame: Frame, size: tuple[int, int], x_label: str, y_label: str, y_tick
         x, label = frame.at(tick, frame.y.low)[0], tick_label(tick, columns)
         if not y_ticks:
             parts.append(rule(x, frame.top, x, bottom, "rule"))
-        if x - 3.3 * len(label) >= free:  # else it would run into the one before
+        half = (4 if size[0] == LARGE[0] else 3.7) * len(label)
+        x = min(x, size[0] - half)  # the last is not cut at the rim
+        if x - half >= free:  # else it would run into the one before
             parts.append(text(label, x, bottom + 17, "axis", "middle"))
-            free = x + 3.3 * len(label) + 4
+            free = x + half + 4
     parts.append(rule(frame.left, bottom, right, bottom, "base"))
     parts.append(text(x_label, frame.left + frame.width / 2, size[1] - 6, "axis", "middle"))
     if y_label:

@@ -62,7 +62,7 @@ def _table(runs: list[_Run]) -> Html:
     names = dict.fromkeys(name for run in runs for name in run.settings if name != "run_dir")
     differ = [name for name in names if len({repr(run.settings.get(name)) for run in runs}) > 1]
     evaluated = any(EVALUATED in run.curves for run in runs)
-    header = ["run", "return, last tenth of training", *(["evaluated last"] if evaluated else []), "steps", "seconds"]
+    header = ["run", "return, last tenth", *(["evaluated last"] if evaluated else []), "steps", "seconds"]
     header += [name.replace("_", " ") for name in differ]  # last: there may be more than fit
     rows = []
     for run in runs:

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
-from seqrl.adaptation import AGENT, OPTIMAL, Adaptation
+from seqrl.adaptation import AGENT, OPTIMAL, RANDOM, Adaptation
 from seqrl.figures import png
 from seqrl.reports.common import WIDTH, finite, fitting_table, mean_and_interval, number, write_both
 from seqrl.statistics import mean_and_half_width, with_minus
@@ -97,8 +97,7 @@ def as_dict(found: Adaptation, about: dict[str, Any]) -> dict[str, Any]:
     """All figures for JSON, null where one has no interval: `about`, and for each policy its curve and totals."""
     policies = {}
     for name in found.returns:
-        mean, half_width = found.curve(name)
-        regret = found.regret(name)
+        regret, so_far = found.regret(name), found.regret_curve(name)
         policies[name] = {
             "total": _interval(mean_and_half_width(found.total(name).tolist())),
             "first": float(found.first(name).mean()),
@@ -106,7 +105,8 @@ def as_dict(found: Adaptation, about: dict[str, Any]) -> dict[str, Any]:
             "share_of_optimal": found.share_of_optimal(name),
             "regret": None if regret is None else _interval(regret),
             "agent_minus_this": _interval(found.difference(AGENT, name)),
-            "curve": {"mean": mean.tolist(), "half_width": half_width.tolist()},
+            "curve": _curve(found.curve(name)),
+            "regret_curve": None if so_far is None else _curve(so_far),
             "totals": found.total(name).tolist(),
         }
     counts = {"num_trials": found.num_trials, "num_episodes": found.num_episodes, "num_last": found.num_last}
@@ -118,6 +118,10 @@ def _interval(pair: tuple[float, float]) -> dict[str, float]:
     return dict(zip(("mean", "half_width"), pair, strict=True))
 
 
+def _curve(pair: tuple[np.ndarray, np.ndarray]) -> dict[str, list[float]]:
+    return {name: values.tolist() for name, values in zip(("mean", "half_width"), pair, strict=True)}
+
+
 def write(folder: Path, found: Adaptation, about: dict[str, Any], title: str) -> list[Path]:
     """adaptation.json and adaptation.png into a run's folder, each whole or not at all."""
     return write_both(folder, "adaptation", as_dict(found, about), plot(found, title))
@@ -125,36 +129,56 @@ def write(folder: Path, found: Adaptation, about: dict[str, Any], title: str) ->
 
 def plot(found: Adaptation, title: str) -> bytes:
     """A PNG of the mean return by inner episode: the agent with its 95 % band, references thinner, and a dashed line
-    for who knows the task. Trials of more than `SMOOTHED_ABOVE` inner episodes are smoothed, and the axis says so."""
-    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
-    axes = figure.subplots()
+    for who knows the task. Trials of more than `SMOOTHED_ABOVE` inner episodes are smoothed, and the axis says so.
+    Below it the regret that has come together, where somebody knows the task and there is more than one inner episode;
+    without that of random actions, beside which all others would lie on the ground."""
+    has_regret = OPTIMAL in found.returns and found.num_episodes > 1
+    figure = Figure(figsize=(8, 7.2 if has_regret else 4.5), dpi=150, layout="constrained")
+    upper, *lower = figure.subplots(1 + has_regret, sharex=True, squeeze=False).ravel()
     width = smoothing_width(found.num_episodes)
-    styles = itertools.cycle(STYLES)
+    styles = _styles(found)
     lines = []
     for name in found.returns:
-        if name == AGENT:
-            lines.append(_line(axes, found, name, width, linewidth=2.4, color="#0072b2", zorder=3))
-        elif name == OPTIMAL:  # its task stays the same: a level, not a curve
+        if name == OPTIMAL:  # its task stays the same: a level, not a curve
             level = float(np.nanmean(found.returns[OPTIMAL]))
-            lines.append(axes.axhline(level, color="black", linewidth=1.2, linestyle="--", label=_label(found, name)))
+            lines.append(upper.axhline(level, label=_label(found, name), **styles[name]))
         else:
-            style = {"color": "#999999", "linestyle": "-"} if name == "random" else next(styles)
-            lines.append(_line(axes, found, name, width, linewidth=1.1, **style))
-    smoothed = f", running mean of {width}" if width > 1 else ""
-    axes.set(xlabel=f"inner episode{smoothed}", ylabel="return of an inner episode")
+            lines.append(_line(upper, found.curve(name, width), name, styles[name], _label(found, name)))
+    upper.set_ylabel("return of an inner episode" + (f",\nrunning mean of {width}" if width > 1 else ""))
+    for axes in lower:
+        for name in (name for name in found.returns if name not in (OPTIMAL, RANDOM)):
+            so_far = found.regret_curve(name)
+            assert so_far is not None
+            _line(axes, so_far, name, styles[name])
+        axes.axhline(0, **styles[OPTIMAL])
+        without = ",\nwithout random actions" if RANDOM in found.returns else ""
+        axes.set_ylabel(f"cumulative regret{without}")
     band = " Band: 95 %." if found.num_trials > 1 else ""
     under = f"{_trials(found)}. Weights frozen (sha256 {found.digest[:8]}…).{band}"
-    axes.set_title(under, fontsize=8, color="#555555", loc="left")
+    upper.set_title(under, fontsize=8, color="#555555", loc="left")
     margin = 0.5 if found.num_episodes == 1 else min(0.015 * (found.num_episodes - 1), 0.9)  # leaves no place for 0
-    axes.set_xlim(1 - margin, found.num_episodes + margin)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    axes.margins(y=0.08)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    axes.legend(handles=lines, title="return of a trial", fontsize=9, title_fontsize=9, frameon=False,
-                loc="center left", bbox_to_anchor=(1.0, 0.5))  # fmt: skip
-    figure.suptitle(textwrap.fill(title, 90).replace("$", r"\$"), fontsize=11)
+    for axes in (upper, *lower):
+        axes.set_xlim(1 - margin, found.num_episodes + margin)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        axes.margins(y=0.08)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    axes.set_xlabel("inner episode")
+    upper.legend(handles=lines, title="return of a trial", fontsize=9, title_fontsize=9, frameon=False,
+                 loc="center left", bbox_to_anchor=(1.0, 0.5))  # fmt: skip
+    figure.suptitle(textwrap.fill(title, 90).replace("$", r"\$"), fontsize=11, x=0.01, ha="left")
     return png(figure)
+
+
+def _styles(found: Adaptation) -> dict[str, dict[str, Any]]:
+    """How each policy is drawn: the agent thick and in front, references in their order, random actions grey."""
+    known = {
+        AGENT: {"linewidth": 2.4, "color": "#0072b2", "zorder": 3},
+        RANDOM: {"linewidth": 1.1, "color": "#999999", "linestyle": "-"},
+        OPTIMAL: {"linewidth": 1.2, "color": "black", "linestyle": "--"},
+    }
+    others = (name for name in found.returns if name not in known)
+    return known | {name: {"linewidth": 1.1, **style} for name, style in zip(others, itertools.cycle(STYLES))}
 
 
 def smoothing_width(num_episodes: int) -> int:
@@ -162,13 +186,14 @@ def smoothing_width(num_episodes: int) -> int:
     return 1 if num_episodes <= SMOOTHED_ABOVE else 2 * (num_episodes // 40) + 1
 
 
-def _line(axes: Axes, found: Adaptation, name: str, width: int, **style: Any) -> Line2D:
+def _line(
+    axes: Axes, curve: tuple[np.ndarray, np.ndarray], name: str, style: dict[str, Any], label: str | None = None
+) -> Line2D:
     """A policy's curve, with the band of its interval if it is the agent."""
-    mean, half_width = found.curve(name, width)
+    mean, half_width = curve
     place = np.arange(1, len(mean) + 1)
-    if len(mean) <= FEW:
-        style |= {"marker": "o", "markersize": 2 + style["linewidth"]}
-    [line] = axes.plot(place, mean, label=_label(found, name), **style)
+    marker = {"marker": "o", "markersize": 2 + style["linewidth"]} if len(mean) <= FEW else {}
+    [line] = axes.plot(place, mean, label=label, **style, **marker)
     if name == AGENT and len(mean) == 1:
         axes.errorbar(place, mean, yerr=np.nan_to_num(half_width), color=style["color"], capsize=4)
     elif name == AGENT:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich import box
 from rich.table import Table
 
 from seqrl.checkpoint import write_atomically
 from seqrl.statistics import largest_unseen_share, mean_and_half_width, percent
+from seqrl.tables import plain_table
 
 WIDTH = 120
 """Columns of a terminal that tables fit, if nothing else is said."""
@@ -106,7 +106,7 @@ def fitting_table(
         if _width(columns) <= width:
             break
         columns.pop(name, None)
-    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = plain_table(title, caption)
     for index, (name, cells) in enumerate(columns.items()):
         own = _width({name: cells}) - 2
         heading = name if len(name) <= own else name.replace(" (", "\n(")  # not "return (95" above "%)"

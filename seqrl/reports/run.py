@@ -1,39 +1,45 @@
 """One page of curves about one run: what it earned, what it learnt, and how stale its states were."""
 
 import reprlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from seqrl.checkpoint import write_atomically
+from seqrl.config import problem_name
 from seqrl.errors import UserError
 from seqrl.figures import png
 from seqrl.reports.common import smooth
 from seqrl.run_folder import read_json, read_metrics
+from seqrl.statistics import with_minus
 
 EVALUATED = "evaluated"
 PANELS: dict[str, dict[str, str]] = {
     "return": {"episode_return": "training episodes", "eval_return": EVALUATED},
-    "loss": {"loss": "loss", "policy_loss": "policy", "value_loss": "value", "held_out_loss": "held out"},
+    "loss": {"loss": "loss", "held_out_loss": "held out"},
+    "loss of the policy": {"policy_loss": "policy"},
+    "loss of values": {"value_loss": "values"},
     "log-likelihood of logged actions": {"log_likelihood": "learnt from", "held_out_log_likelihood": "held out"},
     "share of logged actions foreseen": {"accuracy": "learnt from", "held_out_accuracy": "held out"},
     "squared error of logged actions": {"squared_error": "learnt from", "held_out_squared_error": "held out"},
-    "losses of actor and critic": {"actor_loss": "actor", "critic_loss": "critic"},
+    "loss of the actor": {"actor_loss": "actor"},
+    "loss of the critic": {"critic_loss": "critic"},
     "losses of Q and V": {
         "q_loss": "Q", "v_loss": "V", "held_out_q_loss": "Q, held out", "held_out_v_loss": "V, held out",
     },
     "conservative loss (CQL)": {"cql": "learnt from", "held_out_cql": "held out"},
     "loss in reading what others say": {"reading_loss": "learnt from", "held_out_reading_loss": "held out"},
-    "size of errors": {
-        "td_error": "|δ|", "kl": "KL", "clipped_fraction": "clipped", "grad_norm": "gradient",
-        "kl_from_old": "KL from what spoke",
-    },
-    "policy": {"entropy": "entropy", "temperature": "temperature"},
+    "size of errors": {"td_error": "|δ|"},
+    "norm of the gradient": {"grad_norm": "gradient"},
+    "KL of an update, nats": {"kl": "KL", "kl_from_old": "from what spoke"},
+    "share of ratios that are clipped": {"clipped_fraction": "clipped"},
+    "entropy of the policy, nats": {"entropy": "entropy"},
+    "temperature": {"temperature": "temperature"},
     "mean value": {
         "value": "value", "action_value": "of what was said", "proposed_value": "of proposals",
         "best_value": "of the best proposal",
@@ -75,12 +81,14 @@ PANELS: dict[str, dict[str, str]] = {
     "trajectories that wait": {"queue_depth": "queue"},
     "steps per second": {"steps_per_second": "steps/s"},
 }  # fmt: skip
-"""Each panel's metrics, by their names in metrics.jsonl, as many as `COLOURS`; a panel without any is left out."""
+"""Each panel's metrics, by their names in metrics.jsonl, as many as `COLOURS`; a panel without any is left out.
+Those of one panel have one unit and about one size: beside a larger one a curve lies flat and tells nothing."""
 FROM_THE_BEGINNING = {"kl_estimate", "desirable_reward"}
 """Metrics of runs whose `kl` is not what an update moved, but how far the policy is from where it began."""
 SUBJECTS = ("env", "task", "dataset", "dialogues", "preferences", "prompts", "thumbs")
 """What a run may have learnt from: the first that it names is its title."""
-LOGARITHMIC = ("size of errors", "staleness: ΔQ", "priorities")
+LOGARITHMIC = ("size of errors", "norm of the gradient", "staleness: ΔQ", "priorities")
+"""Panels of what may span powers of ten."""
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00")
 
 
@@ -112,10 +120,10 @@ def panels_of(curves: Collection[str]) -> dict[str, dict[str, str]]:
     """The panels of what was logged, as in `PANELS`: each with the label of each of its metrics, in their order."""
     panels = PANELS
     if FROM_THE_BEGINNING & set(curves):
-        errors, far = "size of errors", "KL from where it began, nats"
-        without = {name: label for name, label in PANELS[errors].items() if name != "kl"}
+        update, far = "KL of an update, nats", "KL from where it began, nats"
+        without = {name: label for name, label in PANELS[update].items() if name != "kl"}
         label = "exact" if "kl_estimate" in curves else "learnt from"
-        panels = PANELS | {errors: without, far: {"kl": label} | PANELS[far]}
+        panels = PANELS | {update: without, far: {"kl": label} | PANELS[far]}
     logged = {
         title: {name: label for name, label in metrics.items() if name in curves} for title, metrics in panels.items()
     }
@@ -129,10 +137,17 @@ def panel_heading(name: str, labels: Collection[str], config: dict[str, Any]) ->
     return title if others or first in f"{title} steps/s" else f"{title}: {first}"
 
 
+def is_logarithmic(title: str, curves: Iterable[Sequence[tuple[float, float]]]) -> bool:
+    """Whether a panel has a logarithmic axis: one of less than a power of ten would hardly have a number beside it."""
+    values = [value for curve in curves for _, value in curve]
+    return title in LOGARITHMIC and min(values) > 0 and max(values) > 10 * min(values)
+
+
 def problem(config: dict[str, Any]) -> str:
     """What a run learnt from, an environment with its arguments, of a file its name; empty where it names nothing."""
     named = next(filter(None, (config.get(name) for name in SUBJECTS)), "")
-    return " ".join([Path(named).name if "/" in named and "-v" not in named else named, *config.get("env_kwargs", ())])
+    name = Path(named).name if "/" in named and "-v" not in named else named
+    return problem_name({**config, "env": name, "env_kwargs": config.get("env_kwargs", ())})
 
 
 def x_axis(config: dict[str, Any]) -> str:
@@ -183,12 +198,20 @@ def _panel(axis: Axes, title: str, shown: dict[str, list[tuple[float, float]]]) 
             continue
         axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
         grid = np.linspace(steps[0], steps[-1], 200)
-        axis.plot(grid, smooth(curve, grid), color=colour, linewidth=1.8, label=label)
-    if title in LOGARITHMIC and all(value > 0 for curve in shown.values() for _, value in curve):
+        marker = "o" if len(curve) == 1 else ""  # of which no line is seen
+        axis.plot(grid, smooth(curve, grid), color=colour, linewidth=1.8, label=label, marker=marker, markersize=4)
+    logged = [value for curve in shown.values() for _, value in curve]
+    if is_logarithmic(title, shown.values()):
         axis.set_yscale("log")
+        if max(logged) < 100 * min(logged):  # else one power of ten may be all that is named
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(lambda value, _: with_minus(f"{value:g}"))  # 0.1, not 10⁻¹
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    if min(logged) == max(logged) == 0:
+        axis.set_ylim(-0.06, 1.06)  # as on pages: what is never negative needs no axis below 0
     axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if max(value for curve in shown.values() for _, value in curve) >= 10_000:
+    if max(logged) >= 10_000:
         axis.yaxis.set_major_formatter(EngFormatter(sep=""))
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25)

@@ -19,6 +19,7 @@ from seqrl.figures import png
 from seqrl.off_policy import Check, Evaluation, Interval, Requirements, ships
 from seqrl.reports.common import finite, write_both
 from seqrl.statistics import with_minus
+from seqrl.tables import plain_table
 
 GOOD, BAD, POLICY, LOG, GREY = "#007a5a", "#b03a00", "#0072b2", "#444444", "#888888"
 """From Okabe and Ito's palette, the first two darkened to be read as text."""
@@ -38,7 +39,7 @@ def verdict(results: list[Check]) -> str:
 
 def figures_table(found: Evaluation, title: str) -> Table:
     """The estimates for a terminal."""
-    table = Table(title=title, caption=_caption(found))
+    table = plain_table(title, _caption(found))
     for index, name in enumerate(("mean return of a dialogue", "estimate", "95 % interval")):
         table.add_column(name, justify="right" if index else "left", no_wrap=True)
     rows = [("logged: the policy that was logged", found.logged), *found.estimates.items(), ("gain", found.gain)]
@@ -52,7 +53,7 @@ def betas_table(judged: Mapping[float, Judged], title: str) -> Table:
     """A row for each β, with what does not hold."""
     first = next(iter(judged.values())).found
     logged = f"the log's mean: {first.logged.value:.4g} ({first.logged.low:.4g} to {first.logged.high:.4g})"
-    table = Table(title=title, caption=f"{logged}. Intervals: 95 %, over resampled dialogues.")
+    table = plain_table(title, f"{logged}. Intervals: 95 %, over resampled dialogues.")
     for name in ("β", "estimate", "95 % interval", "dialogues are worth"):
         table.add_column(name, justify="right", no_wrap=name != "dialogues are worth")
     table.add_column("verdict")

@@ -22,6 +22,7 @@ from seqrl.collect import Scripted, random_policy
 from seqrl.envs import make
 from seqrl.envs.trial_wrapper import Trials
 from seqrl.errors import UserError
+from seqrl.figures import png
 from seqrl.reports import adaptation as report
 
 
@@ -87,6 +88,36 @@ def test_figures_against_those_by_hand():
     assert alone.regret(AGENT) is None
     assert alone.share_of_optimal(AGENT) is None
     assert math.isnan(alone.gain()[1])
+
+
+# Breaks if: `cumsum` is left out; NaN behind a trial's end is not taken for 0.
+def test_regret_comes_together_by_inner_episode():
+    agent = np.array([[0.0, 2.0, 4.0], [1.0, 2.0, np.nan]])
+    best = np.array([[5.0, 5.0, 5.0, 5.0], [6.0, 6.0, np.nan, np.nan]])
+    found = Adaptation(returns={AGENT: agent, OPTIMAL: best}, digest="")
+    mean, half_width = found.regret_curve(AGENT)
+    assert mean.tolist() == [5.0, 8.5, 9.0, 11.5]
+    assert (mean[-1], half_width[-1]) == found.regret(AGENT)
+    assert Adaptation(returns={AGENT: agent}, digest="").regret_curve(AGENT) is None
+
+
+# Breaks if: the panel is drawn of one inner episode, or where nobody knows the task; or random actions are in it.
+@pytest.mark.parametrize(
+    ("names", "episodes", "panels"),
+    [((AGENT, "random", "greedy", OPTIMAL), 4, 2), ((AGENT, "random"), 4, 1), ((AGENT, OPTIMAL), 1, 1)],
+)
+def test_regret_has_a_panel_where_it_is_known(monkeypatch, names, episodes, panels):
+    drawn = []
+
+    def read(figure):
+        drawn.extend(len(axes.lines) for axes in figure.axes)
+        return png(figure)
+
+    monkeypatch.setattr("seqrl.reports.adaptation.png", read)
+    rows = np.random.default_rng(0).random((9, episodes))
+    report.plot(Adaptation(returns=dict.fromkeys(names, rows), digest="ab"), "t")
+    assert len(drawn) == panels
+    assert drawn[1:] == [3] * (panels - 1)  # the agent, greedy, and who knows the task, at 0
 
 
 def test_the_table_fits_a_terminal():
@@ -205,7 +236,8 @@ def test_the_command_from_one_end_to_the_other(room, capsys, monkeypatch):
     assert best["share_of_optimal"] == 1.0
     assert best["curve"]["mean"] == [best["first"]] * 4  # an oracle has nothing to learn
     assert 4.0 <= best["first"] <= 5.0  # of five decisions, the goal is one or two away
-    for figures in policies.values():
+    for name, figures in policies.items():
+        assert figures["regret_curve"]["mean"][-1] == pytest.approx(figures["regret"]["mean"]), name
         assert figures["total"]["mean"] == pytest.approx(np.mean(figures["totals"]))
         assert figures["total"]["mean"] == pytest.approx(sum(figures["curve"]["mean"]))
         difference = np.subtract(policies[AGENT]["totals"], figures["totals"])

@@ -72,12 +72,12 @@ def test_a_bar_only_where_something_counts_as_solved(axes):
              Tried(value=10, needed=math.nan, seed_means=[0.3], solved=False, random=0.2)]  # fmt: skip
     _horizon(axes, result("gru"), Horizon(key="length", values=[5, 10, 20], tried={"ppo:gru": tried}))
     bar, floor = axes.lines[-2:]
-    assert (bar.get_linestyle(), bar.get_marker(), bar.get_xydata().tolist()) == (":", "_", [[5, 0.8]])
+    assert (bar.get_linestyle(), bar.get_marker(), bar.get_xydata().tolist()) == ("-", "_", [[5, 0.8]])
     assert (floor.get_linestyle(), floor.get_xydata().tolist()) == ("-.", [[5, 0.1], [10, 0.2]])
     assert [(text.get_text(), text.xy) for text in axes.texts][-1] == ("random actions", (10, 0.2))
     _horizon(axes, result("gru"), Horizon(key="length", values=[10], tried={"ppo:gru": tried[1:]}))
     assert axes.lines[-1].get_ydata() == [0.2, 0.2]
-    assert axes.lines[-2].get_linestyle() != ":"
+    assert axes.lines[-2].get_linestyle() != "-"
 
 
 # Break: `axhline` or `set_xlim` left out: the bar is a line through one point, and the axis is from 116 to 120.
@@ -85,6 +85,7 @@ def test_one_value_tried(axes):
     tried = [Tried(value=116, needed=0.9, seed_means=[0.4], solved=False)]
     _horizon(axes, result("none"), Horizon(key="length", values=[116], tried={"ppo:none": tried}))
     bar = axes.lines[-1]
-    assert (bar.get_linestyle(), *bar.get_ydata()) == (":", 0.9, 0.9)
+    assert (bar.get_linestyle(), *bar.get_ydata()) == ("-", 0.9, 0.9)
+    assert [text.get_text() for text in axes.texts] == ["counts as solved"]
     assert list(bar.get_xdata()) == [0, 1]  # of the panel's width
     assert axes.get_xlim() == pytest.approx((58, 232))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from markup_reading import EVIL, Page
 
-from seqrl.pages.charts import LARGE, Estimate, Level, Line, interval_chart, line_chart, styles_of
+from seqrl.pages.charts import LARGE, SMALL, Estimate, Level, Line, interval_chart, line_chart, styles_of
 from seqrl.pages.html import figure
 from seqrl.pages.png import grey_or_colour, pictures, png, shrunk
 from seqrl.pages.scales import Scale, nice_step, tick_label
@@ -32,6 +32,25 @@ def test_names_at_points_do_not_run_into_each_other():
 def test_an_axis_names_two_values_at_least():
     assert Scale(2_048, 38_912).ticks(3) == [10_000, 20_000, 30_000]
     assert all(len(Scale(low, low + 1).ticks(most)) > 1 for low in np.linspace(0, 9, 50) for most in (2, 3, 5))
+
+
+# Breaks if: `low == high == 0` is not asked for, and what is always 0, such as a policy's lag, has an axis from −1.
+def test_what_is_always_zero_is_not_drawn_as_if_it_could_be_negative():
+    scale = Scale.over([0.0, 0.0])
+    assert scale.ticks(4)[0] == 0
+    assert scale.ticks(4)[-1] == 1
+    assert 0 < scale.place(0) < 0.1
+    assert Scale.over([-3.0, -3.0]).high < 0
+
+
+# Breaks if: the place of a name is not kept inside the picture: of 8000 at the right end, half of the last 0 is cut.
+def test_the_last_value_at_an_axis_is_not_cut():
+    for size, half in ((LARGE, 4.0), (SMALL, 3.65)):  # half a digit's width at most, in units of the picture
+        picture = line_chart([Line(name="x", points=[(320, 9.0), (8000, 13.0)])], x_label="steps", size=size).picture
+        read = Page(picture)
+        axis = zip(read.classed("text", "axis"), read.within("text"), strict=True)
+        place = next(float(attributes["x"]) for attributes, word in axis if word == "8000")
+        assert size[0] - 20 < place <= size[0] - half * len("8000")
 
 
 # Breaks if: `_powers` returns `inside` however few they are (a panel of gradients that hardly change has no number at

@@ -76,3 +76,16 @@ def test_cells_of_figures_are_aligned_right(cell):
 
 def test_words_are_not_figures():
     assert not any(map(is_figure, ("gru", "2 layers of it", "not measured", "e", "5 apples")))
+
+
+# Breaks if: no cell is "short": an environment's name is broken at its hyphen; or all are: sentences widen the table.
+def test_short_words_are_not_broken():
+    read = Page(table(["run", "env", "n"], [["a", "seqrl/TMaze-v0", 1], ["b", "words " * 9, 2]]))
+    assert [a.get("class") for name, a in read.tags if name == "td"] == [
+        "short",
+        "short",
+        "number",
+        "short",
+        None,
+        "number",
+    ]

@@ -67,6 +67,25 @@ def test_values_of_either_sign(tmp_path):
     assert plot_run(folder).exists()
 
 
+# Breaks if: `marker` is left out, and of a metric that was logged once nothing is seen; or the axis of what is always 0
+# begins below 0.
+def test_a_single_value_and_a_constant_zero(tmp_path, monkeypatch):
+    seen = {}
+
+    def read(figure):
+        for axis in figure.axes:
+            if axis.get_visible():
+                seen[axis.get_title()] = axis.lines[-1].get_marker(), axis.get_ylim()
+        return png(figure)
+
+    monkeypatch.setattr("seqrl.reports.run.png", read)
+    lines = [{"step": s, "policy_lag": 0.0, **({"td_error": 0.5} if s == 2.0 else {})} for s in (1.0, 2.0, 3.0)]
+    plot_run(run_folder(tmp_path / "run", lines))
+    assert seen["size of errors: |δ|"][0] == "o"
+    marker, (low, high) = seen["policy lag, in updates: mean"]
+    assert (marker, -0.1 < low < 0, high > 1) == ("", True, True)
+
+
 # Breaks if the axis of a run from a log says "environment steps".
 def test_a_run_from_a_log_counts_updates(tmp_path, monkeypatch):
     lines = [{"step": s, "log_likelihood": -1 / s, "held_out_log_likelihood": -2 / s, "steps_per_second": 9.0}
