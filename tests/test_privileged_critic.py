@@ -100,8 +100,8 @@ def test_the_policy_rests_on_what_the_actor_sees_and_the_value_on_all() -> None:
 
 
 # Break: hand the actor all rows as they are shown to critics, or critics those of the actor.
-def test_critics_of_replayed_rows_judge_by_all_and_the_actor_acts_by_what_it_sees() -> None:
-    settings = sac()
+def test_critics_of_replayed_rows_judge_by_all_and_the_actor_acts_by_what_it_sees(tmp_path: Path) -> None:
+    settings = sac(run_dir=str(tmp_path))
     with closing(make_environment(settings, privileged=True)) as environment:
         spaces = environment.single_observation_space, environment.single_action_space
         networks = recurrent_sac.build_networks(settings, *spaces)
