@@ -21,7 +21,7 @@ from seqrl.envs.privileged import Privileged
 from seqrl.envs.registration import is_batch, is_vector_alone, registered, render_modes, unknown
 from seqrl.envs.wrappers import Flicker, Noise
 from seqrl.errors import UserError, nearest
-from seqrl.own_code import no_module
+from seqrl.own_code import is_path, no_module
 
 _VECTORIZATIONS = ("auto", "sync", "async")
 _AUTORESET_MODES = {
@@ -98,7 +98,12 @@ def may_draw(env_id: str) -> bool:
 def check_options(
     env_id: str, num_envs: int, device: torch.device | str, vectorization: str, autoreset_mode: str
 ) -> None:
-    """Raise UserError for options that no environment has, or not the one of this id."""
+    """Raise UserError for options that no environment has, or not the one of this id, and for a file in its place."""
+    module, _, name = env_id.rpartition(":")
+    if is_path(module):
+        raise UserError(f"cannot make environment '{env_id}': {no_module(module, env_id)}")
+    if not module and name.endswith(".py"):  # Gymnasium would find fault with the slash of its folder
+        raise unknown(env_id)
     if num_envs < 1:
         raise UserError(f"num_envs={num_envs}: give at least 1")
     if vectorization not in _VECTORIZATIONS:
