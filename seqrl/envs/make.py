@@ -16,6 +16,7 @@ from seqrl.envs import atari, minigrid, open_spiel, popgym
 from seqrl.envs.action_masks import METHOD, MaskOfMethod
 from seqrl.envs.adapters import Environment, GymnasiumEnvironment, TorchEnvironment
 from seqrl.envs.base import TorchVectorEnv
+from seqrl.envs.failures import InItsSpace
 from seqrl.envs.hide import Hide
 from seqrl.envs.privileged import Privileged
 from seqrl.envs.registration import is_batch, is_vector_alone, registered, render_modes, unknown
@@ -141,14 +142,16 @@ def _make_vector_env(
     if vectorization == "auto" and is_vector_alone(registered(env_id)):
         return _make_vec(env_id, num_envs, kwargs)
     _register(env_id)
+    is_async = vectorization == "async"
+    categories, in_its_space = [minigrid.Categories] * _is_minigrid(env_id), [InItsSpace] * is_async
     return _make_vec(
         env_id,
         num_envs,
         # What Gymnasium's checker remarks on is of no use to who trains; what matters we check ourselves.
         {"disable_env_checker": True} | kwargs,
-        vectorization_mode="async" if vectorization == "async" else "sync",
+        vectorization_mode="async" if is_async else "sync",
         vector_kwargs={"autoreset_mode": _AUTORESET_MODES[autoreset_mode]},
-        wrappers=[_with_spaces, _with_masks, *([minigrid.Categories] if _is_minigrid(env_id) else [])],
+        wrappers=[_with_spaces, _with_masks, *categories, *in_its_space],
     )
 
 
