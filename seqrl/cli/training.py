@@ -15,7 +15,7 @@ from seqrl.cli.arguments import parse, positional, take_flag
 from seqrl.cli.judging import tell_held_out
 from seqrl.cli.usage import TRAIN, print_usage
 from seqrl.cli.without_task import plays_nothing, ways
-from seqrl.comparison.learning_curve import last_evaluation
+from seqrl.comparison.learning_curve import MUCH_CLIPPED, last_evaluation, rewards_clipped
 from seqrl.config import RunConfig, parse_env_kwargs
 from seqrl.data.dialogues import shown
 from seqrl.distributed import is_first
@@ -24,6 +24,7 @@ from seqrl.errors import UserError, nearest, quoted
 from seqrl.language_runs.rewards import is_reward_run
 from seqrl.recipes import RECIPES
 from seqrl.run_folder import read_finished_step, read_json, read_metrics, read_saved_step
+from seqrl.statistics import percent
 
 
 def train(args: list[str]) -> int:
@@ -134,6 +135,11 @@ def _finish(run: str, num_steps: int, flags: str = "") -> int:
     print(f"{run}: trained for {step:,} steps. See how well: {how_well}")
     if isinstance(config, RunConfig) and not any("episode_return" in line for line in read_metrics(Path(run))):
         print(f"No episode ended in these steps, so there is no return yet: {_until_one_ends(config, step)}")
+    if (share := rewards_clipped(Path(run))) > MUCH_CLIPPED:
+        print(
+            f"Clipping moved up to {percent(share)} of the rewards' sum from large to small ones (rewards_clipped): if "
+            "large ones must count in full, train with --no-normalize-rewards"
+        )
     brought, is_earlier = last_evaluation(Path(run))
     if is_earlier:
         print(f"An earlier agent is kept, which was clearly better than the last one: that brought {brought:.4g}.")
