@@ -18,6 +18,7 @@ from seqrl.envs.adapters import Environment, GymnasiumEnvironment, TorchEnvironm
 from seqrl.envs.base import TorchVectorEnv
 from seqrl.envs.failures import InItsSpace
 from seqrl.envs.hide import Hide
+from seqrl.envs.mujoco import without_advice_on_models
 from seqrl.envs.privileged import Privileged
 from seqrl.envs.registration import is_batch, is_vector_alone, registered, render_modes, unknown
 from seqrl.envs.wrappers import Flicker, Noise
@@ -144,15 +145,16 @@ def _make_vector_env(
     _register(env_id)
     is_async = vectorization == "async"
     categories, in_its_space = [minigrid.Categories] * _is_minigrid(env_id), [InItsSpace] * is_async
-    return _make_vec(
-        env_id,
-        num_envs,
-        # What Gymnasium's checker remarks on is of no use to who trains; what matters we check ourselves.
-        {"disable_env_checker": True} | kwargs,
-        vectorization_mode="async" if is_async else "sync",
-        vector_kwargs={"autoreset_mode": _AUTORESET_MODES[autoreset_mode]},
-        wrappers=[_with_spaces, _with_masks, *categories, *in_its_space],
-    )
+    with without_advice_on_models(registered(env_id), kwargs):
+        return _make_vec(
+            env_id,
+            num_envs,
+            # What Gymnasium's checker remarks on is of no use to who trains; what matters we check ourselves.
+            {"disable_env_checker": True} | kwargs,
+            vectorization_mode="async" if is_async else "sync",
+            vector_kwargs={"autoreset_mode": _AUTORESET_MODES[autoreset_mode]},
+            wrappers=[_with_spaces, _with_masks, *categories, *in_its_space],
+        )
 
 
 def _make_vec(env_id: str, num_envs: int, env_kwargs: dict[str, Any], **options: Any) -> VectorEnv:
