@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from seqrl.errors import UserError, nearest
+from seqrl.errors import UserError, nearest, quoted
 
 _STARTED = ("__main__", "__mp_main__")
 """What Python calls the file that it was started with, and multiprocessing the same file in another process."""
@@ -32,11 +32,14 @@ def find_class(what: str, name: str, bases: tuple[type, ...], called: str) -> ty
     Raises UserError where the module is not there or cannot be imported, and where it has no such class.
     """
     module_name, _, kind_name = name.rpartition(":")
+    if is_path(module_name):
+        raise UserError(f"{what} '{name}': {no_module(module_name, name)}")
     try:
         module = _import(module_name)
     except (Exception, SystemExit) as error:  # whatever the module raises
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-            raise UserError(f"{what} '{name}': {no_module(error.name or module_name, name)}") from error
+            missing = module_name if module_name.endswith(".py") else error.name or module_name
+            raise UserError(f"{what} '{name}': {no_module(missing, name)}") from error
         raise UserError(f"{what} '{name}': {module_name} cannot be imported ({what_is(error)}): mend it") from error
 
     def is_one(value: object) -> bool:
@@ -60,11 +63,18 @@ def is_there(module: str) -> bool:
         return False
 
 
+def is_path(module: str) -> bool:
+    """Whether what stands for a module is a path. `mine.py` may be a module too: `py` in a package `mine`."""
+    return "/" in module or module.startswith(".")
+
+
 def no_module(module: str, name: str) -> str:
-    """What is said where the module of `name`, such as `module:Class`, is not there."""
-    place = "one in this folder is found with PYTHONPATH=."
-    if module.endswith(".py"):
-        place = f"call it {name.replace('.py:', ':')}; {place}"
+    """What is said where the module of `name`, such as `module:Class`, is not there, or is a file."""
+    folder = Path(module).parent if is_path(module) else Path()
+    place = f"one in {'this folder' if folder == Path() else folder} is found with PYTHONPATH={quoted(folder)}"
+    if is_path(module) or module.endswith(".py"):
+        stem = Path(module.removesuffix(".py")).name.lstrip(".")
+        place = f"call it {stem}:{name.rpartition(':')[2]}; {place}"
     return f"there is no module '{module}'; {place}"
 
 

@@ -177,9 +177,12 @@ def learn(
         scale.update(trajectory.reward, first_rows, trajectory.mask, shipment.actor * config.num_envs)
     replayed = replay.sample(num_replayed(config), agent.device)
     batch: Trajectory = tree_cat([trajectory for trajectory, _ in [*parts, *replayed]], dim=1)
+    paid = batch.reward
     if config.normalize_rewards:
-        batch = batch._replace(reward=scale.scaled(batch.reward))
+        batch = batch._replace(reward=scale.scaled(paid))
     total, metrics = loss(agent, batch, config)
+    if config.normalize_rewards:
+        metrics["rewards_clipped"] = scale.clipped(paid, batch.mask)
     metrics["rows"] = batch.mask.sum()
     metrics["grad_norm"] = learner.update(total, metrics["rows"])
     for trajectory, acted in parts:

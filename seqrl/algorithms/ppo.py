@@ -360,11 +360,13 @@ def _train(config: Config, environment: Environment, resume: bool) -> Agent | Ac
             trajectory, episodes = rollout.collect(config.rollout_length, sequences.state_rows)
             if recorder is not None:
                 recorder.add(trajectory)
-            reward = rewards(trajectory, config)
-            scaled = scale(reward, trajectory.inputs.is_first[:-1], trajectory.mask)
-            reward = scaled if config.normalize_rewards else reward
+            paid = rewards(trajectory, config)
+            scaled = scale(paid, trajectory.inputs.is_first[:-1], trajectory.mask)
+            reward = scaled if config.normalize_rewards else paid
             weight = config.teacher_weight * max(0.0, 1 - step / (config.teacher_share * config.num_steps))
             metrics = learn(agent, learner, sequences, trajectory, reward, replace(config, teacher_weight=weight))
+            if config.normalize_rewards:
+                metrics["rewards_clipped"] = scale.clipped(paid, trajectory.mask).item()
             agent.update_statistics(trajectory)
             step += config.rollout_length * config.num_envs
             state.updates += 1

@@ -15,14 +15,16 @@ from seqrl.cli.arguments import parse, positional, take_flag
 from seqrl.cli.judging import tell_held_out
 from seqrl.cli.usage import TRAIN, print_usage
 from seqrl.cli.without_task import plays_nothing, ways
-from seqrl.comparison.learning_curve import last_evaluation
-from seqrl.config import RunConfig
+from seqrl.comparison.learning_curve import MUCH_CLIPPED, last_evaluation, rewards_clipped
+from seqrl.config import RunConfig, parse_env_kwargs
 from seqrl.data.dialogues import shown
 from seqrl.distributed import is_first
+from seqrl.envs.registration import time_limit
 from seqrl.errors import UserError, nearest, quoted
 from seqrl.language_runs.rewards import is_reward_run
 from seqrl.recipes import RECIPES
 from seqrl.run_folder import read_finished_step, read_json, read_metrics, read_saved_step
+from seqrl.statistics import percent
 
 
 def train(args: list[str]) -> int:
@@ -105,6 +107,18 @@ def _check_logs(run: str) -> None:
             )
 
 
+def _until_one_ends(config: RunConfig, step: int) -> str:
+    """What to change where no episode has ended in `step` steps."""
+    limit = time_limit(config.env, parse_env_kwargs(config.env_kwargs))
+    if limit is None:
+        return "train for longer, or give the environment a time limit, --env-kwargs max_episode_steps=1000"
+    at_once = config.num_envs * getattr(config, "num_actors", 1)
+    lasts = f"one of {config.env} may last {limit:,} steps"
+    if limit * at_once > step:
+        return f"{lasts}, and {at_once:,} are played at once; give --num-steps {limit * at_once} or more"
+    return f"{lasts}, and each checkpoint begins new ones; give a larger --checkpoint-every"
+
+
 def _finish(run: str, num_steps: int, flags: str = "") -> int:
     """Say what is in the run folder now. A run that stopped early was interrupted. `flags` are those to resume with."""
     logged, saved = read_finished_step(Path(run)), read_saved_step(Path(run))
@@ -120,9 +134,11 @@ def _finish(run: str, num_steps: int, flags: str = "") -> int:
     how_well = ways(run, config) if plays_nothing(run, config) else f"seqrl evaluate {quoted(run)}"
     print(f"{run}: trained for {step:,} steps. See how well: {how_well}")
     if isinstance(config, RunConfig) and not any("episode_return" in line for line in read_metrics(Path(run))):
+        print(f"No episode ended in these steps, so there is no return yet: {_until_one_ends(config, step)}")
+    if (share := rewards_clipped(Path(run))) > MUCH_CLIPPED:
         print(
-            "No episode ended in these steps, so there is no return yet: train for longer, or give the environment a "
-            "time limit, --env-kwargs max_episode_steps=1000"
+            f"Clipping moved up to {percent(share)} of the rewards' sum from large to small ones (rewards_clipped): if "
+            "large ones must count in full, train with --no-normalize-rewards"
         )
     brought, is_earlier = last_evaluation(Path(run))
     if is_earlier:

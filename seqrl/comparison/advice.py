@@ -5,9 +5,11 @@ from collections.abc import Sequence
 
 from scipy.special import ndtri  # the normal's quantile
 
+from seqrl.comparison.learning_curve import MUCH_CLIPPED
 from seqrl.comparison.report import Comparison, Row
 from seqrl.memory.make import simplicity
 from seqrl.reports.common import mean_and_interval
+from seqrl.statistics import percent
 
 
 def advice(result: Comparison) -> str:
@@ -50,7 +52,7 @@ def advice(result: Comparison) -> str:
     elif _misses_threshold(result):
         sentences.append(f"None reaches {result.threshold:.4g}: give more --num-steps, or try other --memories.")
     sentences.append(f"Its best run is {enough.best_run}.")
-    sentences += _too_near(result)
+    sentences += _too_near(result) + _clipped(result)
     sentences += [f"A run failed, and what it belongs to is left out: {error}." for error in result.failed]
     return " ".join(sentences)
 
@@ -114,6 +116,22 @@ def _too_near(result: Comparison) -> list[str]:
         if failed and failed[0] and (said := failed[0].advice_on_gradients(result.name(row))):
             sentences.append(said)
     return sentences
+
+
+def _clipped(result: Comparison) -> list[str]:
+    """Where clipped rewards may have another optimum than those that are paid."""
+    clipped = [row for row in result.rows if row.rewards_clipped > MUCH_CLIPPED]
+    if not clipped:
+        return []
+    flags = {
+        "--no-normalize-rewards" if row.algorithm == "ppo" else f"--override {row.algorithm}.normalize_rewards=false"
+        for row in clipped
+    }
+    most, names = percent(max(row.rewards_clipped for row in clipped)), " and ".join(map(result.name, clipped))
+    return [
+        f"Clipping moved up to {most} of the rewards' sum from large to small ones with {names}: if large ones must "
+        f"count in full, compare with {' '.join(sorted(flags))}."
+    ]
 
 
 def _short_of(best: Row, optimal: float) -> str:

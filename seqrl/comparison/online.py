@@ -19,7 +19,14 @@ from seqrl.comparison.experience import compare_methods
 from seqrl.comparison.floor import LONGEST, RANDOM, play_randomly, random_floor, threshold
 from seqrl.comparison.folder import RESULTS, locked, write_results
 from seqrl.comparison.horizon import measure_horizon
-from seqrl.comparison.learning_curve import Reached, last_evaluation, mean_of_second_half, reached, read_threshold
+from seqrl.comparison.learning_curve import (
+    Reached,
+    last_evaluation,
+    mean_of_second_half,
+    reached,
+    read_threshold,
+    rewards_clipped,
+)
 from seqrl.comparison.plot import plot_comparison
 from seqrl.comparison.reach import Reach
 from seqrl.comparison.report import Comparison, Row
@@ -164,6 +171,7 @@ def _row(approach: Approach, runs: list[Any], results: list[dict[str, Any]]) -> 
         reach=Reach.of(approach, runs[0], float(np.mean([steps for result in results for steps in result["lengths"]]))),
         delta_q=float(np.mean(known)) if known else None,
         num_cut=sum(result.get("num_cut", 0) for result in results),
+        rewards_clipped=max(map(rewards_clipped, folders)),
     )
 
 

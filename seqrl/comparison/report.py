@@ -105,6 +105,8 @@ class Row:
     the mean over the second half of training."""
     num_cut: int = 0
     """Episodes that had not ended when they were cut, of all seeds."""
+    rewards_clipped: float = 0.0
+    """What clipping moved from large rewards to small ones, the most of all seeds."""
 
     @property
     def algorithm(self) -> str:

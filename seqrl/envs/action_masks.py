@@ -13,7 +13,7 @@ import torch
 from gymnasium import Space, spaces
 from torch import Tensor
 
-from seqrl.actions import choices
+from seqrl.actions import choices, parts
 from seqrl.errors import UserError, nearest
 from seqrl.trajectory import ACTION_MASK
 
@@ -105,11 +105,24 @@ class InfoMask:
         return allowed
 
 
+def must_allow(space: Space) -> bool:
+    """Whether a mask of this action space must allow something: no number is chosen besides its choices."""
+    return len(choices(space)) == sum(part.size for part in parts(space))
+
+
+def nothing_allowed(row: int, when: str) -> UserError:
+    """For an environment whose mask is False for every choice where one is to be made."""
+    return UserError(
+        f"environment {row} allows no action at step {when}, though the episode goes on: allow one in its action_mask, "
+        "such as one that does nothing, or end the episode"
+    )
+
+
 def with_something_allowed(mask: Tensor, sizes: Sequence[int]) -> Tensor:
     """`mask` [..., n] of choices of these `sizes`; one that it allows nothing of, as some environments do after the
     end, is free: there is no distribution over nothing."""
-    parts = mask.split(list(sizes), -1) if sizes else [mask]
-    return torch.cat([part | ~part.any(-1, keepdim=True) for part in parts], -1)
+    masks = mask.split(list(sizes), -1) if sizes else [mask]
+    return torch.cat([part | ~part.any(-1, keepdim=True) for part in masks], -1)
 
 
 def _shape(mask: Any) -> tuple[int, ...] | None:

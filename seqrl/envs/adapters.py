@@ -22,7 +22,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from torch import Tensor
 
 from seqrl.actions import to_environment, unpack
-from seqrl.envs.action_masks import InfoMask, with_something_allowed
+from seqrl.envs.action_masks import InfoMask, must_allow, nothing_allowed, with_something_allowed
 from seqrl.envs.agent_spaces import agent_space
 from seqrl.envs.base import TorchVectorEnv
 from seqrl.envs.failures import check_values, misfit, not_in_space, raise_as_they_were, told
@@ -78,7 +78,8 @@ class TorchEnvironment(Environment):
     """A `TorchVectorEnv`, which gives tensors already: adds `is_first` and `mask`, and nothing that costs time.
 
     Its observations are not checked for NaN, because the check would wait for the device at every step; shapes and
-    types are, at a reset. What a user's environment raises becomes a UserError.
+    types are, at a reset, and on the CPU that action masks allow something. What a user's environment raises becomes a
+    UserError.
     """
 
     def __init__(self, vector_env: TorchVectorEnv) -> None:
@@ -89,6 +90,9 @@ class TorchEnvironment(Environment):
         self.single_action_space = vector_env.single_action_space
         self.device = vector_env.device
         self._ended = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        observed, acted = self.single_observation_space, self.single_action_space
+        is_masked = isinstance(observed, spaces.Dict) and ACTION_MASK in observed.spaces and must_allow(acted)
+        self._looks_at_masks = is_masked and self.device.type == "cpu"
 
     def reset(self, seed: int | None = None) -> TimeStep:
         with told(self._env, self._name, "reset"):
@@ -96,13 +100,20 @@ class TorchEnvironment(Environment):
         if wrong := misfit(self.single_observation_space, observation, (self.num_envs,)):  # costs nothing but here
             raise not_in_space(self._name, wrong)
         self._ended = torch.zeros_like(self._ended)
+        self._check_allowed(observation)
         return _first(observation, self._ended)
 
     def step(self, action: Tensor) -> TimeStep:
         with told(self._env, self._name, "step"):
             observation, reward, terminated, truncated, _ = self._env.step(unpack(action, self.single_action_space))
         is_first, self._ended = self._ended, terminated | truncated
+        self._check_allowed(observation)
         return TimeStep(observation, reward, terminated, truncated, is_first, ~self._ended)
+
+    def _check_allowed(self, observation: Tree) -> None:
+        if self._looks_at_masks and not (allowed := observation[ACTION_MASK].any(-1) | self._ended).all():
+            row = allowed.tolist().index(False)
+            raise nothing_allowed(row, f"{int(self._env.state['steps'][row])} of an episode of '{self._name}'")
 
     def close(self) -> None:
         self._env.close()
@@ -127,14 +138,15 @@ class GymnasiumEnvironment(Environment):
     has it turned to bool. Where there is none, but `info["action_mask"]` at reset, as in Taxi, in one of the forms that
     `seqrl.envs.action_masks` reads, observations become `{"observation": ..., "action_mask": bool [B, n]}`, and those
     of trials have it beside their own; to find that out, the environments are reset once here. A row whose mask is
-    missing allows everything, and so is a choice free of which nothing is allowed (as some give after the end).
+    missing allows everything, and so is a choice free of which nothing is allowed. Where nothing at all is, the episode
+    must have ended.
 
     Such environments have no state that can be saved: `state_dict` is None.
 
     Raises:
         UserError: for an unsupported space, an unknown autoreset mode or a mask that does not fit the actions; from
-            `reset` and `step`, for whatever the environment raises, an observation that is not in its space, and one or
-            a reward that is NaN or infinite.
+            `reset` and `step`, for whatever the environment raises, an observation that is not in its space, one or a
+            reward that is NaN or infinite, and a mask that allows nothing while the episode goes on.
     """
 
     def __init__(self, vector_env: VectorEnv, device: torch.device | str = "cpu") -> None:
@@ -152,6 +164,7 @@ class GymnasiumEnvironment(Environment):
         self.single_observation_space = self._inner_space
         self._info_mask = InfoMask(self.single_action_space, f"'{self._name}' gives info['{ACTION_MASK}']")
         self._sizes = self._info_mask.sizes  # how many values each choice has
+        self._must_allow = must_allow(self.single_action_space)
         self._observes_mask = isinstance(self._inner_space, spaces.Dict) and ACTION_MASK in self._inner_space.spaces
         self._is_told_mask = self._probe_action_mask()
         if self._is_told_mask:
@@ -165,7 +178,7 @@ class GymnasiumEnvironment(Environment):
         self._ended = np.zeros(self.num_envs, dtype=bool)
         # A user's own batch need not take more than one seed, and spreads it as it likes.
         seeds = seeds_of_rows(seed, self.num_envs) if seed is not None and self._is_gymnasiums else seed
-        observation = self._observation(*self._reset(seed=seeds))
+        observation = self._observation(*self._reset(seed=seeds), last=self._ended)
         return _first(observation, self._flags(self._ended))
 
     def step(self, action: Tensor) -> TimeStep:
@@ -176,14 +189,14 @@ class GymnasiumEnvironment(Environment):
         self._num_steps += 1
         reward = np.array(reward, dtype=np.float32)
         was_ended, self._ended = self._ended, np.logical_or(terminated, truncated)
-        observation = self._observation(values, infos)
         final_observation = None
         if self._mode is AutoresetMode.NEXT_STEP:
+            observation = self._observation(values, infos, last=self._ended)
             is_first, mask = was_ended, ~self._ended
             reward[was_ended] = 0  # not all environments see to it themselves: Gymnasium's JAX ones do not
         else:
             is_first, mask = self._ended, np.ones(self.num_envs, dtype=bool)
-            observation, final_observation = self._split_at_end(observation, values, infos)
+            observation, final_observation = self._split_at_end(values, infos)
         self._check_finite(reward, "reward")
         return TimeStep(
             observation,
@@ -214,14 +227,17 @@ class GymnasiumEnvironment(Environment):
         with told(self._env, self._name, "reset"):
             return self._env.reset(**options)
 
-    def _split_at_end(self, observation: Tree, values: Any, infos: dict[str, Any]) -> tuple[Tree, Tree]:
+    def _split_at_end(self, values: Any, infos: dict[str, Any]) -> tuple[Tree, Tree]:
         """The observations after the reset of the ended rows, and before it."""
+        is_disabled = self._mode is AutoresetMode.DISABLED
+        observation = self._observation(values, infos, last=self._ended & is_disabled)
         if not self._ended.any():
             return observation, observation
         ended = self._flags(self._ended)
-        if self._mode is AutoresetMode.DISABLED:
+        if is_disabled:
             # What the other rows hold after a partial reset is up to the environment, so they are not read from it.
-            first = self._observation(*self._reset(options={"reset_mask": self._ended.copy()}))
+            options = {"reset_mask": self._ended.copy()}
+            first = self._observation(*self._reset(options=options), last=~self._ended)
             return where_rows(ended, first, observation), observation
         if "final_obs" not in infos:
             raise UserError(
@@ -234,22 +250,26 @@ class GymnasiumEnvironment(Environment):
             if wrong := misfit(self._env.single_observation_space, last_of_row):
                 raise not_in_space(f"environment {row} of {self._name}", wrong)
             _write_row(values, row, last_of_row)
-        last = self._observation(values, infos.get("final_info", {}))
+        last = self._observation(values, infos.get("final_info", {}), last=np.ones_like(self._ended))
         return observation, where_rows(ended, last, observation)
 
-    def _observation(self, values: Any, infos: dict[str, Any]) -> Tree:
-        """The batched numpy `values`, with the action mask in `infos`, as the agent sees them."""
+    def _observation(self, values: Any, infos: dict[str, Any], last: np.ndarray) -> Tree:
+        """The batched numpy `values`, with the action mask in `infos`, as the agent sees them. Nothing is decided in
+        the rows `last` [B], so that their masks need not allow anything."""
         space = self._env.single_observation_space
         if not self._is_gymnasiums and (wrong := misfit(space, values, (self.num_envs,))):
             raise not_in_space(self._name, wrong)
         observation = self._tensors(space, self._inner_space, values)
         if self._is_told_mask:
             masks = self._info_mask.of_infos(infos, ACTION_MASK, self.num_envs)
+            self._check_allowed(masks, last)
             observation = self._with_mask(observation, torch.from_numpy(masks).to(self.device))
         elif ACTION_MASK in infos and self._sizes and not self._observes_mask:
             raise UserError(
                 f"'{self._name}' gives info['{ACTION_MASK}'], and gave none at its first reset: give it there too"
             )
+        elif self._observes_mask:
+            self._check_allowed(np.asarray(values[ACTION_MASK]), last)
         if isinstance(observation, dict) and ACTION_MASK in observation:
             observation[ACTION_MASK] = with_something_allowed(observation[ACTION_MASK], self._sizes)
         return observation
@@ -285,6 +305,10 @@ class GymnasiumEnvironment(Environment):
                 f"environment {row} returned the observation {values[row]} at step {self._num_steps} after the reset "
                 f"of '{self._name}', which is outside {space}: mend the environment, or the space it names"
             )
+
+    def _check_allowed(self, masks: np.ndarray, last: np.ndarray) -> None:
+        if self._must_allow and not (allowed := masks.any(axis=1) | last).all():
+            raise nothing_allowed(int(np.argmin(allowed)), f"{self._num_steps} after the reset of '{self._name}'")
 
     def _check_finite(self, array: np.ndarray, what: str) -> None:
         finite = np.isfinite(array)

@@ -149,6 +149,24 @@ def not_in_space(who: str, wrong: str) -> UserError:
     )
 
 
+class InItsSpace(gymnasium.Wrapper):
+    """Looks at each observation where the environment runs: what a process hands over is flattened and converted, so
+    that None has become NaN by then. Raises UserError for one that is not of its space's shape or type."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        return self._looked_at(self.env.reset(seed=seed, options=options), 2)
+
+    def step(self, action: Any) -> Any:
+        return self._looked_at(self.env.step(action), 5)
+
+    def _looked_at(self, returned: Any, length: int) -> Any:
+        is_read = isinstance(returned, tuple) and len(returned) == length  # else the vector says what is wrong
+        if is_read and (wrong := misfit(self.observation_space, returned[0])):
+            spec = self.unwrapped.spec
+            raise not_in_space(type(self.unwrapped).__name__ if spec is None else spec.id, wrong)
+        return returned
+
+
 def _line(env: Any, name: str, call: str, error: BaseException) -> str:
     reason = _end_of_process(env, error) or " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
     places = _places(error)

@@ -16,12 +16,14 @@ from seqrl.envs import atari, minigrid, open_spiel, popgym
 from seqrl.envs.action_masks import METHOD, MaskOfMethod
 from seqrl.envs.adapters import Environment, GymnasiumEnvironment, TorchEnvironment
 from seqrl.envs.base import TorchVectorEnv
+from seqrl.envs.failures import InItsSpace
 from seqrl.envs.hide import Hide
+from seqrl.envs.mujoco import without_advice_on_models
 from seqrl.envs.privileged import Privileged
 from seqrl.envs.registration import is_batch, is_vector_alone, registered, render_modes, unknown
 from seqrl.envs.wrappers import Flicker, Noise
 from seqrl.errors import UserError, nearest
-from seqrl.own_code import no_module
+from seqrl.own_code import is_path, no_module
 
 _VECTORIZATIONS = ("auto", "sync", "async")
 _AUTORESET_MODES = {
@@ -98,7 +100,12 @@ def may_draw(env_id: str) -> bool:
 def check_options(
     env_id: str, num_envs: int, device: torch.device | str, vectorization: str, autoreset_mode: str
 ) -> None:
-    """Raise UserError for options that no environment has, or not the one of this id."""
+    """Raise UserError for options that no environment has, or not the one of this id, and for a file in its place."""
+    module, _, name = env_id.rpartition(":")
+    if is_path(module):
+        raise UserError(f"cannot make environment '{env_id}': {no_module(module, env_id)}")
+    if not module and name.endswith(".py"):  # Gymnasium would find fault with the slash of its folder
+        raise unknown(env_id)
     if num_envs < 1:
         raise UserError(f"num_envs={num_envs}: give at least 1")
     if vectorization not in _VECTORIZATIONS:
@@ -136,15 +143,18 @@ def _make_vector_env(
     if vectorization == "auto" and is_vector_alone(registered(env_id)):
         return _make_vec(env_id, num_envs, kwargs)
     _register(env_id)
-    return _make_vec(
-        env_id,
-        num_envs,
-        # What Gymnasium's checker remarks on is of no use to who trains; what matters we check ourselves.
-        {"disable_env_checker": True} | kwargs,
-        vectorization_mode="async" if vectorization == "async" else "sync",
-        vector_kwargs={"autoreset_mode": _AUTORESET_MODES[autoreset_mode]},
-        wrappers=[_with_spaces, _with_masks, *([minigrid.Categories] if _is_minigrid(env_id) else [])],
-    )
+    is_async = vectorization == "async"
+    categories, in_its_space = [minigrid.Categories] * _is_minigrid(env_id), [InItsSpace] * is_async
+    with without_advice_on_models(registered(env_id), kwargs):
+        return _make_vec(
+            env_id,
+            num_envs,
+            # What Gymnasium's checker remarks on is of no use to who trains; what matters we check ourselves.
+            {"disable_env_checker": True} | kwargs,
+            vectorization_mode="async" if is_async else "sync",
+            vector_kwargs={"autoreset_mode": _AUTORESET_MODES[autoreset_mode]},
+            wrappers=[_with_spaces, _with_masks, *categories, *in_its_space],
+        )
 
 
 def _make_vec(env_id: str, num_envs: int, env_kwargs: dict[str, Any], **options: Any) -> VectorEnv:

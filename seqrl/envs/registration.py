@@ -106,6 +106,13 @@ def is_vector_alone(spec: EnvSpec | None) -> bool:
     return spec is not None and spec.entry_point is None and spec.vector_entry_point is not None
 
 
+def time_limit(env_id: str, env_kwargs: dict[str, Any]) -> int | None:
+    """After how many steps an episode is truncated, as far as an argument or the registry says so."""
+    spec = registered(env_id)
+    limit = env_kwargs.get("max_episode_steps", spec.max_episode_steps if spec is not None else None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
 def render_modes(spec: EnvSpec | None) -> tuple[str, ...]:
     """The ways to draw that the registered class names; "rgb_array" where there is no telling before it is made."""
     try:

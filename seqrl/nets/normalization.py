@@ -132,6 +132,16 @@ class RewardScale(nn.Module):
         """Rewards of any shape, scaled and clipped to ±10."""
         return (reward * (self.norm.variance + 1e-8).rsqrt()).clamp(-10.0, 10.0)
 
+    def clipped(self, reward: Tensor, mask: Tensor) -> Tensor:
+        """How much of rewards' sum the clip moves from large ones to small ones, 0 to 1, over the rows of `mask`.
+
+        ½ Σ |c_i / Σ c − r_i / Σ r|, the total variation distance between shares, of sizes r_i of rewards and c_i of
+        clipped ones. 0 where all that are paid are of one size: to divide all by one number changes no optimum.
+        """
+        sizes = [paid.abs() * mask for paid in (self.scaled(reward), reward)]
+        clipped, whole = (size / size.sum().clamp(min=1e-30) for size in sizes)
+        return (clipped - whole).abs().sum() / 2
+
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         if self.grows:
             self.carry = self.carry.new_zeros(state_dict["carry"].shape)

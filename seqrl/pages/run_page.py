@@ -70,6 +70,7 @@ TITLES = {
     "epochs": "epochs of an update",
     "rows": "rows of a batch that count",
     "priority": "priority of what is learnt from",
+    "rewards_clipped": "share of rewards that clipping moves from large to small",
     "teacher_weight": "weight of the teacher",
     "actor_grad_norm": "gradient of the actor",
     "critic_grad_norm": "gradient of the critic",

@@ -226,6 +226,7 @@ def test_own_algorithms_have_looks_of_their_own() -> None:
 
 REFUSED = [
     ("nowhere:Config", "there is no module 'nowhere'; one in this folder is found with PYTHONPATH=."),
+    ("./my_ppo.py:Config", "'./my_ppo.py'; call it my_ppo:Config; one in this folder is found with PYTHONPATH=."),
     ("raises:Config", "raises cannot be imported (KeyError: 'door', raises.py line 1): mend it"),
     ("my_ppo:Confg", "my_ppo has no 'Confg': did you mean 'Config'?"),
     ("brain:Config", "brain has no 'Config': it has no subclass of seqrl.config.RunConfig"),

@@ -15,6 +15,7 @@ from seqrl.data import EpisodeDataset
 from seqrl.envs import make
 from seqrl.evaluate import evaluate
 from seqrl.progress import Bar
+from seqrl.run_folder import read_metrics
 
 ROOM = """
 import gymnasium as gym
@@ -139,6 +140,85 @@ def test_that_no_episode_ended_is_told(capsys: pytest.CaptureFixture[str], steps
     words = ["train", "ppo", "--env", "CartPole-v1", *TINY, "--num-minibatches", "2", "--num-steps", "8"]
     assert main([*words, "--run-dir", "short"]) == 0
     assert "No episode ended in these steps, so there is no return yet" in capsys.readouterr().out
+
+
+# Breaks without `_until_one_ends`, if environments of other actors are not counted, or if an argument does not come
+# before the registry: a time limit was advised that was there, and was too long for these steps.
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ((), "one of MountainCar-v0 may last 200 steps, and 2 are played at once; give --num-steps 400 or more\n"),
+        (
+            ("--env-kwargs", "max_episode_steps=1000"),
+            "may last 1,000 steps, and 2 are played at once; give --num-steps 2000",
+        ),
+        (
+            ("--env-kwargs", "max_episode_steps=-1"),
+            "or give the environment a time limit, --env-kwargs max_episode_steps=",
+        ),
+        (
+            ("--num-steps", "1600", "--checkpoint-every", "1"),
+            "may last 200 steps, and each checkpoint begins new ones; give a larger --checkpoint-every\n",
+        ),
+    ],
+)
+def test_what_lets_an_episode_end(changes: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ppo = ["train", "ppo", "--env", "MountainCar-v0", *TINY, "--num-minibatches", "2", "--num-steps", "32"]
+    assert main([*ppo, *changes, "--run-dir", "run"]) == 0
+    assert words in capsys.readouterr().out
+
+
+def test_environments_of_all_actors_count(capsys: pytest.CaptureFixture[str]) -> None:
+    actors = ["--num-actors", "3", "--engine", "sync", "--batch-size", "3"]
+    impala = ["train", "impala", "--env", "MountainCar-v0", *TINY[:6], *actors, "--num-steps", "96", "--run-dir", "run"]
+    assert main(impala) == 0
+    assert "and 6 are played at once; give --num-steps 1200 or more" in capsys.readouterr().out
+
+
+BET = """
+import gymnasium as gym
+
+
+class Bet(gym.Env):
+    observation_space = action_space = gym.spaces.Discrete(2)
+    count = 0
+
+    def reset(self, *, seed=None, options=None):
+        return 0, {}
+
+    def step(self, action):
+        self.count += 1
+        return 0, 1000.0 if self.count % 400 == 0 else 1.0, True, False, {}
+
+
+gym.register("Bet-v0", Bet)
+"""
+
+
+# Breaks if an algorithm does not log it, logs it of rewards that it learns from as they are, or a command says nothing.
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("ppo", ["--num-minibatches", "2"]),
+        ("impala", ["--num-actors", "2", "--batch-size", "2", "--engine", "sync"]),
+        ("compare", ["--memories", "none", "--num-seeds", "1", "--num-episodes", "2", "--num-minibatches", "2"]),
+    ],
+)
+def test_that_large_rewards_are_clipped_is_told(
+    command: str, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bet_by_test.py").write_text(BET)
+    named = (
+        ["compare", "bet_by_test:Bet-v0"] if command == "compare" else ["train", command, "--env", "bet_by_test:Bet-v0"]
+    )
+    args = [*named, *TINY[:1], "2", "--rollout-length", "1024", "--hidden-size", "8", "--num-steps", "2048", *flags]
+    for more, told in (([], True), (["--no-normalize-rewards"], False)):
+        run = f"as_paid_{not told}"
+        assert main([*args, *more, "--run-dir", run]) == 0
+        words = " ".join(capsys.readouterr().out.split())
+        assert ("of the rewards' sum from large to small ones" in words) is told
+        log = Path(run) / ("none_s0" if command == "compare" else "")
+        assert all(("rewards_clipped" in line) is told for line in read_metrics(log))
 
 
 # Breaks where the first row's run is named, or the folder in which the comparison once was.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from seqrl.comparison.learning_curve import Reached, last_evaluation, mean_of_second_half, reached
+from seqrl.comparison.learning_curve import Reached, last_evaluation, mean_of_second_half, reached, rewards_clipped
 
 
 def log(folder: Path, returns: list[float], **metrics: list[float]) -> Path:
@@ -52,6 +52,14 @@ def test_what_ends_first_is_short(tmp_path: Path) -> None:
     assert reached(run, 0.89).steps == 1200
     short = log(run, [1.0], episode_length=[60.0])
     assert reached(short, 0.89).steps == 100
+
+
+# Breaks if the mean is over the whole run: what is no longer sought is no longer clipped. Or if single updates count.
+def test_the_tenth_in_which_most_was_clipped(tmp_path: Path) -> None:
+    shares = [0.1, 0.1, 0.4, 0.2, *[0.0] * 16]
+    assert rewards_clipped(log(tmp_path / "run", [0.0] * 20, rewards_clipped=shares)) == pytest.approx(0.3)
+    assert rewards_clipped(log(tmp_path / "short", [0.0] * 2, rewards_clipped=[0.0, 0.2])) == pytest.approx(0.2)
+    assert rewards_clipped(log(tmp_path / "as they are", [0.0] * 2)) == 0
 
 
 def test_the_second_half(tmp_path: Path) -> None:

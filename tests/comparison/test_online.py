@@ -338,6 +338,20 @@ def test_advice_where_training_lost_what_is_kept() -> None:
     assert "lost" not in advice(replace(compared, rows=[replace(kept, earlier_kept=[False] * 3)]))
 
 
+def test_advice_where_large_rewards_were_clipped() -> None:
+    """Breaks without the sentence, or if it names what was clipped little, or PPO's flag for other algorithms."""
+    rows = row("none", 0.5, rewards_clipped=0.05), row("gru", 1.0, rewards_clipped=0.25)
+    said = (
+        "Clipping moved up to 25 % of the rewards' sum from large to small ones with gru: if large ones must count in"
+    )
+    assert f"{said} full, compare with --no-normalize-rewards." in advice(result(*rows))
+    late = row("gru", 0.9, approach="impala:gru", rewards_clipped=0.3)
+    words = advice(result(*rows, late))
+    assert "up to 30 % of the rewards' sum from large to small ones with ppo:gru and impala:gru: if" in words
+    assert "compare with --no-normalize-rewards --override impala.normalize_rewards=false." in words
+    assert "Clipping" not in advice(result(rows[0]))
+
+
 def test_the_best_is_kept_unless_said_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = Config().settings
     assert (settings.num_evaluations, settings.keep) == (10, "best")

@@ -14,7 +14,7 @@ from mixed_actions import ALL
 from seqrl.actions import choices
 from seqrl.algorithms import ppo
 from seqrl.collect import random_actions
-from seqrl.envs import GymnasiumEnvironment, Trials, make
+from seqrl.envs import GymnasiumEnvironment, ShortestPath, TorchEnvironment, Trials, make
 from seqrl.envs.trials import EPISODE_START
 from seqrl.errors import UserError
 
@@ -230,6 +230,107 @@ def test_what_is_not_read():
     both = type("Both", (Told,), see | {"time": 0})
     env = GymnasiumEnvironment(SyncVectorEnv([functools.partial(both, spaces.Discrete(3), bits("100"), None)]))
     assert env.reset(0).observation["action_mask"].tolist() == [[False, True, False]]
+
+
+class Observed(Told):
+    """Observes what others tell."""
+
+    def __init__(self, action_space, *masks):
+        super().__init__(action_space, *masks)
+        self.observation_space = spaces.Dict(action_mask=spaces.MultiBinary(len(masks[0])))
+
+    def reset(self, **_):
+        super().reset()
+        return self.info(), {}
+
+    def step(self, action):
+        _, *row, _ = super().step(action)
+        return self.info(), *row, {}
+
+
+def stepped(kind, space, masks, mode=AutoresetMode.NEXT_STEP, num_steps=2):
+    """The masks of the second of two environments, of which the first allows all."""
+    free = np.ones_like(masks[0])
+    one, other = functools.partial(kind, space, *[free] * 4), functools.partial(kind, space, *masks)
+    env = GymnasiumEnvironment(SyncVectorEnv([one, other], autoreset_mode=mode))
+    action = env.single_action_space.sample()
+    batch = (
+        torch.as_tensor(np.array([action] * 2)) if isinstance(action, np.ndarray | np.integer) else torch.zeros(2, 3)
+    )
+    seen = [env.reset(0), *(env.step(batch) for _ in range(num_steps))]
+    return ["".join(str(int(bit)) for bit in step.observation["action_mask"][1]) for step in seen]
+
+
+# Breaks without `_check_allowed`, of masks that are told or of those that are observed: all was allowed without a word.
+# Breaks too if the last row of an episode is looked at.
+@pytest.mark.parametrize("kind", [Told, Observed])
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_an_episode_that_goes_on_must_allow_something(kind, mode):
+    for space, some in ((spaces.Discrete(3), bits("010")), (spaces.MultiDiscrete([2, 2]), bits("0110"))):
+        none, all_free = np.zeros_like(some), "1" * len(some)
+        said = (
+            r"^environment 1 allows no action at step 1 after the reset of 'SyncVectorEnv', though the episode goes on"
+        )
+        with pytest.raises(UserError, match=said):
+            stepped(kind, space, [some, none, some, some], mode)
+        with pytest.raises(UserError, match="allows no action at step 0 after"):
+            stepped(kind, space, [none, some, some], mode)
+        seen = stepped(kind, space, [some, some, none], mode)  # at the end none need be
+        first = "".join(map(str, some))
+        assert seen == [first, first, all_free if mode is AutoresetMode.NEXT_STEP else first]
+
+
+class OnceAllowing(Told):
+    """Allows nothing after its third reset. The first is to find out whether there is a mask."""
+
+    def reset(self, **_):
+        self.resets = getattr(self, "resets", 0) + 1
+        observation, info = super().reset()
+        return observation, info if self.resets < 3 else {"action_mask": np.zeros_like(self.masks[0])}
+
+
+# Breaks if the rows that have ended are not looked at after they were reset within the step.
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_a_second_episode_must_allow_something(mode):
+    at = 2 if mode is AutoresetMode.NEXT_STEP else 1
+    with pytest.raises(UserError, match=f"^environment 1 allows no action at step {at} after the reset"):
+        stepped(OnceAllowing, spaces.Discrete(3), [bits("010")] * 2, mode)
+
+
+# Breaks if a choice is looked at by itself, or one beside a number that no mask speaks of.
+def test_a_part_need_not_allow_anything():
+    assert stepped(Told, spaces.MultiDiscrete([2, 2]), [bits("0010")] * 4) == ["1110"] * 3
+    beside = spaces.Dict(force=spaces.Box(-1, 1, (2,)), grip=spaces.Discrete(2))
+    assert stepped(Told, beside, [bits("00")] * 4) == ["11"] * 3
+
+
+class Tensors(ShortestPath):
+    """Allows nothing in row 1 after two steps."""
+
+    empty_at = 2
+
+    def _observe(self, state):
+        observation = super()._observe(state)
+        empty = (torch.arange(self.num_envs) == 1) & (state["steps"] == self.empty_at)
+        return observation | {"action_mask": observation["action_mask"] & ~empty[:, None]}
+
+
+# Breaks without `TorchEnvironment._check_allowed`, and if the last row of an episode is looked at.
+def test_a_batch_of_tensors_must_allow_something():
+    inner = Tensors(3, max_episode_steps=4)
+    env = TorchEnvironment(inner)
+    away = torch.zeros(3, dtype=torch.int64)
+    env.reset(0)
+    env.step(away)
+    with pytest.raises(
+        UserError, match=r"^environment 1 allows no action at step 2 of an episode of 'Tensors', though"
+    ):
+        env.step(away)
+    inner.empty_at = 4
+    env.reset(0)
+    steps = [env.step(away) for _ in range(5)]
+    assert steps[3].truncated[1]
+    assert not steps[3].observation["action_mask"][1].any()
 
 
 # Breaks if a trial's own parts are nested under "observation": then no command takes it for trials.

@@ -1,5 +1,6 @@
 """A bug in a user's environment is one line that says where, and the exception stays to be seen behind it."""
 
+import contextlib
 import functools
 import os
 import sys
@@ -12,7 +13,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from seqrl.envs import GymnasiumEnvironment, RepeatPrevious, TorchEnvironment, Trials
+from seqrl.envs import GymnasiumEnvironment, RepeatPrevious, TorchEnvironment, Trials, make
 from seqrl.errors import UserError
 
 
@@ -68,6 +69,8 @@ class Failing(gym.Env):
 
     def observe(self, wrong=False):
         observation = {"x": np.zeros(3 if wrong and self.how == "shape" else 2, np.float32), "n": np.int64(1)}
+        if wrong and self.how == "same size":
+            observation["x"] = observation["x"][None]
         if wrong and self.how == "type":
             observation["n"] = 0.5
         if wrong and self.how == "key":
@@ -232,6 +235,29 @@ def test_an_observation_that_a_process_could_not_hand_over():
     with pytest.raises(UserError, match=r"returned what is not in its space: ValueError: .*\(3,\).*, for Dict\("):
         run(env, 3)
     env.close()
+
+
+gym.register("Failing-v0", functools.partial(Failing, length=3))
+
+
+# Breaks without `InItsSpace`: None comes as NaN, another shape of the same size and a float for a whole number pass.
+@pytest.mark.parametrize("mode", ["next_step", "same_step", "disabled"])
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [
+        ("none", "observation is None"),
+        ("no part", "observation.n is None"),
+        ("same size", r"observation.x has the shape \(1, 2\), not \(2,\)"),
+        ("type", "observation.n is float64, not int64"),
+        ("key", "observation has no 'n'"),
+    ],
+)
+def test_processes_say_what_is_not_in_its_space(vectorization, mode, how, what):
+    env = make("Failing-v0", 2, vectorization=vectorization, autoreset_mode=mode, env_kwargs={"how": how})
+    who = "environment 0 of Failing-v0" if vectorization == "sync" else "Failing-v0"
+    with contextlib.closing(env), pytest.raises(UserError, match=f"^{who} returned what is not in its space: {what};"):
+        run(env, 4)
 
 
 class Returning(gym.Env):

@@ -80,6 +80,16 @@ def test_an_error_leaves_no_process():
         # Breaks without the case of a file: module:rover.py was what it was told to be named.
         ({"env_id": "envs/rover.py"}, r"'envs/rover.py' \(--env\): this is a file: name an id .*, rover:ID, from its"),
         ({"env_id": "no_file.py:A-v0"}, "there is no module 'no_file.py'; call it no_file:A-v0; "),
+        # Break without the looks at paths in `check_options`: what importlib and Gymnasium say names no way out.
+        (
+            {"env_id": "./no_file.py:A-v0"},
+            r"there is no module './no_file.py'; call it no_file:A-v0; one in this folder is found with PYTHONPATH=\.$",
+        ),
+        (
+            {"env_id": "../my envs/rover:A-v0"},
+            r"; call it rover:A-v0; one in ../my envs is found with PYTHONPATH='../my envs'$",
+        ),
+        ({"env_id": "./rover.py"}, r"^unknown environment './rover.py' \(--env\): this is a file: .*, rover:ID"),
         (
             {"env_kwargs": {"colour": 1}},
             "^cannot make environment 'CartPole-v1': .*unexpected keyword argument 'colour'",

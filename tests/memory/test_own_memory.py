@@ -134,6 +134,9 @@ REFUSED = [
     ("nowhere:Ema", "there is no module 'nowhere'; one in this folder is found with PYTHONPATH=."),
     ("brain.inner:Ema", "there is no module 'brain.inner'"),
     ("brain.py:Ema", "there is no module 'brain.py'; call it brain:Ema; one in this folder is found with PYTHONPATH=."),
+    ("./brain.py:Ema", "no module './brain.py'; call it brain:Ema; one in this folder is found with PYTHONPATH=."),
+    ("inner/brain:Ema", "no module 'inner/brain'; call it brain:Ema; one in inner is found with PYTHONPATH=inner"),
+    ("nowhere.py:Ema", "no module 'nowhere.py'; call it nowhere:Ema; one in this folder is found with PYTHONPATH=."),
     ("torch.nn.functional:Ema", "torch.nn.functional has no 'Ema': it has no subclass of seqrl.memory.Memory"),
     ("brain:linear", "is no subclass of seqrl.memory.Memory"),
     (

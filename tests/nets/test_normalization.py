@@ -68,6 +68,19 @@ def test_reward_scale_shifts_nothing_and_clips():
     assert scaled[-1] == 10.0
 
 
+# Breaks if rewards are counted that lie in no episode, signs cancel, or the sum that is cut counts: 0.86 for one size.
+def test_what_the_clip_moves():
+    scale = RewardScale(1, 0.0)  # before its first update it divides by 1
+    reward = torch.tensor([1.0, -1.0] * 5 + [-20.0, 1e6])[:, None]
+    mask = torch.ones_like(reward, dtype=torch.bool)
+    mask[-1] = False
+    # Of 20 that are left of 30, 10 are the large one's, and were 20 of 30.
+    assert scale.clipped(reward, mask).item() == pytest.approx(20 / 30 - 10 / 20, rel=1e-5)
+    one_size = torch.tensor([0.0, 70.0, -70.0])[:, None]
+    assert scale.clipped(one_size, torch.ones_like(one_size, dtype=torch.bool)).item() == 0
+    assert scale.clipped(torch.zeros(3, 1), mask[:3]).item() == 0
+
+
 # Breaks if the variance is taken in as it comes: NaN would stay in it, and the learning rate be blamed.
 @pytest.mark.parametrize("rows", [[[0.0, 0.0], [0.0, 1e30]], [[0.0, 1e20], [0.0, 1e20]], [[0.0, math.nan]]])
 def test_what_cannot_be_standardised_is_named(rows):
