@@ -53,6 +53,10 @@ def calibrate(args: list[str]) -> int:
     config = read_config(run)
     if not isinstance(config, decision_transformer.Config):
         raise UserError(f"{run} is no Decision Transformer: only that can be asked for a return")
+    require(
+        bool(config.env) or not options.play,
+        f"{run} does not say which environment it is for: calibrate it with --no-play",
+    )
     config = dataclasses.replace(config, device="cpu", run_dir=name)
     agent = load(run)
     assert isinstance(agent, DecisionAgent)
@@ -64,7 +68,6 @@ def calibrate(args: list[str]) -> int:
     promised = float(agent.return_range[1]) if is_relabelled else -math.inf
     result = None
     if options.play:
-        require(bool(config.env), f"{run} does not say which environment it is for: calibrate it with --no-play")
         targets = sorted(set(options.targets)) or default_targets(agent, dataset, options.num_targets)
         in_turn = -(-options.num_episodes * len(targets) // 200)  # so that about 200 are played side by side
         each = -(-options.num_episodes // in_turn)
