@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from torch import Tensor
 
-from seqrl.algorithms.decision_transformer import Config, chosen_episodes, loss
+from seqrl.algorithms.decision_transformer import Config, chosen_episodes, loss, relabelled
 from seqrl.checkpoint import load_checkpoint, save_checkpoint, write_atomically, write_json
 from seqrl.data import EpisodeDataset, Windows
 from seqrl.decision_agent import DecisionAgent
@@ -59,11 +59,17 @@ class Calibration:
     gamma: float = 1.0
     """Discount of targets; achieved returns are never discounted."""
 
-    def warnings(self) -> list[str]:
-        """What a person should know before asking for the recommended return."""
+    def warnings(self, promised: float = -math.inf) -> list[str]:
+        """What a person should know before asking for the recommended return. `promised`: the highest that relabelled
+        returns promise, where the agent learnt from these."""
         k = self.targets.index(self.recommended)
         said = []
-        if self.support[k] == 0:
+        if self.support[k] == 0 and self.recommended <= promised:
+            said.append(
+                f"No logged episode brought {self.recommended:.4g} (the best {self.data_range[1]:.4g}): the values of "
+                "the log promise it, of parts of several."
+            )
+        elif self.support[k] == 0:
             said.append(
                 f"No logged episode brought {self.recommended:.4g} (the best {self.data_range[1]:.4g}): the agent was "
                 "never shown how, and the figure is luck of extrapolation."
@@ -85,13 +91,14 @@ class Calibration:
         follows = self.rank_correlation
         return asdict(self) | {"rank_correlation": follows if math.isfinite(follows) else None}
 
-    def table(self) -> Table:
-        """A line for each target."""
+    def table(self, promised: float = -math.inf) -> Table:
+        """A line for each target; `promised` as above."""
         table = plain_table("target and achieved return", caption=f"{self.num_episodes} episodes each")
         for name in ("target", "achieved (95 %)", "logged episodes with as much", ""):
             table.add_column(name, justify="right")
         for target, mean, half, support in zip(self.targets, self.achieved, self.half_width, self.support, strict=True):
-            note = "recommended" if target == self.recommended else "out of support" if support == 0 else ""
+            unseen = "" if support else "promised alone" if target <= promised else "out of support"
+            note = "recommended" if target == self.recommended else unseen
             table.add_row(f"{target:.4g}", f"{mean:.4g} ± {half:.3g}", f"{support:,}", note)
         return table
 
@@ -211,12 +218,13 @@ def bin_bounds(values: Tensor, num_bins: int) -> list[tuple[float, float]]:
     return [(float(group[0]), float(group[-1])) for group in groups]
 
 
-def bins_table(bins: list[Bin], held_out: bool) -> Table:
+def bins_table(bins: list[Bin], held_out: bool, is_relabelled: bool = False) -> Table:
     """A line for each bin."""
     which = "held-out" if held_out else "logged (none was held out)"
-    table = plain_table(f"how well {which} actions are foreseen, by return-to-go")
+    asked = "relabelled return-to-go" if is_relabelled else "return-to-go"
+    table = plain_table(f"how well {which} actions are foreseen, by {asked}")
     measure = "accuracy" if bins and bins[0].accuracy is not None else "squared error"
-    for name in ("return-to-go", "decisions", "log-likelihood", measure):
+    for name in (asked, "decisions", "log-likelihood", measure):
         table.add_column(name, justify="right")
     for b in bins:
         value = b.accuracy if b.accuracy is not None else b.squared_error
@@ -226,14 +234,24 @@ def bins_table(bins: list[Bin], held_out: bool) -> Table:
 
 
 def held_out_or_all(dataset: EpisodeDataset, config: Config) -> tuple[EpisodeDataset, bool]:
-    """The run's held-out episodes, or where it held none out, all of them; and which of the two."""
-    _, held_out = chosen_episodes(dataset, config)
+    """The run's held-out episodes, or where it held none out, all of them; and which of the two.
+
+    With returns-to-go relabelled, where it learnt from these: it was not trained to be asked for those that were
+    logged. Then, where none was held out, these are the episodes that it learnt from.
+    """
+    learnt, held_out = chosen_episodes(dataset, config)
+    if config.relabel == "values":
+        dataset, held_out = relabelled(learnt, held_out, config)
     return (held_out, True) if held_out is not None else (dataset, False)
 
 
-def write(folder: Path, calibration: Calibration | None, bins: list[Bin], dataset: EpisodeDataset) -> list[Path]:
-    """calibration.json and, where targets were played, calibration.png, into a run's folder."""
-    content = {"calibration": calibration.as_dict() if calibration else None, "bins": [b._asdict() for b in bins]}
+def write(
+    folder: Path, calibration: Calibration | None, bins: list[Bin], dataset: EpisodeDataset, is_relabelled: bool = False
+) -> list[Path]:
+    """calibration.json and, where targets were played, calibration.png, into a run's folder. `is_relabelled`: whether
+    the bins are of relabelled returns."""
+    content: dict[str, Any] = {"calibration": calibration.as_dict() if calibration else None}
+    content |= {"bins": [b._asdict() for b in bins], "relabelled": is_relabelled}
     path = folder / "calibration.json"
     write_json(path, content)
     if calibration is None:

@@ -176,6 +176,20 @@ def test_warnings(tmp_path):
     assert two.as_dict()["rank_correlation"] is None
 
 
+# Break: `promised` not read in `warnings`, or in `table`: what values promise was called luck of extrapolation.
+def test_what_relabelled_returns_promise_is_no_extrapolation(tmp_path):
+    log = logged(tmp_path / "log", [0.0, 1.0, 2.0, 3.0, 4.0, 4.0, 4.0, 4.0, 4.0])
+    found = played(log, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 1.0], [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    [words] = found.warnings(promised=5.0)
+    assert words == "No logged episode brought 5 (the best 4): the values of the log promise it, of parts of several."
+    [words] = found.warnings(promised=4.5)
+    assert words.endswith("luck of extrapolation.")
+    *_, notes = found.table(promised=6.0).columns
+    assert list(notes.cells)[-2:] == ["recommended", "promised alone"]
+    *_, notes = found.table(promised=5.0).columns
+    assert list(notes.cells)[-2:] == ["recommended", "out of support"]
+
+
 def test_cloned_behaviour_cannot_be_asked(tmp_path):
     log = logged(tmp_path / "log", [0.0, 1.0])
     with pytest.raises(UserError, match="clones behaviour"):
@@ -279,6 +293,28 @@ def test_the_command_tries_what_the_run_asks_for_in_its_own_environment(run, tmp
     assert main(["calibrate", str(copy)]) == 2
     assert "space does not fit the agent in" in capsys.readouterr().err
     assert len(asked) == 1
+
+
+# Break: `held_out_or_all` without `relabelled`: the agent was asked for what it was not trained to be asked for.
+@pytest.mark.parametrize("held_out", [0.2, 0.0])
+def test_an_agent_of_relabelled_returns_is_asked_for_these(run, tmp_path, capsys, monkeypatch, held_out):
+    monkeypatch.setenv("COLUMNS", "160")
+    config = Config(
+        dataset=str(run.parent / "log"), run_dir=str(tmp_path / "qdt"), num_steps=2, hidden_size=16, num_layers=1,
+        context_length=4, batch_size=8, relabel="values", value_updates=20, held_out=held_out,
+    )  # fmt: skip
+    train(config)
+    kept = np.load(tmp_path / "qdt" / "return_to_go.npy")
+    asked, told = calibration.held_out_or_all(EpisodeDataset.open(config.dataset), config)
+    assert told == (held_out > 0)
+    rows = np.concatenate([np.arange(a, a + n) for a, n in zip(asked.starts, asked.lengths, strict=False)])
+    assert asked.num_episodes == (6 if held_out else 30)
+    assert (asked.return_to_go[rows] == kept[rows]).all()
+    assert (kept[rows] != EpisodeDataset.open(config.dataset).return_to_go[rows]).any()
+    capsys.readouterr()
+    assert main(["calibrate", str(tmp_path / "qdt"), "--num-episodes", "2"]) == 0
+    assert "are foreseen, by relabelled return-to-go" in " ".join(capsys.readouterr().out.split())
+    assert json.loads((tmp_path / "qdt" / "calibration.json").read_text())["relabelled"]
 
 
 def test_bad_input_is_one_line(run, tmp_path, capsys):

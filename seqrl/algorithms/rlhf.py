@@ -78,6 +78,7 @@ from seqrl.language_runs.rlhf_actor import SpeakingActor, minibatches
 from seqrl.language_runs.rlhf_config import Config, check
 from seqrl.language_runs.run import read_tokenizer
 from seqrl.objectives import approximate_kl, clipped_surrogate, masked_mean, squared_error
+from seqrl.offline.same_log import same_log
 from seqrl.run_folder import CHECKPOINT, load_weights
 from seqrl.seeds import derived_seed
 from seqrl.text import Tokenizer
@@ -188,9 +189,9 @@ def train_share(group: Group, config: Config, resume: bool) -> TunedAgent:
         if config.num_actors:
             until_the_end.enter_context(learner_threads(config))
             tuning.engine = until_the_end.enter_context(contextlib.closing(make_engine(config, make_actor)))
-        step = run.restore({}).get("step", 0)
-        if step:
-            run.restore(tuning.parts())
+        counters = run.restore({})
+        step, log = counters.get("step", 0), same_log(run, config, counters)
+        run.restore(tuning.parts() if step else {})
         run.begin(step)
         tuning.publish(step)
         interrupted = stopped = False
@@ -202,7 +203,7 @@ def train_share(group: Group, config: Config, resume: bool) -> TunedAgent:
             stopped = config.monitor == "stop" and tuning.verdict.level == "stop"
             interrupted = any(group.gather(run.interrupted))
             if step % config.checkpoint_every == 0 or step == config.num_steps or interrupted or stopped:
-                run.save(tuning.parts(), {"step": step})
+                run.save(tuning.parts(), {"step": step, "log": log})
     return agent.eval()
 
 

@@ -53,16 +53,21 @@ def calibrate(args: list[str]) -> int:
     config = read_config(run)
     if not isinstance(config, decision_transformer.Config):
         raise UserError(f"{run} is no Decision Transformer: only that can be asked for a return")
+    require(
+        bool(config.env) or not options.play,
+        f"{run} does not say which environment it is for: calibrate it with --no-play",
+    )
     config = dataclasses.replace(config, device="cpu", run_dir=name)
     agent = load(run)
     assert isinstance(agent, DecisionAgent)
     dataset = EpisodeDataset.open(config.dataset, config.gamma)
     logged, held_out = calibration.held_out_or_all(dataset, config)
     bins, console = calibration.by_return(agent, logged, config), Console()
-    console.print(calibration.bins_table(bins, held_out))
+    is_relabelled = config.relabel == "values"
+    console.print(calibration.bins_table(bins, held_out, is_relabelled))
+    promised = float(agent.return_range[1]) if is_relabelled else -math.inf
     result = None
     if options.play:
-        require(bool(config.env), f"{run} does not say which environment it is for: calibrate it with --no-play")
         targets = sorted(set(options.targets)) or default_targets(agent, dataset, options.num_targets)
         in_turn = -(-options.num_episodes * len(targets) // 200)  # so that about 200 are played side by side
         each = -(-options.num_episodes // in_turn)
@@ -74,12 +79,12 @@ def calibrate(args: list[str]) -> int:
             result = calibration.calibrate(
                 agent, environment, dataset, targets, options.num_episodes, options.seed, watch
             )
-        console.print(result.table())
-        console.print(f"Ask for {result.recommended:.4g}.", *result.warnings())
+        console.print(result.table(promised))
+        console.print(f"Ask for {result.recommended:.4g}.", *result.warnings(promised))
     if options.set_target and result is not None:
         calibration.set_target(run, result.recommended)
         print(f"{run} asks for {result.recommended:.4g} from now on.")
-    print("Written:", *calibration.write(run, result, bins, dataset))
+    print("Written:", *calibration.write(run, result, bins, dataset, is_relabelled))
     return 0
 
 

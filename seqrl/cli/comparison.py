@@ -33,6 +33,11 @@ def compare(args: list[str]) -> int:
     elif name is not None and Path(name).is_dir():
         config = _methods(name, args)
     else:
+        require(
+            name is None or not Path(name).is_file(),
+            f"{name} is a file: seqrl import {quoted(name)} makes a dataset of what another program logged, and that "
+            "is compared on",
+        )
         asked = {arg.partition("=")[0] for arg in args} & {"--env", "-h", "--help"}
         require(name is not None or bool(asked), "compare needs an environment or a dataset, named first: " + EXAMPLE)
         config = _memories(name, args)

@@ -20,6 +20,7 @@ from seqrl.data import EpisodeDataset, import_episodes, to_minari
 from seqrl.data.dialogue_importers import form_of, import_dialogues
 from seqrl.data.dialogues import shown
 from seqrl.data.preferences import holds_preferences, holds_thumbs
+from seqrl.data.tables import TABLES
 from seqrl.errors import UserError, quoted
 from seqrl.run_folder import first_free
 
@@ -54,6 +55,8 @@ def audit(args: list[str]) -> int:
         raise UserError(f"--max-rows is {options.max_rows}: it must be at least 1")
     check_output(options.output)
     check_parts(options.keep_good, options.held_out, options.share, options.output)
+    if Path(folder).is_file() and Path(folder).suffix in (*TABLES, ".npz", ".hdf5", ".h5"):
+        raise UserError(f"{folder} is of another program: seqrl import it, and audit what that writes")
     is_file = Path(folder).is_file() or Path(folder).suffix == ".jsonl"  # episodes are folders
     has_preferences = is_file and holds_preferences(folder)
     has_thumbs = is_file and not has_preferences and holds_thumbs(folder)

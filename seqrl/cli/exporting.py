@@ -5,8 +5,8 @@ from pathlib import Path
 
 from seqrl.cli.arguments import parse, positional
 from seqrl.cli.datasets import export as export_dataset
-from seqrl.errors import UserError, nearest
-from seqrl.export import SUFFIXES, export_run
+from seqrl.errors import UserError
+from seqrl.export import SUFFIXES, default_path, export_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,8 @@ class Export:
     format: str = ""
     """Of a run: onnx or torch. By default what --output ends in, .onnx or .pt2; else onnx."""
     output: str = ""
-    """Of a run: the file to write; must not exist yet. By default agent.onnx or agent.pt2 in the run's folder."""
+    """Of a run: the file to write; must not exist yet. By default agent.onnx or agent.pt2 in the run's folder, which is
+    written over where it is an exported agent."""
     to_minari: str = ""
     """Of a dataset: id of the Minari dataset to make, such as cartpole/random-v0."""
 
@@ -39,10 +40,8 @@ def export(args: list[str]) -> int:
     if not is_run and not for_runs:
         return export_dataset(args)
     format = options.format or _format_of(options.output)
-    if format not in SUFFIXES:
-        raise UserError(f"unknown format '{format}' (--format): {nearest(format, SUFFIXES)}")
-    path = Path(options.output or Path(folder) / f"agent{SUFFIXES[format]}")
-    exported = export_run(folder, path, format)
+    path = Path(options.output) if options.output else default_path(folder, format)
+    exported = export_run(folder, options.output or None, format)
     figures = ", ".join(
         f"{found['difference']:.1e} on {found['steps']:,} {name} steps"
         for name, found in exported.about["parity"].items()

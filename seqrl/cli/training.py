@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seqrl.algorithms import ALGORITHMS, config_class, read_config, with_run_dir
+from seqrl.algorithms import ALGORITHMS, config_class, decision_transformer, read_config, with_run_dir
 from seqrl.algorithms import resume as resume_run
 from seqrl.algorithms import train as train_run
 from seqrl.cli.actors import set_num_actors
@@ -22,6 +22,7 @@ from seqrl.distributed import is_first
 from seqrl.envs.registration import time_limit
 from seqrl.errors import UserError, nearest, quoted
 from seqrl.language_runs.rewards import is_reward_run
+from seqrl.offline.config import OfflineConfig
 from seqrl.recipes import RECIPES
 from seqrl.run_folder import read_finished_step, read_json, read_metrics, read_saved_step
 from seqrl.statistics import percent
@@ -98,7 +99,7 @@ def _refuse_what_is_fixed(run: str, args: list[str]) -> None:
 def _check_logs(run: str) -> None:
     """Raise UserError where a log that the run learns from is not found: it was named from another folder."""
     config = read_config(run)
-    for name in ("dialogues", "prompts", "preferences", "thumbs"):
+    for name in ("dataset", "dialogues", "prompts", "preferences", "thumbs"):
         log = getattr(config, name, "")
         if log and not Path(log).exists():
             raise UserError(
@@ -132,6 +133,10 @@ def _finish(run: str, num_steps: int, flags: str = "") -> int:
         return 130
     config = read_config(run)
     how_well = ways(run, config) if plays_nothing(run, config) else f"seqrl evaluate {quoted(run)}"
+    if isinstance(config, OfflineConfig) and not config.env:  # nor does the log name one
+        how_well += " --env ENV"
+        if isinstance(config, decision_transformer.Config):
+            how_well += f", or without an environment seqrl calibrate {quoted(run)} --no-play"
     print(f"{run}: trained for {step:,} steps. See how well: {how_well}")
     if isinstance(config, RunConfig) and not any("episode_return" in line for line in read_metrics(Path(run))):
         print(f"No episode ended in these steps, so there is no return yet: {_until_one_ends(config, step)}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from seqrl.data.packed import way_to_text
 from seqrl.errors import UserError, nearest
 from seqrl.visible import visible
 
@@ -21,8 +22,9 @@ MAX_EXACT = 2**53
 """Integers beyond it are other numbers in programs that read JSON as floats."""
 MOST_REWARD = 1e15
 """The squares of larger ones, and of their sums, are infinite as float32, in which values are learnt."""
-OTHER_FORMS = ("messages", "prompt", "completion", "chosen", "rejected", "chat_logs")
-"""Keys by which a line is known to be of a format that `seqrl.data.dialogue_importers` reads."""
+OTHER_FORMS = dict.fromkeys(("messages", "prompt", "completion", "chosen", "rejected", "chat_logs"), "dialogues")
+OTHER_FORMS |= dict.fromkeys(("observations", "observation", "obs"), "a dataset of episodes")
+"""Keys by which a line is known to be of a format that `seqrl import` reads, and what that makes of it."""
 
 Value = str | bool | int | float
 
@@ -195,7 +197,7 @@ def _decoded(line: bytes, where: str) -> str:
         return line.decode()
     except UnicodeDecodeError as error:
         bad = f"byte 0x{line[error.start]:02x} at {error.start}"
-        raise UserError(f"{where} is no text in UTF-8 ({bad}): write it again as UTF-8") from None
+        raise UserError(f"{where} is no text in UTF-8 ({bad}): {way_to_text(line)}") from None
 
 
 class _Refused(Exception):  # noqa: N818
@@ -254,9 +256,9 @@ def dialogue_of(content: Any, where: str) -> Dialogue:
     """The dialogue of a parsed line. Raises UserError, beginning with `where`, for what the schema does not allow."""
     if not isinstance(content, dict):
         raise UserError(f"{where} is {_kind(content)}: give an object with id, agent and turns")
-    other = [key for key in OTHER_FORMS if key in content]
-    if other and "turns" not in content:
-        raise UserError(f"{where} is in another format (it has '{other[0]}'): seqrl import makes dialogues of it")
+    key = next((key for key in OTHER_FORMS if key in content), None)
+    if key and "turns" not in content:
+        raise UserError(f"{where} is in another format (it has '{key}'): seqrl import makes {OTHER_FORMS[key]} of it")
     _check_keys(content, DIALOGUE_KEYS, ("id", "turns", "agent"), where, "; what else is known belongs in meta")
     turns = content["turns"]
     if not isinstance(turns, list):
@@ -387,10 +389,8 @@ def values_of(content: Any, where: str) -> dict[str, Value]:
 
 def _kind(value: Any) -> str:
     """What a value is, for messages: short ones themselves."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     if isinstance(value, str):
         return f'"{shown(value, 20)}"'
     if isinstance(value, int | float):

@@ -35,7 +35,7 @@ import gymnasium as gym
 import numpy as np
 
 from seqrl.actions import tensor_space
-from seqrl.errors import UserError
+from seqrl.errors import UserError, quoted
 from seqrl.trajectory import Tree, tree_leaves, tree_map
 
 FORMAT = "seqrl-episodes-2"
@@ -159,8 +159,10 @@ def read_index(folder: Path) -> dict[str, Any]:
     """What `index.json` says. Raises UserError where it is missing, damaged or of another format."""
     path = folder / INDEX
     if not path.is_file():
-        missing = lack(folder, INDEX)
-        raise UserError(f"{folder} holds no logged episodes ({missing}): give a folder that they were logged to")
+        missing, way_out = lack(folder, INDEX), "give a folder that they were logged to"
+        if folder.is_file():
+            way_out = f"seqrl import {quoted(folder)} makes a folder of what another program logged"
+        raise UserError(f"{folder} holds no logged episodes ({missing}): {way_out}")
     try:
         index = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

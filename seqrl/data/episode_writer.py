@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from seqrl.envs.agent_spaces import agent_space
 from seqrl.errors import UserError
 from seqrl.spaces import space_to_json
 from seqrl.trajectory import ACTION_MASK, Tree, tree_leaves
+from seqrl.visible import visible
 
 REWARD = gym.spaces.Box(-np.inf, np.inf, ())
 
@@ -236,8 +238,24 @@ def as_array(values: Any, what: str) -> np.ndarray:
     except ValueError:
         raise UserError(f"{what} has rows of different shapes: give one shape for all") from None
     if array.dtype.kind not in "biuf":
-        raise UserError(f"{what} is of type {array.dtype}: give numbers")
+        raise UserError(f"{what} is of type {array.dtype}: give numbers{_in_place_of(array)}")
     return array
+
+
+def _in_place_of(array: np.ndarray) -> str:
+    """Which of its values is the first that is no number, for messages; of texts that all are, the first."""
+
+    def is_number(value: Any) -> bool:
+        try:
+            return not isinstance(value, complex) and math.isfinite(float(value))
+        except (TypeError, ValueError):
+            return False
+
+    if array.ndim == 0 or not array.size:
+        return ""
+    flat = array.reshape(len(array), -1)
+    row, column = next(((r, c) for (r, c), value in np.ndenumerate(flat) if not is_number(value)), (0, 0))
+    return f" in place of {visible(repr(str(flat[row, column])[:40]))} (row {row})"
 
 
 def _check_rows(good: np.ndarray, array: np.ndarray, name: str, where: str, way_out: str) -> None:

@@ -14,9 +14,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from seqrl.data.episode_files import INDEX
 from seqrl.data.episode_writer import as_array
 from seqrl.data.episodes import EpisodeDataset
 from seqrl.data.minari import MINARI, from_minari, open_d4rl
+from seqrl.data.packed import way_to_text
 from seqrl.data.raw_episodes import (
     RawEpisode,
     Unfinished,
@@ -32,7 +34,10 @@ from seqrl.data.raw_episodes import (
 from seqrl.data.tables import TABLES, from_table
 from seqrl.errors import UserError
 from seqrl.trajectory import Tree, tree_leaves
+from seqrl.visible import visible
 
+PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst")
+"""What the names of packed files end in."""
 UNREADABLE = (
     *(ValueError, EOFError, OSError, AttributeError, TypeError, KeyError, RuntimeError),  # NotImplementedError too
     *(zipfile.BadZipFile, zlib.error),
@@ -69,7 +74,8 @@ def import_episodes(source: str | Path, folder: str | Path, **options: Any) -> E
     if path.suffix == ".npz" or path.is_dir():
         return from_arrays(folder, load_arrays(path), source=text, **options)
     known = ", ".join([".npz", ".jsonl", ".hdf5", *TABLES])
-    raise UserError(f"{text} is of no known kind: give {known}, a folder of .npy files, or minari:ID")
+    unpacked = "unpack it first, " if path.suffix in PACKED else ""
+    raise UserError(f"{text} is of no known kind: {unpacked}give {known}, a folder of .npy files, or minari:ID")
 
 
 def from_arrays(
@@ -128,6 +134,8 @@ def _starts(parts: dict[str, Any], source: str) -> np.ndarray:
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file, or of the .npy files in a folder, which are mapped and not loaded."""
     files = sorted(path.glob("*.npy")) if path.is_dir() else []
+    if (path / INDEX).is_file():
+        raise UserError(f"{path} is a dataset already: use it as it is")
     if path.is_dir() and not files:
         raise UserError(f"{path} holds no .npy files: give a folder with observations.npy, actions.npy and so on")
     name = path
@@ -169,16 +177,20 @@ def from_json_lines(
     path = Path(path)
 
     def episodes() -> Iterator[RawEpisode]:
-        number = 0
+        number, is_empty = 0, True
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8-sig") as file:
                 for number, line in enumerate(file, 1):
                     if line.strip():
+                        is_empty = False
                         yield _json_episode(line, f"{path}, line {number}")
         except UnicodeDecodeError as error:
-            raise UserError(f"{path}, line {number + 1} is no text in UTF-8 ({error.reason}): write it again") from None
+            way_out = way_to_text(error.object)
+            raise UserError(f"{path}, line {number + 1} is no text in UTF-8 ({error.reason}): {way_out}") from None
         except OSError as error:
             raise UserError(f"cannot read {path} ({error.strerror}): give a file of JSON lines") from None
+        if is_empty:
+            raise UserError(f"{path}: there are no episodes, so nothing to learn from; log at least one")
 
     return write_dataset(
         folder,
@@ -191,8 +203,14 @@ def from_json_lines(
 
 
 def _json_episode(line: str, where: str) -> RawEpisode:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            twice = next(key for k, (key, _) in enumerate(pairs) if key in dict(pairs[:k]))
+            raise UserError(f"{where} has the key {visible(repr(twice))} twice in one object: keep one")
+        return dict(pairs)
+
     try:
-        data = json.loads(line)
+        data = json.loads(line, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise UserError(f"{where} is damaged JSON ({error.msg} at column {error.colno}): write it again") from None
     except RecursionError:

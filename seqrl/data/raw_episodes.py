@@ -80,7 +80,7 @@ def write_dataset(
                 if unfinished == "error":
                     raise UserError(
                         f"{raw.where} ends neither terminated nor truncated: have unfinished episodes truncated or "
-                        "dropped (unfinished='truncate' or 'drop'), or mend the flags"
+                        "dropped (--unfinished truncate or drop), or mend the flags"
                     )
                 if unfinished == "drop":
                     dropped += 1
@@ -111,6 +111,11 @@ def parts_of(log: Mapping[str, Any], where: str, way_out: str = "") -> dict[str,
         head, _, rest = str(key).replace("/", ".").partition(".")
         if head in LEFT_OUT:
             continue
+        if head in ("done", "dones"):
+            raise UserError(
+                f"{where} has the unknown part '{key}': name it terminated where the task was over, truncated where it "
+                "was cut off"
+            )
         if head not in own:
             raise UserError(f"{where} has the unknown part '{key}': {nearest(head, own)}{way_out}")
         name = own[head]

@@ -11,6 +11,7 @@ import numpy as np
 
 from seqrl.data.episode_writer import as_array
 from seqrl.data.episodes import EpisodeDataset
+from seqrl.data.packed import way_to_text
 from seqrl.data.raw_episodes import (
     ALIASES,
     LEFT_OUT,
@@ -64,11 +65,17 @@ def from_pandas(
         raise UserError(f"{source} has the column '{twice[0]}' twice: rename one")
     frame = frame.set_axis(columns, axis=1)
     if episode not in columns:
-        raise UserError(f"{source} has no column '{episode}' to tell the episodes apart: {nearest(episode, columns)}")
+        known = nearest(episode, columns)
+        raise UserError(f"{source} has no column '{episode}' to tell the episodes apart (--episode-column): {known}")
+    again = np.flatnonzero(frame[episode] == episode)
+    if len(again):  # two tables, one behind the other
+        raise UserError(f"{source}, row {again[0]}: the names of the columns come again: leave that line out")
     starts, ids = _runs(frame[episode], source)
     for name in set(TIMES) & set(columns) - {*(observation or ()), *(action or ())}:
         _check_time(frame[name], starts, source)
-    way_out = "; or name a column that is not to be read infos.NAME"
+    way_out = (
+        "; or name what is observed observation_0, observation_1, …, and a column that is not to be read infos.NAME"
+    )
     groups = _grouped(frame, episode, observation, action, source)
     parts_of(groups, source, way_out)  # before values are read: a column of no known name need not hold numbers
     parts = parts_of(_parts(frame, groups, starts[1:] - 1, source), source)
@@ -103,20 +110,36 @@ def _read(path: Path) -> "DataFrame":
     try:
         if path.suffix == ".parquet":
             return pandas.read_parquet(path)
-        with open(path, encoding="utf-8", newline="") as file:
-            header = next(csv.reader(file), [])
-        twice = sorted({name for name in header if header.count(name) > 1})
-        if twice:  # pandas would rename it
-            raise UserError(f"{path} has the column '{twice[0]}' twice: rename one")
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            _check_header(next(csv.reader(file), []), path)
         frame = pandas.read_csv(path, encoding="utf-8")
         return frame[[name for name in frame.columns if not name.startswith("Unnamed: ")]]  # where an index was saved
     except UserError:
         raise
     except ImportError:
         raise UserError(f"{path} needs pyarrow, which pandas reads .parquet with: pip install pyarrow") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8 ({error.reason}): {way_to_text(error.object)}") from None
     except (ValueError, OSError, csv.Error) as error:  # pandas' and pyarrow's own are ValueErrors
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is damaged or no {path.suffix} table ({reason}): write it again") from None
+
+
+def _check_header(header: list[str], path: Path) -> None:
+    """Raise UserError where the first line of a .csv file does not name its columns, each by a name of its own."""
+    if not header:
+        raise UserError(f"{path} has no rows: there is nothing to learn from; log at least one episode")
+    parted = next((sign for sign in (";", "\t") if len(header) == 1 and sign in header[0]), None)
+    if parted:
+        raise UserError(f"{path} parts its columns by {parted!r}: write it with commas, and numbers with a point")
+    if all(re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", name.strip(), re.IGNORECASE) for name in header):
+        raise UserError(
+            f"{path} begins with numbers, not with the names of its columns: put a line before them, such as "
+            "episode,observation_0,action,reward,terminated"
+        )
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:  # pandas would rename it
+        raise UserError(f"{path} has the column '{twice[0]}' twice: rename one")
 
 
 def _runs(column: "Series", source: str) -> tuple[np.ndarray, list[Any]]:

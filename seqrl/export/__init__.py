@@ -31,6 +31,7 @@ from seqrl.export.step import ExportedStep, in_float32
 from seqrl.export.torch_file import to_torch
 from seqrl.export.trace import trace
 from seqrl.exported import FORMAT, Exported, from_bytes
+from seqrl.exported import load as load_exported
 from seqrl.language_runs.config import LanguageConfig
 from seqrl.nets.distributions import Categorical, Gaussian
 from seqrl.own_code import algorithm_of
@@ -44,22 +45,35 @@ BATCH_SIZE = 4
 __all__ = ["SUFFIXES", "TOLERANCE", "Exported", "Parity", "export_agent", "export_run"]
 
 
-def export_run(run: str | Path, path: str | Path, format: str = "onnx", num_steps: int = NUM_STEPS) -> Exported:
+def export_run(
+    run: str | Path, path: str | Path | None = None, format: str = "onnx", num_steps: int = NUM_STEPS
+) -> Exported:
     """Export the trained agent of a run folder, as `export_agent` does; recorded rows are of the run's environment.
 
     Where that cannot be made any more, or the run knows none, rows are random alone, and `about["parity"]` says so.
+    Without `path` it goes to agent.onnx or agent.pt2 in the run's folder, over an exported agent that is there.
     Raises UserError as `export_agent` does, and for a run that speaks.
     """
     config = read_config(run)
     if isinstance(config, LanguageConfig):
         raise UserError(f"{run} speaks and has no actions: only agents that act can be exported")
     about = {"run": Path(run).name, "algorithm": algorithm_of(config), "env": config.env, "memory": config.memory}
+    target = default_path(run, format) if path is None else path
     agent = load(run)
     with contextlib.ExitStack() as stack:
         environment = None
         with contextlib.suppress(UserError):
             environment = stack.enter_context(contextlib.closing(make_environment(config, BATCH_SIZE)))
-        return export_agent(agent, path, format, environment=environment, about=about, num_steps=num_steps)
+        return export_agent(
+            agent, target, format, environment=environment, about=about, num_steps=num_steps, replace=path is None
+        )
+
+
+def default_path(run: str | Path, format: str) -> Path:
+    """Where a run's agent is exported to. Raises UserError for an unknown format."""
+    if format not in SUFFIXES:
+        raise UserError(f"unknown format '{format}' (--format): {nearest(format, SUFFIXES)}")
+    return Path(run) / f"agent{SUFFIXES[format]}"
 
 
 def export_agent(
@@ -70,19 +84,21 @@ def export_agent(
     environment: Environment | None = None,
     about: dict[str, Any] | None = None,
     num_steps: int = NUM_STEPS,
+    replace: bool = False,
 ) -> Exported:
     """Write what `agent` does with one row to a file ("onnx" or "torch"), and return what acts from it. Of an actor and
     a critic apart, the actor alone.
 
     Before the file is written, it is run beside the agent over `num_steps` rows of random inputs, and as many of
     episodes that the agent plays in `environment`, for 4 episodes at once that end at different times. The largest
-    difference, |a − b| / max(1, |a|), is in the file. `about` is told in it besides.
+    difference, |a − b| / max(1, |a|), is in the file. `about` is told in it besides. With `replace` an exported agent
+    of before is written over, and no other file.
 
     Raises UserError for an unknown format, a file that exists or cannot be written, a missing package, mixed actions,
     and where the two differ by more than 1e-5; then nothing is written.
     """
     path = Path(path)
-    check_output(path, format)
+    check_output(path, format, replace)
     if is_mixed(agent.action_space):
         raise UserError(
             f"actions of {agent.action_space} have no place in an exported file: act with seqrl.load, by PyTorch"
@@ -103,19 +119,29 @@ def export_agent(
     return from_bytes(data, str(path))
 
 
-def check_output(path: Path, format: str) -> None:
-    """Raise UserError for an unknown format or a missing package, and a file that exists or is called otherwise."""
+def check_output(path: Path, format: str, replace: bool = False) -> None:
+    """Raise UserError for an unknown format or a missing package, and a file that is called otherwise or exists; with
+    `replace` for one that exists and is no exported agent."""
     if format not in SUFFIXES:
         raise UserError(f"unknown format '{format}' (--format): {nearest(format, SUFFIXES)}")
     if path.suffix != SUFFIXES[format]:
         others = "".join(f", or in {suffix} for {name}" for name, suffix in SUFFIXES.items() if name != format)
         raise UserError(f"{path} is to be a file of {format}: let its name end in {SUFFIXES[format]}{others}")
-    if path.exists():
-        raise UserError(f"{path} exists already: choose another --output, or remove it")
     if not path.absolute().parent.is_dir():
         raise UserError(f"{path.parent} is no folder: make it first, or choose another --output")
     if format == "onnx":
         require_onnx()
+    if path.exists() and not (replace and _is_exported(path)):
+        what = ", and is no agent that seqrl export wrote" if replace else ""
+        raise UserError(f"{path} exists already{what}: choose another --output, or remove it")
+
+
+def _is_exported(path: Path) -> bool:
+    try:
+        load_exported(path)
+    except UserError:
+        return False
+    return True
 
 
 def check(agent: ActingModule, data: bytes, rows: dict[str, Any]) -> dict[str, Parity]:

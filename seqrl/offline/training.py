@@ -12,6 +12,7 @@ from seqrl.distributed import ALONE, Group
 from seqrl.distributed.sharding import Whole, whole
 from seqrl.learner import Learner
 from seqrl.offline.config import OfflineConfig
+from seqrl.offline.same_log import same_log
 from seqrl.run import Run, Stateful
 from seqrl.testing.own_memory import warn_of_broken_laws
 from seqrl.trajectory import to_device
@@ -92,8 +93,9 @@ def fit(
     group.add_others(parts, common=tuple(parts))
     counters, entries = run.restore({}), [len(dataset), 0 if held_out is None else len(held_out)]
     step, interrupted = counters.get("step", 0), False
+    _check_same_size(run, counters.get("entries", entries), entries, group)
+    log = same_log(run, config, counters)
     if step:
-        _check_same_log(run, counters.get("entries", entries), entries, group)
         run.restore(parts)
     else:
         describe(agent, dataset)
@@ -115,10 +117,10 @@ def fit(
         if step % config.log_every == 0 or step == config.num_steps:
             run.log(step, means.take() | held_out_metrics(agent, held_out, config, held_out_loss or loss, draw))
         if step % config.checkpoint_every == 0 or step == config.num_steps or interrupted:
-            run.save(parts, {"step": step, "entries": entries})
+            run.save(parts, {"step": step, "entries": entries, "log": log})
 
 
-def _check_same_log(run: Run, before: list[int], now: list[int], group: Group) -> None:
+def _check_same_size(run: Run, before: list[int], now: list[int], group: Group) -> None:
     """Raise UserError where a log has grown since the run began: it would be split anew, and a report on what is held
     out be one on what was learnt. Of several learners the first alone has both parts."""
     require(

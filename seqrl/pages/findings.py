@@ -68,8 +68,13 @@ def calibration(data: dict[str, Any]) -> list[Html]:
             ]
             for b in bins
         ]
-        header = ["return-to-go", "decisions", "log-likelihood", measure.replace("_", " ")]
-        caption = "How well held-out actions are foreseen, by what the rest of their episode brought."
+        is_relabelled = data.get("relabelled", False)  # files of before do not say so
+        first = "relabelled return-to-go" if is_relabelled else "return-to-go"
+        header = [first, "decisions", "log-likelihood", measure.replace("_", " ")]
+        rest = (
+            "what values of the log promise for the rest" if is_relabelled else "what the rest of their episode brought"
+        )
+        caption = f"How well held-out actions are foreseen, by {rest}."
         parts.append(element("div", table(header, rows, caption), class_="card spaced"))
     about = "Does the return follow the target that the agent is asked for?"
     return [section("Calibration", parts, about=about)] if parts else []

@@ -151,7 +151,7 @@ def test_killed_and_resumed_is_the_same_bit_for_bit(
     assert (tmp_path / "whole" / REPORT).read_bytes() == (tmp_path / "part" / REPORT).read_bytes()
 
 
-# Must break: in `fit`, no `_check_same_log`.
+# Must break: in `fit`, no `_check_same_size`.
 def test_a_file_that_has_grown_is_not_split_anew(folder: Path, tmp_path: Path) -> None:
     """A run that goes on, and one that is finished, whose report would be of pairs that it learnt from."""
     path = tmp_path / "pairs.jsonl"

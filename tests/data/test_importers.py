@@ -111,6 +111,14 @@ def assert_is_the_log(dataset, final):
         assert (episode.terminated, episode.truncated) == [(True, False), (True, False), (False, True)][k]
 
 
+# Break: `encoding="utf-8"` in place of utf-8-sig where JSON lines are read.
+@pytest.mark.parametrize("make", [make_json_lines, make_csv])
+def test_marks_of_byte_order_and_line_ends_of_windows_are_read(tmp_path, make):
+    source = make(tmp_path)
+    source.write_bytes(b"\xef\xbb\xbf" + source.read_bytes().replace(b"\n", b"\r\n"))
+    assert_is_the_log(import_episodes(source, tmp_path / "log"), FINAL)
+
+
 @pytest.mark.parametrize("make", [make_npz, make_folder, make_json_lines, make_csv, make_hdf5, make_parquet])
 def test_every_format_gives_the_same_dataset(tmp_path, make):
     source = make(tmp_path)

@@ -1,5 +1,6 @@
 """A malformed log is refused in one line that says where."""
 
+import gzip
 import sys
 
 import gymnasium as gym
@@ -123,14 +124,26 @@ MALFORMED = {
     "JSON too deep": (raw("log.jsonl", b"[" * 100_000), "log.jsonl, line 1 is nested too deeply"),
     "JSON no text": (raw("log.jsonl", b"\xff\xfe"), "log.jsonl, line 1 is no text in UTF-8"),
     "JSON no object": (lines(tail="[1]\n"), "log.jsonl, line 4 is no object"),
-    "JSON of nothing": (raw("log.jsonl", b"\n\n"), "there are no episodes"),
+    "JSON of nothing": (raw("log.jsonl", b"\n\n"), "log.jsonl: there are no episodes"),
     "JSON part missing": (lines({}, {"rewards": None}), "log.jsonl, line 2 has no rewards"),
-    "JSON part unknown": (lines({}, {"done": True}), "log.jsonl, line 2 has the unknown part 'done'"),
+    "JSON part unknown": (lines({}, {"done": True}), "log.jsonl, line 2 has the unknown part 'done': name it term"),
     "JSON empty episode": (
         lines({}, {"rewards": [], "actions": [], "observations": [[0, 0, 0]]}), "log.jsonl, line 2 is empty",
     ),
-    "JSON reward a string": (lines({}, {"rewards": ["1.5"]}), "line 2: rewards is of type <U3: give numbers"),
-    "JSON reward null": (lines({}, {"rewards": [None]}), "line 2: rewards is of type object: give numbers"),
+    "JSON reward a string": (
+        lines({}, {"rewards": ["1.5"]}), "line 2: rewards is of type <U3: give numbers in place of '1.5' (row 0)",
+    ),
+    "JSON reward null": (
+        lines({"rewards": [1, 2, None, 4, 5]}),
+        "line 1: rewards is of type object: give numbers in place of 'None' (row 2)",
+    ),
+    "JSON observation with a word": (
+        lines({}, {"observations": [[0, 1, 2], [0, "cold", 2]]}),
+        "line 2: observation is of type <U21: give numbers in place of 'cold' (row 1)",
+    ),
+    "JSON key twice": (raw("log.jsonl", b'{"rewards": [1], "rewards": [2]}'), "line 1 has the key 'rewards' twice"),
+    "JSON packed": (raw("log.jsonl", gzip.compress(b"{}")), "UTF-8 (invalid start byte): it is packed by gzip, unpack"),
+    "packed": (raw("log.csv.gz", b""), "log.csv.gz is of no known kind: unpack it first, give .npz"),
     "JSON reward NaN": (lines({}, {"rewards": [float("nan")]}), "log.jsonl, line 2, row 0: reward is nan"),
     "JSON observations ragged": (lines({"observations": [[0], [1, 2]]}), "observation has rows of different shapes"),
     "JSON observations of another shape": (lines({}, {"observations": [[0], [1]]}), "observation has the shape [1] in"),
@@ -153,18 +166,31 @@ MALFORMED = {
     "JSON terminated a string": (lines({"terminated": "yes"}), "line 1: terminated is of type <U3"),
     "JSON not ended": (lines({"terminated": False}), "log.jsonl, line 1 ends neither terminated nor truncated"),
     "JSON next observations": (lines({"next_observations": [0]}), "line 1 has next_observations: put the final one"),
-    "column missing": (csv(episode=None), "log.csv has no column 'episode'"),
+    "column missing": (
+        csv(episode=None, Episode=[0] * 10),
+        "log.csv has no column 'episode' to tell the episodes apart (--episode-column): did you mean 'Episode'?",
+    ),
+    "columns parted by semicolons": (raw("log.csv", b"episode;reward\n0;1,5\n"), "log.csv parts its columns by ';': "),
+    "columns parted by tabs": (raw("log.csv", b"episode\treward\n0\t1\n"), "log.csv parts its columns by '\\t': "),
+    "columns without names": (raw("log.csv", b"0,0.5,-1e3\n0,0.7,2\n"), "log.csv begins with numbers, not with"),
+    "columns named again": (
+        raw("log.csv", b"episode,observation,action,reward,terminated\n0,1,1,1,1\n" * 2),
+        "log.csv, row 1: the names of the columns come again: leave that line out",
+    ),
     "column of rewards missing": (csv(reward=None), "log.csv has no rewards"),
     "column skipped": (csv(observation_1=None), "log.csv has no column 'observation_1': number them from 0"),
     "column unknown": (csv(speed=REWARDS), "has the unknown part 'speed': known: "),
     "column unknown, of words": (csv(note=["x"] * 10), "has the unknown part 'note': known: "),
-    "column to leave out": (csv(note=["x"] * 10), "; or name a column that is not to be read infos.NAME"),
+    "column to leave out": (
+        csv(note=["x"] * 10),
+        "; or name what is observed observation_0, observation_1, …, and a column that is not to be read infos.NAME",
+    ),
     "column and numbered ones": (
         csv(action_0=ACTIONS, action_1=ACTIONS), "log.csv has the columns 'action' and 'action_0': give one of them",
     ),
     "number twice": (csv(observation_00=REWARDS), "has the columns 'observation_0' and 'observation_00': give one of"),
     "column twice": (raw("log.csv", b"episode,reward,reward\n0,1,1\n"), "has the column 'reward' twice"),
-    "column of words": (csv(reward=["high"] * 10), "log.csv: column 'reward' is of type"),
+    "column with a word": (csv(reward=[1, "2", "high", *[4] * 7]), "give numbers in place of 'high' (row 2)"),
     "cell empty": (csv(reward=put(REWARDS, 1, np.nan)), "log.csv, episode a (from row 0), row 1: reward is nan"),
     "cell empty, with next observations": (
         csv(observation_1=put(OBSERVATIONS[:, 1], 2, np.nan), next_observation_1=put(NEXT[:, 1], 1, np.nan)),
@@ -180,9 +206,10 @@ MALFORMED = {
     ),
     "time of words": (csv(time=["later"] * 10), "column 'time' holds neither numbers nor times such as 2024-05-01"),
     "table ragged": (raw("log.csv", b"episode,reward\n0,1\n0,1,2,3\n"), "log.csv is damaged or no .csv table"),
-    "table of nothing": (raw("log.csv", b""), "log.csv is damaged or no .csv table"),
+    "table of nothing": (raw("log.csv", b""), "log.csv has no rows: there is nothing to learn from"),
     "table without rows": (raw("log.csv", b"episode,reward\n"), "log.csv has no rows"),
-    "table no text": (raw("log.csv", b"\xff\xfe\n1"), "log.csv is damaged or no .csv table"),
+    "table no text": (raw("log.csv", b"\xff\xfe\n1"), "is no text in UTF-8 (invalid start byte): write it"),
+    "table packed": (raw("log.csv", gzip.compress(b"episode")), "(invalid start byte): it is packed by gzip, unpack"),
 }  # fmt: skip
 
 

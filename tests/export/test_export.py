@@ -1,6 +1,7 @@
 """From a run folder to a file: parity for every memory, format and algorithm, and every error that it documents."""
 
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,6 +167,31 @@ def test_the_command_writes_both_formats(run: Path, tmp_path: Path, capsys: pyte
     assert re.search(r"agent\.onnx: [\d,]+ bytes; differs from the agent by at most \S+ on 1,000 random steps", said)
     seen = np.zeros(3, np.float32)
     assert load(run / "agent.onnx").act(seen) == seqrl.load(run).act(seen) == load(tmp_path / "a.pt2").act(seen)
+
+
+# Break: `replace` not passed on by `export_run`, or `_is_exported` True of any file.
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_a_run_is_exported_again_over_its_own_file_and_no_other(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    """As report and inspect write their pages over; a file that is named by --output is never written over."""
+    monkeypatch.setattr(export_run, "__defaults__", (None, "onnx", 20))
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    path = folder / f"agent{SUFFIXES[format]}"
+    words = ["export", str(folder), "--format", format]
+    assert main(words) == 0
+    before = path.stat().st_ino
+    assert main(words) == 0
+    assert path.stat().st_ino != before
+    assert main([*words, "--output", str(path)]) == 2
+    assert "exists already: choose another --output" in capsys.readouterr().err
+    for foreign in (b"", b"mine", b"PK mine"):
+        path.write_bytes(foreign)
+        assert main(words) == 2
+        assert "exists already, and is no agent that seqrl export wrote" in capsys.readouterr().err
+        assert path.read_bytes() == foreign
 
 
 def test_the_command_says_what_is_wrong(

@@ -104,6 +104,15 @@ def test_what_was_measured_afterwards_is_shown(tmp_path):
     assert read.count("script") == 0
 
 
+# Break: `relabelled` not read, which files of before do not have.
+def test_foreseen_by_relabelled_returns_is_told_as_that():
+    before, relabelled = (
+        Page("".join(map(str, SECTIONS["calibration.json"](CALIBRATION | more)))) for more in ({}, {"relabelled": True})
+    )
+    assert "by what the rest of their episode brought" in before.text
+    assert "by what values of the log promise for the rest" in relabelled.text
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"calibration": {"targets": 3}, "bins": []}'])
 def test_a_damaged_file_costs_no_page(tmp_path, content):
     folder = run_folder(tmp_path / "run", [{"step": 1.0, "loss": 1.0}])
