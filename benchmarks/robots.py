@@ -3,13 +3,15 @@
     python -m benchmarks.peers.install sb3_contrib
     python -m benchmarks.robots --runs runs/robots --output benchmarks/results/robots.json
     python -m benchmarks.robots HalfCheetah-v5 --num-seeds 5 --num-steps 1e6 --peer-seeds 0 --runs … --output …
+    python -m benchmarks.robots Hopper-v5 --algorithm recurrent_sac --memories gru --num-steps 1e5 --peer-seeds 0 …
 
 MuJoCo's robots of Gymnasium, of which the positions are shown and the velocities are not, by PPO with the settings of
-the recipe `robot`; beside them sb3-contrib's RecurrentPPO with the settings that RL Zoo tuned for PyBullet's robots,
-and with `--seen`, without memory, what is reached with everything to see. How fast a robot gets on is in its reward and
-in no position that is shown: `--previous-reward` lets agents read it; with `--privileged-critic`, values see velocities
-while training, and the policy does not. Each is given the same steps, and then plays
-100 episodes by its likeliest actions. Runs that are done under `--runs` are kept, so an interrupted benchmark goes on.
+the recipe `robot`, or by recurrent SAC with those of `robot_sac`; beside them sb3-contrib's RecurrentPPO with the
+settings that RL Zoo tuned for PyBullet's robots, and with `--seen`, without memory, what is reached with everything to
+see. How fast a robot gets on is in its reward and in no position that is shown: `--previous-reward` lets agents read
+it; with `--privileged-critic`, values see velocities while training, and the policy does not. Each is given the same
+steps, and then plays 100 episodes by its likeliest actions. Runs that are done under `--runs` are kept, so an
+interrupted benchmark goes on.
 """
 
 import argparse
@@ -47,18 +49,27 @@ def compared(robot: str, memories: list[str], hidden: bool, options: argparse.Na
     """What each of `memories` reaches, with velocities or without."""
     seen = "" if hidden else "-seen"
     told = "-told" * options.previous_reward + "-privileged" * options.privileged_critic
+    by_ppo, privileged = options.algorithm == "ppo", options.privileged_critic and hidden
     settings = dataclasses.replace(
         settings_for(robot),
         hide=tuple(VELOCITIES[robot]) if hidden else (),
         num_steps=int(options.num_steps),
         previous_reward=options.previous_reward,
-        privileged_critic=options.privileged_critic and hidden,
-        run_dir=str(options.runs / f"{robot}{seen}{told}"),
+        privileged_critic=privileged and by_ppo,
+        run_dir=str(options.runs / f"{robot}{'' if by_ppo else '-sac'}{seen}{told}"),
     )
+    approaches: tuple[str, ...] = ()
+    overrides = [f"ppo:{memory}.bptt_length=1" for memory in memories if memory in ROWS_ALONE]
+    if not by_ppo:
+        approaches = tuple(f"{options.algorithm}:{memory}" for memory in memories)
+        asked = {"hidden_size": 128, "previous_reward": options.previous_reward, "privileged_critic": privileged}
+        asked |= {"critic_memory": "none"} if privileged else {}  # it sees all there is
+        overrides = [f"{options.algorithm}.{name}={json.dumps(value)}" for name, value in asked.items()]
     config = Config(
         settings=settings,
         memories=tuple(memories),
-        override=tuple(f"ppo:{memory}.bptt_length=1" for memory in memories if memory in ROWS_ALONE),
+        approaches=approaches,
+        override=tuple(overrides),
         num_seeds=options.num_seeds,
         workers=options.workers,
     )
@@ -95,6 +106,7 @@ def peers(robot: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("robots", nargs="*", metavar="ROBOT", default=list(VELOCITIES), help=", ".join(VELOCITIES))
+    parser.add_argument("--algorithm", choices=["ppo", "recurrent_sac"], default="ppo")
     parser.add_argument("--memories", nargs="+", default=list(MEMORIES))
     parser.add_argument("--num-seeds", type=int, default=3)
     parser.add_argument("--peer-seeds", type=int, default=2)

@@ -45,7 +45,8 @@ class Stateful(Protocol):
 
 FITTED = (
     "memory", "memory_kwargs", "hidden_size", "num_frames", "previous_action", "previous_reward",
-    "normalize_observations", "separate_critic", "privileged_critic", "squash", "rescale_values", "reward_scale",
+    "normalize_observations", "separate_critic", "privileged_critic", "critic_memory", "squash", "rescale_values",
+    "reward_scale",
 )  # fmt: skip
 """Settings that the weights of an agent were learnt with: with others they do not fit, or mean something else."""
 

@@ -182,8 +182,24 @@ def test_interrupted_it_ends_bit_for_bit_the_same(
     ends_the_same(config(checkpoint_every=3, **changes), tmp_path, monkeypatch, at=7 * 32)
 
 
-def test_sac_interrupted_ends_bit_for_bit_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ends_the_same(sac(checkpoint_every=3), tmp_path, monkeypatch, at=7 * 16)
+@pytest.mark.parametrize("memory", ["", "none"])
+def test_sac_interrupted_ends_bit_for_bit_the_same(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends_the_same(sac(checkpoint_every=3, critic_memory=memory), tmp_path, monkeypatch, at=7 * 16)
+
+
+# Break: give the critics the actor's memory in any case, or its arguments to theirs; or let the actor have theirs.
+def test_critics_may_have_another_memory() -> None:
+    box, action = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Box(-1, 1, (1,))
+    settings = sac(privileged_critic=False, memory="transformer", memory_kwargs=("num_layers=1",))
+    memories = []
+    for critic in ("", "none", "gru"):
+        networks = recurrent_sac.build_networks(replace(settings, critic_memory=critic), box, action)
+        memories.append([type(each.memory).__name__ for each in (networks.actor, networks.critic.agent)])
+    assert memories == [["Transformer", name] for name in ("Transformer", "NoMemory", "GRU")]
+    with pytest.raises(UserError, match=r"unknown memory 'grü' \(--critic-memory\)"):
+        train(sac(critic_memory="grü"))
 
 
 # Break: compare spaces first, whose difference says nothing of the setting that it comes from.

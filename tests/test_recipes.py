@@ -4,16 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from seqrl.algorithms import ppo
+from seqrl.algorithms import ppo, r2d2, recurrent_sac
 from seqrl.cli import main
 from seqrl.comparison.online import default_settings, read_comparison
-from seqrl.recipes import robot, settings_for, tmaze
+from seqrl.recipes import robot, robot_sac, settings_for, tmaze
 
 
 # Break: let `is_robot` say what an id ends in, or take a recipe without an environment for that of "".
 @pytest.mark.parametrize("env", ["Hopper-v5", "HalfCheetah-v4", "InvertedPendulum-v5"])
 def test_robots_of_mujoco_begin_with_the_recipe_of_robots(env):
     assert settings_for(env) == replace(robot(), env=env)
+    assert settings_for(env, recurrent_sac.Config) == replace(robot_sac(), env=env)
+    assert settings_for(env, r2d2.Config) == r2d2.Config(env=env)
 
 
 @pytest.mark.parametrize("env", ["", "CartPole-v1", "Pendulum-v1", "seqrl/MaskedMountainCarContinuous-v1", "nothing"])

@@ -15,7 +15,7 @@ memories of their own, as Ni et al. 2022 (arXiv 2110.05038) found best. Differen
 
 import contextlib
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -32,6 +32,7 @@ from seqrl.envs import Environment
 from seqrl.envs.privileged import split_space
 from seqrl.evaluations import Evaluations
 from seqrl.learner import Learner
+from seqrl.memory.make import check_name
 from seqrl.nets import PolicyHead
 from seqrl.objectives import masked_mean, squared_error
 from seqrl.replay_config import (
@@ -44,7 +45,7 @@ from seqrl.replay_config import (
 )
 from seqrl.run import Run
 from seqrl.training_state import TrainingState
-from seqrl.trajectory import AgentInput, tree_map
+from seqrl.trajectory import AgentInput, tree_leaves, tree_map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,8 @@ class Config(ReplayConfig):
     """Share of the critics' weights that goes into the target's at each update [0.005]."""
     privileged_critic: bool = False
     """Whether critics see, while training, what --hide, --flicker and --noise keep from the policy."""
+    critic_memory: str = ""
+    """What critics remember with; by default what the actor does. Privileged ones that see all there is need none."""
     initial_log_std: float = 0.0
     """Logarithm of the policy's first standard deviation, before the tanh."""
 
@@ -179,7 +182,7 @@ def parted(inputs: AgentInput, config: Config) -> tuple[AgentInput, AgentInput]:
 def unroll(agent: Agent, inputs: AgentInput, burn_in: int) -> dict[str, Any]:
     """What the heads say of the rows learnt from and the one after. The burn-in before them gets no gradient."""
     state = agent.initial_state(inputs.is_first.shape[1])
-    if burn_in:
+    if burn_in and [*tree_leaves(state)]:  # without memory there is nothing to warm up
         with torch.no_grad():
             _, state = agent.unroll(tree_map(lambda leaf: leaf[:burn_in], inputs), state)
     return agent.unroll(tree_map(lambda leaf: leaf[burn_in:], inputs), state)[0]
@@ -213,6 +216,8 @@ def check(config: Config) -> None:
     check_replay(config)
     require_above_zero(config, "reward_scale")
     check_privilege(config)
+    if config.critic_memory:
+        check_name(config.critic_memory, "--critic-memory")
     require(0 < config.tau <= 1, f"--tau is {config.tau}: it must be above 0 and at most 1")
 
 
@@ -236,7 +241,8 @@ def build_networks(config: Config, observation_space: Any, action_space: Any) ->
         head = PolicyHead(config.hidden_size, action_space, squash=True, initial_log_std=config.initial_log_std)
         seen, judged = split_space(observation_space) if config.privileged_critic else (observation_space,) * 2
         actor = make_agent(config, seen, action_space, {"policy": head})
-        history = make_agent(config, judged, action_space, {"features": Features()})
+        judging = replace(config, memory=config.critic_memory, memory_kwargs=()) if config.critic_memory else config
+        history = make_agent(judging, judged, action_space, {"features": Features()})
         critic = Critic(history, config.hidden_size, int(np.prod(action_space.shape))).to(actor.device)
     target = copy.deepcopy(critic).requires_grad_(False)
     return Networks(actor, critic, target, Temperature(config.reward_scale).to(actor.device))

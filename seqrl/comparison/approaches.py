@@ -16,7 +16,7 @@ from seqrl.config import RunConfig, require
 from seqrl.errors import UserError, nearest
 from seqrl.memory.make import MEMORIES, check_name, is_own
 from seqrl.own_code import is_there
-from seqrl.recipes import RECIPES
+from seqrl.recipes import settings_for
 
 ONLINE = ("ppo", "impala", "r2d2", "recurrent_sac")
 """Algorithms that act, from the simplest on."""
@@ -173,9 +173,7 @@ def settings_of(approach: Approach, base: ppo.Config, overrides: Sequence[Overri
     """
     settings: RunConfig = base
     if approach.algorithm != "ppo":
-        kind = config_class(approach.algorithm)
-        recipes: list[Any] = [recipe() for recipe in RECIPES.values()]
-        start = next((r for r in recipes if type(r) is kind and r.env == base.env), kind())
+        start = settings_for(base.env, config_class(approach.algorithm))
         settings = dataclasses.replace(start, **{name: getattr(base, name) for name in SHARED})
     kwargs = base.memory_kwargs if is_own(approach.memory) else ()
     reads: dict[str, Any] = {INPUTS[each]: True for each in approach.inputs}

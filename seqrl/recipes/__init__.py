@@ -5,8 +5,9 @@
 Those that learn from logged episodes name a method, not a problem: give them a --dataset.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import gymnasium as gym
 
@@ -104,6 +105,25 @@ def robot() -> ppo.Config:
         entropy_weight=0.0,
         memory_horizon=0,
         separate_critic=True,
+    )
+
+
+def robot_sac() -> recurrent_sac.Config:
+    """Robots that are shown part of their state, by recurrent SAC; name one with --env. Sequences are short, since what
+    is hidden of a robot shows in a few rows. Comparisons of SAC on MuJoCo's robots start from this."""
+    return recurrent_sac.Config(
+        num_steps=300_000,
+        hidden_size=128,
+        memory_horizon=0,
+        length=16,
+        overlap=8,
+        burn_in=8,
+        batch_size=16,
+        replay_ratio=64,
+        rollout_length=8,
+        learning_rate=1e-3,
+        tau=0.01,
+        reward_scale=1.0,
     )
 
 
@@ -312,6 +332,7 @@ RECIPES: dict[str, Callable[[], ProblemConfig | LanguageConfig]] = {
         masked_pendulum_sac,
         masked_mountain_car,
         robot,
+        robot_sac,
         tmaze,
         tmaze_r2d2,
         tmaze_impala,
@@ -335,11 +356,15 @@ RECIPES: dict[str, Callable[[], ProblemConfig | LanguageConfig]] = {
 }
 
 
-def settings_for(env: str) -> ppo.Config:
-    """PPO's settings to start from on `env`: its recipe's, those of `robot` on MuJoCo's, or the defaults."""
-    recipes = (recipe() for recipe in RECIPES.values())
-    own = next((c for c in recipes if isinstance(c, ppo.Config) and c.env and c.env == env), None)
-    return own or (replace(robot(), env=env) if is_robot(env) else ppo.Config(env=env))
+def settings_for(env: str, kind: type[Any] = ppo.Config) -> Any:
+    """The settings of the algorithm `kind` to start from on `env`: its recipe's there, those for robots on MuJoCo's, or
+    the defaults."""
+    recipes: Iterator[Any] = (recipe() for recipe in RECIPES.values())
+    own = next((config for config in recipes if type(config) is kind and config.env and config.env == env), None)
+    for_robots: dict[type, Callable[[], Any]] = {ppo.Config: robot, recurrent_sac.Config: robot_sac}
+    if own is None and kind in for_robots and is_robot(env):
+        return replace(for_robots[kind](), env=env)
+    return own or kind(env=env)
 
 
 def is_robot(env: str) -> bool:
