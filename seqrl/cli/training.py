@@ -55,7 +55,9 @@ def _default(name: str) -> Any:
         raise UserError(f"'{name}' is an environment: name an algorithm first, seqrl train ppo --env {quoted(name)}")
     if name in ALGORITHMS or ":" in name:
         return config_class(name)()
-    raise UserError(f"unknown recipe or algorithm '{name}': {nearest(name, [*ALGORITHMS, *RECIPES])}")
+    is_part = any(name in each for each in ALGORITHMS)  # sac is short for the algorithm, not for a robot's recipe
+    known = ALGORITHMS if is_part else [*ALGORITHMS, *RECIPES]
+    raise UserError(f"unknown recipe or algorithm '{name}': {nearest(name, known)}")
 
 
 @dataclass(frozen=True, kw_only=True)
