@@ -18,7 +18,7 @@ from seqrl.data.episode_files import INDEX
 from seqrl.data.episode_writer import as_array
 from seqrl.data.episodes import EpisodeDataset
 from seqrl.data.minari import MINARI, from_minari, open_d4rl
-from seqrl.data.packed import way_to_text
+from seqrl.data.packed import SUFFIXES, way_to_text
 from seqrl.data.raw_episodes import (
     RawEpisode,
     Unfinished,
@@ -36,8 +36,6 @@ from seqrl.errors import UserError
 from seqrl.trajectory import Tree, tree_leaves
 from seqrl.visible import visible
 
-PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst")
-"""What the names of packed files end in."""
 UNREADABLE = (
     *(ValueError, EOFError, OSError, AttributeError, TypeError, KeyError, RuntimeError),  # NotImplementedError too
     *(zipfile.BadZipFile, zlib.error),
@@ -74,7 +72,7 @@ def import_episodes(source: str | Path, folder: str | Path, **options: Any) -> E
     if path.suffix == ".npz" or path.is_dir():
         return from_arrays(folder, load_arrays(path), source=text, **options)
     known = ", ".join([".npz", ".jsonl", ".hdf5", *TABLES])
-    unpacked = "unpack it first, " if path.suffix in PACKED else ""
+    unpacked = "unpack it first, " if path.suffix in SUFFIXES else ""
     raise UserError(f"{text} is of no known kind: {unpacked}give {known}, a folder of .npy files, or minari:ID")
 
 

@@ -1,6 +1,8 @@
-"""Files that are packed: their first bytes tell."""
+"""Files that are packed: their names and their first bytes tell."""
 
 PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+SUFFIXES = (".gz", ".zip", ".bz2", ".xz", ".zst")
 
 
 def way_to_text(first: bytes) -> str:
