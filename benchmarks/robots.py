@@ -130,7 +130,9 @@ def main() -> None:
         peer = ", ".join(f"{answer['mean']:,.0f}" for answer in found[robot]["sb3_contrib"])
         table.add_row(robot, *(mean_and_interval(row["mean"], row["half_width"]) for row in rows), peer)
         command = (
-            f"python -m benchmarks.robots {' '.join(options.robots)} --memories {' '.join(options.memories)} "
+            f"python -m benchmarks.robots {' '.join(options.robots)} "
+            f"{'' if options.algorithm == 'ppo' else f'--algorithm {options.algorithm} '}"
+            f"--memories {' '.join(options.memories)} "
             f"--num-seeds {options.num_seeds} --peer-seeds {options.peer_seeds} "
             f"--num-steps {options.num_steps:g} "
             f"{'--seen ' * options.seen}{'--previous-reward ' * options.previous_reward}"
