@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_online import result, row
+from test_advice import result, row
 
 from seqrl.algorithms import ppo
 from seqrl.cli import main

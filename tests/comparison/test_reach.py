@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from test_online import result, row
+from test_advice import result, row
 
 from seqrl.algorithms import impala, ppo, r2d2
 from seqrl.comparison.advice import advice
