@@ -46,6 +46,8 @@ class ActingModule(nn.Module, ABC):
     heads: nn.ModuleDict
     reads_reward: bool
     """Whether what is said depends on the previous reward."""
+    draws: bool = False
+    """Whether it acts by actions drawn from its policy where nothing else is said, and not by the likeliest ones."""
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:
@@ -84,7 +86,7 @@ class ActingModule(nn.Module, ABC):
         *,
         reward: Any = None,
         is_first: Any = None,
-        sample: bool = False,
+        sample: bool | None = None,
     ) -> Any:
         """The action for an observation as the environment gives it, for one environment or a batch of them.
 
@@ -93,7 +95,8 @@ class ActingModule(nn.Module, ABC):
 
         The agent keeps its memory from call to call. `is_first` (bool, one a row of the batch) begins new episodes for
         some rows; `reset` does so for all. `reward` is what the last action brought, needed only by an agent that was
-        trained with the previous reward as an input. The likeliest action is returned, or a draw with `sample`.
+        trained with the previous reward as an input. With `sample` the action is drawn from the policy, without it is
+        the likeliest; where nothing is said, it is what was chosen in training (`draws`).
 
         Raises UserError when the observation does not fit the space that the agent was trained on.
         """
@@ -121,7 +124,7 @@ class ActingModule(nn.Module, ABC):
             )
         outputs, state = self.step(inputs, session.state)
         distribution = outputs["policy"]
-        raw = distribution.sample() if sample else distribution.mode()
+        raw = distribution.sample() if (self.draws if sample is None else sample) else distribution.mode()
         action = self.environment_action(distribution, raw[0])
         self._session = _Session(state, action)
         taken = to_environment(action.cpu().numpy(), self.action_space)

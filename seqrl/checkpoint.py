@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
+from torch import Tensor
 
 from seqrl.errors import UserError
 from seqrl.trajectory import Tree, tree_flatten, tree_leaves
@@ -93,6 +94,16 @@ def load_checkpoint(path: Path) -> tuple[Tree, dict[str, Any]]:
         raise UserError(
             f"{path} is damaged or not a checkpoint ({error}): restore it from a copy, or train again"
         ) from None
+
+
+def load_leaf(path: Path, name: str) -> Tensor | None:
+    """One tensor of a checkpoint, by its dotted path; None where there is none. What is wrong with the file itself,
+    `load_checkpoint` says."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return None
 
 
 def counter(counters: dict[str, Any], name: str, path: Path) -> int:

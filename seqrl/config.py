@@ -82,13 +82,16 @@ class RunConfig(ProblemConfig):
     """Whether vector observations are standardised by running statistics."""
 
     num_evaluations: int = 0
-    """Evaluations while training, evenly over the steps; each takes the likeliest actions in the same episodes, whose
-    steps do not count."""
+    """Evaluations while training, evenly over the steps; each takes the likeliest actions (or --actions drawn) in the
+    same episodes, whose steps do not count."""
     evaluation_episodes: int = 10
     """Episodes of each of these."""
     keep: str = "last"
     """The agent that a finished run holds: last, or best, that of the best evaluation if in other episodes it is better
     than the last one by more than chance explains."""
+    actions: str = "likeliest"
+    """How the finished agent acts: by its likeliest actions, by actions drawn from its policy (drawn), or best: the
+    likeliest, unless in other episodes drawn ones bring more by more than chance explains."""
 
 
 def problem_name(settings: Mapping[str, Any]) -> str:
@@ -186,14 +189,17 @@ def check_evaluations(config: RunConfig) -> None:
     require_not_negative(config, "num_evaluations")
     require_at_least_one(config, "evaluation_episodes")
     require(config.keep in ("last", "best"), f"--keep '{config.keep}': choose last or best")
-    require(
-        config.keep == "last" or config.num_evaluations > 0,
-        "--keep best needs evaluations to choose by: give --num-evaluations 10, or --keep last",
-    )
-    require(
-        config.keep == "last" or config.evaluation_episodes > 1,
-        "--keep best with --evaluation-episodes 1: what is chance in a return takes at least 2 to tell",
-    )
+    ways = ("likeliest", "drawn", "best")
+    require(config.actions in ways, f"--actions '{config.actions}': choose {', '.join(ways[:2])} or {ways[2]}")
+    for flag, chosen, instead in (("--keep", config.keep, "last"), ("--actions", config.actions, "likeliest")):
+        require(
+            chosen != "best" or config.num_evaluations > 0,
+            f"{flag} best needs evaluations to choose by: give --num-evaluations 10, or {flag} {instead}",
+        )
+        require(
+            chosen != "best" or config.evaluation_episodes > 1,
+            f"{flag} best with --evaluation-episodes 1: what is chance in a return takes at least 2 to tell",
+        )
 
 
 def check_privilege(config: Any) -> None:

@@ -50,12 +50,15 @@ class Exported:
         """Seed the draws of `act(sample=True)`."""
         self._draws = np.random.default_rng(seed)
 
-    def act(self, observation: Any, *, reward: Any = None, is_first: Any = None, sample: bool = False) -> np.ndarray:
+    def act(
+        self, observation: Any, *, reward: Any = None, is_first: Any = None, sample: bool | None = None
+    ) -> np.ndarray:
         """The action for an observation as the environment gives it, for one environment or a batch of them.
 
         As `seqrl.Agent.act`: the memory is kept from call to call; `is_first` (bool, one a row of the batch) begins new
         episodes for some rows, `reset` for all; `reward` is what the last action brought, needed only by an agent that
-        was trained with it; the likeliest action is returned, or a draw with `sample`.
+        was trained with it; with `sample` the action is drawn from the policy, without it is the likeliest, and where
+        nothing is said what was chosen in training.
 
         Raises UserError when the observation does not fit the space that the agent was trained on.
         """
@@ -70,7 +73,7 @@ class Exported:
         self._check_timestep(inputs)
         outputs = self.step(inputs)
         action = outputs["action"]
-        if sample:
+        if self.about.get("draws", False) if sample is None else sample:  # older files do not tell
             action = draw(outputs, self.about, self._draws)
         self._session = {name.removeprefix("next_"): leaf for name, leaf in outputs.items() if "next_state" in name}
         self._session["previous_action"] = action

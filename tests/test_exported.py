@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from seqrl.errors import UserError
-from seqrl.export import export_agent
+from seqrl.export import describe, export_agent
+from seqrl.export.step import ExportedStep
 from seqrl.exported import Exported, draw, load
 from tests.exported_agents import NUMBERS, agent, batch, observations
 
@@ -68,6 +69,27 @@ def test_draws_follow_the_probabilities(exported: Exported) -> None:
     first = [int(exported.act(o[0], reward=0, sample=True)) for o in observations(NUMBERS, 20, 1)]
     assert set(first) <= {1, 2, 3}
     assert len(set(first)) > 1
+
+
+def test_acts_as_was_chosen_in_training(file: Path, exported: Exported) -> None:
+    made = agent()
+    made.draws = True
+    assert not exported.about["draws"]
+    assert describe(ExportedStep(made), made)["draws"]  # breaks where a file does not tell how its agent acts
+    exported.seed(0)
+    seen = observations(NUMBERS, 1, 100)[0]
+    alike = {key: np.repeat(leaf[:1], 100, 0) for key, leaf in batch(seen).items()}
+
+    def actions(**given: bool) -> set[int]:
+        exported.reset()
+        return set(exported.act(alike, **given).tolist())
+
+    assert len(actions()) == 1
+    exported.about["draws"] = True
+    assert len(actions()) > 1  # breaks where `act` looks at `sample` alone
+    assert len(actions(sample=False)) == 1
+    del exported.about["draws"]  # a file that was written before
+    assert len(actions()) == 1
 
 
 def test_draws_of_gaussians_stay_in_their_box() -> None:

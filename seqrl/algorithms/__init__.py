@@ -25,8 +25,9 @@ from seqrl.algorithms import (
     reward_model,
     rlhf,
 )
-from seqrl.config import ProblemConfig
+from seqrl.config import ProblemConfig, RunConfig
 from seqrl.errors import UserError, nearest, quoted
+from seqrl.evaluations import acts_by_drawing
 from seqrl.language.agent import LanguageAgent
 from seqrl.language_runs.config import LanguageConfig, check_rewarded
 from seqrl.language_runs.rewards import is_reward_run
@@ -155,7 +156,19 @@ def load(run: str | Path) -> ActingModule:
     with _blaming(folder / "config.json"):
         agent = module_of(config).build(config, *read_spaces(folder))
     load_weights(agent, folder)
+    if isinstance(config, RunConfig):
+        agent.draws = acts_by_drawing(folder, config)
     return agent.eval()
+
+
+def draws(run: str | Path | None) -> bool:
+    """Whether the trained agent of a run folder acts by drawn actions where nothing else is asked for. Not so where it
+    is no run: what is wrong there is said by `load`."""
+    try:
+        config = read_config(run or "")
+    except UserError:
+        return False
+    return isinstance(config, RunConfig) and acts_by_drawing(run or "", config)
 
 
 def load_speaker(run: str | Path) -> LanguageAgent:

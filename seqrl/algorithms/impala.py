@@ -40,7 +40,7 @@ from seqrl.config import (
 from seqrl.data import Rollout, TrajectoryReplay
 from seqrl.distributed import ALONE, Actor, Engine, Group, Shipment, actor_seed, asked_for_actors, spawn, torchrun_group
 from seqrl.engine_config import EngineConfig, check_engine, learner_threads
-from seqrl.evaluations import Evaluations
+from seqrl.evaluations import Evaluations, acts_by_drawing
 from seqrl.learner import Learner
 from seqrl.nets import PolicyHead, RewardScale, ValueHead
 from seqrl.objectives import gae, masked_mean, squared_error, vtrace
@@ -322,6 +322,7 @@ def train(config: Config, resume: bool = False) -> Agent:
     folder = Path(config.run_dir)
     agent = build(config, *read_spaces(folder))
     Run(folder, config.num_steps, "").restore({"agent": agent})
+    agent.draws = acts_by_drawing(folder, config)
     return agent
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seqrl.algorithms import load, read_config
+from seqrl.algorithms import draws, load, read_config
 from seqrl.cli.arguments import environment_asked_for, parse, positional
 from seqrl.cli.judging import evaluate_reward_model
 from seqrl.cli.outputs import check_output, print_row, write_output
@@ -31,7 +31,7 @@ class Evaluate:
     seed: int = 10_000
     """Seed of the episodes."""
     sample: bool = False
-    """Draw actions from the policy; else the likeliest one is taken."""
+    """Draw actions from the policy, or take the likeliest ones; by default as the run chose (--actions of train)."""
     env: str = ""
     """Another environment than the run's, with the same spaces."""
     env_kwargs: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ def evaluate(args: list[str]) -> int:
         return evaluate_reward_model(run, args)
     if run is not None and (Path(run) / "vocabulary.json").is_file():
         return evaluate_speaker(run, args)
-    options = parse(Evaluate, args, Evaluate(), "seqrl evaluate RUN")
+    options = parse(Evaluate, args, Evaluate(sample=draws(run)), "seqrl evaluate RUN")
     if run is None:
         raise UserError("evaluate needs a run folder, named first: seqrl evaluate RUN")
     for flag, value in (("--num-episodes", options.num_episodes), ("--num-envs", options.num_envs)):
@@ -72,7 +72,7 @@ def evaluate(args: list[str]) -> int:
         "highest": f"{result.returns.max():.4g}",
         "mean length": f"{result.lengths.mean():.1f}",
     }
-    print_row(f"{run} on {problem_name(vars(config))}", columns)
+    print_row(f"{run} on {problem_name(vars(config))}{', actions drawn' if options.sample else ''}", columns)
     if alike := no_proof(result.returns.tolist(), "episodes"):
         print(alike)
     if result.num_cut:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from seqrl.algorithms import load, load_speaker, read_config, rlhf
+from seqrl.algorithms import draws, load, load_speaker, read_config, rlhf
 from seqrl.cli.arguments import environment_asked_for, parse, positional
 from seqrl.cli.speaking import SpokenIn, check_answers, problem, prompts_for
 from seqrl.config import make_environment, problem_name
@@ -43,7 +43,7 @@ class Inspect:
     seed: int = 10_000
     """Seed of the first episode."""
     sample: bool = False
-    """Draw actions from the policy; else the likeliest one is taken."""
+    """Draw actions from the policy, or take the likeliest ones; by default as the run chose (--actions of train)."""
     env: str = ""
     """Another environment than the run's, with the same spaces."""
     env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
@@ -56,7 +56,7 @@ def inspect(args: list[str]) -> int:
     name, args = positional(args)
     if name is not None and (Path(name) / "vocabulary.json").is_file():
         return inspect_speaker(Path(name), args)
-    options = parse(Inspect, args, Inspect(), "seqrl inspect RUN")
+    options = parse(Inspect, args, Inspect(sample=draws(name)), "seqrl inspect RUN")
     if name is None:
         raise UserError("inspect needs a run folder, named first: seqrl inspect RUN")
     run = Path(name)

@@ -51,7 +51,8 @@ def advice(result: Comparison) -> str:
         sentences.append(_short_of(best, result.optimal))
     elif _misses_threshold(result):
         sentences.append(f"None reaches {result.threshold:.4g}: give more --num-steps, or try other --memories.")
-    sentences.append(f"Its best run is {enough.best_run}.")
+    draws = any(drawn and run == enough.best_run for drawn, run in zip(enough.drawn, enough.runs, strict=False))
+    sentences.append(f"Its best run is {enough.best_run}{', which acts by drawn actions' if draws else ''}.")
     sentences += _too_near(result) + _clipped(result)
     sentences += [f"A run failed, and what it belongs to is left out: {error}." for error in result.failed]
     return " ".join(sentences)

@@ -26,9 +26,10 @@ ALIASES = {"bc": "behaviour_cloning", "best_bc": "filtered_bc", "dt": "decision_
 SHARED = (
     "env", "env_kwargs", "hide", "flicker", "noise", "device", "vectorization", "seed", "num_steps", "hidden_size",
     "num_frames", "memory_horizon", "precision", "normalize_observations", "num_evaluations", "evaluation_episodes",
-    "keep",
+    "keep", "actions",
 )  # fmt: skip
-"""Settings that all that act have in common: the problem, the budget, the size of the network, which agent is kept."""
+"""Settings that all that act have in common: the problem, the budget, the size of the network, which agent is kept, and
+how it acts."""
 
 
 INPUTS = {"action": "previous_action", "reward": "previous_reward"}

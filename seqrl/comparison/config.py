@@ -187,14 +187,17 @@ class Config:
 
 def default_settings(problem: str) -> ppo.Config:
     """The settings that a comparison on an environment starts from, its recipe's, or those of a recipe by its name; the
-    best of ten evaluations is kept. Raises UserError for a recipe of another algorithm than PPO."""
+    best of ten evaluations is kept, and an agent acts by drawn actions where these bring more.
+
+    Raises UserError for a recipe of another algorithm than PPO.
+    """
     start = RECIPES[problem]() if problem in RECIPES else settings_for(problem)
     if not isinstance(start, ppo.Config):
         raise UserError(
             f"'{problem}' is no recipe of PPO's, from which comparisons start: name the environment, seqrl compare "
             f"{quoted(getattr(start, 'env', '') or 'ENV')}"
         )
-    return dataclasses.replace(start, num_evaluations=10, keep="best")
+    return dataclasses.replace(start, num_evaluations=10, keep="best", actions="best")
 
 
 def read_comparison(folder: Path) -> Config:

@@ -114,10 +114,13 @@ def _write(result: Comparison, folder: Path) -> None:
 
 
 def play(run: RunConfig, agent: ActingModule, *, num_episodes: int, max_length: int) -> dict[str, Any]:
-    """Returns and lengths of a trained agent's episodes, and how many of them were cut at `max_length`."""
+    """Returns and lengths of a trained agent's episodes, how many of them were cut at `max_length`, and whether it drew
+    its actions."""
+    seed = seed_of(run, EVALUATION_SEED)
     with contextlib.closing(make_environment(run, min(num_episodes, 50))) as environment:
-        played = evaluate(agent, environment, num_episodes, seed_of(run, EVALUATION_SEED), max_length=max_length)
-    return {"returns": played.returns.tolist(), "lengths": played.lengths.tolist(), "num_cut": played.num_cut}
+        played = evaluate(agent, environment, num_episodes, seed, agent.draws, max_length=max_length)
+    returns, lengths = played.returns.tolist(), played.lengths.tolist()
+    return {"returns": returns, "lengths": lengths, "num_cut": played.num_cut, "drawn": agent.draws}
 
 
 def summarise(config: Config, online: Sequence[Approach]) -> Comparison:
@@ -152,6 +155,7 @@ def _row(approach: Approach, runs: list[Any], results: list[dict[str, Any]]) -> 
     ended = [last_evaluation(path) for path in folders]
     stale = [mean_of_second_half(path, "delta_q_first") for path in folders]
     known = [value for value in stale if value is not None]
+    drawn = [result.get("drawn", False) for result in results]
     return Row(
         approach=str(approach),
         memory=approach.name,
@@ -166,12 +170,14 @@ def _row(approach: Approach, runs: list[Any], results: list[dict[str, Any]]) -> 
         curves=[_curve(path) for path in folders],
         num_steps=runs[0].num_steps,
         runs=[str(path) for path in folders],
-        final_means=[last for last, _ in ended],
+        # What draws is the agent of the last step, whose evaluations in training took its likeliest actions.
+        final_means=[mean if draws else last for mean, draws, (last, _) in zip(means, drawn, ended, strict=True)],
         earlier_kept=[earlier for _, earlier in ended],
         reach=Reach.of(approach, runs[0], float(np.mean([steps for result in results for steps in result["lengths"]]))),
         delta_q=float(np.mean(known)) if known else None,
         num_cut=sum(result.get("num_cut", 0) for result in results),
         rewards_clipped=max(map(rewards_clipped, folders)),
+        drawn=drawn,
     )
 
 

@@ -107,6 +107,8 @@ class Row:
     """Episodes that had not ended when they were cut, of all seeds."""
     rewards_clipped: float = 0.0
     """What clipping moved from large rewards to small ones, the most of all seeds."""
+    drawn: list[bool] = field(default_factory=list)
+    """For each seed, whether the agent acts by actions drawn from its policy."""
 
     @property
     def algorithm(self) -> str:
@@ -232,6 +234,10 @@ class Comparison:
         parts += self._what_counts()
         if any(row.exploring for row in self.rows):
             parts.append("~: its training curve, which explores, stays below; nine tenths of the way to its highest")
+        if drawing := [
+            f"{self.name(row)} on {sum(row.drawn)}/{len(row.drawn)} seeds" for row in self.rows if any(row.drawn)
+        ]:
+            parts.append(f"actions drawn from the policy, which brought more than the likeliest: {', '.join(drawing)}")
         if num_cut := sum(row.num_cut for row in self.rows):
             limit = "a time limit ends them, --env-kwargs max_episode_steps=1000"
             parts.append(f"{num_cut:,} episodes had not ended and were cut: {limit}")

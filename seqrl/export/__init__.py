@@ -181,6 +181,7 @@ def describe(step: ExportedStep, agent: ActingModule) -> dict[str, Any]:
         "outputs": step.outputs,
         "policy": kind,
         "reads_reward": bool(agent.reads_reward),
+        "draws": agent.draws,
         "target_return": None if asks is None else asks.target_return.tolist(),
         "max_timestep": asks.max_timestep if asks is not None and learns_timesteps else None,
     }

@@ -27,6 +27,7 @@ from seqrl.run_folder import read_json
 from seqrl.statistics import mean_and_half_width, percent
 
 RETURN, EVALUATED, KEPT = "episode_return", "eval_return", "kept_return"
+DRAWS, DRAWN, LIKELIEST = "draws", "drawn_return", "likeliest_return"
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Learning": (
         "How well the update went, and what moved.",
@@ -122,7 +123,9 @@ def _key_figures(folder: Path, curves: dict[str, Any], x_label: str) -> list[tup
         known.append(("return, last tenth of training", f"{last_tenth(curves[RETURN]):.4g}"))
     if EVALUATED in curves:
         known.append(("evaluated while training: best, last", _best_and_last(curves[EVALUATED])))
-    if KEPT in curves:
+    if DRAWS in curves and curves[DRAWS][-1][1]:
+        known.append(("of the agent that is kept, which draws", f"{curves[DRAWN][-1][1]:.4g}"))
+    elif KEPT in curves:
         known.append(("of the agent that is kept", f"{curves[KEPT][-1][1]:.4g}"))
     known += _evaluated(folder)
     if "held_out_loss" in curves:
@@ -192,7 +195,12 @@ def known_levels(config: dict[str, Any]) -> list[Level]:
 
 def _groups(curves: dict[str, Any], config: dict[str, Any]) -> list[Html]:
     """The sections of panels that have something to show. Of metrics that no group knows, constants have none."""
-    sections, shown, x_label, panels = [], {RETURN, EVALUATED, KEPT}, x_axis(config), panels_of(curves)
+    sections, shown, x_label, panels = (
+        [],
+        {RETURN, EVALUATED, KEPT, DRAWS, DRAWN, LIKELIEST},
+        x_axis(config),
+        panels_of(curves),
+    )
     alone: list[Html] = []
     for title, (about, names) in GROUPS.items():
         cards = []
