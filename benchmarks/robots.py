@@ -66,7 +66,7 @@ def compared(robot: str, memories: list[str], hidden: bool, options: argparse.Na
         asked |= {"critic_memory": "none"} if privileged else {}  # it sees all there is
         overrides = [f"{options.algorithm}.{name}={json.dumps(value)}" for name, value in asked.items()]
     config = Config(
-        settings=settings,
+        settings=dataclasses.replace(settings, actions="likeliest"),  # as published scores of robots are
         memories=tuple(memories),
         approaches=approaches,
         override=tuple(overrides),

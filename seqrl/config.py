@@ -191,15 +191,18 @@ def check_evaluations(config: RunConfig) -> None:
     require(config.keep in ("last", "best"), f"--keep '{config.keep}': choose last or best")
     ways = ("likeliest", "drawn", "best")
     require(config.actions in ways, f"--actions '{config.actions}': choose {', '.join(ways[:2])} or {ways[2]}")
-    for flag, chosen, instead in (("--keep", config.keep, "last"), ("--actions", config.actions, "likeliest")):
-        require(
-            chosen != "best" or config.num_evaluations > 0,
-            f"{flag} best needs evaluations to choose by: give --num-evaluations 10, or {flag} {instead}",
-        )
-        require(
-            chosen != "best" or config.evaluation_episodes > 1,
-            f"{flag} best with --evaluation-episodes 1: what is chance in a return takes at least 2 to tell",
-        )
+    others = {"keep": "last", "actions": "likeliest"}
+    choosing = [name for name in others if getattr(config, name) == "best"]
+    named = " and ".join(f"--{name} best" for name in choosing) + (" needs" if len(choosing) == 1 else " need")
+    instead = " ".join(f"--{name} {others[name]}" for name in choosing)
+    require(
+        not choosing or config.num_evaluations > 0,
+        f"{named} evaluations to choose by: give --num-evaluations 10, or {instead}",
+    )
+    require(
+        not choosing or config.evaluation_episodes > 1,
+        f"{named} more than --evaluation-episodes 1: what is chance in a return takes at least 2 to tell",
+    )
 
 
 def check_privilege(config: Any) -> None:

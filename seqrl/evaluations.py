@@ -127,7 +127,8 @@ class Evaluations:
             try:
                 environment = make_environment(config, min(episodes, config.num_envs, 50))
             except UserError as error:
-                without = "--num-evaluations 0 --keep last trains without"
+                likeliest = " --actions likeliest" if config.actions == "best" else ""
+                without = f"--num-evaluations 0 --keep last{likeliest} trains without"
                 raise UserError(f"{error} (to evaluate it beside those that are trained in: {without})") from error
             with contextlib.closing(environment):
                 played = evaluate(self.agent, environment, episodes, seed, self.agent.draws, max_length=longest)

@@ -143,7 +143,8 @@ def test_commands_play_as_was_chosen(tmp_path: Path, capsys: pytest.CaptureFixtu
     train(replace(CONFIGS["ppo"], run_dir=str(folder)))
     for flags, sample in (([], True), (["--no-sample"], False)):
         assert main(["evaluate", str(folder), "--num-episodes", "40", "--output", str(figures), *flags]) == 0
-        assert ("actions drawn" in capsys.readouterr().out) == sample
+        title = " ".join(capsys.readouterr().out.split())
+        assert (", actions drawn" in title) == sample
         played = json.loads(figures.read_text())
         assert played["sample"] == sample
         assert (np.mean(played["returns"]) > 0.8) == sample
@@ -182,8 +183,14 @@ def test_the_advice_says_it_of_the_run_that_it_names() -> None:
             "--actions best needs evaluations to choose by: give --num-evaluations 10, or --actions likeliest",
         ),
         (
+            {"num_evaluations": 0, "keep": "best"},
+            "--keep best and --actions best need evaluations to choose by: give --num-evaluations 10, or --keep last "
+            "--actions likeliest",
+        ),
+        (
             {"evaluation_episodes": 1},
-            "--actions best with --evaluation-episodes 1: what is chance in a return takes at least 2 to tell",
+            "--actions best needs more than --evaluation-episodes 1: what is chance in a return takes at least 2 "
+            "to tell",
         ),
     ],
 )

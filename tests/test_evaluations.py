@@ -217,7 +217,7 @@ def test_its_seconds_do_not_count_in_the_speed(tmp_path: Path, monkeypatch: pyte
         ({"keep": "best"}, "--keep best needs evaluations to choose by: give --num-evaluations 10, or --keep last"),
         (
             {"keep": "best", "num_evaluations": 2, "evaluation_episodes": 1},
-            "--keep best with --evaluation-episodes 1: what is chance in a return takes at least 2 to tell",
+            "--keep best needs more than --evaluation-episodes 1: what is chance in a return takes at least 2 to tell",
         ),
         ({"keep": "first"}, "--keep 'first': choose last or best"),
         ({"num_evaluations": -1}, "--num-evaluations is -1: it must not be negative"),

@@ -29,7 +29,7 @@ def test_a_problem_with_a_recipe_begins_with_it():
 
 # Break: let `default_settings` ask for the environment's recipe alone, or take any recipe.
 def test_a_comparison_starts_from_a_recipe_by_its_name(tmp_path, capsys):
-    assert default_settings("robot") == replace(robot(), num_evaluations=10, keep="best")
+    assert default_settings("robot") == replace(robot(), num_evaluations=10, keep="best", actions="best")
     flags = ["--memories", "none", "--num-seeds", "1", "--num-episodes", "2", "--evaluation-episodes", "2"]
     sizes = ["--num-steps", "64", "--num-envs", "4", "--rollout-length", "16", "--num-minibatches", "4"]
     folder = tmp_path / "compared"

@@ -36,8 +36,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def compare(*memories: str) -> int:
     return main(["compare", "seqrl/TMaze-v0", "--env-kwargs", "length=3", "--memories", *memories, "--num-seeds", "1",
                  "--num-envs", "4", "--rollout-length", "8", "--num-minibatches", "1", "--num-steps", "64",
-                 "--num-episodes", "4", "--num-evaluations", "0", "--keep", "last", "--run-dir",
-                 "compared"])  # fmt: skip
+                 "--num-episodes", "4", "--num-evaluations", "0", "--keep", "last", "--actions", "likeliest",
+                 "--run-dir", "compared"])  # fmt: skip
 
 
 # Breaks if a run's error is raised before the others are done, or if the approach is not left out of the rows; without

@@ -114,7 +114,8 @@ def test_from_end_to_end_where_the_optimum_is_not_known(tmp_path: Path, forked_c
     assert main(["compare", "seqrl/TMaze-v0", "--env-kwargs", "length=2", "--noise", "0.1", "--memories", "none,gru",
                  "--num-seeds", "1", "--num-envs", "4", "--rollout-length", "8", "--hidden-size", "8",
                  "--num-minibatches", "1", "--num-steps", "64", "--num-episodes", "10", "--num-evaluations", "0",
-                 "--keep", "last", "--horizon-sweep", "length=1,2", "--horizon-seeds", "1", "--workers", "1",
+                 "--keep", "last", "--actions", "likeliest",
+                 "--horizon-sweep", "length=1,2", "--horizon-seeds", "1", "--workers", "1",
                  "--run-dir", str(folder)]) == 0  # fmt: skip
     found = json.loads((folder / "results.json").read_text())["horizon"]["tried"]
     floors = {1: folder / "horizon" / "length=1" / "random.json", 2: folder / "random.json"}

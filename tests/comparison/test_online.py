@@ -67,7 +67,10 @@ def check_results(results: Any, folder: Path) -> None:
         assert each["num_parameters"] > 100
         logs = [list(read_metrics(folder / f"{each['memory']}_s{seed}")) for seed in (0, 1)]
         assert [sum("eval_return" in line for line in log) for log in logs] == [3, 3]  # at each of the three updates
-        assert each["final_means"] == [log[-1]["eval_return"] for log in logs]
+        assert each["drawn"] == [log[-1]["draws"] == 1.0 for log in logs]
+        ends = [log[-1]["eval_return"] for log in logs]
+        ends = [own if draws else end for own, draws, end in zip(each["seed_means"], each["drawn"], ends, strict=True)]
+        assert each["final_means"] == ends
         assert each["earlier_kept"] == [log[-1]["kept_return"] > log[-1]["eval_return"] for log in logs]
 
 
@@ -170,7 +173,8 @@ def test_the_best_is_kept_unless_said_otherwise(tmp_path: Path, capsys: pytest.C
     assert [(run.num_evaluations, run.keep) for run in runs] == [(7, "best")] * 2  # breaks where SHARED lacks them
     assert main(["compare", "seqrl/TMaze-v0", "--num-evaluations", "0", "--run-dir", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err == (
-        "seqrl: --keep best needs evaluations to choose by: give --num-evaluations 10, or --keep last\n"
+        "seqrl: --keep best and --actions best need evaluations to choose by: give --num-evaluations 10, or "
+        "--keep last --actions likeliest\n"
     )
 
 
