@@ -155,7 +155,7 @@ def test_commands_play_as_was_chosen(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "of the agent that is kept, which draws" in (folder / "report.html").read_text()
 
 
-def test_a_comparison_plays_its_agents_as_they_act(tmp_path: Path) -> None:
+def test_a_comparison_plays_its_agents_as_they_act(tmp_path: Path, forked_comparisons: None) -> None:
     settings = replace(CONFIGS["ppo"], run_dir=str(tmp_path / "compared"))
     result = compare(Config(memories=("none", "gru"), num_seeds=1, num_episodes=40, workers=1, settings=settings))
     assert all(each.drawn == [True] and each.mean > 0.8 for each in result.rows)

@@ -195,13 +195,17 @@ gym.register("Bet-v0", Bet)
 """
 
 
+QUICK = ["--num-evaluations", "1", "--evaluation-episodes", "2"]
+
+
 # Breaks if an algorithm does not log it, logs it of rewards that it learns from as they are, or a command says nothing.
+@pytest.mark.usefixtures("forked_comparisons")
 @pytest.mark.parametrize(
     ("command", "flags"),
     [
         ("ppo", ["--num-minibatches", "2"]),
         ("impala", ["--num-actors", "2", "--batch-size", "2", "--engine", "sync"]),
-        ("compare", ["--memories", "none", "--num-seeds", "1", "--num-episodes", "2", "--num-minibatches", "2"]),
+        ("compare", ["--memories", "none", "--num-seeds", "1", "--num-episodes", "2", "--num-minibatches", "2", *QUICK]),
     ],
 )
 def test_that_large_rewards_are_clipped_is_told(

@@ -143,6 +143,7 @@ def test_what_never_ends_is_cut_at_the_same_step_for_all(
     for module in ("floor", "online"):
         monkeypatch.setattr(f"seqrl.comparison.{module}.LONGEST", 40)
     tiny = "--num-steps 64 --num-envs 4 --rollout-length 8 --hidden-size 8 --num-seeds 1 --num-episodes 4 --workers 1"
+    tiny += " --num-evaluations 1 --evaluation-episodes 2"
     command = ["compare", "waiting:Waiting-v0", "--memories", "none", *tiny.split(), "--run-dir", "compared"]
     assert main(command) == 0
     out = " ".join(capsys.readouterr().out.split())
