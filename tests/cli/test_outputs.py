@@ -195,7 +195,7 @@ gym.register("Bet-v0", Bet)
 """
 
 
-QUICK = ["--num-evaluations", "1", "--evaluation-episodes", "2"]
+QUICK = ["--num-episodes", "2", "--num-evaluations", "1", "--evaluation-episodes", "2"]
 
 
 # Breaks if an algorithm does not log it, logs it of rewards that it learns from as they are, or a command says nothing.
@@ -205,7 +205,7 @@ QUICK = ["--num-evaluations", "1", "--evaluation-episodes", "2"]
     [
         ("ppo", ["--num-minibatches", "2"]),
         ("impala", ["--num-actors", "2", "--batch-size", "2", "--engine", "sync"]),
-        ("compare", ["--memories", "none", "--num-seeds", "1", "--num-episodes", "2", "--num-minibatches", "2", *QUICK]),
+        ("compare", ["--memories", "none", "--num-seeds", "1", "--num-minibatches", "2", *QUICK]),
     ],
 )
 def test_that_large_rewards_are_clipped_is_told(
