@@ -21,6 +21,15 @@ def mean_and_half_width(samples: Sequence[float], num_intervals: int = 1) -> tup
     return float(np.mean(samples)), float(quantile * np.std(samples, ddof=1) / math.sqrt(n))
 
 
+def is_above(mean: float, half_width: float, floor: float, floor_half_width: float = 0.0, among: int = 1) -> bool:
+    """Whether the best of `among` means, with half its own 95 % interval, lies above a floor by more than chance
+    explains: by the interval of the difference, widened for the choice (Bonferroni). One that is not known is 0."""
+    from scipy.special import ndtri  # the normal's quantile; here for the same reason
+
+    widths = (width for width in (half_width, floor_half_width) if not math.isnan(width))
+    return mean - floor > float(ndtri(1 - 0.025 / among) / ndtri(0.975)) * math.hypot(*widths)
+
+
 def largest_unseen_share(number: int) -> float:
     """How often something may happen that `number` samples did not show once: the upper end at 95 %, 1 − 0.05^(1/n)."""
     return 1 - 0.05 ** (1 / number)

@@ -1,10 +1,12 @@
 """Intervals of means, and shares as text."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from seqrl.statistics import largest_unseen_share, mean_and_half_width, percent, with_minus
+from seqrl.statistics import is_above, largest_unseen_share, mean_and_half_width, percent, with_minus
 
 
 @pytest.mark.parametrize("samples", [[1.0, 2.0], [0.3, 0.1, 0.7], list(np.random.default_rng(0).normal(size=10))])
@@ -56,3 +58,19 @@ def test_a_share_never_rounds_a_few_to_none(share: float, text: str) -> None:
 def test_a_minus_is_no_hyphen(written, shown):
     """Breaks if: any hyphen before a digit is replaced, in names too; or that of an exponent is left."""
     assert with_minus(written) == shown
+
+
+def test_what_lies_above_by_more_than_chance() -> None:
+    assert is_above(0.5, 0.3, 0.0, 0.3)
+    assert not is_above(0.5, 0.4, 0.0, 0.4)  # hypot is 0.566; breaks where either interval alone decides
+    assert not is_above(0.5, 0.3, 0.0, 0.3, among=5)  # breaks where the choice of the best is not looked at
+    assert is_above(0.5, math.nan, 0.4)
+    assert not is_above(0.4, math.nan, 0.4)
+
+
+def test_an_interval_for_the_best_of_several_is_wider() -> None:
+    """Twelve equal means: the best of them is seldom above the truth by this, and often by the interval of one."""
+    draws = np.random.default_rng(0).standard_normal((20_000, 12)).max(1)
+    shares = [np.mean([is_above(best, 1.96, 0.0, among=among) for best in draws]) for among in (12, 1)]
+    assert shares[0] == pytest.approx(0.025, abs=0.005)
+    assert shares[1] == pytest.approx(1 - 0.975**12, abs=0.015)

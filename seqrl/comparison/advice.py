@@ -3,13 +3,11 @@
 import math
 from collections.abc import Sequence
 
-from scipy.special import ndtri  # the normal's quantile
-
 from seqrl.comparison.learning_curve import MUCH_CLIPPED
 from seqrl.comparison.report import Comparison, Row
 from seqrl.memory.make import simplicity
 from seqrl.reports.common import mean_and_interval
-from seqrl.statistics import percent
+from seqrl.statistics import is_above, percent
 
 
 def advice(result: Comparison) -> str:
@@ -34,7 +32,10 @@ def advice(result: Comparison) -> str:
         sentences.append(
             f"None has learnt it yet: the best, {result.name(best)}, brings {_over_episodes(best)}, and {without}."
         )
-        sentences += [] if _is_short(result, best) else ["Give more --num-steps."]
+        if not _is_short(result, best):
+            by_chance = result.random is not None and best.mean > result.random
+            or_tell = "; more --num-episodes would tell whether the difference is chance" if by_chance else ""
+            sentences.append(f"Give more --num-steps{or_tell}.")
         simpler, better, enough = [], [], best
     elif len(ordered) > 1 and enough.memory == "none":
         yet = better or _is_short(result, best) or _misses_threshold(result)
@@ -147,13 +148,11 @@ def _nothing_learnt(result: Comparison, best: Row) -> str:
 
     By the interval over episodes: where one seed of three fails, the others have learnt, whatever the seeds' interval.
     """
-    least = _least(best)
+    number, width = len(result.rows), _of_episodes(best)
     if result.memoryless is not None:
-        # Known to the last digit, it has no interval to take in that the best of several agents was lucky.
-        of_all = float(ndtri(1 - 0.025 / len(result.rows)) / ndtri(0.975))
-        lost = _is_short(result, best) and best.mean - of_all * (best.mean - least) <= result.memoryless
+        lost = _is_short(result, best) and not is_above(best.mean, width, result.memoryless, among=number)
         return f"{result.memoryless:.4g} can be had without memory" if lost else ""
-    if result.random is not None and least <= result.random + result.random_half_width:
+    if result.random is not None and not is_above(best.mean, width, result.random, result.random_half_width, number):
         return f"random actions bring {mean_and_interval(result.random, result.random_half_width)}"
     return ""
 

@@ -14,6 +14,7 @@ from seqrl.errors import UserError
 from seqrl.evaluate import evaluate
 from seqrl.progress import episodes_bar
 from seqrl.run_folder import read_json
+from seqrl.statistics import is_above
 
 RANDOM = "random.json"
 """In a comparison's folder, the returns of random actions: they are played once."""
@@ -26,10 +27,6 @@ class Floor(NamedTuple):
 
     mean: float
     half_width: float
-
-    def is_below(self, mean: float, half_width: float) -> bool:
-        """Whether a mean is above the floor by more than chance explains."""
-        return mean - half_width > self.mean + self.half_width
 
 
 def play_randomly(config: Config) -> Floor | None:
@@ -64,8 +61,8 @@ def random_floor(config: Config) -> Floor | None:
     return floor
 
 
-def threshold(config: Config, floor: Floor | None, best: float, half_width: float) -> float:
-    """The return that counts as reached, where the best approach brings `best`, give or take `half_width`.
+def threshold(config: Config, floor: Floor | None, best: float, half_width: float, among: int) -> float:
+    """The return that counts as reached, where the best of `among` approaches brings `best`, give or take `half_width`.
 
     A number that was given; or a share of the optimum; or where that is not known, a share of the way from the floor to
     the best approach, and NaN where it is not clear that this has left the floor.
@@ -74,4 +71,4 @@ def threshold(config: Config, floor: Floor | None, best: float, half_width: floa
     if not config.is_relative():
         return given.of(best if optimal is None else optimal)
     assert floor is not None, "the best without memory is known, and the optimum is not"
-    return given.of(best, floor.mean) if floor.is_below(best, half_width) else math.nan
+    return given.of(best, floor.mean) if is_above(best, half_width, *floor, among) else math.nan

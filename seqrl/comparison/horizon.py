@@ -67,7 +67,7 @@ def _tried(
     """
     episodes = [[one for of_seed in of_seeds for one in of_seed] for of_seeds in returns.values()]
     best, half_width = max(map(mean_and_half_width, episodes), default=(math.nan, math.nan))
-    needed = threshold(here, floor, best, half_width)
+    needed = threshold(here, floor, best, half_width, len(episodes))
     found = {}
     for approach, of_seeds in returns.items():
         means = [float(np.mean(of_seed)) for of_seed in of_seeds]

@@ -131,7 +131,7 @@ def summarise(config: Config, online: Sequence[Approach]) -> Comparison:
     floor, given = random_floor(config), read_threshold(config.threshold)
     rows = [_row(approach, runs[approach], results[approach]) for approach in online]
     best = max(rows, key=lambda row: row.mean)
-    needed = threshold(config, floor, best.mean, best.episodes_half_width)
+    needed = threshold(config, floor, best.mean, best.episodes_half_width, len(rows))
     return Comparison(
         env=problem_name(vars(settings)),
         num_steps=settings.num_steps,
