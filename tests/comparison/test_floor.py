@@ -113,7 +113,7 @@ def test_what_chance_may_explain_of_noisy_returns() -> None:
     rows = row("none", -0.03, episodes_half_width=0.11), row("gru", -0.02, episodes_half_width=0.11)
     told = replace(measured(*rows, random=-0.28), random_half_width=0.19)
     # Breaks where two intervals may not touch, in place of one of their difference.
-    assert advice(told).startswith("No memory is needed here")
+    assert advice(told).startswith("Nothing shows a need for memory yet")
     words = advice(replace(told, random=-0.2))
     assert words.startswith("None has learnt it yet")
     assert "Give more --num-steps; more --num-episodes would tell whether the difference is chance." in words
