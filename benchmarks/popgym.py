@@ -23,9 +23,11 @@ from seqrl.comparison.online import Config, compare, default_settings
 from seqrl.comparison.report import Comparison
 from seqrl.reports.common import mean_and_interval, smooth
 
-PROBLEMS = ("RepeatFirst", "RepeatPrevious", "Autoencode", "CountRecall", "Concentration", "HigherLower",
-            "PositionOnlyCartPole", "NoisyPositionOnlyCartPole", "PositionOnlyPendulum")  # fmt: skip
-MEMORIES = ("none", "frame_stack", "gru", "linear")
+PROBLEMS = ("RepeatFirst", "RepeatPrevious", "Autoencode", "CountRecall", "Concentration", "HigherLower", "Battleship",
+            "MineSweeper", "MultiarmedBandit", "PositionOnlyCartPole", "NoisyPositionOnlyCartPole",
+            "VelocityOnlyCartpole", "PositionOnlyPendulum", "NoisyPositionOnlyPendulum")  # fmt: skip
+"""All but the two labyrinths, which need a package besides."""
+MEMORIES = ("none", "gru", "linear")
 
 
 def config_of(problem: str, options: argparse.Namespace) -> Config:
@@ -56,6 +58,7 @@ def figures(result: Comparison) -> dict[str, Any]:
             "seed_means": row.seed_means,
             "mmer": [highest_in_training(curve) for curve in row.curves],
             "seconds": row.seconds,
+            "drawn": row.drawn,
         }
         for row in result.rows
     }

@@ -161,16 +161,14 @@ def test_a_comparison_plays_its_agents_as_they_act(tmp_path: Path, forked_compar
     assert all(each.drawn == [True] and each.mean > 0.8 for each in result.rows)
     assert [each.final_means for each in result.rows] == [each.seed_means for each in result.rows]
     words = (tmp_path / "compared" / "table.md").read_text()
-    assert (
-        "actions drawn from the policy, which brought more than the likeliest: none on 1/1 seeds, gru on 1/1" in words
-    )
+    assert "seeds that act by drawn actions, which bring more than the likeliest: none 1/1, gru 1/1" in words
     assert "none_s0, which acts by drawn actions." in words
 
 
 def test_the_advice_says_it_of_the_run_that_it_names() -> None:
     told = row("none", 1.0, 0.9, runs=["runs/none_s0", "runs/none_s1"], drawn=[False, True])
     result = Comparison(env="Doors-v0", num_steps=1, num_episodes=2, optimal=None, memoryless=None, rows=[told])
-    assert "none on 1/2 seeds" in result.caption()  # breaks where one seed of several does not count
+    assert "likeliest: none 1/2" in result.caption()  # breaks where one seed of several does not count
     assert advice(result).endswith("Its best run is runs/none_s0.")
 
 

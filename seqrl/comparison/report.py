@@ -234,10 +234,9 @@ class Comparison:
         parts += self._what_counts()
         if any(row.exploring for row in self.rows):
             parts.append("~: its training curve, which explores, stays below; nine tenths of the way to its highest")
-        if drawing := [
-            f"{self.name(row)} on {sum(row.drawn)}/{len(row.drawn)} seeds" for row in self.rows if any(row.drawn)
-        ]:
-            parts.append(f"actions drawn from the policy, which brought more than the likeliest: {', '.join(drawing)}")
+        drawing = [f"{self.name(row)} {sum(row.drawn)}/{len(row.drawn)}" for row in self.rows if any(row.drawn)]
+        if drawing:
+            parts.append(f"seeds that act by drawn actions, which bring more than the likeliest: {', '.join(drawing)}")
         if num_cut := sum(row.num_cut for row in self.rows):
             limit = "a time limit ends them, --env-kwargs max_episode_steps=1000"
             parts.append(f"{num_cut:,} episodes had not ended and were cut: {limit}")
