@@ -14,12 +14,14 @@ from seqrl.errors import UserError
 T = TypeVar("T")
 
 ALSO_CALLED = {
+    "--deterministic": "--actions",
     "--discount": "--gamma",
     "--lr": "--learning-rate",
     "--log-dir": "--run-dir",
     "--logdir": "--run-dir",
     "--output-dir": "--run-dir",
     "--save-dir": "--run-dir",
+    "--stochastic": "--sample",
     "--timesteps": "--num-steps",
     "--total-steps": "--num-steps",
     "--total-timesteps": "--num-steps",

@@ -52,6 +52,7 @@ def test_counts_are_suggested_first(word: str) -> None:
         (["--discount", "0.9"], "did you mean --gamma?"),
         (["--total_timesteps", "5"], "did you mean --num-steps?"),
         (["--log-dir", "here"], "did you mean --run-dir?"),
+        (["--deterministic"], "did you mean --actions?"),
     ],
 )
 def test_flags_as_other_programs_have_them(args: list[str], words: str) -> None:
