@@ -155,6 +155,23 @@ def test_commands_play_as_was_chosen(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "of the agent that is kept, which draws" in (folder / "report.html").read_text()
 
 
+def test_evaluations_that_bring_less_than_training_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, told = tmp_path / "run", "compare --sample, or train with --actions best"
+    config = replace(CONFIGS["ppo"], actions="likeliest", num_evaluations=0, num_steps=320, run_dir=str(folder))
+    train(config)
+    assert main(["evaluate", str(folder)]) == 0
+    assert "Training, which draws actions, ended with" in (words := capsys.readouterr().out)
+    assert told in words
+    # Breaks where what another environment brings, or drawn actions do, is held against training.
+    for flags in (["--sample"], ["--env", "tests.doors:Doors-v0"]):
+        assert main(["evaluate", str(folder), *flags]) == 0
+        assert told not in capsys.readouterr().out
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    (folder / "metrics.jsonl").write_text("\n".join(lines[:9]) + "\n")
+    assert main(["evaluate", str(folder)]) == 0
+    assert told not in capsys.readouterr().out  # breaks where a few updates are enough
+
+
 def test_a_comparison_plays_its_agents_as_they_act(tmp_path: Path, forked_comparisons: None) -> None:
     settings = replace(CONFIGS["ppo"], run_dir=str(tmp_path / "compared"))
     result = compare(Config(memories=("none", "gru"), num_seeds=1, num_episodes=40, workers=1, settings=settings))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seqrl.acting import ActingModule
 from seqrl.algorithms import draws, load, read_config
 from seqrl.cli.arguments import environment_asked_for, parse, positional
 from seqrl.cli.judging import evaluate_reward_model
@@ -17,9 +18,14 @@ from seqrl.errors import UserError, quoted
 from seqrl.evaluate import Evaluation
 from seqrl.evaluate import evaluate as play
 from seqrl.language_runs.rewards import is_reward_run
+from seqrl.nets import ActionValueHead
 from seqrl.progress import episodes_bar
 from seqrl.reports.common import mean_and_interval, no_proof
-from seqrl.run_folder import check_spaces, read_json
+from seqrl.run_folder import check_spaces, read_json, read_metrics
+from seqrl.statistics import is_above, mean_and_half_width
+
+LAST_UPDATES = 10
+"""Of which training's episodes are compared with what is played."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +86,21 @@ def evaluate(args: list[str]) -> int:
             f"{result.num_cut} of {len(result.returns)} episodes had not ended and were cut after "
             f"{result.lengths.max():,} steps: give a time limit, --env-kwargs max_episode_steps=1000"
         )
+    if not (options.sample or changes) and (drawn := _brought_in_training(Path(run), agent, result)):
+        print(f"Training, which draws actions, ended with {drawn}: compare --sample, or train with --actions best")
     write_output(options.output, _figures(run, config, options, result))
     return 0
+
+
+def _brought_in_training(folder: Path, agent: ActingModule, result: Evaluation) -> str:
+    """What the episodes of the last updates brought, if that is clearly more than what likeliest actions bring."""
+    if isinstance(agent.heads["policy"], ActionValueHead):  # it has nothing to draw by
+        return ""
+    means = [line["episode_return"] for line in read_metrics(folder) if "episode_return" in line][-LAST_UPDATES:]
+    if len(means) < LAST_UPDATES:
+        return ""
+    mean, half_width = mean_and_half_width(means)
+    return mean_and_interval(mean, half_width) if is_above(mean, half_width, result.mean, result.half_width) else ""
 
 
 def _refuse_comparison(folder: Path) -> None:
