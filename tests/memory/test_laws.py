@@ -23,7 +23,7 @@ MEMORIES = {
     "lstm": lambda: LSTM(4, 5),
     "lstm, one wide": lambda: LSTM(1, 1),
     "lstm, chrono": lambda: LSTM(3, 8, memory_horizon=100),
-    "linear": lambda: LinearRecurrence(4, 5),
+    "linear": lambda: LinearRecurrence(4, 6),
     "linear attention": lambda: LinearAttention(4, 5),
     "linear attention, two layers": lambda: LinearAttention(2, 3, num_layers=2, num_heads=1, key_size=2),
     "transformer": lambda: Transformer(4, 8, window=5),

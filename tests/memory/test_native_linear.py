@@ -45,11 +45,11 @@ def unrolled(memory: LinearRecurrence, sizes: tuple[int, int, int, int], resets:
 
 
 # Must break, each by itself, in linear.cpp: `keep *` left out; `slope_of_scale` left out, or `forget.rest` there made
-# 1; `share_of_length` 0; `store(dw + unit, …)` without what stood there; `load(g_b + unit) +` left out. In sequence.h:
-# `is_first` not asked.
+# 1; `share_of_length` 0; `store(dw + unit, …)` without what stood there; `later.first +` left out; `turned_back` made
+# `turned`, or the sign of either sine. In sequence.h: `is_first` not asked.
 @pytest.mark.parametrize("num_threads", [1, 3])
 @pytest.mark.parametrize("resets", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("sizes", [(1, 1, 1, 16), (9, 3, 5, 16), (70, 33, 16, 48), (5, 100, 64, 80)])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 32), (9, 3, 5, 32), (70, 33, 16, 96), (5, 100, 64, 160)])
 def test_equal_to_pytorch_in_float64(sizes, resets, num_threads, threads):
     threads(num_threads)
     memory = memory_of(*sizes[2:])
@@ -66,47 +66,48 @@ def test_laws():
 # Breaks if the norm's ε differs from the layer's.
 def test_states_of_zero_and_gates_that_are_shut(threads):
     threads(1)
-    memory = memory_of(4, 16)
+    memory = memory_of(4, 32)
     memory.candidate.bias.data.fill_(1e-3)
     memory.forget.bias.data = torch.linspace(-200, 200, 16)
     for resets in (0.0, 1.0):
-        exact = unrolled(copy.deepcopy(memory).double(), (6, 2, 4, 16), resets)
-        for found, expected in zip(unrolled(memory, (6, 2, 4, 16), resets), exact, strict=True):
+        exact = unrolled(copy.deepcopy(memory).double(), (6, 2, 4, 32), resets)
+        for found, expected in zip(unrolled(memory, (6, 2, 4, 32), resets), exact, strict=True):
             assert found.isfinite().all()
             torch.testing.assert_close(found.double(), expected, atol=2e-5 * (expected.abs().max().item()), rtol=0)
     x, none = torch.zeros(3, 2, 4), torch.zeros(3, 2, dtype=torch.bool)
     memory.candidate.bias.data.zero_()
     y, h = memory.unroll(x, memory.initial_state(2), none)
-    assert torch.equal(h, torch.zeros(2, 16))
+    assert torch.equal(h, torch.zeros(2, 32))
     torch.testing.assert_close(y, memory.skip(x))
 
 
 # Breaks if a row's place among the rows, or the number of threads, enters its sums.
 def test_a_step_equals_a_sequence_and_a_row_the_row_alone(threads):
     torch.manual_seed(0)
-    projected, h, weight = torch.randn(9, 7, 96), torch.randn(7, 32), torch.rand(32)
+    projected, h, weight = torch.randn(9, 7, 80), torch.randn(7, 32), torch.rand(32)
+    rotation = memory_of(1, 32).rotation
     is_first = torch.rand(9, 7) < 0.2
-    z, last = native_linear.recurrence(projected, h, is_first, weight)
+    z, last = native_linear.recurrence(projected, h, is_first, rotation, weight)
     state = h
     for t in range(9):
-        z_t, state = native_linear.recurrence(projected[t : t + 1], state, is_first[t : t + 1], weight)
+        z_t, state = native_linear.recurrence(projected[t : t + 1], state, is_first[t : t + 1], rotation, weight)
         assert torch.equal(z_t[0], z[t])
     assert torch.equal(state, last)
     threads(3)
-    alone, _ = native_linear.recurrence(projected[:, 4:5], h[4:5], is_first[:, 4:5], weight)
+    alone, _ = native_linear.recurrence(projected[:, 4:5], h[4:5], is_first[:, 4:5], rotation, weight)
     assert torch.equal(alone[:, 0], z[:, 4])
-    assert torch.equal(native_linear.recurrence(projected, h, is_first, weight)[0], z)
+    assert torch.equal(native_linear.recurrence(projected, h, is_first, rotation, weight)[0], z)
 
 
 def test_served_by_default(monkeypatch):
     """With units in whole vectors, in float32 or autocast from it to bfloat16; PyTorch's operations take the rest."""
     served, original = [], native_linear.recurrence
     monkeypatch.setattr(native_linear, "recurrence", lambda *inputs: served.append(inputs) or original(*inputs))
-    scanned, scan = [], linear.linear_scan
-    monkeypatch.setattr(linear, "linear_scan", lambda *inputs: scanned.append(inputs) or scan(*inputs))
+    scanned, scan = [], linear.rotating_scan
+    monkeypatch.setattr(linear, "rotating_scan", lambda *inputs: scanned.append(inputs) or scan(*inputs))
     for H, dtype, autocast, expected in [
         (32, torch.float32, False, 1),
-        (33, torch.float32, False, 0),
+        (34, torch.float32, False, 0),
         (32, torch.float64, False, 0),
         (32, torch.float32, True, 1),
     ]:
