@@ -4,7 +4,6 @@ An approach is tried at one value after the other, from the smallest on, until i
 corridor of 20, one of 40 is not tried. `Tried.solved` says what counts.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -65,8 +64,10 @@ def _tried(
     It is solved where the mean over seeds is what counts as reached. Where that is a share of the way to the best
     approach, and it is not clear that the best has left random actions, none has solved it.
     """
+    if not returns:
+        return {}
     episodes = [[one for of_seed in of_seeds for one in of_seed] for of_seeds in returns.values()]
-    best, half_width = max(map(mean_and_half_width, episodes), default=(math.nan, math.nan))
+    best, half_width = max(map(mean_and_half_width, episodes))
     needed = threshold(here, floor, best, half_width, len(episodes))
     found = {}
     for approach, of_seeds in returns.items():

@@ -108,6 +108,13 @@ def test_a_run_that_fails_ends_its_approach_s_sweep_alone(swept: Callable[..., A
     assert len(rounds) == 1
 
 
+# Break: the best of none looked for. The choice of the best is widened by how many there are.
+def test_where_all_runs_fail_a_sweep_that_measures_from_random_actions_ends(swept: Callable[..., Any]) -> None:
+    rounds = swept({"transformer": {2: "it diverged"}}, {2: Floor(0.0, 0.1)})
+    assert solved(rounds[-1][0]) == {"transformer": []}
+    assert [failed for _, failed in rounds] == [["it diverged", "it diverged"]]
+
+
 # Break: `--threshold NUMBER` asked for; random actions played twice at the comparison's own value.
 def test_from_end_to_end_where_the_optimum_is_not_known(tmp_path: Path, forked_comparisons: None) -> None:
     folder = tmp_path / "compared"
