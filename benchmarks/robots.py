@@ -56,6 +56,7 @@ def compared(robot: str, memories: list[str], hidden: bool, options: argparse.Na
         num_steps=int(options.num_steps),
         previous_reward=options.previous_reward,
         privileged_critic=privileged and by_ppo,
+        actions="likeliest",  # as published scores of robots are
         run_dir=str(options.runs / f"{robot}{'' if by_ppo else '-sac'}{seen}{told}"),
     )
     approaches: tuple[str, ...] = ()
@@ -66,7 +67,7 @@ def compared(robot: str, memories: list[str], hidden: bool, options: argparse.Na
         asked |= {"critic_memory": "none"} if privileged else {}  # it sees all there is
         overrides = [f"{options.algorithm}.{name}={json.dumps(value)}" for name, value in asked.items()]
     config = Config(
-        settings=dataclasses.replace(settings, actions="likeliest"),  # as published scores of robots are
+        settings=settings,
         memories=tuple(memories),
         approaches=approaches,
         override=tuple(overrides),

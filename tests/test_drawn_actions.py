@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from seqrl.acting import ActingModule
 from seqrl.algorithms import draws, impala, load, ppo, r2d2, resume, train
 from seqrl.cli import main
 from seqrl.comparison.advice import advice
@@ -213,7 +212,3 @@ def test_settings_that_make_no_sense(settings: dict[str, Any], problem: str, tmp
     with pytest.raises(UserError) as caught:
         train(replace(CONFIGS["ppo"], **settings, run_dir=str(tmp_path / "run")))
     assert str(caught.value) == problem
-
-
-def test_an_agent_takes_its_likeliest_actions_if_nothing_was_chosen() -> None:
-    assert not ActingModule.draws

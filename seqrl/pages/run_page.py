@@ -27,7 +27,9 @@ from seqrl.run_folder import read_json
 from seqrl.statistics import mean_and_half_width, percent
 
 RETURN, EVALUATED, KEPT = "episode_return", "eval_return", "kept_return"
-DRAWS, DRAWN, LIKELIEST = "draws", "drawn_return", "likeliest_return"
+DRAWS, DRAWN = "draws", "drawn_return"
+TOLD = (RETURN, EVALUATED, KEPT, DRAWS, DRAWN, "likeliest_return")
+"""What the first chart and the key figures have, and no panel of its own."""
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Learning": (
         "How well the update went, and what moved.",
@@ -195,12 +197,7 @@ def known_levels(config: dict[str, Any]) -> list[Level]:
 
 def _groups(curves: dict[str, Any], config: dict[str, Any]) -> list[Html]:
     """The sections of panels that have something to show. Of metrics that no group knows, constants have none."""
-    sections, shown, x_label, panels = (
-        [],
-        {RETURN, EVALUATED, KEPT, DRAWS, DRAWN, LIKELIEST},
-        x_axis(config),
-        panels_of(curves),
-    )
+    sections, shown, x_label, panels = [], set(TOLD), x_axis(config), panels_of(curves)
     alone: list[Html] = []
     for title, (about, names) in GROUPS.items():
         cards = []

@@ -8,6 +8,7 @@ import pytest
 from seqrl.algorithms import ppo
 from seqrl.cli import main
 from seqrl.cli.arguments import parse, take_flag
+from seqrl.cli.evaluation import Evaluate
 from seqrl.comparison.online import Config
 from seqrl.errors import UserError
 
@@ -62,7 +63,12 @@ def test_flags_as_other_programs_have_them(args: list[str], words: str) -> None:
         assert f"{words} (see x --help)" in str(error.value)
     with pytest.raises(UserError) as error:
         parse(Flags, args, Flags(), "x")
-    assert not re.search("--(learning-rate|gamma|num-steps|run-dir)", str(error.value))
+    assert not re.search("--(learning-rate|gamma|num-steps|run-dir|actions)", str(error.value))
+
+
+def test_drawn_actions_as_other_programs_call_them() -> None:
+    with pytest.raises(UserError, match=r"options: --stochastic: did you mean --sample\? \(see x --help\)"):
+        parse(Evaluate, ["--stochastic"], Evaluate(), "x")
 
 
 # Breaks if what stands behind help is not read.
