@@ -170,7 +170,8 @@ def test_the_best_is_kept_unless_said_otherwise(tmp_path: Path, capsys: pytest.C
     assert (settings.num_evaluations, settings.keep) == (10, "best")
     config = Config(approaches=("ppo:gru", "r2d2:gru"), settings=replace(settings, num_evaluations=7))
     runs = [config.runs_of(approach)[0] for approach in config.named()[0]]
-    assert [(run.num_evaluations, run.keep) for run in runs] == [(7, "best")] * 2  # breaks where SHARED lacks them
+    chosen = [(run.num_evaluations, run.keep, run.actions) for run in runs]
+    assert chosen == [(7, "best", "best")] * 2  # breaks where SHARED lacks them
     assert main(["compare", "seqrl/TMaze-v0", "--num-evaluations", "0", "--run-dir", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err == (
         "seqrl: --keep best and --actions best need evaluations to choose by: give --num-evaluations 10, or "
